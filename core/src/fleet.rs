@@ -1,0 +1,346 @@
+//! What is known of all machines, and the snapshot of it that decisions are made from.
+//!
+//! Inputs: [`Fleet::attached`], [`Fleet::apply`], [`Fleet::heard`], [`Fleet::lost`], [`Fleet::linked`],
+//! [`Fleet::observe`].
+//! Output: [`Fleet::view`], and [`Fleet::next_change`] says when it changes by the passing of time alone.
+
+use crate::health::{Breaker, Liveness, Pulse};
+use crate::id::{MachineId, ModelId};
+use crate::machine::{Engine, Hardware, Replica, Report, Vitals};
+use crate::speed::{Speed, Timing};
+use crate::units::Moment;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How a request on a replica ended, as far as the replica is to be judged by it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It answered.
+    Answered(Option<Timing>),
+    /// It failed through its own fault.
+    ReplicaFailed,
+    /// The machine could not be reached at all.
+    MachineLost,
+}
+
+#[derive(Debug, Clone)]
+struct Record {
+    pulse: Pulse,
+    report: Report,
+}
+
+/// Everything that is known, owned by one task of the router.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    machines: BTreeMap<MachineId, Record>,
+    replicas: BTreeMap<(MachineId, ModelId), (Breaker, Speed)>,
+    /// How requests reach a machine, for those that can be reached. Kept apart from the records: the data
+    /// link may be there before the control stream.
+    paths: BTreeMap<MachineId, DataPath>,
+}
+
+/// How requests reach a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataPath {
+    /// By the QUIC connection that its agent dialled.
+    Quic,
+    /// By a function call: router and agent share a process.
+    InProcess,
+}
+
+impl DataPath {
+    /// The word used in status and metrics.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::InProcess => "in-process",
+        }
+    }
+}
+
+/// One machine as decisions see it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MachineView {
+    /// Its name.
+    pub id: MachineId,
+    /// What is believed of it.
+    pub liveness: Liveness,
+    /// When its last message came.
+    pub last_heard: Moment,
+    /// How requests reach it, `None` while they cannot.
+    pub path: Option<DataPath>,
+    /// It is leaving: no new requests.
+    pub draining: bool,
+    /// What does not change, once it has reported.
+    pub hardware: Option<Hardware>,
+    /// What changes all the time, once it has reported.
+    pub vitals: Option<Vitals>,
+    /// Its engines.
+    pub engines: Vec<Engine>,
+    /// Breaker and speed of each model that has had a request.
+    pub history: BTreeMap<ModelId, History>,
+}
+
+/// What requests have told about a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct History {
+    /// How long it is to be left alone, and after how many failures.
+    pub resting: Option<(Duration, u32)>,
+    /// How fast it is.
+    pub speed: Speed,
+}
+
+impl MachineView {
+    /// The replica of `model` on this machine that is furthest on its way to serving, with its engine.
+    #[must_use]
+    pub fn replica(&self, model: &ModelId) -> Option<(&Engine, &Replica)> {
+        use crate::machine::ReplicaState::{Available, Failed, Loaded, Loading};
+        self.engines
+            .iter()
+            .flat_map(|engine| engine.replicas.iter().map(move |replica| (engine, replica)))
+            .filter(|(_, replica)| replica.model == *model)
+            .min_by_key(|(_, replica)| match replica.state {
+                Loaded => 0,
+                Loading => 1,
+                Available => 2,
+                Failed(_) => 3,
+            })
+    }
+}
+
+/// A snapshot of the fleet. Machines are sorted by name.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct FleetView {
+    /// All machines that were ever heard of since the router started.
+    pub machines: Vec<MachineView>,
+}
+
+impl FleetView {
+    /// The machine with this name.
+    #[must_use]
+    pub fn machine(&self, id: &MachineId) -> Option<&MachineView> {
+        self.machines.binary_search_by(|machine| machine.id.cmp(id)).ok().map(|at| &self.machines[at])
+    }
+
+    /// Whether any machine has this model, loaded or not.
+    #[must_use]
+    pub fn has_model(&self, model: &ModelId) -> bool {
+        self.machines.iter().any(|machine| machine.replica(model).is_some())
+    }
+
+    /// The names of all models, each once, sorted.
+    #[must_use]
+    pub fn model_names(&self) -> Vec<&ModelId> {
+        let names: BTreeSet<&ModelId> = self
+            .machines
+            .iter()
+            .flat_map(|machine| &machine.engines)
+            .flat_map(|engine| &engine.replicas)
+            .map(|replica| &replica.model)
+            .collect();
+        names.into_iter().collect()
+    }
+}
+
+impl Fleet {
+    /// A machine's control stream is there. Whatever it said in an earlier session is forgotten: the first
+    /// report of a session is a full one.
+    pub fn attached(&mut self, id: &MachineId, now: Moment) {
+        self.machines.insert(id.clone(), Record { pulse: Pulse::new(now), report: Report::default() });
+        // A restarted agent deserves a fresh chance, but a machine does not get faster by restarting.
+        for ((machine, _), (breaker, _)) in &mut self.replicas {
+            if machine == id {
+                breaker.succeeded();
+            }
+        }
+    }
+
+    /// A report came.
+    pub fn apply(&mut self, id: &MachineId, report: Report, now: Moment) {
+        if let Some(record) = self.machines.get_mut(id) {
+            record.pulse.heard(now);
+            record.report.absorb(report);
+        }
+    }
+
+    /// A heartbeat came.
+    pub fn heard(&mut self, id: &MachineId, now: Moment) {
+        if let Some(record) = self.machines.get_mut(id) {
+            record.pulse.heard(now);
+        }
+    }
+
+    /// A machine's control stream is gone.
+    pub fn lost(&mut self, id: &MachineId, now: Moment) {
+        if let Some(record) = self.machines.get_mut(id) {
+            record.pulse.lost(now);
+        }
+    }
+
+    /// The way by which requests reach a machine is there, or (`None`) is gone.
+    pub fn linked(&mut self, id: &MachineId, path: Option<DataPath>) {
+        match path {
+            Some(path) => self.paths.insert(id.clone(), path),
+            None => self.paths.remove(id),
+        };
+    }
+
+    /// A request on a replica ended.
+    pub fn observe(&mut self, machine: &MachineId, model: &ModelId, outcome: &Outcome, now: Moment) {
+        let key = (machine.clone(), model.clone());
+        match outcome {
+            Outcome::Answered(timing) => {
+                let (breaker, speed) = self.replicas.entry(key).or_default();
+                breaker.succeeded();
+                if let Some(timing) = timing {
+                    speed.observe(*timing);
+                }
+            }
+            Outcome::ReplicaFailed => self.replicas.entry(key).or_default().0.failed(now),
+            Outcome::MachineLost => self.lost(machine, now),
+        }
+    }
+
+    /// The snapshot at `now`.
+    #[must_use]
+    pub fn view(&self, now: Moment) -> FleetView {
+        let machines = self.machines.iter().map(|(id, record)| MachineView {
+            id: id.clone(),
+            liveness: record.pulse.liveness(now),
+            last_heard: record.pulse.last_heard(),
+            path: self.paths.get(id).copied(),
+            draining: record.report.draining.unwrap_or(false),
+            hardware: record.report.hardware.clone(),
+            vitals: record.report.vitals.clone(),
+            engines: record.report.engines.clone().unwrap_or_default(),
+            history: self
+                .replicas
+                .iter()
+                .filter(|((machine, _), _)| machine == id)
+                .map(|((_, model), (breaker, speed))| {
+                    (model.clone(), History { resting: breaker.open_for(now), speed: *speed })
+                })
+                .collect(),
+        });
+        FleetView { machines: machines.collect() }
+    }
+
+    /// When the view changes next if nothing happens: a machine becomes suspect or offline, or a replica has
+    /// rested long enough.
+    #[must_use]
+    pub fn next_change(&self, now: Moment) -> Option<Moment> {
+        let pulses = self.machines.values().filter_map(|record| record.pulse.next_change(now));
+        let rests =
+            self.replicas.values().filter_map(|(breaker, _)| breaker.open_for(now)).map(|r| now.plus(r.0));
+        pulses.chain(rests).min()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::machine::{EngineKind, EngineState, ReplicaState};
+
+    pub(crate) fn machine_id(name: &str) -> MachineId {
+        MachineId::new(name).expect("valid")
+    }
+
+    pub(crate) fn model_id(name: &str) -> ModelId {
+        ModelId::new(name).expect("valid")
+    }
+
+    pub(crate) fn engine(models: &[&str]) -> Engine {
+        Engine {
+            name: "llama-server-1".into(),
+            kind: EngineKind::LlamaServer,
+            version: None,
+            state: EngineState::Up,
+            supervised: true,
+            replicas: models
+                .iter()
+                .map(|model| Replica {
+                    slots: Some(2),
+                    context: Some(1024),
+                    ..Replica::new(model_id(model), ReplicaState::Loaded)
+                })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn machine(name: &str, models: &[&str]) -> MachineView {
+        MachineView {
+            id: machine_id(name),
+            liveness: Liveness::Alive,
+            last_heard: Moment(0),
+            path: Some(DataPath::Quic),
+            draining: false,
+            hardware: None,
+            vitals: None,
+            engines: vec![engine(models)],
+            history: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn view_of(mut machines: Vec<MachineView>) -> FleetView {
+        machines.sort_by(|a, b| a.id.cmp(&b.id));
+        FleetView { machines }
+    }
+
+    fn at(seconds: f64) -> Moment {
+        Moment(0).plus(Duration::from_secs(100)).plus(Duration::from_secs_f64(seconds))
+    }
+
+    #[test]
+    fn a_new_session_forgets_what_the_old_one_said() {
+        let (mut fleet, id) = (Fleet::default(), machine_id("msi"));
+        fleet.attached(&id, at(0.0));
+        fleet.apply(&id, Report { engines: Some(vec![engine(&["tiny"])]), ..Report::default() }, at(0.1));
+        assert!(fleet.view(at(0.2)).has_model(&model_id("tiny")));
+        fleet.attached(&id, at(1.0));
+        assert!(!fleet.view(at(1.0)).has_model(&model_id("tiny")));
+    }
+
+    #[test]
+    fn a_report_of_a_machine_that_never_attached_is_ignored() {
+        let mut fleet = Fleet::default();
+        fleet.apply(&machine_id("ghost"), Report::default(), at(0.0));
+        assert!(fleet.view(at(0.0)).machines.is_empty());
+    }
+
+    #[test]
+    fn time_alone_changes_the_view_and_the_fleet_knows_when() {
+        let (mut fleet, id) = (Fleet::default(), machine_id("msi"));
+        fleet.attached(&id, at(0.0));
+        let mut now = at(0.0);
+        let mut seen = vec![fleet.view(now).machines[0].liveness];
+        while let Some(next) = fleet.next_change(now) {
+            now = next;
+            seen.push(fleet.view(now).machines[0].liveness);
+        }
+        assert_eq!(seen, [Liveness::Alive, Liveness::Suspect, Liveness::Offline]);
+    }
+
+    #[test]
+    fn a_failed_replica_rests_and_an_answer_wakes_it() {
+        let (mut fleet, id, model) = (Fleet::default(), machine_id("msi"), model_id("tiny"));
+        fleet.attached(&id, at(0.0));
+        for _ in 0..3 {
+            fleet.observe(&id, &model, &Outcome::ReplicaFailed, at(0.0));
+        }
+        let resting = |fleet: &Fleet| fleet.view(at(1.0)).machines[0].history[&model].resting;
+        assert_eq!(resting(&fleet), Some((Duration::from_secs(4), 3)));
+        fleet.observe(&id, &model, &Outcome::Answered(None), at(1.0));
+        assert_eq!(resting(&fleet), None);
+    }
+
+    #[test]
+    fn an_unreachable_machine_is_suspect_at_once() {
+        let (mut fleet, id) = (Fleet::default(), machine_id("msi"));
+        fleet.attached(&id, at(0.0));
+        fleet.observe(&id, &model_id("tiny"), &Outcome::MachineLost, at(0.1));
+        assert_eq!(fleet.view(at(0.1)).machines[0].liveness, Liveness::Suspect);
+    }
+}

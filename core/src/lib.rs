@@ -1,0 +1,15 @@
+//! The words and the rules of modemesh.
+//!
+//! This crate decides and does nothing else: it reads no clock, socket, file, environment or random
+//! source. Callers tell it what time it is ([`units::Moment`]) and hand it dice.
+//!
+//! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`health`], [`speed`], [`fleet`], [`routing`].
+
+pub mod fleet;
+pub mod health;
+pub mod id;
+pub mod machine;
+pub mod mode;
+pub mod routing;
+pub mod speed;
+pub mod units;

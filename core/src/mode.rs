@@ -1,0 +1,344 @@
+//! Modes: what a client asks for by the model name `mesh/code`, and which models answer it.
+
+use crate::fleet::FleetView;
+use crate::id::{ModeName, ModelId};
+use crate::machine::{EngineState, ReplicaState};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What stands before a mode in a model name: `mesh/code`, or `mesh-code` for clients that split on `/`.
+pub const PREFIX: &str = "mesh";
+
+/// What a mode's requests need of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// Chats and completions.
+    #[default]
+    Chat,
+    /// Embeddings.
+    Embed,
+}
+
+/// One mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mode {
+    /// Its name without the prefix.
+    pub name: ModeName,
+    /// Other names for it: `build` for `code`.
+    pub aliases: Vec<ModeName>,
+    /// Models that may answer, best first.
+    pub models: Vec<ModelId>,
+    /// Modes whose models may answer when none of its own can, in this order.
+    pub fallback: Vec<ModeName>,
+}
+
+/// Why a set of modes makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ModeProblem {
+    /// Two modes, or a mode and an alias, share a name.
+    #[error("the name `{name}` is given twice, to `{first}` and to `{second}`")]
+    TwiceNamed {
+        /// The shared name.
+        name: ModeName,
+        /// The mode that has it first.
+        first: ModeName,
+        /// The mode that has it again.
+        second: ModeName,
+    },
+    /// A mode lists no model and no fallback.
+    #[error("mode `{0}` has no model and no fallback")]
+    Empty(ModeName),
+    /// A fallback names no mode.
+    #[error("mode `{mode}` falls back to `{fallback}`, which is no mode")]
+    UnknownFallback {
+        /// The mode with the fallback.
+        mode: ModeName,
+        /// The name that is no mode.
+        fallback: ModeName,
+    },
+}
+
+/// All modes of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ModeTable {
+    modes: Vec<Mode>,
+}
+
+/// What a client's model name turned out to mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// A mode.
+    Mode(&'a Mode),
+    /// A model by its own name.
+    Model(ModelId),
+    /// Nothing: up to three names that look alike, and all there are.
+    Unknown {
+        /// The most similar names, best first.
+        near: Vec<String>,
+        /// Every name a client may use.
+        all: Vec<String>,
+    },
+}
+
+impl ModeTable {
+    /// Checks and keeps `modes`.
+    ///
+    /// # Errors
+    /// Every problem there is, not only the first.
+    pub fn new(modes: Vec<Mode>) -> Result<Self, Vec<ModeProblem>> {
+        let (mut problems, mut owners) = (Vec::new(), BTreeMap::new());
+        for mode in &modes {
+            for name in std::iter::once(&mode.name).chain(&mode.aliases) {
+                if let Some(first) = owners.insert(name.clone(), mode.name.clone()) {
+                    problems.push(ModeProblem::TwiceNamed {
+                        name: name.clone(),
+                        first,
+                        second: mode.name.clone(),
+                    });
+                }
+            }
+        }
+        for mode in &modes {
+            if mode.models.is_empty() && mode.fallback.is_empty() {
+                problems.push(ModeProblem::Empty(mode.name.clone()));
+            }
+            for fallback in &mode.fallback {
+                if !owners.contains_key(fallback) {
+                    problems.push(ModeProblem::UnknownFallback {
+                        mode: mode.name.clone(),
+                        fallback: fallback.clone(),
+                    });
+                }
+            }
+        }
+        if problems.is_empty() { Ok(Self { modes }) } else { Err(problems) }
+    }
+
+    /// Modes for a mesh that nobody configured: every chat mode gets the best chat model found, `embed` the
+    /// best embedding model. "Best" before anything is measured: loaded before not loaded, then the most
+    /// parameters, then the name, so that the answer does not change from call to call.
+    #[must_use]
+    pub fn automatic(view: &FleetView) -> Self {
+        const CHAT_MODES: [(&str, &[&str]); 6] = [
+            ("ask", &[]),
+            ("code", &["build"]),
+            ("architect", &["plan"]),
+            ("debug", &[]),
+            ("autocomplete", &[]),
+            ("small", &[]),
+        ];
+        let name = |text: &str| ModeName::new(text).expect("a constant that fits the grammar");
+        let mode = |text: &str, aliases: &[&str], models: &[ModelId]| Mode {
+            name: name(text),
+            aliases: aliases.iter().map(|alias| name(alias)).collect(),
+            models: models.to_vec(),
+            fallback: Vec::new(),
+        };
+        let mut modes = Vec::new();
+        let chat = best_models(view, Purpose::Chat);
+        if !chat.is_empty() {
+            modes.extend(CHAT_MODES.iter().map(|(text, aliases)| mode(text, aliases, &chat)));
+        }
+        let embed = best_models(view, Purpose::Embed);
+        if !embed.is_empty() {
+            modes.push(mode("embed", &[], &embed));
+        }
+        Self { modes }
+    }
+
+    /// All modes, in the order they were given.
+    #[must_use]
+    pub fn modes(&self) -> &[Mode] {
+        &self.modes
+    }
+
+    /// The mode with this name or alias, without prefix.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Mode> {
+        self.modes.iter().find(|mode| {
+            mode.name.as_str() == name || mode.aliases.iter().any(|alias| alias.as_str() == name)
+        })
+    }
+
+    /// What `asked` means: `mesh/code`, `mesh-code` or the name of a model that a machine of the mesh has.
+    #[must_use]
+    pub fn resolve(&self, asked: &str, view: &FleetView) -> Asked<'_> {
+        let bare = asked.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(['/', '-']));
+        if let Some(mode) = bare.and_then(|name| self.find(name)) {
+            return Asked::Mode(mode);
+        }
+        if let Ok(model) = ModelId::new(asked)
+            && (view.has_model(&model) || self.modes.iter().any(|mode| mode.models.contains(&model)))
+        {
+            return Asked::Model(model);
+        }
+        let all: Vec<String> = self
+            .modes
+            .iter()
+            .map(|mode| format!("{PREFIX}/{}", mode.name))
+            .chain(view.model_names().iter().map(ToString::to_string))
+            .collect();
+        let mut scored: Vec<(usize, &String)> =
+            all.iter().map(|name| (distance(&plain(asked), &plain(name)), name)).collect();
+        scored.sort();
+        let bound = (asked.chars().count() / 2).clamp(2, 6);
+        let near =
+            scored.iter().filter(|(d, _)| *d <= bound).take(3).map(|(_, name)| (*name).clone()).collect();
+        Asked::Unknown { near, all }
+    }
+
+    /// The models that may answer `mode`, best first, with the mode each comes from: its own, then those of
+    /// its fallbacks, and of their fallbacks; no model twice.
+    #[must_use]
+    pub fn chain<'a>(&'a self, mode: &'a Mode) -> Vec<(&'a ModelId, &'a ModeName)> {
+        let (mut chain, mut seen_models, mut seen_modes) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let mut queue = std::collections::VecDeque::from([mode]);
+        while let Some(next) = queue.pop_front() {
+            if !seen_modes.insert(&next.name) {
+                continue;
+            }
+            chain.extend(
+                next.models.iter().filter(|model| seen_models.insert(*model)).map(|m| (m, &next.name)),
+            );
+            queue.extend(next.fallback.iter().filter_map(|name| self.find(name.as_str())));
+        }
+        chain
+    }
+}
+
+/// The part of a name that people mistype.
+fn plain(name: &str) -> String {
+    name.to_lowercase().replace(['/', '_', ' ', ':'], "-")
+}
+
+/// Edit distance (Levenshtein) in characters; both sides are short names.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn best_models(view: &FleetView, purpose: Purpose) -> Vec<ModelId> {
+    let mut best: BTreeMap<&ModelId, (bool, u64)> = BTreeMap::new();
+    for replica in view
+        .machines
+        .iter()
+        .flat_map(|machine| &machine.engines)
+        .filter(|engine| !matches!(engine.state, EngineState::Down(_)))
+        .flat_map(|engine| &engine.replicas)
+    {
+        let able = match purpose {
+            Purpose::Chat => replica.abilities.chat != Some(false) && replica.abilities.embed != Some(true),
+            Purpose::Embed => replica.abilities.embed == Some(true),
+        };
+        if !able || matches!(replica.state, ReplicaState::Failed(_)) {
+            continue;
+        }
+        let rank = (replica.state == ReplicaState::Loaded, replica.parameters.unwrap_or(0));
+        let entry = best.entry(&replica.model).or_insert(rank);
+        *entry = (*entry).max(rank);
+    }
+    let mut ordered: Vec<_> = best.into_iter().collect();
+    ordered.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+    ordered.into_iter().map(|(model, _)| model.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::tests::{machine, view_of};
+
+    fn mode(name: &str, aliases: &[&str], models: &[&str], fallback: &[&str]) -> Mode {
+        let names = |list: &[&str]| list.iter().map(|n| ModeName::new(*n).expect("valid")).collect();
+        Mode {
+            name: ModeName::new(name).expect("valid"),
+            aliases: names(aliases),
+            models: models.iter().map(|m| ModelId::new(*m).expect("valid")).collect(),
+            fallback: names(fallback),
+        }
+    }
+
+    fn table() -> ModeTable {
+        ModeTable::new(vec![
+            mode("ask", &[], &["gemma"], &["code"]),
+            mode("code", &["build"], &["coder", "gemma"], &["ask"]),
+        ])
+        .expect("valid")
+    }
+
+    #[test]
+    fn both_spellings_and_aliases_name_the_same_mode() {
+        let (table, view) = (table(), view_of(vec![]));
+        for asked in ["mesh/code", "mesh-code", "mesh/build", "mesh-build"] {
+            assert!(
+                matches!(table.resolve(asked, &view), Asked::Mode(m) if m.name.as_str() == "code"),
+                "{asked}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_gets_near_names_and_the_list() {
+        let (table, view) = (table(), view_of(vec![machine("a", &["qwen3-coder:30b"])]));
+        let Asked::Unknown { near, all } = table.resolve("mesh/coed", &view) else { panic!("no such mode") };
+        assert_eq!(near.first().map(String::as_str), Some("mesh/code"));
+        assert_eq!(all, ["mesh/ask", "mesh/code", "qwen3-coder:30b"]);
+        let Asked::Unknown { near, .. } = table.resolve("gpt-4o-mini-2024-07-18", &view) else { panic!() };
+        assert!(near.is_empty(), "{near:?}");
+    }
+
+    #[test]
+    fn a_model_is_known_by_its_own_name() {
+        let (table, view) = (table(), view_of(vec![machine("a", &["tiny"])]));
+        assert!(matches!(table.resolve("tiny", &view), Asked::Model(m) if m.as_str() == "tiny"));
+    }
+
+    #[test]
+    fn a_fallback_circle_ends_and_lists_no_model_twice() {
+        let table = table();
+        let ask = table.find("ask").expect("there");
+        let chain: Vec<String> = table.chain(ask).iter().map(|(m, from)| format!("{m} by {from}")).collect();
+        assert_eq!(chain, ["gemma by ask", "coder by code"]);
+    }
+
+    #[test]
+    fn every_problem_of_a_table_is_reported() {
+        let problems =
+            ModeTable::new(vec![mode("ask", &["code"], &["m"], &["nope"]), mode("code", &[], &[], &[])])
+                .expect_err("three problems");
+        assert_eq!(
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "the name `code` is given twice, to `ask` and to `code`",
+                "mode `ask` falls back to `nope`, which is no mode",
+                "mode `code` has no model and no fallback",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_a_configuration_the_biggest_loaded_chat_model_leads_every_chat_mode() {
+        let mut small = machine("a", &["small", "big", "vectors"]);
+        for replica in &mut small.engines[0].replicas {
+            replica.parameters = Some(if replica.model.as_str() == "big" { 30 } else { 1 });
+            replica.abilities.embed = Some(replica.model.as_str() == "vectors");
+        }
+        let table = ModeTable::automatic(&view_of(vec![small]));
+        let models = |name: &str| {
+            table.find(name).map(|m| m.models.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(models("code"), Some(vec!["big".into(), "small".into()]));
+        assert_eq!(models("embed"), Some(vec!["vectors".into()]));
+        assert!(ModeTable::automatic(&view_of(vec![])).modes().is_empty());
+    }
+}

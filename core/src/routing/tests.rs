@@ -1,0 +1,203 @@
+//! Laws and examples of [`decide`](super::decide).
+
+use super::*;
+use crate::fleet::History;
+use crate::fleet::tests::{machine, machine_id, model_id, view_of};
+use crate::speed::Speed;
+use crate::units::Moment;
+use proptest::prelude::*;
+
+fn names(decision: &Decision) -> Vec<String> {
+    decision.ranked.iter().map(|c| format!("{}@{}", c.model, c.machine)).collect()
+}
+
+fn reasons(rejected: &[Rejection]) -> Vec<String> {
+    rejected
+        .iter()
+        .map(|r| match &r.model {
+            Some(model) => format!("{}/{model}: {}", r.machine, r.why),
+            None => format!("{}: {}", r.machine, r.why),
+        })
+        .collect()
+}
+
+fn ask<'a>(models: &'a [ModelId]) -> Request<'a> {
+    Request {
+        models: models.iter().map(|model| (model, None)).collect(),
+        purpose: Purpose::Chat,
+        prompt_tokens: 100,
+        least_context: 0,
+    }
+}
+
+fn load(counts: &[(&str, &str, u32)]) -> Load {
+    counts.iter().map(|(machine, model, n)| ((machine_id(machine), model_id(model)), *n)).collect()
+}
+
+const NOW: Moment = Moment(10_000_000);
+
+#[test]
+fn the_least_loaded_replica_is_first() {
+    let view = view_of(vec![machine("a", &["m"]), machine("b", &["m"])]);
+    let decision =
+        decide(&view, &load(&[("a", "m", 1)]), &ask(&[model_id("m")]), NOW, 1).expect("two can serve");
+    assert_eq!(names(&decision), ["m@b", "m@a"]);
+    assert_eq!(decision.ranked[0].why.to_string(), "least in flight, 0, of 2");
+}
+
+#[test]
+fn known_speeds_beat_counts() {
+    let (mut fast, mut slow) = (machine("fast", &["m"]), machine("slow", &["m"]));
+    let speed = |rate: f64| History {
+        resting: None,
+        speed: Speed { prefill: Some(rate * 10.0), decode: Some(rate), answer_tokens: Some(100.0) },
+    };
+    fast.history.insert(model_id("m"), speed(100.0));
+    slow.history.insert(model_id("m"), speed(5.0));
+    let view = view_of(vec![fast, slow]);
+    // The fast one has both slots taken and is still the better choice: 0.55 + 1.1 s against 22 s.
+    let decision =
+        decide(&view, &load(&[("fast", "m", 2)]), &ask(&[model_id("m")]), NOW, 1).expect("two can serve");
+    assert_eq!(names(&decision), ["m@fast", "m@slow"]);
+    assert_eq!(decision.ranked[0].why.to_string(), "least predicted time, 1.65 s, of 2");
+    let terms: Vec<&str> = decision.ranked[0].terms.iter().map(|term| term.0).collect();
+    assert_eq!(terms, ["wait", "prefill", "decode"]);
+}
+
+#[test]
+fn the_mode_s_first_model_wins_over_an_idle_second_one() {
+    let view = view_of(vec![machine("a", &["best"]), machine("b", &["other"])]);
+    let models = [model_id("best"), model_id("other")];
+    let decision = decide(&view, &load(&[("a", "best", 2)]), &ask(&models), NOW, 1).expect("two can serve");
+    assert_eq!(names(&decision), ["best@a", "other@b"]);
+    assert_eq!(decision.ranked[1].why.to_string(), "behind: the mode prefers another model");
+}
+
+#[test]
+fn a_suspect_machine_serves_only_as_a_last_resort() {
+    let mut suspect = machine("a", &["m"]);
+    suspect.liveness = Liveness::Suspect;
+    let both = view_of(vec![suspect.clone(), machine("b", &["m"])]);
+    let models = [model_id("m")];
+    assert_eq!(
+        names(&decide(&both, &load(&[("b", "m", 9)]), &ask(&models), NOW, 1).expect("b")),
+        ["m@b", "m@a"]
+    );
+    let alone =
+        decide(&view_of(vec![suspect]), &Load::new(), &ask(&models), NOW, 1).expect("better than nobody");
+    assert!(alone.ranked[0].why.to_string().starts_with("last resort: "));
+}
+
+#[test]
+fn a_refusal_holds_every_machine_s_reason() {
+    let (mut offline, mut draining) = (machine("a", &["m"]), machine("b", &["m"]));
+    offline.liveness = Liveness::Offline;
+    offline.last_heard = Moment(0);
+    draining.draining = true;
+    let (mut loading, mut failed, mut down) =
+        (machine("c", &["m"]), machine("d", &["m"]), machine("e", &["m"]));
+    loading.engines[0].replicas[0].state = ReplicaState::Loading;
+    failed.engines[0].replicas[0].state = ReplicaState::Failed("bad magic".into());
+    down.engines[0].state = EngineState::Down("connection refused".into());
+    let mut unlinked = machine("g", &["m"]);
+    unlinked.path = None;
+    let view = view_of(vec![offline, draining, loading, failed, down, machine("f", &["x"]), unlinked]);
+    let refusal = decide(&view, &Load::new(), &ask(&[model_id("m")]), NOW, 1).expect_err("nobody can");
+    assert_eq!(
+        reasons(&refusal.rejected),
+        [
+            "a: offline, last heard 10 s ago",
+            "b: draining",
+            "c/m: still loading",
+            "d/m: could not be loaded: bad magic",
+            "e/m: engine down: connection refused",
+            "f: has none of the models",
+            "g: no data link (UDP blocked, or still connecting)",
+        ]
+    );
+    assert!(refusal.loading);
+    assert_eq!(refusal.retry_after_s(), 5);
+}
+
+#[test]
+fn what_a_model_cannot_do_and_a_small_context_are_reasons() {
+    let (mut no_embed, small) = (machine("a", &["m"]), machine("b", &["m"]));
+    no_embed.engines[0].replicas[0].abilities.embed = Some(false);
+    let view = view_of(vec![no_embed, small]);
+    let models = [model_id("m")];
+    let request = Request { purpose: Purpose::Embed, least_context: 4096, ..ask(&models) };
+    let refusal = decide(&view, &Load::new(), &request, NOW, 1).expect_err("nobody can");
+    assert_eq!(
+        reasons(&refusal.rejected),
+        ["a/m: cannot make embeddings", "b/m: context too small: needs 4096, has 1024"]
+    );
+}
+
+#[test]
+fn a_fallback_says_which_mode_it_came_from() {
+    let view = view_of(vec![machine("a", &["other"])]);
+    let (own, other) = (model_id("own"), model_id("other"));
+    let (ask_mode, code) = (ModeName::new("ask").expect("valid"), ModeName::new("code").expect("valid"));
+    let request = Request {
+        models: vec![(&own, Some(&ask_mode)), (&other, Some(&code))],
+        purpose: Purpose::Chat,
+        prompt_tokens: 1,
+        least_context: 0,
+    };
+    let decision = decide(&view, &Load::new(), &request, NOW, 1).expect("the fallback can");
+    assert_eq!(decision.ranked[0].why.to_string(), "fallback to mode code");
+}
+
+#[test]
+fn an_engine_that_loads_by_itself_may_get_a_model_that_is_only_on_disk() {
+    let mut ollama = machine("a", &["m"]);
+    ollama.engines[0].kind = crate::machine::EngineKind::Ollama;
+    ollama.engines[0].replicas[0].state = ReplicaState::Available;
+    let view = view_of(vec![ollama, machine("b", &["m"])]);
+    let decision = decide(&view, &load(&[("b", "m", 1)]), &ask(&[model_id("m")]), NOW, 1).expect("both can");
+    assert_eq!(names(&decision), ["m@b", "m@a"]);
+}
+
+#[test]
+fn equal_replicas_take_turns() {
+    let view = view_of(vec![machine("a", &["m"]), machine("b", &["m"])]);
+    let models = [model_id("m")];
+    let firsts: std::collections::BTreeSet<String> = (0..32)
+        .map(|dice| {
+            names(&decide(&view, &Load::new(), &ask(&models), NOW, dice).expect("two can"))[0].clone()
+        })
+        .collect();
+    assert_eq!(firsts.len(), 2);
+}
+
+proptest! {
+    #[test]
+    fn every_replica_is_either_ranked_or_rejected_and_only_feasible_ones_are_ranked(
+        machines in proptest::collection::vec((0u8..3, any::<bool>(), 0u8..4, any::<bool>()), 0..8),
+        dice in any::<u64>(),
+    ) {
+        let view = view_of(machines.iter().enumerate().map(|(at, (liveness, draining, state, has))| {
+            let mut m = machine(&format!("m{at}"), if *has { &["m"] } else { &["x"] });
+            m.liveness = [Liveness::Alive, Liveness::Suspect, Liveness::Offline][usize::from(*liveness)];
+            m.draining = *draining;
+            m.engines[0].replicas[0].state = match state {
+                0 => ReplicaState::Available,
+                1 => ReplicaState::Loading,
+                2 => ReplicaState::Loaded,
+                _ => ReplicaState::Failed("x".into()),
+            };
+            m
+        }).collect());
+        let models = [model_id("m")];
+        let (ranked, rejected) = match decide(&view, &Load::new(), &ask(&models), NOW, dice) {
+            Ok(decision) => (decision.ranked, decision.rejected),
+            Err(refusal) => (vec![], refusal.rejected),
+        };
+        prop_assert_eq!(ranked.len() + rejected.len(), machines.len());
+        for candidate in &ranked {
+            let m = view.machine(&candidate.machine).expect("it is in the view");
+            prop_assert!(m.liveness != Liveness::Offline && !m.draining);
+            prop_assert_eq!(&m.engines[0].replicas[0].state, &ReplicaState::Loaded);
+        }
+    }
+}
