@@ -166,6 +166,20 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Whether no node ever could: every one that has a model says that it does not do this.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        let mut cannot = false;
+        for rejection in &self.rejected {
+            if matches!(rejection.why, Why::Cannot(_)) {
+                cannot = true;
+            } else if rejection.why != Why::LacksModel {
+                return false;
+            }
+        }
+        cannot
+    }
+
     /// Seconds after which asking again makes sense.
     #[must_use]
     pub fn retry_after_s(&self) -> u32 {

@@ -13,6 +13,9 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use toml_edit::{ImDocument, Item, TableLike};
 
+/// The prefix of the agent's variables.
+pub const AGENT_PREFIX: &str = "MODEMESH_AGENT_";
+
 /// Where values come from.
 #[derive(Debug, Clone, Default)]
 pub struct Layers<'a> {
@@ -164,6 +167,10 @@ fn environment(layers: &Layers<'_>, problems: &mut Vec<Problem>) -> Vec<(String,
     let mut found = Vec::new();
     for (name, value) in std::env::vars() {
         let Some(rest) = name.strip_prefix(layers.env_prefix) else { continue };
+        // The router's prefix is the start of the agent's, and `modemesh up` is both.
+        if layers.env_prefix != AGENT_PREFIX && name.starts_with(AGENT_PREFIX) {
+            continue;
+        }
         // A single word is no setting of a section: MODEMESH_DATA and its like belong to the programs.
         if !rest.contains("__") && !layers.keys.contains(&rest.to_lowercase().as_str()) {
             continue;

@@ -10,6 +10,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
+use std::io::IsTerminal;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -71,8 +72,12 @@ pub fn init(telemetry: &Telemetry, service: &'static str) -> Result<Guard, Compl
             .hint("try telemetry.log = \"info\" or \"info,router=debug\"")
             .exit(crate::complaint::exit::CONFIG)
     })?;
+    // Colours are for a terminal; in a file or the journal they are noise.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (text, json) = match telemetry.log_format {
-        LogFormat::Text => (Some(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)), None),
+        LogFormat::Text => {
+            (Some(tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr)), None)
+        }
         LogFormat::Json => (None, Some(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr))),
     };
     let provider =

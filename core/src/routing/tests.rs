@@ -131,6 +131,9 @@ fn what_a_model_cannot_do_and_a_small_context_are_reasons() {
         reasons(&refusal.rejected),
         ["a/m: cannot make embeddings", "b/m: context too small: needs 4096, has 1024"]
     );
+    assert!(!refusal.is_permanent());
+    let only = view_of(vec![view.machines[0].clone(), machine("c", &["x"])]);
+    assert!(decide(&only, &Load::new(), &request, NOW, 1).expect_err("nobody can").is_permanent());
 }
 
 #[test]

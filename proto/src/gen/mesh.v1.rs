@@ -101,8 +101,12 @@ pub struct Welcome {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {
+    /// For people.
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
+    /// The agent should dial again soon: the router restarts. Otherwise a newer session has its place.
+    #[prost(bool, tag = "2")]
+    pub come_back: bool,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

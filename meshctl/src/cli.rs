@@ -1,0 +1,362 @@
+//! Everything that can be typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesh_core::id::{MachineId, ModelId};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest duration that may be typed.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+/// See and steer a mesh of machines that serve language models
+#[derive(Debug, Parser)]
+#[command(name = "meshctl", bin_name = "meshctl", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded (status --check), 4 not found, 5 router \
+                        unreachable, 6 refused (certificate, token, key), 7 does not fit, 8 timeout, 130 interrupted"
+)]
+pub(crate) struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// Folder with operator/ (credentials) and api-key [default: $XDG_DATA_HOME/modemesh or ~/.local/share/modemesh]
+    #[arg(long, global = true, value_name = "DIR", env = "MODEMESH_DATA", hide_env_values = true)]
+    pub(crate) data: Option<PathBuf>,
+    /// Ask this router instead of the one in operator/address; the port is 7402 unless given
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    pub(crate) router: Option<String>,
+    /// When to colour
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto)]
+    pub(crate) color: ColorChoice,
+    /// How to print results
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// Same as --output json
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Give up after this long, as in 5s or 2m [default: 10s; ask and model: 10m]
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Globals {
+    /// What `--output` and `--json` mean together.
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On terminals, unless NO_COLOR is set or TERM is dumb.
+    Auto,
+    /// Also into pipes and files.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people; may change.
+    Table,
+    /// For programs; fields are only ever added.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show machines, modes and models on one screen
+    Status(StatusArgs),
+    /// Tell why a request went where it went
+    Explain(ExplainArgs),
+    /// Ask a model; the answer goes to stdout as it arrives, one line of numbers to stderr
+    Ask(AskArgs),
+    /// Make, list and revoke join tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Make, list and revoke client API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Load and unload models
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Trade an operator token for credentials on this machine
+    Login(LoginArgs),
+}
+
+/// `meshctl status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Draw again every SECONDS until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) watch: Option<u64>,
+    /// Exit with 3 when a node or a mode is not ready
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) check: bool,
+    /// Also list models that are only on disk and in no mode
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `meshctl explain`
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The request's id (x-mesh-request-id) or a unique prefix of it; the latest request when left out
+    pub(crate) request_id: Option<String>,
+}
+
+/// `meshctl ask`
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// The mode that chooses the model
+    #[arg(long, short, default_value = "ask", conflicts_with = "model", value_name = "MODE")]
+    pub(crate) mode: String,
+    /// This model, wherever it runs
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<ModelId>,
+    /// Instructions that stand before the prompt
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// The most tokens to answer
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
+    /// Show the model's thinking too, on stderr
+    #[arg(long)]
+    pub(crate) thinking: bool,
+    /// Client API key [default: the file api-key in the data folder]
+    #[arg(long, value_name = "KEY", env = "MODEMESH_API_KEY", hide_env_values = true)]
+    pub(crate) key: Option<String>,
+    /// Where clients connect [default: as the router tells its operators]
+    #[arg(long, value_name = "URL", env = "MODEMESH_URL")]
+    pub(crate) url: Option<String>,
+    /// The prompt; `-` or nothing reads it from stdin
+    #[arg(value_name = "PROMPT")]
+    pub(crate) prompt: Vec<String>,
+}
+
+/// `meshctl token …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Print a new one-use join token
+    Create {
+        /// What the holder becomes
+        #[arg(long, value_enum)]
+        role: TokenRole,
+        /// How long it can be used, as in 30m, 1h or 7d
+        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = duration)]
+        ttl: Duration,
+        /// The name the holder gets [default: it proposes its own]
+        #[arg(long, value_name = "NAME")]
+        name: Option<MachineId>,
+    },
+    /// List tokens and what became of them
+    List,
+    /// Make a token unusable
+    Revoke {
+        /// Its id or a unique prefix
+        id: String,
+    },
+}
+
+/// What a token can make of its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenRole {
+    /// A machine with engines.
+    Node,
+    /// A person with meshctl.
+    Operator,
+}
+
+/// `meshctl key …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Print a new key; it is shown this once
+    Create {
+        /// Whose key it is: an editor, a person, a script
+        name: String,
+    },
+    /// List keys and when they were last used
+    List,
+    /// Refuse a key from now on
+    Revoke {
+        /// Its id or a unique prefix
+        id: String,
+    },
+}
+
+/// `meshctl model …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Bring a model into a machine's memory
+    Load(ModelArgs),
+    /// Take a model out of a machine's memory
+    Unload(ModelArgs),
+}
+
+/// Which model where.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// The model's name, as in `meshctl status --all`
+    pub(crate) model: ModelId,
+    /// The machine
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: MachineId,
+    /// Return as soon as the router has passed the wish on
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// `meshctl login`
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// Where tokens are redeemed: the router's agent address; the port is 7401 unless given
+    #[arg(value_name = "ROUTER")]
+    pub(crate) redeem_at: String,
+    /// An operator token: meshctl token create --role operator
+    pub(crate) token: String,
+    /// Where operators connect [default: port 7402 of ROUTER]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) operators: Option<String>,
+    /// The name to propose [default: this machine's host name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<MachineId>,
+}
+
+/// Reads `90`, `90s`, `5m`, `1h`, `7d`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is no duration: write a whole number with s, m, h or d, as in 30m");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(bad()),
+    };
+    let seconds: u64 = number.parse().map_err(|_| bad())?;
+    let duration = seconds.checked_mul(factor).map(Duration::from_secs).unwrap_or(Duration::MAX);
+    match duration {
+        Duration::ZERO => Err("a duration must be at least 1s".into()),
+        long if long > LONGEST => Err(format!("`{text}` is longer than the limit of 366d")),
+        fine => Ok(fine),
+    }
+}
+
+/// The data folder that is used when `--data` and `MODEMESH_DATA` say nothing; `None` without a home.
+pub(crate) fn usual_data(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let shared = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")));
+    shared.map(|shared| shared.join("modemesh"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_every_flag_is_in_the_manual() {
+        fn walk(command: &clap::Command, path: &str, manual: &str) {
+            for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(
+                    manual.contains(&format!("--{flag}")),
+                    "docs/meshctl.md lacks `--{flag}` of `{path}`"
+                );
+            }
+            for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+                let path = format!("{path} {}", child.get_name());
+                assert!(manual.contains(&path), "docs/meshctl.md lacks `{path}`");
+                walk(child, &path, manual);
+            }
+        }
+        walk(&Cli::command(), "meshctl", include_str!("../../docs/meshctl.md"));
+    }
+
+    #[test]
+    fn watch_takes_its_seconds_only_with_an_equals_sign() {
+        let watch = |line| {
+            let Command::Status(args) = parse(line).expect("valid").command else {
+                panic!("status was typed")
+            };
+            args.watch
+        };
+        assert_eq!(watch("meshctl status"), None);
+        assert_eq!(watch("meshctl status --watch"), Some(2));
+        assert_eq!(watch("meshctl status --watch=5"), Some(5));
+        assert!(parse("meshctl status --watch=0").is_err());
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_verb() {
+        for line in ["meshctl --json status", "meshctl status -o json", "meshctl status --json"] {
+            assert_eq!(parse(line).expect("valid").globals.format(), Format::Json, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in [
+            "meshctl",
+            "meshctl staus",
+            "meshctl ask --mode code --model x hi",
+            "meshctl token create",
+            "meshctl token create --role root",
+            "meshctl token create --role node --ttl 1y",
+            "meshctl model load x",
+            "meshctl model load ../x --node a",
+            "meshctl model load x --node UPPER",
+            "meshctl status --check --watch",
+        ] {
+            let code = parse(line).expect_err(line).exit_code();
+            assert_eq!(code, i32::from(crate::exit::Kind::Usage.code()), "{line}");
+        }
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_bounds() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
+        for text in ["", "h", "1.5h", "-1s", "0", "367d", "99999999999999999999d", "18446744073709551615d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_data_folder_follows_xdg_and_then_home() {
+        let both = |name: &str| match name {
+            "XDG_DATA_HOME" => Some(OsString::from("/x")),
+            "HOME" => Some(OsString::from("/home/a")),
+            _ => None,
+        };
+        assert_eq!(usual_data(both), Some("/x/modemesh".into()));
+        let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/a"));
+        assert_eq!(usual_data(home), Some("/home/a/.local/share/modemesh".into()));
+        assert_eq!(usual_data(|_| None), None);
+    }
+}

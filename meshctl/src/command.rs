@@ -1,0 +1,63 @@
+//! The verbs, one file each, and what is common to running them: the runtime and Ctrl-C.
+
+mod ask;
+mod explain;
+mod key;
+mod login;
+mod model;
+mod status;
+mod token;
+
+use crate::cli::{Cli, Command, usual_data};
+use crate::connect::Way;
+use crate::exit::{Failure, Kind};
+use crate::output::Screen;
+
+/// Runs what was typed to its end, or until Ctrl-C drops it: every pending call and answer is cancelled.
+///
+/// # Errors
+/// The failure that decides the exit code.
+pub(crate) fn conclude(typed: Cli, screen: &Screen) -> Result<(), Failure> {
+    // Two libraries may have chosen differently; whoever is first in this process has chosen for all.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let globals = typed.globals;
+    let data = globals.data.or_else(|| usual_data(|name| std::env::var_os(name))).ok_or_else(|| {
+        Failure::new(Kind::Usage, "there is no data folder: HOME is not set").hint("name one: --data DIR")
+    })?;
+    let way = Way { data, router: globals.router, timeout: globals.timeout };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Kind::Failed, "cannot start").cause(error.to_string()))?;
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = perform(typed.command, &way, screen) => ended,
+            () = interrupted() => Err(Failure::interrupted()),
+        }
+    });
+    // Not by dropping: that waits for a thread that may still read stdin.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Failure> {
+    match command {
+        Command::Status(args) => status::run(&args, way, screen).await,
+        Command::Explain(args) => explain::run(args, way, screen).await,
+        Command::Ask(args) => ask::run(args, way, screen).await,
+        Command::Token(command) => token::run(command, way, screen).await,
+        Command::Key(command) => key::run(command, way, screen).await,
+        Command::Model(command) => model::run(command, way, screen).await,
+        Command::Login(args) => login::run(args, way, screen).await,
+    }
+}
+
+/// Ctrl-C; never, where the system cannot tell.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

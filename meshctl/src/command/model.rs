@@ -1,0 +1,211 @@
+//! `meshctl model`: load and unload, and wait until the machine's own report shows it.
+
+use super::status::fetch;
+use crate::cli::{ModelArgs, ModelCommand};
+use crate::connect::Way;
+use crate::exit::{Failure, Kind};
+use crate::output::Screen;
+use crate::render;
+use mesh_core::units::human_duration;
+use mesh_proto::v1::{DirectReply, DirectRequest, NodeStatus, ReplicaStatus, StatusReply};
+use serde::Serialize;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long to wait when `--timeout` says nothing: large models come from slow disks.
+const USUAL_WAIT: Duration = Duration::from_secs(600);
+/// Between two looks at the status.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// An old failure is believed to be the new answer after this long: machines report each second.
+const STALE_FAILURE: Duration = Duration::from_secs(5);
+
+/// What `model --json` prints.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    node: &'a str,
+    model: &'a str,
+    /// As in the status: available, loading, loaded; `sent` with `--no-wait`.
+    state: &'a str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Load,
+    Unload,
+}
+
+/// What the status says about the wish.
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    Done,
+    Under,
+    Failed(String),
+}
+
+/// # Errors
+/// `NotFound` for an unknown node, `TimedOut` when the report does not come, `Failed` with the engine's words.
+pub(super) async fn run(command: ModelCommand, way: &Way, screen: &Screen) -> Result<(), Failure> {
+    let (wish, args) = match command {
+        ModelCommand::Load(args) => (Wish::Load, args),
+        ModelCommand::Unload(args) => (Wish::Unload, args),
+    };
+    // `--timeout` bounds the waiting; a single call keeps its own limit.
+    let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
+    let before = fetch(&mut operators).await?;
+    let node = node(&before, args.node.as_str())?;
+    if progress(wish, node, args.model.as_str()) == Progress::Done {
+        return done(wish, &args, Duration::ZERO, screen);
+    }
+    let old_failure = replica_failure(node, args.model.as_str());
+    let request = DirectRequest {
+        node: args.node.to_string(),
+        action: if wish == Wish::Load { "load" } else { "unload" }.into(),
+        model: args.model.to_string(),
+    };
+    let _: DirectReply = operators.call(|mut client| async move { client.direct(request).await }).await?;
+    if args.no_wait {
+        return report(&args, "sent", "passed on; `meshctl status` shows what becomes of it", screen);
+    }
+    let start = Instant::now();
+    let limit = way.timeout.unwrap_or(USUAL_WAIT);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let status = fetch(&mut operators).await?;
+        let node = self::node(&status, args.node.as_str())?;
+        match progress(wish, node, args.model.as_str()) {
+            Progress::Done => return done(wish, &args, start.elapsed(), screen),
+            Progress::Failed(why)
+                if old_failure.as_ref() != Some(&why) || start.elapsed() > STALE_FAILURE =>
+            {
+                return Err(failed(wish, &args, &why));
+            }
+            Progress::Failed(_) | Progress::Under => {}
+        }
+        if start.elapsed() >= limit {
+            return Err(late(wish, &args, node, limit));
+        }
+    }
+}
+
+fn node<'a>(status: &'a StatusReply, name: &str) -> Result<&'a NodeStatus, Failure> {
+    status.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
+        let names: Vec<&str> = status.nodes.iter().map(|node| node.name.as_str()).collect();
+        let hint = if names.is_empty() {
+            "no machine has joined yet".into()
+        } else {
+            format!("there are: {}", names.join(", "))
+        };
+        Failure::new(Kind::NotFound, format!("no node named `{name}`")).hint(hint)
+    })
+}
+
+fn replicas<'a>(node: &'a NodeStatus, model: &str) -> impl Iterator<Item = &'a ReplicaStatus> {
+    node.engines.iter().flat_map(|engine| &engine.replicas).filter(move |replica| replica.model == model)
+}
+
+fn replica_failure(node: &NodeStatus, model: &str) -> Option<String> {
+    replicas(node, model).find(|replica| replica.state == "failed").map(|replica| replica.failure.clone())
+}
+
+fn progress(wish: Wish, node: &NodeStatus, model: &str) -> Progress {
+    let is_any = |word: &str| replicas(node, model).any(|replica| replica.state == word);
+    match wish {
+        Wish::Load if is_any("loaded") => Progress::Done,
+        Wish::Load if is_any("loading") => Progress::Under,
+        Wish::Load => replica_failure(node, model).map_or(Progress::Under, Progress::Failed),
+        Wish::Unload if is_any("loaded") || is_any("loading") => Progress::Under,
+        Wish::Unload => Progress::Done,
+    }
+}
+
+fn done(wish: Wish, args: &ModelArgs, took: Duration, screen: &Screen) -> Result<(), Failure> {
+    let (state, words) = match (wish, took.is_zero()) {
+        (Wish::Load, true) => ("loaded", "was already loaded".to_owned()),
+        (Wish::Load, false) => ("loaded", format!("is loaded after {}", human_duration(took))),
+        (Wish::Unload, true) => ("available", "was not loaded".to_owned()),
+        (Wish::Unload, false) => ("available", format!("is unloaded after {}", human_duration(took))),
+    };
+    report(args, state, &words, screen)
+}
+
+fn report(args: &ModelArgs, state: &str, words: &str, screen: &Screen) -> Result<(), Failure> {
+    if screen.is_json() {
+        let outcome = Outcome { node: args.node.as_str(), model: args.model.as_str(), state };
+        return screen.result(&render::json("mesh.model/v1", &outcome, false));
+    }
+    screen.result(&format!("{} on {}: {words}\n", args.model, args.node))
+}
+
+fn failed(wish: Wish, args: &ModelArgs, why: &str) -> Failure {
+    let verb = if wish == Wish::Load { "load" } else { "unload" };
+    Failure::new(Kind::Failed, format!("{} did not {verb} {}", args.node, args.model)).cause(why)
+}
+
+fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Failure {
+    let word = if wish == Wish::Load { "loaded" } else { "unloaded" };
+    let state = replicas(node, args.model.as_str()).map(|replica| replica.state.as_str()).next();
+    let cause = match state {
+        Some(state) => format!("it is {state} there; the machine is {}", node.state),
+        None => format!("no engine of the machine knows this model; the machine is {}", node.state),
+    };
+    let what = format!("{} is not {word} on {} after {}", args.model, args.node, human_duration(limit));
+    Failure::new(Kind::TimedOut, what)
+        .cause(cause)
+        .hint("the machine goes on; look again with `meshctl status`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_proto::v1::EngineStatus;
+
+    fn machine(replicas: &[(&str, &str)]) -> NodeStatus {
+        let replicas = replicas
+            .iter()
+            .map(|(model, state)| ReplicaStatus {
+                model: (*model).into(),
+                state: (*state).into(),
+                failure: if *state == "failed" { "no memory".into() } else { String::new() },
+                ..ReplicaStatus::default()
+            })
+            .collect();
+        NodeStatus {
+            name: "msi".into(),
+            engines: vec![EngineStatus { replicas, ..EngineStatus::default() }],
+            ..NodeStatus::default()
+        }
+    }
+
+    #[test]
+    fn loading_is_done_when_any_engine_has_it_loaded() {
+        for (state, expected) in [
+            ("loaded", Progress::Done),
+            ("loading", Progress::Under),
+            ("available", Progress::Under),
+            ("failed", Progress::Failed("no memory".into())),
+        ] {
+            assert_eq!(progress(Wish::Load, &machine(&[("m", state), ("other", "loaded")]), "m"), expected);
+        }
+        assert_eq!(progress(Wish::Load, &machine(&[("m", "failed"), ("m", "loaded")]), "m"), Progress::Done);
+    }
+
+    #[test]
+    fn unloading_is_done_when_no_engine_holds_it() {
+        for (state, expected) in [
+            ("loaded", Progress::Under),
+            ("loading", Progress::Under),
+            ("available", Progress::Done),
+            ("failed", Progress::Done),
+        ] {
+            assert_eq!(progress(Wish::Unload, &machine(&[("m", state)]), "m"), expected);
+        }
+        assert_eq!(progress(Wish::Unload, &machine(&[]), "m"), Progress::Done);
+    }
+
+    #[test]
+    fn an_unknown_node_names_the_known_ones() {
+        let status = StatusReply { nodes: vec![machine(&[])], ..StatusReply::default() };
+        let failure = node(&status, "msj").expect_err("not there");
+        assert_eq!((failure.kind, failure.hints), (Kind::NotFound, vec!["there are: msi".to_owned()]));
+    }
+}

@@ -1,0 +1,237 @@
+//! The verbs against a scripted router: a real operator plane (gRPC over the mesh's TLS) on loopback.
+
+use super::*;
+use crate::cli::{ColorChoice, Format};
+use futures_util::stream;
+use mesh_core::id::MachineId;
+use mesh_proto::frame::alpn;
+use mesh_proto::identity::{Authority, Credentials, LocalKey, Role, tls};
+use mesh_proto::v1::operator_server::{Operator, OperatorServer};
+use mesh_proto::v1::*;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tonic::{Request, Response, Status};
+
+/// Answers with what the test has put into `mesh`.
+#[derive(Clone)]
+struct Scripted {
+    mesh: watch::Sender<StatusReply>,
+    /// What a directive makes of the model.
+    becomes: &'static str,
+    asked: Arc<Notify>,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Operator for Scripted {
+    async fn status(&self, _: Request<StatusRequest>) -> Reply<StatusReply> {
+        self.asked.notify_one();
+        Ok(Response::new(self.mesh.borrow().clone()))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Reply<ExplainReply> {
+        let request_id = request.into_inner().request_id;
+        Err(Status::not_found(format!("no request `{request_id}` in the journal")))
+    }
+
+    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Reply<CreateTokenReply> {
+        let request = request.into_inner();
+        let token = format!("mesh1.{}.{}.{}", request.role, request.ttl_s, request.name);
+        Ok(Response::new(CreateTokenReply { token, ..CreateTokenReply::default() }))
+    }
+
+    async fn list_tokens(&self, _: Request<ListTokensRequest>) -> Reply<ListTokensReply> {
+        Err(Status::permission_denied("this certificate is a node's"))
+    }
+
+    async fn revoke_token(&self, _: Request<RevokeRequest>) -> Reply<RevokeReply> {
+        Ok(Response::new(RevokeReply {}))
+    }
+
+    async fn create_key(&self, _: Request<CreateKeyRequest>) -> Reply<CreateKeyReply> {
+        Ok(Response::new(CreateKeyReply::default()))
+    }
+
+    async fn list_keys(&self, _: Request<ListKeysRequest>) -> Reply<ListKeysReply> {
+        Ok(Response::new(ListKeysReply::default()))
+    }
+
+    async fn revoke_key(&self, _: Request<RevokeRequest>) -> Reply<RevokeReply> {
+        Err(Status::invalid_argument("`a` begins more than one id"))
+    }
+
+    async fn direct(&self, _: Request<DirectRequest>) -> Reply<DirectReply> {
+        self.mesh.send_modify(|mesh| mesh.nodes[0].engines[0].replicas[0].state = self.becomes.into());
+        Ok(Response::new(DirectReply {}))
+    }
+}
+
+struct Router {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Router {
+    async fn start(data: &tempfile::TempDir, at: &str, service: Scripted) -> Self {
+        let authority = Authority::open_or_create(&data.path().join("router")).expect("an authority");
+        issued(&authority, Role::Operator).save(&data.path().join("operator")).expect("writable");
+        let shown = tls::ServerCertificate::new(&issued(&authority, Role::Router)).expect("a pair");
+        let required = tls::ClientCertificate::Required;
+        let config =
+            tls::server(shown, authority.certificate(), alpn::H2, required).expect("a configuration");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind(at).await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let incoming = stream::unfold((listener, acceptor), |(listener, acceptor)| async {
+            let (tcp, _) = listener.accept().await.ok()?;
+            Some((acceptor.accept(tcp).await, (listener, acceptor)))
+        });
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            let server = tonic::transport::Server::builder().add_service(OperatorServer::new(service));
+            server
+                .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) })
+                .await
+                .expect("serves");
+        });
+        Self { address, stop, serving }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).expect("still serving");
+        self.serving.await.expect("no panic");
+    }
+}
+
+fn issued(authority: &Authority, role: Role) -> Credentials {
+    let key = LocalKey::create().expect("randomness");
+    let name = MachineId::new("me").expect("a name");
+    let csr = key.csr_der().expect("a request");
+    let chain = authority.issue(&csr, role, &name, Duration::from_secs(600)).expect("a certificate");
+    key.with_chain(chain).expect("leaf and CA")
+}
+
+fn scripted(state: &str, becomes: &'static str) -> Scripted {
+    let replica = ReplicaStatus {
+        model: "qwen3:4b".into(),
+        state: state.into(),
+        failure: "not enough memory".into(),
+        ..ReplicaStatus::default()
+    };
+    let engine = EngineStatus { replicas: vec![replica], ..EngineStatus::default() };
+    let node = NodeStatus {
+        name: "msi".into(),
+        state: "ready".into(),
+        engines: vec![engine],
+        ..NodeStatus::default()
+    };
+    let (mesh, _) = watch::channel(StatusReply { nodes: vec![node], ..StatusReply::default() });
+    Scripted { mesh, becomes, asked: Arc::new(Notify::new()) }
+}
+
+/// Runs one command line against a fresh router.
+async fn typed(line: &str, service: Scripted) -> Result<(), Failure> {
+    let data = prepared();
+    let router = Router::start(&data, "127.0.0.1:0", service).await;
+    let ended = perform_line(line, &way(&data, router.address)).await;
+    router.stop().await;
+    ended
+}
+
+fn prepared() -> tempfile::TempDir {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn way(data: &tempfile::TempDir, router: SocketAddr) -> Way {
+    Way { data: data.path().into(), router: Some(router.to_string()), timeout: Some(Duration::from_secs(10)) }
+}
+
+async fn perform_line(line: &str, way: &Way) -> Result<(), Failure> {
+    let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
+    let way = Way { timeout: cli.globals.timeout.or(way.timeout), ..way.clone() };
+    perform(cli.command, &way, &Screen::detect(ColorChoice::Never, Format::Json)).await
+}
+
+#[tokio::test]
+async fn load_and_unload_wait_for_the_report() {
+    for (line, before, after) in [
+        ("meshctl model load qwen3:4b --node msi", "available", "loaded"),
+        ("meshctl model unload qwen3:4b --node msi", "loaded", "available"),
+        ("meshctl model load qwen3:4b --node msi", "loaded", "failed: nobody is asked, it is there already"),
+        ("meshctl model load qwen3:4b --node msi --no-wait", "available", "available"),
+    ] {
+        assert_eq!(typed(line, scripted(before, after)).await, Ok(()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_tells_why() {
+    let failure = typed("meshctl model load qwen3:4b --node msi", scripted("available", "failed")).await;
+    let failure = failure.expect_err("it failed");
+    assert_eq!((failure.kind, failure.cause.as_deref()), (Kind::Failed, Some("not enough memory")));
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_time_limit() {
+    let line = "meshctl model load qwen3:4b --node msi --timeout 1s";
+    let failure = typed(line, scripted("available", "loading")).await.expect_err("it never loads");
+    assert_eq!(failure.kind, Kind::TimedOut);
+    assert_eq!(failure.cause.as_deref(), Some("it is loading there; the machine is ready"));
+}
+
+#[tokio::test]
+async fn each_refusal_of_the_router_has_its_kind() {
+    for (line, kind) in [
+        ("meshctl model load qwen3:4b --node msj", Kind::NotFound),
+        ("meshctl explain r1", Kind::NotFound),
+        ("meshctl token list", Kind::Refused),
+        ("meshctl key revoke a", Kind::Usage),
+    ] {
+        let failure = typed(line, scripted("loaded", "loaded")).await.expect_err(line);
+        assert_eq!(failure.kind, kind, "{line}: {failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_other_verbs_succeed() {
+    for line in [
+        "meshctl status --check",
+        "meshctl token create --role node --ttl 1h --name msi",
+        "meshctl token revoke a",
+        "meshctl key create zed",
+        "meshctl key list",
+    ] {
+        assert_eq!(typed(line, scripted("loaded", "loaded")).await, Ok(()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_survives_a_restart_of_the_router() {
+    let data = prepared();
+    let service = scripted("loaded", "loaded");
+    let asked = service.asked.clone();
+    let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
+    let address = router.address;
+    let script = async {
+        asked.notified().await;
+        router.stop().await;
+        let again = Router::start(&data, &address.to_string(), service).await;
+        asked.notified().await;
+        asked.notified().await;
+        again
+    };
+    let way = way(&data, address);
+    let again = tokio::select! {
+        ended = perform_line("meshctl status --watch=1", &way) => panic!("a watch has no end: {ended:?}"),
+        again = script => again,
+    };
+    again.stop().await;
+}

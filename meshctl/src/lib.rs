@@ -1,0 +1,43 @@
+//! The operator's eyes on a modemesh.
+//!
+//! [`run`] is the whole program: `meshctl` and `modemesh meshctl` both call it.
+//!
+//! `cli`: what can be typed. `command`: what it does, one file per verb. `connect`: the way to the
+//! router's operator plane. `render`: data to text, pure. `exit`: how a command may end. `output`: what
+//! the terminal can show.
+
+use clap::Parser;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+mod address;
+mod cli;
+mod command;
+mod connect;
+mod exit;
+mod output;
+mod render;
+mod sse;
+
+/// Parses `args` (the first is the program's name), does what they say and tells how it ended.
+/// Makes its own tokio runtime, so it must not be called inside one.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let typed = match cli::Cli::try_parse_from(args) {
+        Ok(typed) => typed,
+        Err(refused) => {
+            // Help and version come this way too, on stdout and with code 0. A closed pipe is no news.
+            let _ = refused.print();
+            return ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(exit::Kind::Usage.code()));
+        }
+    };
+    let screen = output::Screen::detect(typed.globals.color, typed.globals.format());
+    match command::conclude(typed, &screen) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(text) = failure.text(screen.paints_notes()) {
+                screen.note(&text);
+            }
+            ExitCode::from(failure.kind.code())
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! One request: what was asked, who could have served it at which cost, what was tried, how it ended.
+
+use super::paint::{self, Look, Paint};
+use super::quantity::{UNKNOWN, bytes, known, moment, named, rate, seconds};
+use mesh_proto::v1::{CandidateLine, CostTerm, ExplainReply};
+
+/// Narrower than this the reasons go on lines of their own.
+const NARROW: usize = 36;
+
+/// The story of one request.
+pub(crate) fn story(reply: &ExplainReply, look: Look) -> String {
+    let mut lines = head(reply, look);
+    lines.push(String::new());
+    lines.push(paint::bold("Candidates", look.color));
+    lines.extend(candidates(&reply.candidates, look));
+    if !reply.reason.is_empty() {
+        lines.extend(wrapped("    choice  ", &look.text(&reply.reason), look));
+    }
+    lines.push(String::new());
+    lines.push(paint::bold("Attempts", look.color));
+    lines.extend(attempts(reply, look));
+    lines.push(String::new());
+    lines.extend(outcome(reply, look));
+    lines.join("\n") + "\n"
+}
+
+fn head(reply: &ExplainReply, look: Look) -> Vec<String> {
+    let mode = if reply.mode.is_empty() { "no mode".to_owned() } else { format!("mode {}", reply.mode) };
+    let stream = if reply.stream { "streamed" } else { "not streamed" };
+    let client = named(&reply.client);
+    vec![
+        format!("{}   {}", paint::bold(&look.text(&reply.request_id), look.color), moment(reply.at_unix_ms)),
+        look.text(&format!("  asked    {} ({mode}) on {}", named(&reply.asked), named(&reply.path))),
+        look.text(&format!("  client   {client}, {} body, {stream}", bytes(reply.body_bytes))),
+    ]
+}
+
+fn candidates(candidates: &[CandidateLine], look: Look) -> Vec<String> {
+    if candidates.is_empty() {
+        return vec!["  none: no machine has a model that was asked for".to_owned()];
+    }
+    let mut ordered: Vec<&CandidateLine> = candidates.iter().collect();
+    ordered.sort_by_key(|candidate| if candidate.rank == 0 { u32::MAX } else { candidate.rank });
+    let width = |of: fn(&CandidateLine) -> &str| {
+        candidates.iter().map(|candidate| of(candidate).chars().count().max(1)).max().unwrap_or(1)
+    };
+    let (node_width, model_width) = (width(|candidate| &candidate.node), width(|candidate| &candidate.model));
+    let mut lines = Vec::new();
+    for candidate in ordered {
+        let (node, model) = (look.text(&named(&candidate.node)), look.text(&named(&candidate.model)));
+        let place = if candidate.rank == 0 { UNKNOWN.to_owned() } else { candidate.rank.to_string() };
+        let verdict =
+            if candidate.rank == 0 { "rejected".to_owned() } else { known(candidate.predicted_s, seconds) };
+        let start = format!("{place:>3}  {node:node_width$}  {model:model_width$}  {verdict:>8}  ");
+        lines.extend(wrapped(&start, &why(candidate, look), look));
+    }
+    lines
+}
+
+/// The terms of the cost, then the words.
+fn why(candidate: &CandidateLine, look: Look) -> String {
+    let terms: Vec<String> = candidate.terms.iter().map(|term| cost(term, look)).collect();
+    let mut parts = Vec::new();
+    if !terms.is_empty() {
+        parts.push(format!("= {}", terms.join(" + ")));
+    }
+    if candidate.in_flight > 0 {
+        parts.push(format!("{} in flight", candidate.in_flight));
+    }
+    if !candidate.why.is_empty() {
+        parts.push(look.text(&candidate.why));
+    }
+    parts.join("; ")
+}
+
+fn cost(term: &CostTerm, look: Look) -> String {
+    format!("{} {}", look.text(&term.name), seconds(term.seconds))
+}
+
+fn attempts(reply: &ExplainReply, look: Look) -> Vec<String> {
+    if reply.attempts.is_empty() {
+        return vec!["  none".to_owned()];
+    }
+    let numbered = reply.attempts.iter().enumerate();
+    numbered
+        .flat_map(|(at, attempt)| {
+            let after = seconds(attempt.started_after_s);
+            let place = look.text(&format!("{}  {}", named(&attempt.node), named(&attempt.model)));
+            let start = format!("{:>3}  {place}  after {after}  ", at + 1);
+            wrapped(&start, &look.text(&attempt.result), look)
+        })
+        .collect()
+}
+
+fn outcome(reply: &ExplainReply, look: Look) -> Vec<String> {
+    let paint = match reply.outcome.as_str() {
+        "complete" => Paint::Green,
+        "failed" | "refused" => Paint::Red,
+        _ => Paint::Yellow,
+    };
+    let status = if reply.status == 0 { String::new() } else { format!(" ({})", reply.status) };
+    let detail = look.text(&reply.outcome_detail);
+    let detail = if detail.is_empty() { detail } else { format!(": {detail}") };
+    let word = paint.on(&look.text(&named(&reply.outcome)), look.color);
+    let measured = [
+        reply.ttft_s.map(|value| format!("TTFT {}", seconds(value))),
+        reply.tokens_per_second.map(rate),
+        reply.prompt_tokens.map(|count| format!("{count} tokens in")),
+        reply.completion_tokens.map(|count| format!("{count} tokens out")),
+        reply.duration_s.map(|value| format!("{} in all", seconds(value))),
+    ];
+    let measured: Vec<String> = measured.into_iter().flatten().collect();
+    let mut lines = vec![format!("{} {word}{status}{detail}", paint::bold("Outcome", look.color))];
+    if !measured.is_empty() {
+        lines.extend(wrapped("  ", &measured.join(look.sign(" · ", ", ")), look));
+    }
+    lines
+}
+
+/// `start` and then `text`, broken between words where the terminal is too narrow and continued under itself.
+fn wrapped(start: &str, text: &str, look: Look) -> Vec<String> {
+    let indent = start.chars().count();
+    let Some(width) = look.width else {
+        return vec![format!("{start}{text}").trim_end().to_owned()];
+    };
+    // Beside the start where there is room, under it where there is not.
+    let (mut lines, indent) = match width.saturating_sub(indent) {
+        0..NARROW => (vec![start.trim_end().to_owned(), String::new()], 5),
+        _ => (vec![start.to_owned()], indent),
+    };
+    let mut is_fresh = true;
+    for word in text.split_whitespace() {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if !is_fresh && last + 1 + word.chars().count() > width {
+            lines.push(String::new());
+            is_fresh = true;
+        }
+        let Some(line) = lines.last_mut() else { break };
+        if line.is_empty() {
+            line.push_str(&" ".repeat(indent));
+        } else if !is_fresh {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_fresh = false;
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
+}

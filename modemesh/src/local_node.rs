@@ -1,0 +1,99 @@
+//! The node that shares a process with the router: the same reports, directives and requests as over the
+//! network, by function calls.
+//!
+//! | task | input | output | ends when |
+//! |---|---|---|---|
+//! | control | the agent's reports, a heartbeat each second | the fleet keeper; directives to the supervisor | the agent has stopped |
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use mesh_core::fleet::DataPath;
+use mesh_core::id::MachineId;
+use mesh_proto::v1::RequestHead;
+use node_agent::router_link::Reports;
+use node_agent::serve::{Answer, Serve, answer};
+use node_agent::supervisor::SupervisorHandle;
+use router::app::Router;
+use router::fleet_keeper::{FleetHandle, Session};
+use router::forward::agent_links::{AgentAnswer, AgentLink, LinkError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// As often as an agent over the network.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The data path of a node in this process: one call, no copy.
+struct InProcessLink {
+    serve: Arc<Serve>,
+}
+
+impl AgentLink for InProcessLink {
+    fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
+        let serve = self.serve.clone();
+        async move {
+            let Answer { head, body } = answer(&serve, head, body).await;
+            let body = body.map(|chunk| chunk.map_err(|_| LinkError::EngineBroke)).boxed();
+            Ok(AgentAnswer { head, body })
+        }
+        .boxed()
+    }
+
+    fn path(&self) -> DataPath {
+        DataPath::InProcess
+    }
+}
+
+/// Makes the agent a node of the router in the same process, until `stop`.
+pub async fn attach(
+    router: &Router,
+    name: MachineId,
+    serve: Arc<Serve>,
+    supervisor: SupervisorHandle,
+    reports: Reports,
+    stop: CancellationToken,
+) {
+    router.links.insert(name.clone(), Arc::new(InProcessLink { serve }));
+    router.fleet.linked(name.clone(), Some(DataPath::InProcess)).await;
+    let boot_id = format!("{:016x}", rand::random::<u64>());
+    if let Some(session) = router.fleet.attach(name.clone(), boot_id).await {
+        tokio::spawn(control(session, router.fleet.clone(), name, supervisor, reports, stop));
+    }
+}
+
+async fn control(
+    mut session: Session,
+    fleet: FleetHandle,
+    name: MachineId,
+    supervisor: SupervisorHandle,
+    mut reports: Reports,
+    stop: CancellationToken,
+) {
+    let mut told = reports.now();
+    session.report(told.clone()).await;
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = beat.tick() => session.heartbeat().await,
+            () = reports.changed() => {
+                let now = reports.now();
+                if let Some(delta) = now.changes_since(&told) {
+                    session.report(delta).await;
+                    told = now;
+                }
+            }
+            directive = session.directives.recv() => match directive {
+                Some(directive) => supervisor.direct(directive),
+                None => return,
+            },
+            () = session.replaced.cancelled() => {
+                // Another machine has joined under this name: its data path must win too.
+                tracing::error!(%name, "another machine has taken this node's name; rename one of them in agent.toml");
+                fleet.linked(name, None).await;
+                return;
+            }
+        }
+    }
+}

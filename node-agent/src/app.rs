@@ -1,0 +1,368 @@
+//! Builds the agent's tasks in the order in which they need each other, and ends them in the reverse order.
+//!
+//! [`run`] is the program `mesh-agent run`. [`Agent::start`] is the agent without a program around it, for
+//! `modemesh up`, which hands requests and reports over within one process.
+
+use crate::config::{self, AgentConfig, RunFlags};
+use crate::metrics::Metrics;
+use crate::probe::Probe;
+use crate::router_link::control::{ControlLink, Pacing};
+use crate::router_link::data::DataLink;
+use crate::router_link::{Identity, Reports};
+use crate::serve::Serve;
+use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
+use mesh_core::id::{MachineId, machine_id_from_hostname};
+use mesh_core::machine::{Engine, Vitals};
+use mesh_daemon::complaint::{Complaint, exit};
+use mesh_daemon::metrics_endpoint;
+use mesh_proto::identity::join::{JoinError, join};
+use mesh_proto::identity::{JoinToken, connect};
+use prometheus_client::registry::Registry;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often the machine is read.
+const PROBE_PERIOD: Duration = Duration::from_secs(1);
+
+/// How often engines are looked for at the addresses where they may be.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// How long requests may go on after the agent was told to stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the agent is told beside its configuration.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// The mesh's data folder on this machine.
+    pub data: PathBuf,
+    /// The machine's name in the mesh.
+    pub name: MachineId,
+    /// Where `/proc` and `/sys` are: `/`, except in tests.
+    pub root: PathBuf,
+    /// The router to dial; `None` when it is in the same process.
+    pub uplink: Option<Uplink>,
+}
+
+/// How to reach the router as a machine that has joined.
+#[derive(Debug, Clone)]
+pub struct Uplink {
+    /// `host:port`, TCP and UDP.
+    pub router: String,
+    /// Who we are.
+    pub identity: Identity,
+}
+
+/// What `mesh-agent join` was told on the command line.
+#[derive(Clone, clap::Args)]
+pub struct JoinFlags {
+    /// The router's address for agents: `router.lan:7401`
+    #[arg(value_name = "ROUTER")]
+    pub router: String,
+    /// The token that `meshctl token create` printed
+    #[arg(value_name = "TOKEN")]
+    pub token: String,
+    /// The name to ask for [default: `name` in agent.toml, else the host name]
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// A running agent.
+pub struct Agent {
+    /// The machine's name in the mesh.
+    pub name: MachineId,
+    /// Answers requests.
+    pub serve: Arc<Serve>,
+    /// Owns the engines.
+    pub supervisor: SupervisorHandle,
+    /// What the agent says of its machine, for a router in the same process.
+    pub reports: Reports,
+    closing: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Starts the agent's tasks, listed in the crate's documentation, and shows its counters in `registry`.
+    /// After `stop` it refuses new requests, finishes the running ones (10 s at most), closes its links and
+    /// stops its engines.
+    ///
+    /// # Errors
+    /// A complaint when the HTTP client for engines cannot be made.
+    pub async fn start(
+        options: AgentOptions,
+        config: &AgentConfig,
+        registry: &mut Registry,
+        stop: CancellationToken,
+    ) -> Result<Self, Complaint> {
+        let metrics = Metrics::new(registry);
+        let probe = Arc::new(Probe::new(&options.root, config.model_folder(&options.data)));
+        let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
+
+        let (stop_engines, stop_links) = (CancellationToken::new(), CancellationToken::new());
+        let supervisor = Supervisor::start(
+            SupervisorConfig {
+                engines: config.engine_configs(),
+                discover: if config.discover.enabled {
+                    config.discover.addresses.clone()
+                } else {
+                    Vec::new()
+                },
+                engine_folder: options.data.join("engine"),
+                rescan: RESCAN,
+            },
+            stop_engines.clone(),
+        );
+        let serve = Serve::new(supervisor.clone(), metrics.clone())?;
+        let (vitals, vitals_seen) = watch::channel(Arc::new(first));
+        let reports = Reports {
+            hardware: Arc::new(hardware),
+            vitals: vitals_seen,
+            engines: supervisor.engines(),
+            draining: serve.draining(),
+        };
+
+        let tasks = TaskTracker::new();
+        tasks.spawn(read_vitals(probe, vitals, stop_links.clone()));
+        tasks.spawn(count_engines(supervisor.engines(), metrics.clone(), stop_links.clone()));
+        if let Some(uplink) = options.uplink {
+            let (up, control_up) = watch::channel(false);
+            let wishes = supervisor.clone();
+            let control = ControlLink {
+                router: uplink.router.clone(),
+                identity: uplink.identity.clone(),
+                reports: reports.clone(),
+                direct: Arc::new(move |directive| wishes.direct(directive)),
+                boot_id: format!("{:016x}", rand::random::<u64>()),
+                metrics: metrics.clone(),
+                up,
+                pacing: Pacing::default(),
+            };
+            tasks.spawn(control.run(stop_links.clone()));
+            let Uplink { router, identity } = uplink;
+            let data = DataLink { router, identity, serve: serve.clone(), metrics, control_up };
+            tasks.spawn(data.run(stop_links.clone()));
+        }
+        tasks.close();
+        let closing =
+            Closing { serve: serve.clone(), supervisor: supervisor.clone(), tasks, stop_links, stop_engines };
+        let closing = tokio::spawn(closing.run(stop));
+        Ok(Self { name: options.name, serve, supervisor, reports, closing })
+    }
+
+    /// Completes when the agent has ended after its stop: nothing runs any more, no engine of ours is left.
+    pub async fn stopped(self) {
+        if let Err(error) = self.closing.await {
+            tracing::error!("stopping the agent failed: {error}");
+        }
+    }
+}
+
+/// The way down, in order.
+struct Closing {
+    serve: Arc<Serve>,
+    supervisor: SupervisorHandle,
+    tasks: TaskTracker,
+    stop_links: CancellationToken,
+    stop_engines: CancellationToken,
+}
+
+impl Closing {
+    async fn run(self, stop: CancellationToken) {
+        stop.cancelled().await;
+        // 1. The router hears that we leave, and new requests are refused.
+        self.serve.drain();
+        // 2. What runs may end.
+        let mut in_flight = self.serve.in_flight();
+        let running = *in_flight.borrow();
+        if running > 0 {
+            tracing::info!("waiting up to {} s for {running} running requests", DRAIN_LIMIT.as_secs());
+        }
+        let in_time = timeout(DRAIN_LIMIT, in_flight.wait_for(|&count| count == 0)).await.is_ok();
+        if !in_time {
+            tracing::warn!(
+                "cutting off {} requests that did not end in time",
+                *self.serve.in_flight().borrow()
+            );
+        }
+        // 3. The links say goodbye; what is left is reset.
+        self.stop_links.cancel();
+        self.tasks.wait().await;
+        // 4. Nobody needs the engines any more.
+        self.stop_engines.cancel();
+        self.supervisor.stopped().await;
+    }
+}
+
+/// Reads the machine each second. A driver that hangs holds up the vitals and nothing else.
+async fn read_vitals(probe: Arc<Probe>, vitals: watch::Sender<Arc<Vitals>>, stop: CancellationToken) {
+    let mut tick = interval(PROBE_PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let seen = tokio::select! {
+            () = stop.cancelled() => return,
+            seen = async { tick.tick().await; look(probe.clone(), Probe::vitals).await } => seen,
+        };
+        match seen {
+            Ok(seen) => {
+                vitals.send_if_modified(|known| {
+                    let changed = **known != seen;
+                    if changed {
+                        *known = Arc::new(seen);
+                    }
+                    changed
+                });
+            }
+            Err(complaint) => tracing::error!("{complaint}"),
+        }
+    }
+}
+
+async fn look<T: Send + 'static>(
+    probe: Arc<Probe>,
+    read: impl FnOnce(&Probe) -> T + Send + 'static,
+) -> Result<T, Complaint> {
+    tokio::task::spawn_blocking(move || read(&probe))
+        .await
+        .map_err(|error| Complaint::new("reading this machine failed").cause(error))
+}
+
+async fn count_engines(
+    mut engines: watch::Receiver<Arc<Vec<Engine>>>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    loop {
+        metrics.engines(&engines.borrow_and_update().clone());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = engines.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// `mesh-agent run`: an agent with links to its router and its own `/metrics`, until `stop`.
+///
+/// # Errors
+/// A complaint when the machine has not joined, its certificate has ended, or an address cannot be used.
+pub async fn run(data: &Path, config: AgentConfig, stop: CancellationToken) -> Result<(), Complaint> {
+    let uplink = joined(data, &config)?;
+    let name = uplink.identity.current().peer().name.clone();
+    let (agents, router) = (name.clone(), uplink.router.clone());
+    let mut registry = Registry::default();
+    let listener = bind_metrics(&config.metrics.listen).await?;
+    let options = AgentOptions { data: data.into(), name, root: "/".into(), uplink: Some(uplink) };
+    let agent = Agent::start(options, &config, &mut registry, stop.clone()).await?;
+    tracing::info!(name = %agents, router, "the agent runs");
+    if let Some(listener) = listener {
+        tracing::info!("metrics on http://{}/metrics", config.metrics.listen);
+        tokio::spawn(metrics_endpoint::serve(listener, Arc::new(registry), stop.clone()));
+    }
+    agent.stopped().await;
+    tracing::info!(name = %agents, "the agent has stopped");
+    Ok(())
+}
+
+/// `mesh-agent join`: trades the token for a certificate and remembers the router. Returns what to tell the
+/// person.
+///
+/// # Errors
+/// A complaint that tells apart a damaged token, no router, another router, and a refusal.
+pub async fn join_router(data: &Path, flags: &JoinFlags) -> Result<String, Complaint> {
+    let router = flags.router.as_str();
+    let what = || Complaint::new(format!("cannot join the mesh at {router}"));
+    let another = "make a new one on the router: meshctl token create";
+    let token: JoinToken =
+        flags.token.parse().map_err(|error| what().cause(error).hint(another).exit(exit::IDENTITY))?;
+    let wanted = flags.name.clone().or(config::read(data, &RunFlags::default())?.value.name);
+    let proposed = match wanted {
+        Some(name) => {
+            MachineId::new(name).map_err(|error| what().cause(error).hint("choose another --name"))?
+        }
+        None => machine_id_from_hostname(&Probe::new("/", data).hardware().hostname),
+    };
+    mesh_daemon::data_folder::create_private(data)?;
+    let folder = data.join("agent");
+    let credentials =
+        join(router, &token, proposed.as_str(), &folder).await.map_err(|error| match &error {
+            JoinError::Connect(connect::ConnectError::Unreachable { .. }) => what()
+                .cause(&error)
+                .hint(
+                    "is the router running, and does this machine see it? it listens on port 7401 for agents",
+                )
+                .exit(exit::UNREACHABLE),
+            JoinError::WrongRouter { .. } => what()
+                .cause(&error)
+                .hint("check the address: the token's secret was not sent")
+                .exit(exit::IDENTITY),
+            JoinError::Refused(_) | JoinError::Connect(_) => {
+                what().cause(&error).hint(another).exit(exit::IDENTITY)
+            }
+            JoinError::Identity(_) => what().cause(&error).exit(exit::IDENTITY),
+        })?;
+    let name = credentials.peer().name.clone();
+    for (file, text) in [("router", router), ("name", name.as_str())] {
+        write_line(&folder.join(file), text)?;
+    }
+    Ok(format!("joined the mesh at {router} as {name}\nstart the agent: mesh-agent run\n"))
+}
+
+/// Address and credentials of a machine that has joined.
+fn joined(data: &Path, config: &AgentConfig) -> Result<Uplink, Complaint> {
+    let folder = data.join("agent");
+    let rejoin = "on the router: meshctl token create; then here: mesh-agent join ROUTER TOKEN";
+    if !folder.join("chain.pem").exists() {
+        return Err(Complaint::new("this machine has not joined a mesh")
+            .cause(format!("there is no certificate in {}", folder.display()))
+            .hint(rejoin)
+            .exit(exit::IDENTITY));
+    }
+    let identity = Identity::open(&folder).map_err(|error| {
+        Complaint::new("this machine's credentials are unusable")
+            .cause(error)
+            .hint(rejoin)
+            .exit(exit::IDENTITY)
+    })?;
+    let (now, ends) = (SystemTime::now(), identity.current().expires_at());
+    if let Ok(ago) = now.duration_since(ends) {
+        let ago = mesh_core::units::human_duration(ago);
+        return Err(Complaint::new(format!("this machine's certificate ended {ago} ago"))
+            .cause("it was not renewed in time, so the router no longer knows the machine")
+            .hint(format!("join again; {rejoin}"))
+            .exit(exit::IDENTITY));
+    }
+    let router = match &config.router {
+        Some(router) => router.clone(),
+        None => std::fs::read_to_string(folder.join("router")).map(|text| text.trim().to_owned()).map_err(
+            |error| {
+                Complaint::new("this machine does not know its router")
+                    .cause(format!("{}: {error}", folder.join("router").display()))
+                    .hint("name it with --router HOST:PORT")
+            },
+        )?,
+    };
+    Ok(Uplink { router, identity })
+}
+
+async fn bind_metrics(address: &str) -> Result<Option<TcpListener>, Complaint> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    TcpListener::bind(address).await.map(Some).map_err(|error| {
+        Complaint::new(format!("cannot serve metrics on {address}"))
+            .cause(error)
+            .hint("set metrics.listen to a free address, or to \"\" for none")
+    })
+}
+
+/// Writes under a temporary name and renames, so that a power cut leaves the old file or the new one.
+fn write_line(path: &Path, text: &str) -> Result<(), Complaint> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, format!("{text}\n"))
+        .and_then(|()| std::fs::rename(&part, path))
+        .map_err(|error| Complaint::new(format!("cannot write {}", path.display())).cause(error))
+}

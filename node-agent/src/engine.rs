@@ -1,0 +1,233 @@
+//! What the agent can say to an inference engine, and the adapters that say it.
+//!
+//! An [`Engine`] is asked how it is with GETs only and, where its API can, told to load or unload a model.
+//! It never carries a request: `serve.rs` does that with what a lease tells it. Called by the supervisor.
+
+mod ask;
+pub mod bundled;
+pub mod child;
+pub mod discover;
+mod last_words;
+pub mod llama_server;
+pub mod ollama;
+pub mod openai;
+
+pub use ask::{Ask, AskError};
+
+use futures_util::future::BoxFuture;
+use mesh_core::id::{IdError, ModelId};
+use mesh_core::machine::{Engine as EngineReport, EngineKind, EngineState, Replica, ReplicaState};
+use std::fmt;
+use std::path::PathBuf;
+
+/// An engine the agent is told to use.
+#[derive(Clone, PartialEq, Eq)]
+pub enum EngineConfig {
+    /// One that runs already.
+    Endpoint {
+        /// Its name on this machine, unique.
+        name: String,
+        /// What it is.
+        kind: EngineKind,
+        /// Where it answers: `http://127.0.0.1:11434`.
+        url: String,
+        /// The key it asks for.
+        api_key: Option<String>,
+    },
+    /// One that the agent starts, watches, restarts and stops.
+    Child {
+        /// Its name on this machine, unique.
+        name: String,
+        /// What to start.
+        program: Program,
+        /// The GGUF file.
+        model: PathBuf,
+        /// The model's name towards clients.
+        alias: ModelId,
+        /// Tokens one request may hold.
+        context: u32,
+        /// Requests served at once.
+        slots: u32,
+        /// Whether it makes embeddings and not text.
+        embedding: bool,
+    },
+}
+
+impl EngineConfig {
+    /// The engine's name on this machine.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Endpoint { name, .. } | Self::Child { name, .. } => name,
+        }
+    }
+}
+
+// By hand: the API key must not reach a log.
+impl fmt::Debug for EngineConfig {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint { name, kind, url, .. } => {
+                write!(out, "Endpoint({name}, {}, {url})", kind.word())
+            }
+            Self::Child { name, program, model, alias, .. } => {
+                write!(out, "Child({name}, {program:?}, {}, {alias})", model.display())
+            }
+        }
+    }
+}
+
+/// The program behind a child engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// The engine that modemesh brings along.
+    Bundled,
+    /// A `llama-server`, as a path or as a name on the search path.
+    Path(PathBuf),
+}
+
+/// A running engine as its adapter sees it.
+pub trait Engine: Send + 'static {
+    /// Asks the engine how it is, with GETs that neither wake nor load anything. The caller sets the limit.
+    fn observe(&mut self) -> BoxFuture<'_, Observation>;
+
+    /// Brings a model into memory; `None` when this engine has no call for that.
+    fn load(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>>;
+
+    /// Takes a model out of memory; `None` when this engine has no call for that.
+    fn unload(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>>;
+
+    /// Where requests go: the engine's path is this and `/v1/chat/completions`.
+    fn base_url(&self) -> &str;
+
+    /// The key requests must carry.
+    fn api_key(&self) -> Option<&str>;
+}
+
+/// What an engine said of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    /// Its version where it tells.
+    pub version: Option<String>,
+    /// Whether it answers.
+    pub state: EngineState,
+    /// The models it has, loaded or not.
+    pub held: Vec<Held>,
+}
+
+impl Observation {
+    /// The engine does not answer, and why.
+    #[must_use]
+    pub fn down(reason: impl Into<String>) -> Self {
+        Self { version: None, state: EngineState::Down(reason.into()), held: Vec::new() }
+    }
+
+    /// The engine answers that it is not ready yet.
+    #[must_use]
+    pub fn starting() -> Self {
+        Self { version: None, state: EngineState::Starting, held: Vec::new() }
+    }
+}
+
+/// A model on an engine under both its names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// As the mesh sees it.
+    pub replica: Replica,
+    /// What the engine calls it.
+    pub upstream: String,
+}
+
+impl Held {
+    /// A model named by its engine, of which nothing else is known yet.
+    ///
+    /// # Errors
+    /// [`IdError`] when not even the last part of the name is a valid model name.
+    pub fn new(upstream: &str, state: ReplicaState) -> Result<Self, IdError> {
+        Ok(Self { replica: Replica::new(model_id(upstream)?, state), upstream: upstream.to_owned() })
+    }
+}
+
+/// The mesh's name for what an engine calls `upstream`: the same where it can be, else the file's name
+/// without folder and `.gguf`, because a llama-server without an alias names its model by its path.
+///
+/// # Errors
+/// [`IdError`] when that is no valid name either.
+pub fn model_id(upstream: &str) -> Result<ModelId, IdError> {
+    ModelId::new(upstream).or_else(|_| {
+        let file = upstream.rsplit(['/', '\\']).next().unwrap_or_default();
+        ModelId::new(file.strip_suffix(".gguf").unwrap_or(file))
+    })
+}
+
+/// The adapter for an engine of `kind` at `url`.
+///
+/// # Errors
+/// [`AskError::BadUrl`] when `url` is not one the agent may speak to.
+pub fn adapter(kind: EngineKind, url: &str, api_key: Option<String>) -> Result<Box<dyn Engine>, AskError> {
+    let ask = |base: String| Ask::new(&base, api_key.clone());
+    let root = ask::root_of(url)?;
+    Ok(match kind {
+        EngineKind::LlamaServer => Box::new(llama_server::LlamaServer::new(ask(root)?, None)),
+        EngineKind::Ollama => Box::new(ollama::Ollama::new(ask(root)?)),
+        EngineKind::Lemonade | EngineKind::LmStudio | EngineKind::Vllm => {
+            Box::new(openai::OpenAi::new(kind, ask(openai::base_for(kind, &root))?))
+        }
+    })
+}
+
+/// An engine that has not been looked at yet.
+#[must_use]
+pub fn unseen(name: &str, kind: EngineKind, supervised: bool) -> EngineReport {
+    EngineReport {
+        name: name.to_owned(),
+        kind,
+        version: None,
+        state: EngineState::Starting,
+        supervised,
+        replicas: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_named_by_its_path_gets_its_file_name() {
+        for (upstream, id) in [
+            ("qwen3:8b", "qwen3:8b"),
+            ("org/model:Q4_K_M", "org/model:Q4_K_M"),
+            ("/srv/models/tiny-q8_0.gguf", "tiny-q8_0"),
+            ("C:\\models\\tiny.gguf", "tiny"),
+        ] {
+            assert_eq!(model_id(upstream).map(String::from), Ok(id.to_owned()), "{upstream}");
+        }
+        assert!(model_id("").is_err() && model_id("a b").is_err());
+    }
+
+    #[test]
+    fn a_key_is_in_no_debug_text() {
+        let config = EngineConfig::Endpoint {
+            name: "one".into(),
+            kind: EngineKind::Ollama,
+            url: "http://127.0.0.1:1".into(),
+            api_key: Some("hidden-key".into()),
+        };
+        assert!(!format!("{config:?}").contains("hidden-key"));
+    }
+
+    #[test]
+    fn base_urls_are_what_the_request_path_is_appended_to() {
+        for (kind, url, base) in [
+            (EngineKind::LlamaServer, "http://127.0.0.1:8080/v1/", "http://127.0.0.1:8080"),
+            (EngineKind::Ollama, "http://localhost:11434", "http://localhost:11434"),
+            (EngineKind::Lemonade, "http://127.0.0.1:13305", "http://127.0.0.1:13305/api"),
+            (EngineKind::Lemonade, "http://127.0.0.1:13305/api/v1", "http://127.0.0.1:13305/api"),
+            (EngineKind::Vllm, "http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ] {
+            let engine = adapter(kind, url, None).map(|engine| engine.base_url().to_owned());
+            assert_eq!(engine.expect("a good address"), base);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! One engine process of our own: started, told apart, heard, stopped.
+//!
+//! It cannot outlive the agent, not even one killed with -9: the bundled engine ends when its standard input
+//! closes, and any other program is started through `setpriv --pdeathsig` where that exists. When to start
+//! again is the supervisor's business.
+
+use super::bundled::BundledEngine;
+use super::last_words::{LINE_LIMIT, LastWords};
+use super::{Ask, AskError, Program};
+use crate::engine::llama_server::LlamaServer;
+use mesh_core::id::ModelId;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use rand::RngCore;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{ChildStdin, Command};
+use tokio::sync::{oneshot, watch};
+
+/// How long a child may take to end by itself after SIGTERM.
+pub const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct ChildSpec {
+    /// The program.
+    pub program: Program,
+    /// Where the bundled engine lies.
+    pub engine_folder: PathBuf,
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// The model's name towards clients.
+    pub alias: ModelId,
+    /// Tokens one request may hold.
+    pub context: u32,
+    /// Requests served at once.
+    pub slots: u32,
+    /// Whether it makes embeddings.
+    pub embedding: bool,
+}
+
+/// Why a child could not be started at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The bundled engine is wanted and not there.
+    #[error("the bundled engine is not installed in {}; `modemesh up` installs it", folder.display())]
+    NotInstalled {
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// The model file cannot be opened.
+    #[error("cannot open the model file {}: {source}", path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The program could not be started.
+    #[error("cannot start {program}: {source}")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// A running engine process. Dropping it kills the process.
+pub struct Child {
+    process: tokio::process::Child,
+    group: Option<Pid>,
+    /// Held open: its end tells the bundled engine that the agent is gone.
+    _stdin: Option<ChildStdin>,
+    words: Arc<LastWords>,
+    listening: watch::Receiver<Option<String>>,
+    key: String,
+    embedding: bool,
+}
+
+impl Child {
+    /// Starts the process of `spec`.
+    ///
+    /// # Errors
+    /// [`StartError`] when there is nothing to start or it does not start.
+    pub async fn start(spec: &ChildSpec) -> Result<Self, StartError> {
+        std::fs::File::open(&spec.model)
+            .map_err(|source| StartError::Model { path: spec.model.clone(), source })?;
+        let key = random_key();
+        let mut command = command(spec, &key)?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Its own group: Ctrl-C at a terminal stops the agent, and the agent stops the child.
+            .process_group(0)
+            .kill_on_drop(true);
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
+        let mut process = spawn(command).await.map_err(|source| StartError::Spawn { program, source })?;
+        let words = Arc::new(LastWords::default());
+        let (heard, listening) = watch::channel(None);
+        let heard = Arc::new(heard);
+        if let Some(stdout) = process.stdout.take() {
+            tokio::spawn(listen(stdout, Arc::clone(&words), Arc::clone(&heard)));
+        }
+        if let Some(stderr) = process.stderr.take() {
+            tokio::spawn(listen(stderr, Arc::clone(&words), heard));
+        }
+        let group = process.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        Ok(Self {
+            group,
+            _stdin: process.stdin.take(),
+            process,
+            words,
+            listening,
+            key,
+            embedding: spec.embedding,
+        })
+    }
+
+    /// Resolves with the adapter once the child says where it listens; never, when it never says.
+    ///
+    /// # Errors
+    /// [`AskError::BadUrl`] when what it says is no address.
+    pub fn listening(&self) -> impl Future<Output = Result<LlamaServer, AskError>> + Send + 'static {
+        let (mut listening, key, embedding) = (self.listening.clone(), self.key.clone(), self.embedding);
+        async move {
+            let url = listening.wait_for(Option::is_some).await.ok().and_then(|url| url.clone());
+            let Some(url) = url else {
+                // Both its outputs closed: it ends, which `ended` tells.
+                return std::future::pending().await;
+            };
+            Ok(LlamaServer::new(Ask::new(&url, Some(key))?, Some(embedding)))
+        }
+    }
+
+    /// From now on the child serves requests, and its words may be about them: only those that tell of a
+    /// broken machine are kept.
+    pub fn serves(&self) {
+        self.words.serving();
+    }
+
+    /// Resolves when the process ended by itself, with the reason for a person.
+    pub async fn ended(&mut self) -> String {
+        let status = match self.process.wait().await {
+            Ok(status) => how(status),
+            Err(error) => format!("cannot be waited for: {error}"),
+        };
+        // What it started goes with it: a script's engine must not stay behind with all its memory.
+        self.signal(Signal::SIGKILL);
+        // What it said last may still be in the pipe.
+        let closed = async { while self.listening.changed().await.is_ok() {} };
+        drop(tokio::time::timeout(Duration::from_millis(500), closed).await);
+        let words = self.words.reason();
+        if words.is_empty() { status } else { format!("{status}: {words}") }
+    }
+
+    /// Ends the process and all it started: SIGTERM, after [`STOP_WITHIN`] SIGKILL. Returns when it is gone.
+    pub async fn stop(mut self) {
+        self.signal(Signal::SIGTERM);
+        if tokio::time::timeout(STOP_WITHIN, self.process.wait()).await.is_err() {
+            tracing::warn!(
+                pid = self.group.map_or(0, Pid::as_raw),
+                "engine ignored SIGTERM for {} s and is killed",
+                STOP_WITHIN.as_secs()
+            );
+            self.signal(Signal::SIGKILL);
+            drop(self.process.wait().await);
+        }
+        self.signal(Signal::SIGKILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            // It may be gone already, which is what is wanted.
+            let _gone = killpg(group, signal);
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // The group too, for programs that are scripts around the engine; not after it was waited for,
+        // because its number may be another's by then.
+        if self.process.id().is_some() {
+            self.signal(Signal::SIGKILL);
+        }
+    }
+}
+
+/// The command line and environment of `spec`.
+fn command(spec: &ChildSpec, key: &str) -> Result<Command, StartError> {
+    let context = u64::from(spec.context.max(1));
+    let slots = spec.slots.max(1);
+    let mut command = match &spec.program {
+        Program::Bundled => {
+            let engine = BundledEngine::find(&spec.engine_folder)
+                .ok_or_else(|| StartError::NotInstalled { folder: spec.engine_folder.clone() })?;
+            let mut command = Command::new(engine.python());
+            // -I: neither the user's site packages nor the environment change what is loaded.
+            command.arg("-I").arg(engine.script()).arg(&spec.model);
+            command.args(["--alias", spec.alias.as_str(), "--port", "0"]);
+            command.args(["--context", &context.to_string(), "--slots", &slots.to_string()]);
+            if spec.embedding {
+                command.arg("--embedding");
+            }
+            command
+        }
+        Program::Path(path) => {
+            let mut command = tied_to_the_agent(path);
+            command.arg("-m").arg(&spec.model);
+            command.args(["--alias", spec.alias.as_str(), "--host", "127.0.0.1", "--port", "0"]);
+            // llama-server shares its context between the slots.
+            command.args(["-c", &(context * u64::from(slots)).to_string(), "-np", &slots.to_string()]);
+            command.arg("--metrics");
+            if spec.embedding {
+                command.args(["--embedding", "-ub", &context.to_string(), "-b", &context.to_string()]);
+            }
+            command
+        }
+    };
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        // LLAMA_ARG_… would silently change what was decided here; our own settings are not its business.
+        if text.starts_with("LLAMA_") || text.starts_with("MODEMESH_") {
+            command.env_remove(&name);
+        }
+    }
+    command.env("MODEMESH_ENGINE_KEY", key).env("LLAMA_API_KEY", key);
+    Ok(command)
+}
+
+/// `program`, started so that the kernel ends it with the agent, where this system has `setpriv`.
+fn tied_to_the_agent(program: &Path) -> Command {
+    static SETPRIV: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let setpriv = SETPRIV.get_or_init(|| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path).map(|dir| dir.join("setpriv")).find(|file| file.is_file());
+        if found.is_none() || !cfg!(target_os = "linux") {
+            tracing::warn!("no `setpriv` here: a llama-server outlives an agent that is killed with -9");
+            return None;
+        }
+        found
+    });
+    match setpriv {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
+struct Order {
+    command: Command,
+    runtime: tokio::runtime::Handle,
+    reply: oneshot::Sender<io::Result<tokio::process::Child>>,
+}
+
+/// Starts `command` from one thread that lives as long as the agent: the kernel sends the parent-death signal
+/// when the *thread* that started a child ends, and tokio's threads come and go.
+async fn spawn(command: Command) -> io::Result<tokio::process::Child> {
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        let thread = std::thread::Builder::new().name("engine-spawner".into());
+        // Without the thread the channel closes, and every start says so.
+        drop(thread.spawn(move || {
+            for mut order in inbox {
+                let _inside = order.runtime.enter();
+                drop(order.reply.send(order.command.spawn()));
+            }
+        }));
+        orders
+    });
+    let (reply, answer) = oneshot::channel();
+    let gone = || io::Error::other("the thread that starts engines is gone");
+    let order = Order { command, runtime: tokio::runtime::Handle::current(), reply };
+    spawner.send(order).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
+}
+
+/// 256 random bits as text.
+fn random_key() -> String {
+    let mut bytes = [0_u8; 32];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn how(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => match Signal::try_from(signal) {
+            Ok(name) => format!("was killed by {name}"),
+            Err(_) => format!("was killed by signal {signal}"),
+        },
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// Reads lines of any length in bounded memory until the pipe closes.
+async fn listen(
+    mut pipe: impl AsyncRead + Unpin,
+    words: Arc<LastWords>,
+    heard: Arc<watch::Sender<Option<String>>>,
+) {
+    let mut chunk = [0_u8; 4096];
+    let mut line = Vec::with_capacity(512);
+    loop {
+        let read = match pipe.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => &chunk[..read],
+        };
+        for &byte in read {
+            if byte == b'\n' {
+                take_in(&line, &words, &heard);
+                line.clear();
+            } else if line.len() < 4 * LINE_LIMIT {
+                line.push(byte);
+            }
+        }
+    }
+    take_in(&line, &words, &heard);
+}
+
+fn take_in(line: &[u8], words: &LastWords, heard: &watch::Sender<Option<String>>) {
+    let line = String::from_utf8_lossy(line);
+    if let Some(url) = listening_at(&line)
+        && heard.borrow().is_none()
+    {
+        heard.send_replace(Some(url));
+        return;
+    }
+    words.hear(&line);
+}
+
+/// The loopback address in `LISTENING http://127.0.0.1:PORT` or llama-server's `server is listening on …`.
+fn listening_at(line: &str) -> Option<String> {
+    const HOST: &str = "http://127.0.0.1:";
+    let start = line.find(HOST)?;
+    if !line[..start].to_ascii_lowercase().contains("listening") {
+        return None;
+    }
+    let port: String = line[start + HOST.len()..].chars().take_while(char::is_ascii_digit).collect();
+    let port: u16 = port.parse().ok().filter(|&port| port != 0)?;
+    Some(format!("{HOST}{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_saying_where_are_understood_and_others_are_not() {
+        let at = Some("http://127.0.0.1:4321".to_owned());
+        assert_eq!(listening_at("LISTENING http://127.0.0.1:4321"), at);
+        assert_eq!(listening_at("main: server is listening on http://127.0.0.1:4321 - starting"), at);
+        assert_eq!(listening_at("LISTENING http://10.0.0.1:4321"), None);
+        assert_eq!(listening_at("LISTENING http://127.0.0.1:0"), None);
+        assert_eq!(listening_at("see http://127.0.0.1:4321"), None);
+    }
+
+    #[test]
+    fn keys_are_long_and_never_the_same() {
+        assert_eq!(random_key().len(), 64);
+        assert_ne!(random_key(), random_key());
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_is_read_in_bounded_memory() {
+        let words = Arc::new(LastWords::default());
+        let (heard, _) = watch::channel(None);
+        listen(tokio::io::repeat(b'x').take(8 << 20), Arc::clone(&words), Arc::new(heard)).await;
+        assert_eq!(words.reason().len(), LINE_LIMIT);
+    }
+}

@@ -1,0 +1,209 @@
+//! Which engine answers at an address of this machine, told by answers that only that engine gives.
+//!
+//! Never by port alone and never by POST. Lemonade is looked for first, because it also answers as Ollama.
+//! A modemesh router is recognised, so that a mesh never takes itself for an engine.
+
+use super::ask::{Answer, Ask, AskError};
+use mesh_core::machine::EngineKind;
+use serde_json::Value;
+use std::net::IpAddr;
+
+/// Where engines listen by default: Lemonade, Ollama, llama-server, LM Studio, vLLM (and old Lemonade).
+pub const DEFAULT_PLACES: [&str; 5] = [
+    "http://127.0.0.1:13305",
+    "http://127.0.0.1:11434",
+    "http://127.0.0.1:8080",
+    "http://127.0.0.1:1234",
+    "http://127.0.0.1:8000",
+];
+
+/// What was found at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// Nobody listens.
+    Nobody,
+    /// Somebody who is no engine we know, a mesh router, or silent.
+    Stranger,
+    /// An engine that can be used as it is.
+    Engine(EngineKind),
+    /// An engine that cannot be used as it is, and why.
+    Unusable(EngineKind, &'static str),
+}
+
+/// Identifies who answers at `url`. Takes at most one limit of 2 s where somebody listens and never answers.
+pub async fn identify(url: &str) -> Finding {
+    let Ok(ask) = Ask::new(url, None) else { return Finding::Stranger };
+    let lemonade = match ask.any("/api/v1/health").await {
+        Ok(answer) => answer,
+        Err(AskError::Refused { .. }) => return Finding::Nobody,
+        // Not HTTP at all, or hanging: asking five more times would only take longer.
+        Err(_) => return Finding::Stranger,
+    };
+    if lemonade.of_a_mesh {
+        return Finding::Stranger;
+    }
+    if json_of(&lemonade).is_some_and(|body| body["all_models_loaded"].is_array()) {
+        return Finding::Engine(EngineKind::Lemonade);
+    }
+    match by_answers(&ask).await {
+        Ok(finding) => finding,
+        Err(_) => Finding::Stranger,
+    }
+}
+
+/// The kinds after Lemonade, in the order of [`EngineKind::ALL`].
+async fn by_answers(ask: &Ask) -> Result<Finding, AskError> {
+    if let Some(finding) = ollama(ask).await? {
+        return Ok(finding);
+    }
+    let props = ask.any("/props").await?;
+    if let Some(finding) = llama_server(&props) {
+        return Ok(finding);
+    }
+    if lm_studio(ask).await? {
+        return Ok(Finding::Engine(EngineKind::LmStudio));
+    }
+    let version = ask.any("/version").await?;
+    let models = ask.any("/v1/models").await?;
+    let is_vllm = json_of(&version).is_some_and(|body| body["version"].is_string())
+        && json_of(&models).is_some_and(|body| {
+            body["data"].as_array().is_some_and(|list| list.iter().any(|m| m["owned_by"] == "vllm"))
+        });
+    Ok(if is_vllm { Finding::Engine(EngineKind::Vllm) } else { Finding::Stranger })
+}
+
+async fn ollama(ask: &Ask) -> Result<Option<Finding>, AskError> {
+    let root = ask.any("/").await?;
+    if root.of_a_mesh {
+        return Ok(Some(Finding::Stranger));
+    }
+    if !root.status.is_success() || !root.body.starts_with(b"Ollama is running") {
+        return Ok(None);
+    }
+    let version = ask.any("/api/version").await?;
+    if !json_of(&version).is_some_and(|body| body["version"].is_string()) {
+        return Ok(None);
+    }
+    Ok(Some(if is_a_mesh(ask).await? { Finding::Stranger } else { Finding::Engine(EngineKind::Ollama) }))
+}
+
+/// A router answers as Ollama does, but its lists say whose they are.
+async fn is_a_mesh(ask: &Ask) -> Result<bool, AskError> {
+    let tags = json_of(&ask.any("/api/tags").await?).unwrap_or_default();
+    let models = json_of(&ask.any("/v1/models").await?).unwrap_or_default();
+    let any = |list: &Value, of_a_mesh: fn(&Value) -> bool| {
+        list.as_array().is_some_and(|entries| entries.iter().any(of_a_mesh))
+    };
+    Ok(any(&tags["models"], |m| m["name"].as_str().is_some_and(|name| name.starts_with("mesh/")))
+        || any(&models["data"], |m| m["owned_by"] == "modemesh"))
+}
+
+fn llama_server(props: &Answer) -> Option<Finding> {
+    let kind = EngineKind::LlamaServer;
+    let told = props.server == "llama.cpp";
+    match props.status.as_u16() {
+        503 if told => Some(Finding::Engine(kind)),
+        401 | 403 if told => {
+            Some(Finding::Unusable(kind, "it asks for an API key: add it to the agent's configuration"))
+        }
+        501 if told => Some(Finding::Unusable(kind, "it was started with --no-props")),
+        200 => {
+            let body = json_of(props)?;
+            let is_ours = body["build_info"].is_string() && body["default_generation_settings"].is_object();
+            if !is_ours {
+                None
+            } else if body["role"] == "router" {
+                Some(Finding::Unusable(kind, "it runs in router mode: start one llama-server per model"))
+            } else {
+                body["total_slots"].is_u64().then_some(Finding::Engine(kind))
+            }
+        }
+        _ => None,
+    }
+}
+
+async fn lm_studio(ask: &Ask) -> Result<bool, AskError> {
+    let new = ask.any("/api/v1/models").await?;
+    let by_new = json_of(&new).is_some_and(|body| {
+        body["models"].as_array().is_some_and(|list| {
+            // An empty list proves nothing, and there is nothing to serve either.
+            !list.is_empty() && list.iter().all(|m| m["key"].is_string() && m["loaded_instances"].is_array())
+        })
+    });
+    if by_new {
+        return Ok(true);
+    }
+    let old = ask.any("/api/v0/models").await?;
+    Ok(json_of(&old).is_some_and(|body| {
+        body["data"].as_array().is_some_and(|list| {
+            !list.is_empty()
+                && list.iter().all(|m| m["id"].is_string() && m["state"].is_string() && m["type"].is_string())
+        })
+    }))
+}
+
+fn json_of(answer: &Answer) -> Option<Value> {
+    answer.status.is_success().then(|| serde_json::from_slice(&answer.body).ok()).flatten()
+}
+
+/// The address in the one form used for comparing, or `None` when it is not on this machine.
+/// `localhost:8080`, `127.0.0.1:8080` and `http://127.0.0.1:8080/v1` are all one.
+#[must_use]
+pub fn local_place(text: &str) -> Option<String> {
+    let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let root = super::ask::root_of(&text).ok()?;
+    let url = reqwest::Url::parse(&root).ok()?;
+    let host = url.host_str()?;
+    let port = url.port_or_known_default()?;
+    if host == "localhost" {
+        return Some(format!("http://127.0.0.1:{port}"));
+    }
+    let ip: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+    match ip {
+        IpAddr::V4(v4) if v4.is_loopback() => Some(format!("http://{v4}:{port}")),
+        IpAddr::V6(v6) if v6.is_loopback() => Some(format!("http://[{v6}]:{port}")),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, server: &str, body: &'static [u8]) -> Answer {
+        Answer {
+            status: reqwest::StatusCode::from_u16(status).expect("a status"),
+            server: server.into(),
+            of_a_mesh: false,
+            body: body.into(),
+        }
+    }
+
+    #[test]
+    fn a_llama_server_is_told_by_its_props_in_every_state() {
+        let kind = EngineKind::LlamaServer;
+        let props = include_bytes!("../../tests/captures/llama-server-props.json");
+        assert_eq!(llama_server(&answer(200, "llama.cpp", props)), Some(Finding::Engine(kind)));
+        let loading = include_bytes!("../../tests/captures/llama-server-loading-health.json");
+        assert_eq!(llama_server(&answer(503, "llama.cpp", loading)), Some(Finding::Engine(kind)));
+        let locked = include_bytes!("../../tests/captures/llama-server-auth-none-props.json");
+        assert!(matches!(llama_server(&answer(401, "llama.cpp", locked)), Some(Finding::Unusable(..))));
+        let router = include_bytes!("../../tests/captures/llama-server-router-props.json");
+        assert!(matches!(llama_server(&answer(200, "llama.cpp", router)), Some(Finding::Unusable(..))));
+        assert_eq!(llama_server(&answer(503, "nginx", b"busy")), None);
+        assert_eq!(llama_server(&answer(200, "nginx", b"{}")), None);
+    }
+
+    #[test]
+    fn only_places_on_this_machine_are_looked_at_and_spelling_does_not_matter() {
+        let place = Some("http://127.0.0.1:8080".to_owned());
+        for text in ["127.0.0.1:8080", "http://localhost:8080/", "http://127.0.0.1:8080/v1"] {
+            assert_eq!(local_place(text), place, "{text}");
+        }
+        for text in
+            ["http://192.168.1.2:8080", "example.org:80", "https://127.0.0.1:1", "0.0.0.0:1", "", "::::"]
+        {
+            assert_eq!(local_place(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Ollama: many models on disk, some in memory, loaded and unloaded by its own API.
+//!
+//! Asked each second: `/api/version`, `/api/tags`, `/api/ps`. `POST /api/show` once per model and digest, in
+//! the background. It has no view of slots or load, so those stay unknown.
+
+use super::{Ask, AskError, Engine, Held, Observation};
+use futures_util::future::BoxFuture;
+use mesh_core::machine::{Abilities, EngineState, ReplicaState};
+use mesh_core::units::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// How long a load may take: a hundred gigabytes from a slow disk.
+const LOAD_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// How long `/api/show` may take on a busy machine.
+const SHOW_WITHIN: Duration = Duration::from_secs(10);
+/// Shows at a time, so that a library of hundreds is no storm.
+const SHOWS_AT_ONCE: usize = 2;
+/// The most models reported.
+const MODEL_LIMIT: usize = 1000;
+
+/// Adapter for one Ollama.
+pub struct Ollama {
+    ask: Ask,
+    /// By name and digest; a model whose show failed has the empty details.
+    details: BTreeMap<Key, Details>,
+    shows: JoinSet<(Key, Details)>,
+    asked: Vec<Key>,
+}
+
+type Key = (String, String);
+
+impl Ollama {
+    /// The Ollama that `ask` reaches.
+    #[must_use]
+    pub fn new(ask: Ask) -> Self {
+        Self { ask, details: BTreeMap::new(), shows: JoinSet::new(), asked: Vec::new() }
+    }
+
+    async fn look(&mut self) -> Result<Observation, AskError> {
+        let (version, tags, running) = futures_util::join!(
+            self.ask.json::<Version>("/api/version"),
+            self.ask.json::<Tags>("/api/tags"),
+            self.ask.json::<Running>("/api/ps"),
+        );
+        let (version, mut tags, running) =
+            (version?.version, tags?.models.unwrap_or_default(), running?.models.unwrap_or_default());
+        tags.truncate(MODEL_LIMIT);
+        self.learn(&tags);
+        let loaded: BTreeMap<&str, &Process> = running.iter().map(|p| (p.name.as_str(), p)).collect();
+        let held = tags
+            .iter()
+            .filter_map(|tag| held(tag, loaded.get(tag.name.as_str()).copied(), self.details.get(&tag.key())))
+            .collect();
+        Ok(Observation { version: Some(version.chars().take(64).collect()), state: EngineState::Up, held })
+    }
+
+    /// Takes in the shows that ended and starts those still to be asked.
+    fn learn(&mut self, tags: &[Tag]) {
+        while let Some(done) = self.shows.try_join_next() {
+            if let Ok((key, details)) = done {
+                self.details.insert(key, details);
+            }
+        }
+        self.details.retain(|key, _| tags.iter().any(|tag| tag.key() == *key));
+        self.asked.retain(|key| tags.iter().any(|tag| tag.key() == *key));
+        for tag in tags {
+            if self.shows.len() >= SHOWS_AT_ONCE {
+                break;
+            }
+            let key = tag.key();
+            if self.asked.contains(&key) {
+                continue;
+            }
+            self.asked.push(key.clone());
+            let (ask, model) = (self.ask.clone(), tag.name.clone());
+            self.shows.spawn(async move {
+                let shown = ask.post::<Shown>("/api/show", &json!({ "model": model }), SHOW_WITHIN).await;
+                (key, shown.map(Details::from).unwrap_or_default())
+            });
+        }
+    }
+
+    fn makes_only_embeddings(&self, upstream: &str) -> bool {
+        self.details
+            .iter()
+            .any(|((name, _), d)| name == upstream && d.embed == Some(true) && d.chat == Some(false))
+    }
+}
+
+impl Engine for Ollama {
+    fn observe(&mut self) -> BoxFuture<'_, Observation> {
+        Box::pin(async { self.look().await.unwrap_or_else(|error| Observation::down(error.to_string())) })
+    }
+
+    fn load(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+        let ask = self.ask.clone();
+        // An embedding model refuses /api/generate; an empty list of inputs loads it all the same.
+        let (path, body) = if self.makes_only_embeddings(upstream) {
+            ("/api/embed", json!({ "model": upstream, "input": [], "keep_alive": -1 }))
+        } else {
+            ("/api/generate", json!({ "model": upstream, "keep_alive": -1, "stream": false }))
+        };
+        Some(Box::pin(async move { ask.post::<Value>(path, &body, LOAD_WITHIN).await.map(drop) }))
+    }
+
+    fn unload(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+        let ask = self.ask.clone();
+        let body = json!({ "model": upstream, "keep_alive": 0, "stream": false });
+        Some(Box::pin(async move { ask.post::<Value>("/api/generate", &body, LOAD_WITHIN).await.map(drop) }))
+    }
+
+    fn base_url(&self) -> &str {
+        self.ask.base()
+    }
+
+    fn api_key(&self) -> Option<&str> {
+        self.ask.key()
+    }
+}
+
+/// A model as the mesh sees it; `None` when its name cannot be one.
+fn held(tag: &Tag, running: Option<&Process>, details: Option<&Details>) -> Option<Held> {
+    let state = if running.is_some() { ReplicaState::Loaded } else { ReplicaState::Available };
+    let mut held = Held::new(&tag.name, state).ok()?;
+    held.replica.size = tag.size.map(Bytes);
+    // What is allocated, which Ollama chooses by memory and not by the model.
+    held.replica.context = running.and_then(|p| p.context_length).filter(|&n| n > 0);
+    if let Some(details) = details {
+        held.replica.trained_context = details.trained_context;
+        held.replica.parameters = details.parameters;
+        held.replica.abilities = Abilities {
+            chat: details.chat,
+            embed: details.embed,
+            tools: details.tools,
+            vision: details.vision,
+            fim: details.fim,
+        };
+    }
+    Some(held)
+}
+
+#[derive(Debug, Deserialize)]
+struct Version {
+    version: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tags {
+    /// `null` in old versions when there is none.
+    models: Option<Vec<Tag>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tag {
+    name: String,
+    size: Option<u64>,
+    #[serde(default)]
+    digest: String,
+}
+
+impl Tag {
+    fn key(&self) -> Key {
+        (self.name.clone(), self.digest.clone())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Running {
+    models: Option<Vec<Process>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Process {
+    name: String,
+    context_length: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Shown {
+    #[serde(default)]
+    model_info: BTreeMap<String, Value>,
+    #[serde(default)]
+    capabilities: Vec<String>,
+}
+
+/// What `/api/show` tells of a model; `None` when it does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Details {
+    trained_context: Option<u32>,
+    parameters: Option<u64>,
+    chat: Option<bool>,
+    embed: Option<bool>,
+    tools: Option<bool>,
+    vision: Option<bool>,
+    fim: Option<bool>,
+}
+
+impl From<Shown> for Details {
+    fn from(shown: Shown) -> Self {
+        let info = |key: &str| shown.model_info.get(key);
+        let architecture = info("general.architecture").and_then(Value::as_str).unwrap_or_default();
+        // Old versions tell no capabilities at all: unknown, not unable.
+        let can = |word: &str| {
+            (!shown.capabilities.is_empty()).then(|| shown.capabilities.iter().any(|have| have == word))
+        };
+        Self {
+            trained_context: info(&format!("{architecture}.context_length"))
+                .and_then(Value::as_u64)
+                .and_then(|n| u32::try_from(n).ok()),
+            parameters: info("general.parameter_count").and_then(Value::as_u64),
+            chat: can("completion"),
+            embed: can("embedding"),
+            tools: can("tools"),
+            vision: can("vision"),
+            fim: can("insert"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_in_memory_has_its_allocated_context_and_one_on_disk_has_none() {
+        let tag = Tag { name: "qwen3:8b".into(), size: Some(5_200_000_000), digest: "d".into() };
+        let running = Process { name: "qwen3:8b".into(), context_length: Some(4096) };
+        let loaded = held(&tag, Some(&running), None).expect("a good name").replica;
+        assert_eq!((loaded.state, loaded.context), (ReplicaState::Loaded, Some(4096)));
+        let on_disk = held(&tag, None, None).expect("a good name").replica;
+        assert_eq!((on_disk.state, on_disk.context, on_disk.slots), (ReplicaState::Available, None, None));
+    }
+
+    #[test]
+    fn show_is_read_by_architecture_and_capabilities() {
+        let shown: Shown = serde_json::from_value(json!({
+            "model_info": {"general.architecture": "qwen3", "general.parameter_count": 8_190_735_360_u64,
+                           "qwen3.context_length": 40960},
+            "capabilities": ["completion", "tools"],
+        }))
+        .expect("as documented");
+        let details = Details::from(shown);
+        assert_eq!((details.trained_context, details.parameters), (Some(40960), Some(8_190_735_360)));
+        assert_eq!((details.tools, details.embed, details.fim), (Some(true), Some(false), Some(false)));
+    }
+
+    #[test]
+    fn an_old_version_without_capabilities_leaves_them_unknown() {
+        let shown: Shown = serde_json::from_value(json!({ "license": "MIT" })).expect("all fields may lack");
+        assert_eq!(Details::from(shown), Details::default());
+    }
+}

@@ -1,0 +1,55 @@
+//! `mesh-agent`: join a mesh, run this machine's part of it, or say what this machine is.
+
+use clap::{Parser, Subcommand};
+use mesh_daemon::{complaint, data_folder, stop_signal, telemetry};
+use node_agent::{app, config, probe};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The hands of modemesh on one machine
+#[derive(Parser)]
+#[command(name = "mesh-agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The mesh's data folder [default: $MODEMESH_DATA, else ~/.local/share/modemesh]
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Trade a one-use token for this machine's certificate
+    Join(app::JoinFlags),
+    /// Run until stopped
+    Run(config::RunFlags),
+    /// Say what this machine tells the router of itself
+    Probe(probe::ProbeFlags),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = tokio::runtime::Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
+        let result = runtime.block_on(act(cli));
+        // A driver that hangs while it is read must not keep the process.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        result
+    });
+    complaint::conclude(result)
+}
+
+async fn act(cli: Cli) -> anyhow::Result<()> {
+    let data = cli.data.unwrap_or_else(data_folder::default);
+    let said = match cli.command {
+        Command::Join(flags) => app::join_router(&data, &flags).await?,
+        Command::Run(flags) => {
+            let config = config::read(&data, &flags)?.value;
+            let _telemetry = telemetry::init(&config.telemetry, "mesh-agent")?;
+            return Ok(app::run(&data, config, stop_signal::on_ctrl_c_or_term()?).await?);
+        }
+        Command::Probe(flags) => probe::describe(&data, &flags)?,
+    };
+    Ok(std::io::stdout().write_all(said.as_bytes())?)
+}

@@ -1,0 +1,213 @@
+//! The machine without its graphics processors: names, memory, disk, load and temperatures.
+
+use super::{numbered_folders, read_number, read_text, shortened};
+use mesh_core::machine::{Capacity, Reading, Temperature};
+use mesh_core::units::{Bytes, Celsius};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// hwmon drivers whose temperatures are of parts that serve models. Left out on purpose: `acpitz`, often a
+/// constant, and radios, batteries and memory modules, which say nothing of an engine's load.
+const HWMON_DRIVERS: [&str; 10] = [
+    "k10temp",
+    "zenpower",
+    "coretemp",
+    "cpu_thermal",
+    "amdgpu",
+    "nouveau",
+    "i915",
+    "xe",
+    "nvme",
+    "drivetemp",
+];
+
+/// A report holds at most this many sensors; two processors with all their cores have about as many.
+const SENSOR_LIMIT: usize = 64;
+
+/// Colder or hotter than this is a broken sensor, or none behind the driver.
+const PLAUSIBLE: std::ops::RangeInclusive<f32> = -40.0..=150.0;
+
+pub(super) fn hostname(root: &Path) -> String {
+    match read_text(&root.join("proc/sys/kernel/hostname")) {
+        Ok(name) if !name.is_empty() => shortened(&name),
+        Ok(_) | Err(_) => "unknown".into(),
+    }
+}
+
+pub(super) fn system(root: &Path) -> Reading<String> {
+    let part = |name: &str| read_text(&root.join("proc/sys/kernel").join(name)).map(|text| shortened(&text));
+    reading((|| Ok(format!("{} {}", part("ostype")?, part("osrelease")?)))())
+}
+
+pub(super) fn cpu(root: &Path) -> Reading<String> {
+    let path = root.join("proc/cpuinfo");
+    reading(read_text(&path).and_then(|text| {
+        // x86 says `model name`; ARM boards say `Model`, and servers nothing.
+        field(&text, "model name")
+            .or_else(|| field(&text, "Model"))
+            .map(shortened)
+            .ok_or_else(|| format!("{} names no model", path.display()))
+    }))
+}
+
+/// Logical processors by the kernel's list, else by what this process may use.
+pub(super) fn cpu_threads(root: &Path) -> u32 {
+    let listed = read_text(&root.join("proc/cpuinfo")).map_or(0, |text| {
+        text.lines()
+            .filter(|line| line.split(':').next().is_some_and(|key| key.trim() == "processor"))
+            .count()
+    });
+    let count = if listed > 0 {
+        listed
+    } else {
+        std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+    };
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// `MemAvailable`, never `MemFree`: the page cache that holds a model's file is free for the next model.
+pub(super) fn ram(root: &Path) -> Reading<Capacity> {
+    let path = root.join("proc/meminfo");
+    let entry = |text: &str, key: &str| {
+        let value = field(text, key).ok_or_else(|| format!("{} has no {key}", path.display()))?;
+        let kib: Option<u64> = value.strip_suffix("kB").and_then(|number| number.trim().parse().ok());
+        kib.and_then(|kib| kib.checked_mul(1024))
+            .map(Bytes)
+            .ok_or_else(|| format!("{}: {key} is `{}`", path.display(), shortened(value)))
+    };
+    reading(read_text(&path).and_then(|text| {
+        let (total, available) = (entry(&text, "MemTotal")?, entry(&text, "MemAvailable")?);
+        if available > total {
+            return Err(format!("{}: {available} available of {total}", path.display()));
+        }
+        Ok(Capacity { total, available })
+    }))
+}
+
+/// The disk below `folder`, or below its nearest parent that exists. Available is what an unprivileged
+/// process may take: the root's reserve is not counted.
+pub(super) fn disk(folder: &Path) -> Reading<Capacity> {
+    let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    reading(
+        nix::sys::statvfs::statvfs(existing)
+            .map(|disk| {
+                let block = disk.fragment_size();
+                Capacity {
+                    total: Bytes(disk.blocks().saturating_mul(block)),
+                    available: Bytes(disk.blocks_available().saturating_mul(block)),
+                }
+            })
+            .map_err(|error| format!("{}: {error}", existing.display())),
+    )
+}
+
+pub(super) fn load(root: &Path) -> Reading<f32> {
+    first_number(&root.join("proc/loadavg")).map_or_else(Reading::Unknown, |load| Reading::Known(load as f32))
+}
+
+pub(super) fn uptime(root: &Path) -> Reading<u64> {
+    first_number(&root.join("proc/uptime")).map_or_else(Reading::Unknown, |up| Reading::Known(up as u64))
+}
+
+/// The sensors of known hwmon drivers; where there is none, the thermal zones.
+pub(super) fn temperatures(root: &Path) -> Reading<Vec<Temperature>> {
+    let mut found = hwmon(&root.join("sys/class/hwmon"));
+    if found.is_empty() {
+        found = thermal_zones(&root.join("sys/class/thermal"));
+    }
+    if found.is_empty() {
+        return Reading::unknown("no readable sensor under /sys/class/hwmon or /sys/class/thermal");
+    }
+    found.truncate(SENSOR_LIMIT);
+    tell_apart(&mut found);
+    Reading::Known(found)
+}
+
+fn hwmon(folder: &Path) -> Vec<Temperature> {
+    let mut found = Vec::new();
+    for chip in numbered_folders(folder, "hwmon") {
+        let Ok(driver) = read_text(&chip.join("name")) else { continue };
+        if !HWMON_DRIVERS.contains(&driver.as_str()) {
+            continue;
+        }
+        let mut sensors: Vec<Temperature> = temperature_inputs(&chip)
+            .into_iter()
+            .filter_map(|number| sensor(&chip, &driver, number))
+            .collect();
+        // A package is as hot as its hottest core: the cores would only make reports long.
+        let package = |sensor: &Temperature| sensor.sensor.starts_with("coretemp Package");
+        if sensors.iter().any(package) {
+            sensors.retain(package);
+        }
+        found.extend(sensors);
+    }
+    found
+}
+
+/// The numbers N of `tempN_input` in one chip's folder.
+fn temperature_inputs(chip: &Path) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(chip) else { return Vec::new() };
+    let mut numbers: Vec<u32> = entries
+        .flatten()
+        .filter_map(|entry| {
+            entry.file_name().to_str()?.strip_prefix("temp")?.strip_suffix("_input")?.parse().ok()
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn sensor(chip: &Path, driver: &str, number: u32) -> Option<Temperature> {
+    let file = |suffix: &str| chip.join(format!("temp{number}_{suffix}"));
+    let value = millidegrees(&file("input"))?;
+    let label = read_text(&file("label")).ok().map(|text| shortened(&text)).filter(|text| !text.is_empty());
+    let label = label.unwrap_or_else(|| format!("temp{number}"));
+    // Drivers write 0 or 65261 where the hardware has no limit.
+    let limit = millidegrees(&file("crit")).filter(|limit| limit.0 > 0.0);
+    Some(Temperature { sensor: format!("{driver} {label}"), value, limit })
+}
+
+fn thermal_zones(folder: &Path) -> Vec<Temperature> {
+    let zone = |path: PathBuf| {
+        let name = read_text(&path.join("type")).ok().map(|text| shortened(&text))?;
+        Some(Temperature { sensor: name, value: millidegrees(&path.join("temp"))?, limit: None })
+    };
+    numbered_folders(folder, "thermal_zone").into_iter().filter_map(zone).collect()
+}
+
+fn millidegrees(path: &Path) -> Option<Celsius> {
+    let value = read_number::<i64>(path).ok()? as f32 / 1000.0;
+    PLAUSIBLE.contains(&value).then_some(Celsius(value))
+}
+
+/// Two disks both say `nvme Composite`: the second becomes `nvme Composite 2`.
+fn tell_apart(sensors: &mut [Temperature]) {
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for sensor in sensors {
+        let count = seen.entry(sensor.sensor.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            sensor.sensor = format!("{} {count}", sensor.sensor);
+        }
+    }
+}
+
+/// The value of the first line `key : value`.
+fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == key && !value.trim().is_empty()).then(|| value.trim())
+    })
+}
+
+fn first_number(path: &Path) -> Result<f64, String> {
+    let text = read_text(path)?;
+    let number: Option<f64> = text.split_whitespace().next().and_then(|word| word.parse().ok());
+    number
+        .filter(|number| number.is_finite() && *number >= 0.0)
+        .ok_or_else(|| format!("{}: `{}` does not start with a number", path.display(), shortened(&text)))
+}
+
+fn reading<T>(result: Result<T, String>) -> Reading<T> {
+    result.map_or_else(Reading::Unknown, Reading::Known)
+}

@@ -1,0 +1,318 @@
+//! One request in, one answer out: leases the model, asks its engine over loopback HTTP and passes the bytes
+//! on as they come. Called by the data link, and directly by `modemesh up`.
+//!
+//! What it does not do: choose (the router did), look into bodies, or retry.
+
+use crate::metrics::{Metrics, Outcome};
+use crate::supervisor::{Lease, SupervisorHandle};
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
+use mesh_core::id::ModelId;
+use mesh_daemon::complaint::Complaint;
+use mesh_daemon::telemetry;
+use mesh_proto::frame;
+use mesh_proto::v1::response_head;
+use mesh_proto::v1::{EngineAnswer, Refused, RequestHead, ResponseHead};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, Response, StatusCode, redirect};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::watch;
+use tracing::{Instrument as _, Span};
+
+/// An engine on this machine that does not accept within this time is not there. There is no limit on the
+/// answer itself: a long prompt on a slow machine takes minutes, and the router knows when to give up.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How much of a 503 is read to see whether the engine is only loading, and for how long.
+const EXCUSE_LIMIT: usize = 64 * 1024;
+const EXCUSE_TIME: Duration = Duration::from_secs(2);
+
+/// The longest content type that is passed on.
+const CONTENT_TYPE_LIMIT: usize = 256;
+
+/// The engine's connection broke in the middle of an answer. The rest will never come.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("engine `{engine}` broke off in the middle of its answer: {cause}")]
+pub struct EngineBroke {
+    /// The engine's name.
+    pub engine: String,
+    /// What the connection said.
+    pub cause: String,
+}
+
+/// What an engine said, or why it said nothing.
+pub struct Answer {
+    /// The first message of the answer.
+    pub head: ResponseHead,
+    /// The rest. Dropping it closes the engine's connection and gives the model free.
+    pub body: BoxStream<'static, Result<Bytes, EngineBroke>>,
+}
+
+/// Everything that answering needs.
+pub struct Serve {
+    supervisor: SupervisorHandle,
+    engines: Client,
+    metrics: Metrics,
+    in_flight: watch::Sender<usize>,
+    draining: watch::Sender<bool>,
+}
+
+impl Serve {
+    /// Answers with the models of `supervisor`.
+    ///
+    /// # Errors
+    /// A complaint when the HTTP client cannot be made.
+    pub fn new(supervisor: SupervisorHandle, metrics: Metrics) -> Result<Arc<Self>, Complaint> {
+        // reqwest wants one even though engines are spoken to in plain HTTP; already set is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let engines = Client::builder()
+            .no_proxy()
+            .http1_only()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_LIMIT)
+            // llama.cpp's server gives each open connection a thread of a small pool, so an idle one may keep
+            // the next request waiting. A new connection over loopback costs less than a token.
+            .pool_max_idle_per_host(0)
+            .tls_certs_only([])
+            .build()
+            .map_err(|error| Complaint::new("cannot make an HTTP client for engines").cause(error))?;
+        Ok(Arc::new(Self {
+            supervisor,
+            engines,
+            metrics,
+            in_flight: watch::Sender::new(0),
+            draining: watch::Sender::new(false),
+        }))
+    }
+
+    /// From now on every new request is refused; running ones go on.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether new requests are refused.
+    #[must_use]
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Requests being answered now.
+    #[must_use]
+    pub fn in_flight(&self) -> watch::Receiver<usize> {
+        self.in_flight.subscribe()
+    }
+}
+
+/// Answers one request. Never fails: what goes wrong before the first byte is a refusal in the head, and
+/// what goes wrong later ends the body with an error. Dropping the future or the body cancels the engine.
+pub async fn answer(serve: &Arc<Serve>, head: RequestHead, body: Bytes) -> Answer {
+    let span = tracing::info_span!(
+        "request",
+        request_id = %head.request_id,
+        model = %head.model,
+        engine = tracing::field::Empty
+    );
+    telemetry::adopt(&span, &head.traceparent);
+    let running = Running::start(serve.clone(), span.clone());
+    ask(running, head, body).instrument(span).await
+}
+
+/// Refuses a request that never reached [`answer`], and counts it.
+pub(crate) fn refuse(serve: &Serve, kind: &'static str, message: String) -> ResponseHead {
+    serve.metrics.request(Outcome::Refused(kind));
+    tracing::debug!(kind, message, "refused");
+    refusal_head(kind, message)
+}
+
+async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
+    let serve = running.serve.clone();
+    if *serve.draining.borrow() {
+        return running.refuse("draining", "this machine is shutting down".into());
+    }
+    if !frame::PATHS.contains(&head.path.as_str()) {
+        let path: String = head.path.chars().take(64).collect();
+        return running.refuse("bad_request", format!("an engine's `{path}` is not for clients"));
+    }
+    let model = match ModelId::new(head.model) {
+        Ok(model) => model,
+        Err(error) => return running.refuse("bad_request", error.to_string()),
+    };
+    let lease = match serve.supervisor.lease(&model).await {
+        Ok(lease) => lease,
+        Err(refusal) => return running.refuse(refusal.kind(), refusal.to_string()),
+    };
+    Span::current().record("engine", lease.engine.as_str());
+    serve.metrics.request_bytes.inc_by(body.len() as u64);
+    let mut request = serve
+        .engines
+        .post(format!("{}{}", lease.base_url, head.path))
+        .header(CONTENT_TYPE, "application/json")
+        .header(ACCEPT, "application/json, text/event-stream")
+        .body(body);
+    if let Some(key) = &lease.api_key {
+        request = request.bearer_auth(key);
+    }
+    match request.send().await {
+        Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+            excuse(running, lease, response).await
+        }
+        Ok(response) => {
+            let head = engine_head(&lease, response.status(), response.headers());
+            let rest = response.bytes_stream().boxed();
+            Answer { head, body: running.pass_on(lease, rest) }
+        }
+        Err(error) => {
+            // Before the first byte it makes no difference to the router why there is none.
+            let message = format!("engine `{}` does not answer: {}", lease.engine, innermost(&error));
+            running.refuse("engine_down", message)
+        }
+    }
+}
+
+/// A 503 is either "still loading", which the router should know as such, or the engine's own answer.
+async fn excuse(mut running: Running, lease: Lease, response: Response) -> Answer {
+    let head = engine_head(&lease, response.status(), response.headers());
+    let mut rest = response.bytes_stream().boxed();
+    let mut seen = Vec::new();
+    let reading = async {
+        let mut length = 0;
+        while let Some(part) = rest.next().await {
+            length += part.as_ref().map_or(EXCUSE_LIMIT, Bytes::len);
+            seen.push(part);
+            if length >= EXCUSE_LIMIT {
+                break;
+            }
+        }
+    };
+    // What has come by then is judged; the rest, if any, follows.
+    drop(tokio::time::timeout(EXCUSE_TIME, reading).await);
+    let mut text = BytesMut::new();
+    for part in seen.iter().flatten() {
+        text.extend_from_slice(part);
+    }
+    if contains(&text, b"Loading model") {
+        return running.refuse("loading", format!("engine `{}` is still loading its model", lease.engine));
+    }
+    Answer { head, body: running.pass_on(lease, stream::iter(seen).chain(rest).boxed()) }
+}
+
+fn engine_head(lease: &Lease, status: StatusCode, headers: &HeaderMap) -> ResponseHead {
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| text.len() <= CONTENT_TYPE_LIMIT)
+        .unwrap_or("application/octet-stream");
+    let answer = EngineAnswer {
+        status: status.as_u16().into(),
+        content_type: content_type.into(),
+        engine: lease.engine.clone(),
+    };
+    ResponseHead { outcome: Some(response_head::Outcome::Answer(answer)) }
+}
+
+fn refusal_head(kind: &str, message: String) -> ResponseHead {
+    ResponseHead { outcome: Some(response_head::Outcome::Refused(Refused { kind: kind.into(), message })) }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// A request between its arrival and the end of its answer. Dropped early, it counts as cancelled.
+struct Running {
+    serve: Arc<Serve>,
+    span: Span,
+    outcome: Outcome,
+    passed_on: u64,
+}
+
+impl Running {
+    fn start(serve: Arc<Serve>, span: Span) -> Self {
+        serve.in_flight.send_modify(|count| *count += 1);
+        serve.metrics.in_flight.inc();
+        Self { serve, span, outcome: Outcome::Cancelled, passed_on: 0 }
+    }
+
+    fn refuse(&mut self, kind: &'static str, message: String) -> Answer {
+        self.outcome = Outcome::Refused(kind);
+        tracing::debug!(kind, message, "refused");
+        Answer { head: refusal_head(kind, message), body: stream::empty().boxed() }
+    }
+
+    fn pass_on(
+        self,
+        lease: Lease,
+        engine: BoxStream<'static, Result<Bytes, reqwest::Error>>,
+    ) -> BoxStream<'static, Result<Bytes, EngineBroke>> {
+        Passing { engine: Some(engine), lease: Some(lease), running: Some(self) }.boxed()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.serve.in_flight.send_modify(|count| *count = count.saturating_sub(1));
+        self.serve.metrics.in_flight.dec();
+        self.serve.metrics.request(self.outcome);
+        let (outcome, bytes) = (self.outcome.word(), self.passed_on);
+        self.span.in_scope(|| tracing::debug!(outcome, bytes, "request ended"));
+    }
+}
+
+/// An engine's body on its way. At its end, or when it is dropped, the connection goes first, then the lease.
+struct Passing {
+    engine: Option<BoxStream<'static, Result<Bytes, reqwest::Error>>>,
+    lease: Option<Lease>,
+    running: Option<Running>,
+}
+
+impl Passing {
+    fn end(&mut self, outcome: Outcome) {
+        self.engine = None;
+        self.lease = None;
+        if let Some(mut running) = self.running.take() {
+            running.outcome = outcome;
+        }
+    }
+}
+
+impl Stream for Passing {
+    type Item = Result<Bytes, EngineBroke>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(engine) = self.engine.as_mut() else { return Poll::Ready(None) };
+        match std::task::ready!(engine.poll_next_unpin(context)) {
+            Some(Ok(bytes)) => {
+                if let Some(running) = self.running.as_mut() {
+                    running.passed_on += bytes.len() as u64;
+                    running.serve.metrics.answer_bytes.inc_by(bytes.len() as u64);
+                }
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Some(Err(error)) => {
+                let engine = self.lease.as_ref().map(|lease| lease.engine.clone()).unwrap_or_default();
+                let broke = EngineBroke { engine, cause: innermost(&error) };
+                if let Some(running) = &self.running {
+                    running.span.in_scope(|| tracing::warn!("{broke}"));
+                }
+                self.end(Outcome::EngineBroke);
+                Poll::Ready(Some(Err(broke)))
+            }
+            None => {
+                self.end(Outcome::Complete);
+                Poll::Ready(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! An Ollama that runs already: what is seen of it, and loads and unloads by its own API.
+
+use crate::house::{House, model, replica};
+use crate::simulator::OllamaSimulator;
+use mesh_core::machine::{Directive, EngineKind, EngineState, ReplicaState};
+use node_agent::engine::EngineConfig;
+use std::time::Duration;
+use tokio::time::Instant;
+
+fn endpoint(name: &str, ollama: &OllamaSimulator) -> EngineConfig {
+    EngineConfig::Endpoint { name: name.into(), kind: EngineKind::Ollama, url: ollama.url(), api_key: None }
+}
+
+#[tokio::test]
+async fn models_are_shown_once_and_loaded_and_unloaded_by_directive() {
+    let ollama = OllamaSimulator::start().await;
+    let house = House::with(vec![endpoint("ollama", &ollama)]);
+    let told = |r: &mesh_core::machine::Replica| r.abilities.embed.is_some();
+    let seen = house.until_replica("qwen3:8b", "its abilities", told).await;
+    assert_eq!(
+        (seen.state, seen.context, seen.trained_context),
+        (ReplicaState::Available, None, Some(40960))
+    );
+    assert_eq!((seen.abilities.tools, seen.slots, seen.busy), (Some(true), None, None));
+    assert_eq!(house.handle.lease(&model("qwen3:8b")).await.expect_err("on disk").kind(), "not_loaded");
+    assert_eq!(house.handle.engines().borrow()[0].version.as_deref(), Some("0.33.0"));
+
+    house.until_replica("nomic-embed-text:latest", "its abilities", told).await;
+    for name in ["qwen3:8b", "nomic-embed-text:latest"] {
+        house.handle.direct(Directive::Load(model(name)));
+        let seen = house.until_replica(name, "loaded", |r| r.state == ReplicaState::Loaded).await;
+        assert_eq!(seen.context, Some(4096));
+        assert!(ollama.is_loaded(name));
+    }
+
+    let lease = house.handle.lease(&model("qwen3:8b")).await.expect("loaded");
+    assert_eq!((lease.base_url.as_str(), lease.api_key.as_deref()), (ollama.url().as_str(), None));
+    house.handle.direct(Directive::Unload(model("qwen3:8b")));
+    house.until_replica("qwen3:8b", "draining", |r| r.state == ReplicaState::Available).await;
+    assert!(ollama.is_loaded("qwen3:8b"), "a request holds it");
+    drop(lease);
+    house
+        .until("unloaded", |engines| {
+            replica(engines, "qwen3:8b")
+                .is_some_and(|r| r.state == ReplicaState::Available && r.context.is_none())
+        })
+        .await;
+    assert!(!ollama.is_loaded("qwen3:8b"));
+    let shows = ollama.calls().iter().filter(|call| *call == "POST /api/show").count();
+    assert_eq!(shows, 2, "one for each model");
+    house.stopped().await;
+}
+
+#[tokio::test]
+async fn a_load_that_fails_is_shown_with_the_engines_reason() {
+    let ollama = OllamaSimulator::start().await;
+    ollama.refuse_loads();
+    let house = House::with(vec![endpoint("ollama", &ollama)]);
+    house.until_replica("qwen3:8b", "seen", |_| true).await;
+    house.handle.direct(Directive::Load(model("qwen3:8b")));
+    let failed =
+        house.until_replica("qwen3:8b", "failed", |r| matches!(r.state, ReplicaState::Failed(_))).await;
+    assert!(format!("{:?}", failed.state).contains("more system memory"), "{failed:?}");
+    house.stopped().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_is_down_and_the_others_do_not_notice() {
+    let (hanging, healthy) = (OllamaSimulator::start().await, OllamaSimulator::start().await);
+    let house = House::with(vec![endpoint("hanging", &hanging), endpoint("healthy", &healthy)]);
+    let up = |engines: &[mesh_core::machine::Engine]| {
+        engines.iter().filter(|e| e.state == EngineState::Up).count()
+    };
+    house.until("both up", |engines| up(engines) == 2).await;
+    hanging.hang();
+    let since = Instant::now();
+    let watch = house.handle.engines();
+    let seen = house.until("one down", |engines| up(engines) < 2).await;
+    // 3 s, and one more for a busy machine.
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    assert_eq!((seen[0].name.as_str(), seen[1].name.as_str()), ("hanging", "healthy"));
+    assert!(matches!(&seen[0].state, EngineState::Down(why) if why.contains("did not answer")), "{seen:?}");
+    assert_eq!(
+        house.handle.lease(&model("qwen3:8b")).await.expect_err("none is loaded").kind(),
+        "not_loaded"
+    );
+    drop(watch);
+    let before = healthy.calls().len();
+    house.handle.direct(Directive::Load(model("qwen3:8b")));
+    house
+        .until("loaded on the healthy one", |engines| {
+            replica(&engines[1..], "qwen3:8b").is_some_and(|r| r.state == ReplicaState::Loaded)
+        })
+        .await;
+    assert!(healthy.calls().len() > before);
+    house.stopped().await;
+}

@@ -1,0 +1,15 @@
+//! The supervisor with real engines: the bundled llama.cpp server, an Ollama simulator, and strangers.
+#![cfg(target_os = "linux")]
+
+#[path = "engines_house/children.rs"]
+mod children;
+#[path = "engines_house/discovery.rs"]
+mod discovery;
+#[path = "engines_house/house.rs"]
+mod house;
+#[path = "engines_house/installation.rs"]
+mod installation;
+#[path = "engines_house/ollama.rs"]
+mod ollama;
+#[path = "ollama_simulator/simulator.rs"]
+mod simulator;

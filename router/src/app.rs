@@ -1,0 +1,310 @@
+//! Builds the router's tasks in dependency order, says where they listen, and ends them in reverse.
+
+use crate::config::Settings;
+use crate::fleet_keeper::FleetHandle;
+use crate::forward::agent_links::AgentLinks;
+use crate::forward::in_flight::InFlight;
+use crate::forward::{Forward, quic_links};
+use crate::grpc::fleet_service::FleetServiceParts;
+use crate::grpc::operator_service::{OperatorParts, OperatorService};
+use crate::grpc::{serve_agents, serve_operators};
+use crate::http::Front;
+use crate::journal::Journal;
+use crate::ledger::{Ledger, LedgerError, LedgerHandle};
+use crate::metrics::Metrics;
+use mesh_core::id::MachineId;
+use mesh_daemon::clock::{Clock, unix_ms};
+use mesh_daemon::complaint::{Complaint, exit};
+use mesh_daemon::data_folder;
+use mesh_daemon::port_holder::{Protocol, cannot_listen};
+use mesh_proto::frame::alpn;
+use mesh_proto::identity::tls::{self, ClientCertificate, ServerCertificate};
+use mesh_proto::identity::{Authority, Credentials, IdentityError, LocalKey, Role};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Where the router keeps its own state below the data folder.
+#[must_use]
+pub fn router_folder(data: &Path) -> PathBuf {
+    data.join("router")
+}
+
+/// Where the credentials of the operator on this machine are.
+#[must_use]
+pub fn operator_folder(data: &Path) -> PathBuf {
+    data.join("operator")
+}
+
+/// A running router.
+pub struct Router {
+    /// Where clients connect.
+    pub clients: SocketAddr,
+    /// Where agents connect, TCP and UDP.
+    pub agents: SocketAddr,
+    /// Where operators connect.
+    pub operators: SocketAddr,
+    /// All machines and modes.
+    pub fleet: FleetHandle,
+    /// The ways to the agents; `modemesh up` adds its own.
+    pub links: AgentLinks,
+    /// Tokens and keys.
+    pub ledger: LedgerHandle,
+    /// What join tokens pin.
+    pub pin: String,
+    /// Requests in flight.
+    pub in_flight: InFlight,
+    tasks: TaskTracker,
+}
+
+/// Makes the data folder and the mesh's CA in it, or opens what is there. Returns what join tokens pin.
+///
+/// # Errors
+/// A complaint that names the folder or file.
+pub fn init(data: &Path) -> Result<String, Complaint> {
+    data_folder::create_private(data)?;
+    let authority = Authority::open_or_create(&router_folder(data)).map_err(|error| identity(&error))?;
+    authority.pin().map_err(|error| identity(&error))
+}
+
+fn identity(error: &IdentityError) -> Complaint {
+    Complaint::new("the router's identity is not usable")
+        .cause(error)
+        .hint("restore the router/ folder from a backup, or choose a new folder with --data (every machine must then join again)")
+        .exit(exit::IDENTITY)
+}
+
+fn ledger_complaint(error: &LedgerError) -> Complaint {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    Complaint::new("the router's ledger cannot be opened").cause(text)
+}
+
+/// The sockets, bound before anything else so that a busy port ends the start at once.
+struct Sockets {
+    clients: TcpListener,
+    agents: TcpListener,
+    agents_udp: UdpSocket,
+    operators: TcpListener,
+}
+
+impl Sockets {
+    async fn bind(settings: &Settings) -> Result<Self, Complaint> {
+        let clients = listen("clients", settings.clients, "--clients").await?;
+        let operators = listen("operators", settings.operators, "--operators").await?;
+        let (agents, agents_udp) = Self::pair(settings.agents).await?;
+        Ok(Self { clients, agents, agents_udp, operators })
+    }
+
+    /// TCP and UDP on the same port; where the system chooses the port, one that is free for both.
+    async fn pair(address: SocketAddr) -> Result<(TcpListener, UdpSocket), Complaint> {
+        let mut tries = if address.port() == 0 { 16 } else { 1 };
+        loop {
+            let tcp = listen("agents", address, "--agents").await?;
+            let same = tcp.local_addr().unwrap_or(address);
+            match UdpSocket::bind(same) {
+                Ok(udp) => return Ok((tcp, udp)),
+                Err(error) if tries == 1 => {
+                    return Err(cannot_listen("agents", same, Protocol::Udp, "--agents", &error));
+                }
+                Err(_) => tries -= 1,
+            }
+        }
+    }
+}
+
+async fn listen(purpose: &str, address: SocketAddr, flag: &str) -> Result<TcpListener, Complaint> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| cannot_listen(purpose, address, Protocol::Tcp, flag, &error))
+}
+
+impl Router {
+    /// Starts all tasks. They end when `stop` is cancelled; [`Router::stopped`] waits for that.
+    ///
+    /// # Errors
+    /// A complaint about the data folder, the CA, the ledger or a busy port.
+    pub async fn start(data: &Path, settings: Settings, stop: CancellationToken) -> Result<Self, Complaint> {
+        let pin = init(data)?;
+        let authority = Arc::new(Authority::open(&router_folder(data)).map_err(|error| identity(&error))?);
+        let sockets = Sockets::bind(&settings).await?;
+        let ledger =
+            Ledger::open(&router_folder(data).join("ledger.redb")).map_err(|e| ledger_complaint(&e))?;
+        let address = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+        let clients = address(&sockets.clients, settings.clients);
+        let agents = address(&sockets.agents, settings.agents);
+        let operators = address(&sockets.operators, settings.operators);
+
+        let papers = Papers {
+            authority: authority.clone(),
+            name: settings.name.clone(),
+            life: settings.certificate_life,
+            data: data.to_owned(),
+            operators: local(operators),
+        };
+        let own = papers.issue().map_err(|error| identity(&error))?;
+        let certificate = ServerCertificate::new(&own).map_err(|error| identity(&error))?;
+        let server = |alpn: &[u8], clients| {
+            tls::server(certificate.clone(), authority.certificate(), alpn, clients).map_err(|e| identity(&e))
+        };
+        let agents_tls = Arc::new(server(alpn::H2, ClientCertificate::Optional)?);
+        let operators_tls = Arc::new(server(alpn::H2, ClientCertificate::Required)?);
+        let data_tls = server(alpn::DATA, ClientCertificate::Required)?;
+
+        let (clock, tasks) = (Clock::start(), TaskTracker::new());
+        let fleet = FleetHandle::start(settings.modes.clone(), clock, stop.clone());
+        let (links, in_flight, journal) = (AgentLinks::default(), InFlight::default(), Journal::start());
+        let settings = Arc::new(settings);
+
+        tasks.spawn(papers.keep(certificate, own, stop.clone()));
+        let endpoint = quic_links::endpoint(sockets.agents_udp, data_tls)
+            .map_err(|error| Complaint::new(format!("QUIC cannot start on {agents}")).cause(error))?;
+        tasks.spawn(quic_links::serve(endpoint, links.clone(), fleet.clone(), ledger.clone(), stop.clone()));
+        let parts = FleetServiceParts {
+            fleet: fleet.clone(),
+            ledger: ledger.clone(),
+            authority,
+            certificate_ttl: settings.certificate_life,
+            unix_ms,
+        };
+        tasks.spawn(run_grpc(
+            "agents",
+            serve_agents(sockets.agents, agents_tls, parts, stop.clone()),
+            stop.clone(),
+        ));
+        let operator = OperatorService::new(OperatorParts {
+            fleet: fleet.clone(),
+            in_flight: in_flight.clone(),
+            journal: journal.clone(),
+            ledger: ledger.clone(),
+            pin: pin.clone(),
+            name: settings.name.to_string(),
+            client_url: format!("http://{}", local(clients)),
+            agents_address: advertised(agents),
+            config_source: settings.source.clone(),
+            clock,
+        });
+        let operators_plane = serve_operators(sockets.operators, operators_tls, operator, stop.clone());
+        tasks.spawn(run_grpc("operators", operators_plane, stop.clone()));
+        let forward = Forward {
+            fleet: fleet.clone(),
+            links: links.clone(),
+            in_flight: in_flight.clone(),
+            journal,
+            metrics: Metrics::new(),
+            settings,
+            clock,
+        };
+        tasks.spawn(Front::new(forward, ledger.clone()).serve(sockets.clients, stop));
+        tasks.close();
+        Ok(Self { clients, agents, operators, fleet, links, ledger, pin, in_flight, tasks })
+    }
+
+    /// The base URL for clients on this machine.
+    #[must_use]
+    pub fn client_url(&self) -> String {
+        format!("http://{}", local(self.clients))
+    }
+
+    /// Waits until every task has ended, and closes the ledger.
+    pub async fn stopped(self) {
+        self.tasks.wait().await;
+        self.ledger.close().await;
+    }
+}
+
+/// A server that ends by itself takes the router down with it: half a router is worse than a restart.
+async fn run_grpc(
+    plane: &'static str,
+    server: impl Future<Output = Result<(), crate::grpc::ServeError>>,
+    stop: CancellationToken,
+) {
+    if let Err(error) = server.await {
+        tracing::error!(plane, %error, "the gRPC server ended; stopping");
+        stop.cancel();
+    }
+}
+
+/// The address under which a program on this machine reaches a listener.
+fn local(address: SocketAddr) -> SocketAddr {
+    if !address.ip().is_unspecified() {
+        return address;
+    }
+    let loopback = if address.is_ipv4() {
+        std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST)
+    } else {
+        std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)
+    };
+    SocketAddr::new(loopback, address.port())
+}
+
+/// The address for other machines, in a join command: the host's name where every address is listened on.
+fn advertised(address: SocketAddr) -> String {
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match hostname.trim() {
+        name if address.ip().is_unspecified() && !name.is_empty() => format!("{name}:{}", address.port()),
+        _ => address.to_string(),
+    }
+}
+
+/// The router's own certificate and that of the operator on this machine: made at the start, and again at two
+/// thirds of their life.
+struct Papers {
+    authority: Arc<Authority>,
+    name: MachineId,
+    life: Duration,
+    data: PathBuf,
+    operators: SocketAddr,
+}
+
+impl Papers {
+    fn issue(&self) -> Result<Credentials, IdentityError> {
+        let folder = operator_folder(&self.data);
+        let key = LocalKey::create_or_load(&folder.join("key.pem"))?;
+        let name = MachineId::new("local").expect("a constant that fits the grammar");
+        let chain = self.authority.issue(&key.csr_der()?, Role::Operator, &name, self.life)?;
+        key.with_chain(chain)?.save(&folder)?;
+        let file = folder.join("address");
+        std::fs::write(&file, self.operators.to_string()).map_err(|source| IdentityError::File {
+            action: "writing",
+            path: file,
+            source,
+        })?;
+        // The router's key lives in memory only: a restart makes a new one, and clients trust the CA.
+        let key = LocalKey::create()?;
+        key.with_chain(self.authority.issue(&key.csr_der()?, Role::Router, &self.name, self.life)?)
+    }
+
+    async fn keep(self, shown: Arc<ServerCertificate>, mut own: Credentials, stop: CancellationToken) {
+        loop {
+            let wait = own.renew_at().duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                // Not under a second, or a wrong clock would make a busy loop.
+                () = tokio::time::sleep(wait.max(Duration::from_secs(1))) => {}
+            }
+            let renewed = self.issue().and_then(|fresh| shown.replace(&fresh).map(|()| fresh));
+            match renewed {
+                Ok(fresh) => {
+                    tracing::info!("the router's certificate is renewed");
+                    own = fresh;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the router's certificate could not be renewed; trying again in a minute");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(Duration::from_secs(60)) => {}
+                    }
+                }
+            }
+        }
+    }
+}

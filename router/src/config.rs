@@ -1,0 +1,372 @@
+//! The router's configuration: what may be set, its defaults, and every semantic problem at once.
+
+use mesh_core::id::{ModeName, ModelId};
+use mesh_core::mode::{Mode, ModeProblem, ModeTable};
+use mesh_core::units::{Bytes, parse_duration};
+use mesh_daemon::complaint::Complaint;
+use mesh_daemon::config_layers::{self, KeyLines, Layers, Problem};
+use mesh_daemon::telemetry::Telemetry;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Environment variables with this prefix set keys: `MODEMESH_LISTEN__CLIENTS`.
+pub const ENV_PREFIX: &str = "MODEMESH_";
+
+/// Every key there is. `configs/router.toml` shows each of them.
+pub const KEYS: &[&str] = &[
+    "name",
+    "listen.clients",
+    "listen.agents",
+    "listen.operators",
+    "limits.body",
+    "limits.connections",
+    "limits.load_wait",
+    "limits.answer_wait",
+    "identity.certificate_life",
+    "modes.*.models",
+    "modes.*.aliases",
+    "modes.*.fallback",
+    "models.*.aliases",
+    "telemetry.log",
+    "telemetry.log_format",
+    "telemetry.otlp_endpoint",
+];
+
+/// The file's shape. Values are checked by [`load`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouterConfig {
+    /// The router's name in its certificate and in `meshctl status`.
+    pub name: String,
+    /// Addresses.
+    pub listen: Listen,
+    /// Bounds.
+    pub limits: Limits,
+    /// Certificates.
+    pub identity: Identity,
+    /// Modes by name; none = automatic.
+    pub modes: BTreeMap<String, ModeConfig>,
+    /// Models by name.
+    pub models: BTreeMap<String, ModelConfig>,
+    /// Logs and traces.
+    pub telemetry: Telemetry,
+}
+
+/// `[listen]`: `address:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Listen {
+    /// HTTP for editors and SDKs.
+    pub clients: String,
+    /// gRPC (TCP) and QUIC (UDP) for agents.
+    pub agents: String,
+    /// gRPC for meshctl.
+    pub operators: String,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// The most bytes of a client's request body.
+    pub body: String,
+    /// The most client connections at once.
+    pub connections: u32,
+    /// How long a request waits for a model that is being loaded.
+    pub load_wait: String,
+    /// How long one node may take to its first content before another is tried.
+    pub answer_wait: String,
+}
+
+/// `[identity]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Identity {
+    /// How long certificates of nodes and of the router itself are valid.
+    pub certificate_life: String,
+}
+
+/// `[modes.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModeConfig {
+    /// Models that may answer, best first.
+    pub models: Vec<String>,
+    /// Other names of the mode.
+    pub aliases: Vec<String>,
+    /// Modes whose models may answer when none of its own can.
+    pub fallback: Vec<String>,
+}
+
+/// `[models."NAME"]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelConfig {
+    /// Other names that clients may use for this model: `gpt-4o`.
+    pub aliases: Vec<String>,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            name: "router".into(),
+            listen: Listen::default(),
+            limits: Limits::default(),
+            identity: Identity::default(),
+            modes: BTreeMap::new(),
+            models: BTreeMap::new(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            clients: "127.0.0.1:7400".into(),
+            agents: "127.0.0.1:7401".into(),
+            operators: "127.0.0.1:7402".into(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: "8MiB".into(),
+            connections: 1024,
+            load_wait: "60s".into(),
+            // A cold 70B model on a slow box can spend minutes on a long prompt.
+            answer_wait: "10min".into(),
+        }
+    }
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { certificate_life: "24h".into() }
+    }
+}
+
+/// A configuration whose every value makes sense.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The router's name.
+    pub name: mesh_core::id::MachineId,
+    /// HTTP for clients.
+    pub clients: SocketAddr,
+    /// TCP and UDP for agents.
+    pub agents: SocketAddr,
+    /// gRPC for operators.
+    pub operators: SocketAddr,
+    /// The most bytes of a request body.
+    pub body_limit: usize,
+    /// The most client connections.
+    pub connections: usize,
+    /// How long a request waits for a model that is being loaded.
+    pub load_wait: Duration,
+    /// How long a node may take to its first content.
+    pub answer_wait: Duration,
+    /// Life of certificates.
+    pub certificate_life: Duration,
+    /// Configured modes, `None` = automatic.
+    pub modes: Option<ModeTable>,
+    /// Other names of models.
+    pub model_aliases: BTreeMap<String, ModelId>,
+    /// Logs and traces.
+    pub telemetry: Telemetry,
+    /// Where the configuration came from.
+    pub source: String,
+}
+
+/// Loads and checks the configuration.
+///
+/// # Errors
+/// A complaint (exit code 78) with all problems.
+pub fn load(file: Option<PathBuf>, flags: Vec<(&str, String)>) -> Result<Settings, Complaint> {
+    let layers = Layers { file, env_prefix: ENV_PREFIX, flags, keys: KEYS };
+    let loaded = config_layers::load::<RouterConfig>(&layers)?;
+    check(loaded.value, loaded.source, &loaded.lines)
+}
+
+/// Checks the values of a configuration.
+///
+/// # Errors
+/// A complaint (exit code 78) with all problems.
+pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<Settings, Complaint> {
+    let mut check = Check { lines, problems: Vec::new() };
+    let default = RouterConfig::default();
+    let name = check.value("name", config.name.parse());
+    let address = |check: &mut Check<'_>, key, text: &str| {
+        check.value(key, text.parse().map_err(|_| format!("`{text}` is no address such as 127.0.0.1:7400")))
+    };
+    let clients = address(&mut check, "listen.clients", &config.listen.clients);
+    let agents = address(&mut check, "listen.agents", &config.listen.agents);
+    let operators = address(&mut check, "listen.operators", &config.listen.operators);
+    let body_limit = check.value("limits.body", config.limits.body.parse::<Bytes>());
+    let load_wait = check.value("limits.load_wait", parse_duration(&config.limits.load_wait));
+    let answer_wait = check.value("limits.answer_wait", parse_duration(&config.limits.answer_wait));
+    let certificate_life =
+        check.value("identity.certificate_life", parse_duration(&config.identity.certificate_life));
+    if config.limits.connections == 0 {
+        check.problem("limits.connections", "must be at least 1");
+    }
+    let modes = check.modes(&config.modes);
+    let model_aliases = check.model_aliases(&config.models);
+    if !check.problems.is_empty() {
+        return Err(config_layers::complain(&check.problems));
+    }
+    let placeholder = SocketAddr::from(([127, 0, 0, 1], 0));
+    Ok(Settings {
+        // Every `None` was a problem, so the alternatives are never used.
+        name: name.or_else(|| default.name.parse().ok()).expect("the default name is valid"),
+        clients: clients.unwrap_or(placeholder),
+        agents: agents.unwrap_or(placeholder),
+        operators: operators.unwrap_or(placeholder),
+        body_limit: body_limit.map_or(0, |bytes| usize::try_from(bytes.0).unwrap_or(usize::MAX)),
+        connections: config.limits.connections as usize,
+        load_wait: load_wait.unwrap_or_default(),
+        answer_wait: answer_wait.unwrap_or_default(),
+        certificate_life: certificate_life.unwrap_or_default(),
+        modes,
+        model_aliases,
+        telemetry: config.telemetry,
+        source,
+    })
+}
+
+struct Check<'a> {
+    lines: &'a KeyLines,
+    problems: Vec<Problem>,
+}
+
+impl Check<'_> {
+    fn problem(&mut self, key: &str, message: impl ToString) {
+        let message = format!("{key}: {}", message.to_string());
+        self.problems.push(Problem { place: self.lines.place(key), message, hint: String::new() });
+    }
+
+    fn value<T, E: ToString>(&mut self, key: &str, parsed: Result<T, E>) -> Option<T> {
+        parsed.map_err(|error| self.problem(key, error)).ok()
+    }
+
+    fn modes(&mut self, modes: &BTreeMap<String, ModeConfig>) -> Option<ModeTable> {
+        let mut checked = Vec::new();
+        for (name, mode) in modes {
+            let key = |field: &str| format!("modes.{name}.{field}");
+            let Some(name) = self.value(&format!("modes.{name}"), ModeName::new(name.as_str())) else {
+                continue;
+            };
+            let aliases = self.list(&key("aliases"), &mode.aliases, |text| ModeName::new(text));
+            let models = self.list(&key("models"), &mode.models, |text| ModelId::new(text));
+            let fallback = self.list(&key("fallback"), &mode.fallback, |text| ModeName::new(text));
+            checked.push(Mode { name, aliases, models, fallback });
+        }
+        if checked.is_empty() {
+            return None;
+        }
+        match ModeTable::new(checked) {
+            Ok(table) => Some(table),
+            Err(problems) => {
+                for problem in problems {
+                    let mode = match &problem {
+                        ModeProblem::TwiceNamed { second, .. } => second,
+                        ModeProblem::Empty(mode) | ModeProblem::UnknownFallback { mode, .. } => mode,
+                    };
+                    let place = self.lines.place(&format!("modes.{mode}"));
+                    self.problems.push(Problem { place, message: problem.to_string(), hint: String::new() });
+                }
+                None
+            }
+        }
+    }
+
+    fn list<T, E: ToString>(
+        &mut self,
+        key: &str,
+        texts: &[String],
+        parse: fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        texts.iter().filter_map(|text| self.value(key, parse(text))).collect()
+    }
+
+    fn model_aliases(&mut self, models: &BTreeMap<String, ModelConfig>) -> BTreeMap<String, ModelId> {
+        let mut aliases: BTreeMap<String, ModelId> = BTreeMap::new();
+        for (name, model) in models {
+            let Some(id) = self.value(&format!("models.{name}"), ModelId::new(name.as_str())) else {
+                continue;
+            };
+            for alias in &model.aliases {
+                if let Some(other) = aliases.insert(alias.clone(), id.clone()) {
+                    let message = format!("the alias `{alias}` is given to `{other}` too");
+                    self.problem(&format!("models.{name}.aliases"), message);
+                }
+            }
+        }
+        aliases
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Settings, Complaint> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("router.toml");
+        std::fs::write(&file, text).expect("writing");
+        load(Some(file), vec![])
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_listen_on_loopback_only() {
+        let settings = check(RouterConfig::default(), String::new(), &KeyLines::default()).expect("valid");
+        for address in [settings.clients, settings.agents, settings.operators] {
+            assert!(address.ip().is_loopback());
+        }
+        assert!(settings.modes.is_none());
+    }
+
+    #[test]
+    fn all_semantic_problems_come_with_their_lines() {
+        let said = load_text(
+            "[listen]\nclients = \"7400\"\n[limits]\nbody = \"8\"\n[modes.code]\nmodels = [\"../x\"]\nfallback = [\"nope\"]\n",
+        )
+        .expect_err("four problems")
+        .to_string();
+        for part in [
+            "router.toml:2: listen.clients: `7400` is no address",
+            "router.toml:4: limits.body: `8` is no size",
+            "router.toml:6: modes.code.models: model name `../x`",
+            "router.toml:5: mode `code` falls back to `nope`",
+        ] {
+            assert!(said.contains(part), "{part:?} is not in:\n{said}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_shape_is_in_the_list() {
+        let mut full = RouterConfig::default();
+        full.modes.insert("M".into(), ModeConfig::default());
+        full.models.insert("M".into(), ModelConfig::default());
+        let mut found = Vec::new();
+        flatten(&serde_json::to_value(&full).expect("serialises"), "", &mut found);
+        let mut keys: Vec<String> = KEYS.iter().map(|key| key.replace('*', "M")).collect();
+        keys.sort();
+        found.sort();
+        assert_eq!(found, keys);
+    }
+
+    fn flatten(value: &serde_json::Value, prefix: &str, out: &mut Vec<String>) {
+        match value.as_object() {
+            Some(map) => map.iter().for_each(|(key, inner)| {
+                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(inner, &path, out);
+            }),
+            None => out.push(prefix.into()),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The ways to the agents: one link for each machine, over QUIC or inside the process.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use mesh_core::fleet::DataPath;
+use mesh_core::id::MachineId;
+use mesh_proto::v1::{RequestHead, ResponseHead};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Why a request on a link ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// There is no link to that machine, or it broke.
+    #[error("the link to the node is gone: {0}")]
+    Gone(String),
+    /// The engine's connection broke in the middle of its answer.
+    #[error("the engine broke off its answer")]
+    EngineBroke,
+    /// The agent is shutting down.
+    #[error("the node is shutting down")]
+    Shutdown,
+    /// The agent broke the rules of the frame.
+    #[error("the node sent nonsense: {0}")]
+    BadFrame(String),
+}
+
+/// The bytes of an answer. Dropping it cancels the request down to the engine.
+pub type AnswerBody = BoxStream<'static, Result<Bytes, LinkError>>;
+
+/// An agent's answer.
+pub struct AgentAnswer {
+    /// What happened.
+    pub head: ResponseHead,
+    /// The engine's bytes.
+    pub body: AnswerBody,
+}
+
+/// One way to one agent.
+pub trait AgentLink: Send + Sync {
+    /// Sends a request and completes with the head of the answer. Dropping the future, or later the body,
+    /// cancels the request on the engine.
+    fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>>;
+
+    /// What kind of way it is.
+    fn path(&self) -> DataPath;
+}
+
+type Links = BTreeMap<MachineId, (u64, Arc<dyn AgentLink>)>;
+
+/// All links. Clones share them; readers get a snapshot without a lock.
+#[derive(Clone)]
+pub struct AgentLinks {
+    links: Arc<watch::Sender<Arc<Links>>>,
+}
+
+impl Default for AgentLinks {
+    fn default() -> Self {
+        Self { links: Arc::new(watch::Sender::new(Arc::default())) }
+    }
+}
+
+impl AgentLinks {
+    /// Keeps `link` as the way to `machine`, in place of an older one. Returns its number for
+    /// [`AgentLinks::remove`].
+    pub fn insert(&self, machine: MachineId, link: Arc<dyn AgentLink>) -> u64 {
+        let mut number = 0;
+        self.links.send_modify(|links| {
+            let links = Arc::make_mut(links);
+            number = links.values().map(|(number, _)| *number).max().unwrap_or(0) + 1;
+            links.insert(machine, (number, link));
+        });
+        number
+    }
+
+    /// Forgets link `number` of `machine`; false when a newer one has taken its place.
+    #[must_use]
+    pub fn remove(&self, machine: &MachineId, number: u64) -> bool {
+        self.links.send_if_modified(|links| {
+            let ours = links.get(machine).is_some_and(|(kept, _)| *kept == number);
+            if ours {
+                Arc::make_mut(links).remove(machine);
+            }
+            ours
+        })
+    }
+
+    /// The way to `machine`.
+    #[must_use]
+    pub fn get(&self, machine: &MachineId) -> Option<Arc<dyn AgentLink>> {
+        self.links.borrow().get(machine).map(|(_, link)| link.clone())
+    }
+}

@@ -1,0 +1,351 @@
+//! Watches a stream of server-sent events without changing it: finds the first content, the usage and the end,
+//! and takes out the usage frame for a client that did not ask for it.
+//!
+//! ```text
+//! engine bytes ─► whole frames ─► [usage frame? dropped] ─► client
+//!                     └─► first content · finish · [DONE] · error · tokens and timings
+//! ```
+
+use bytes::{Bytes, BytesMut};
+use mesh_core::speed::Timing;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// A frame longer than this is no token stream.
+const FRAME_LIMIT: usize = 1 << 20;
+
+/// Tokens and times as the engine reports them.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of the answer.
+    pub completion_tokens: Option<u64>,
+    /// Speeds, where the engine tells (llama.cpp does).
+    pub timing: Option<Timing>,
+}
+
+/// What has been seen of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Seen {
+    /// A frame with text, a tool call or a finish reason.
+    pub content: bool,
+    /// `data: [DONE]`.
+    pub done: bool,
+    /// An error frame.
+    pub error: bool,
+}
+
+/// A frame is longer than a mebibyte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the engine sent an event of over 1 MiB")]
+pub struct FrameTooLong;
+
+/// The watcher of one stream.
+#[derive(Debug)]
+pub struct StreamGuard {
+    keep_usage: bool,
+    carry: BytesMut,
+    seen: Seen,
+    usage: Usage,
+}
+
+#[derive(Deserialize)]
+struct Frame {
+    choices: Option<Vec<Choice>>,
+    usage: Option<UsageField>,
+    timings: Option<Timings>,
+    error: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    finish_reason: Option<IgnoredAny>,
+    delta: Option<Delta>,
+    text: Option<NonEmpty>,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    content: Option<NonEmpty>,
+    reasoning_content: Option<NonEmpty>,
+    reasoning: Option<NonEmpty>,
+    tool_calls: Option<IgnoredAny>,
+}
+
+/// Whether a text is empty, without copying it.
+struct NonEmpty(bool);
+
+impl<'de> Deserialize<'de> for NonEmpty {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Look;
+        impl serde::de::Visitor<'_> for Look {
+            type Value = NonEmpty;
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a text")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<NonEmpty, E> {
+                Ok(NonEmpty(!text.is_empty()))
+            }
+        }
+        from.deserialize_str(Look)
+    }
+}
+
+#[derive(Deserialize)]
+struct UsageField {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Timings {
+    prompt_n: Option<u64>,
+    prompt_ms: Option<f64>,
+    predicted_n: Option<u64>,
+    predicted_ms: Option<f64>,
+}
+
+impl Timings {
+    fn timing(&self) -> Timing {
+        Timing {
+            prefill_tokens: self.prompt_n.unwrap_or(0),
+            prefill_s: self.prompt_ms.unwrap_or(0.0) / 1000.0,
+            decode_tokens: self.predicted_n.unwrap_or(0),
+            decode_s: self.predicted_ms.unwrap_or(0.0) / 1000.0,
+        }
+    }
+}
+
+/// Tokens and times of a whole (not streamed) answer.
+#[must_use]
+pub fn usage_of(body: &[u8]) -> Usage {
+    let mut usage = Usage::default();
+    if let Ok(frame) = serde_json::from_slice::<Frame>(body) {
+        usage.take(&frame);
+    }
+    usage
+}
+
+impl Usage {
+    fn take(&mut self, frame: &Frame) {
+        if let Some(field) = &frame.usage {
+            self.prompt_tokens = field.prompt_tokens.or(self.prompt_tokens);
+            self.completion_tokens = field.completion_tokens.or(self.completion_tokens);
+        }
+        if let Some(timings) = &frame.timings {
+            self.timing = Some(timings.timing());
+        }
+    }
+}
+
+impl StreamGuard {
+    /// `keep_usage` = the client asked for the usage frame.
+    #[must_use]
+    pub fn new(keep_usage: bool) -> Self {
+        Self { keep_usage, carry: BytesMut::new(), seen: Seen::default(), usage: Usage::default() }
+    }
+
+    /// What has been seen so far.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    /// Tokens and times so far.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Takes bytes of the engine and appends to `out` what the client is to get: whole frames only.
+    ///
+    /// # Errors
+    /// [`FrameTooLong`] when a mebibyte holds no end of a frame.
+    pub fn push(&mut self, chunk: Bytes, out: &mut Vec<Bytes>) -> Result<(), FrameTooLong> {
+        let mut bytes = if self.carry.is_empty() {
+            chunk
+        } else {
+            self.carry.extend_from_slice(&chunk);
+            self.carry.split().freeze()
+        };
+        let mut kept = 0;
+        let mut at = 0;
+        while let Some(length) = frame_length(&bytes[at..]) {
+            if self.inspect(&bytes[at..at + length]) {
+                kept = at + length;
+            } else {
+                if at > 0 {
+                    out.push(bytes.split_to(at));
+                    at = 0;
+                }
+                drop(bytes.split_to(length));
+                kept = 0;
+                continue;
+            }
+            at += length;
+        }
+        if kept > 0 {
+            out.push(bytes.split_to(kept));
+        }
+        if bytes.len() > FRAME_LIMIT {
+            return Err(FrameTooLong);
+        }
+        self.carry.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// What is left when the engine ends: the start of a frame that never ended.
+    #[must_use]
+    pub fn has_half_a_frame(&self) -> bool {
+        !self.carry.is_empty()
+    }
+
+    /// Looks at one whole frame; false = the client must not get it.
+    fn inspect(&mut self, frame: &[u8]) -> bool {
+        let Some(data) = data_of(frame) else {
+            // llama.cpp before 2025 sent `error: {…}`.
+            self.seen.error |= frame.starts_with(b"error:");
+            return true;
+        };
+        if data.starts_with(b"[DONE]") {
+            self.seen.done = true;
+            return true;
+        }
+        // After the first content only a few frames are worth parsing.
+        let worth = !self.seen.content || contains(data, b"\"usage\"") || contains(data, b"\"timings\"");
+        if !worth && !data.starts_with(b"{\"error\"") {
+            return true;
+        }
+        let Ok(parsed) = serde_json::from_slice::<Frame>(data) else {
+            // Not ours to judge; the client's parser will.
+            self.seen.content = true;
+            return true;
+        };
+        self.usage.take(&parsed);
+        self.seen.error |= parsed.error.is_some();
+        let choices = parsed.choices.unwrap_or_default();
+        self.seen.content |= choices.iter().any(Choice::has_content);
+        self.keep_usage || parsed.usage.is_none() || !choices.is_empty() || parsed.error.is_some()
+    }
+}
+
+impl Choice {
+    fn has_content(&self) -> bool {
+        let filled = |text: &Option<NonEmpty>| text.as_ref().is_some_and(|text| text.0);
+        self.finish_reason.is_some()
+            || filled(&self.text)
+            || self.delta.as_ref().is_some_and(|delta| {
+                filled(&delta.content)
+                    || filled(&delta.reasoning_content)
+                    || filled(&delta.reasoning)
+                    || delta.tool_calls.is_some()
+            })
+    }
+}
+
+/// The length of the first whole frame with its blank line, for both ways of ending lines.
+fn frame_length(bytes: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(newline) = bytes[from..].iter().position(|&byte| byte == b'\n') {
+        let after = from + newline + 1;
+        match &bytes[after..] {
+            [b'\n', ..] => return Some(after + 1),
+            [b'\r', b'\n', ..] => return Some(after + 2),
+            _ => from = after,
+        }
+    }
+    None
+}
+
+fn data_of(frame: &[u8]) -> Option<&[u8]> {
+    let data = frame.strip_prefix(b"data:")?;
+    Some(data.strip_prefix(b" ").unwrap_or(data).trim_ascii_end())
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames as llama.cpp b11549 sends them.
+    const ROLE: &str = "data: {\"choices\":[{\"finish_reason\":null,\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":null}}],\"model\":\"tiny\"}\n\n";
+    const TEXT: &str = "data: {\"choices\":[{\"finish_reason\":null,\"index\":0,\"delta\":{\"content\":\"say \\\"usage\\\"\"}}]}\n\n";
+    const FINISH: &str = "data: {\"choices\":[{\"finish_reason\":\"length\",\"index\":0,\"delta\":{}}]}\n\n";
+    const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"completion_tokens\":6,\"prompt_tokens\":19},\"timings\":{\"cache_n\":18,\"prompt_n\":1,\"prompt_ms\":10.5,\"predicted_n\":6,\"predicted_ms\":600.0}}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+
+    fn run(keep_usage: bool, chunks: &[&[u8]]) -> (String, StreamGuard) {
+        let (mut guard, mut out) = (StreamGuard::new(keep_usage), Vec::new());
+        for chunk in chunks {
+            guard.push(Bytes::copy_from_slice(chunk), &mut out).expect("short frames");
+        }
+        (String::from_utf8(out.concat()).expect("text"), guard)
+    }
+
+    #[test]
+    fn the_usage_frame_is_taken_out_wherever_the_network_cuts_the_stream() {
+        let whole = [ROLE, TEXT, FINISH, USAGE, DONE].concat();
+        let wanted = [ROLE, TEXT, FINISH, DONE].concat();
+        for cut in 0..=whole.len() {
+            let (first, second) = whole.as_bytes().split_at(cut);
+            let (text, guard) = run(false, &[first, second]);
+            assert_eq!(text, wanted, "cut at {cut}");
+            assert_eq!(guard.seen(), Seen { content: true, done: true, error: false });
+            assert_eq!(guard.usage().completion_tokens, Some(6));
+        }
+        let bytes: Vec<&[u8]> = whole.as_bytes().chunks(1).collect();
+        assert_eq!(run(false, &bytes).0, wanted);
+    }
+
+    #[test]
+    fn a_client_that_asked_gets_every_byte() {
+        let whole = [ROLE, TEXT, FINISH, USAGE, DONE].concat();
+        let (text, guard) = run(true, &[whole.as_bytes()]);
+        assert_eq!(text, whole);
+        let timing = guard.usage().timing.expect("llama.cpp tells");
+        assert_eq!((timing.prefill_tokens, timing.decode_tokens), (1, 6));
+        assert!((timing.decode_s - 0.6).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_role_alone_is_no_content_and_a_finish_is() {
+        assert!(!run(false, &[ROLE.as_bytes()]).1.seen().content);
+        assert!(run(false, &[ROLE.as_bytes(), FINISH.as_bytes()]).1.seen().content);
+        let completion = "data: {\"choices\":[{\"text\":\"x\",\"index\":0,\"finish_reason\":null}]}\n\n";
+        assert!(run(false, &[completion.as_bytes()]).1.seen().content);
+    }
+
+    #[test]
+    fn errors_are_seen_before_and_after_the_first_content() {
+        let error = "data: {\"error\":{\"code\":500,\"message\":\"x\",\"type\":\"server_error\"}}\n\n";
+        assert!(run(false, &[error.as_bytes()]).1.seen().error);
+        let (text, guard) = run(false, &[ROLE.as_bytes(), TEXT.as_bytes(), error.as_bytes()]);
+        assert!(guard.seen().error && !guard.seen().done && text.ends_with(error));
+    }
+
+    #[test]
+    fn half_a_frame_is_never_passed_on() {
+        let (text, guard) = run(false, &[TEXT.as_bytes(), b"data: {\"cho"]);
+        assert_eq!(text, TEXT);
+        assert!(guard.has_half_a_frame());
+    }
+
+    #[test]
+    fn comments_and_crlf_pass_unchanged() {
+        let stream = ": ping\r\n\r\ndata: {\"choices\":[]}\r\n\r\ndata: [DONE]\r\n\r\n";
+        let (text, guard) = run(false, &[stream.as_bytes()]);
+        assert_eq!(text, stream);
+        assert!(guard.seen().done);
+    }
+
+    #[test]
+    fn an_endless_frame_is_refused() {
+        let mut guard = StreamGuard::new(false);
+        let chunk = Bytes::from(vec![b'x'; FRAME_LIMIT + 1]);
+        assert_eq!(guard.push(chunk, &mut Vec::new()), Err(FrameTooLong));
+    }
+}

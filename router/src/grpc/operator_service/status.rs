@@ -1,0 +1,276 @@
+//! The status of everything on one screen, composed from a snapshot. Pure.
+
+use crate::fleet_keeper::Snapshot;
+use crate::journal::ModeStats;
+use mesh_core::fleet::{FleetView, MachineView};
+use mesh_core::health::Liveness;
+use mesh_core::machine::{Capacity, Engine, EngineState, Reading, Replica, ReplicaState};
+use mesh_core::mode::Mode;
+use mesh_core::routing::Load;
+use mesh_core::units::{Moment, human_duration};
+use mesh_proto::v1::{
+    EngineStatus, GpuStatus, HealthLine, ModeStatus, ModelStatus, NodeStatus, PlacedReplica, ReplicaStatus,
+    RouterStatus, StatusReply,
+};
+use std::collections::BTreeMap;
+
+/// The whole reply.
+pub(super) fn compose(
+    router: RouterStatus,
+    snapshot: &Snapshot,
+    load: &Load,
+    stats: &BTreeMap<String, ModeStats>,
+    now: Moment,
+) -> StatusReply {
+    let nodes: Vec<NodeStatus> =
+        snapshot.view.machines.iter().map(|machine| node(machine, load, now)).collect();
+    let modes: Vec<ModeStatus> =
+        snapshot.modes.modes().iter().map(|mode| mode_status(mode, snapshot, stats)).collect();
+    let models = models(snapshot);
+    let health = health(&nodes, &modes, snapshot.automatic);
+    StatusReply { router: Some(router), nodes, modes, models, health }
+}
+
+fn node(machine: &MachineView, load: &Load, now: Moment) -> NodeStatus {
+    let (state, reason) = node_state(machine, now);
+    let vitals = machine.vitals.as_ref();
+    let hardware = machine.hardware.as_ref();
+    let capacity = |pick: fn(&mesh_core::machine::Vitals) -> &Reading<Capacity>| {
+        vitals.and_then(|v| pick(v).known()).map(|c| (c.total.0, c.available.0)).unzip()
+    };
+    let (ram_total, ram_available) = capacity(|v| &v.ram);
+    let (disk_total, disk_available) = capacity(|v| &v.disk);
+    let (gpus, gpus_unknown) = match vitals.map(|v| &v.gpus) {
+        Some(Reading::Known(gpus)) => (gpus.iter().map(gpu).collect(), String::new()),
+        Some(Reading::Unknown(why)) => (Vec::new(), why.clone()),
+        None => (Vec::new(), "not reported yet".into()),
+    };
+    let hottest = vitals.and_then(|v| v.hottest());
+    let loaded = machine.engines.iter().flat_map(|e| &e.replicas).filter(|r| r.state == ReplicaState::Loaded);
+    let slots: Vec<u32> = loaded.filter_map(|replica| replica.slots).collect();
+    NodeStatus {
+        name: machine.id.to_string(),
+        state: state.into(),
+        reason,
+        last_heard_ms: u64::try_from(now.since(machine.last_heard).as_millis()).unwrap_or(u64::MAX),
+        hostname: hardware.map(|h| h.hostname.clone()).unwrap_or_default(),
+        cpu: hardware.and_then(|h| h.cpu.known().cloned()).unwrap_or_default(),
+        agent_version: hardware.map(|h| h.agent_version.clone()).unwrap_or_default(),
+        gpus,
+        gpus_unknown,
+        ram_total,
+        ram_available,
+        disk_total,
+        disk_available,
+        hottest_celsius: hottest.map(|sensor| sensor.value.0),
+        hottest_sensor: hottest.map(|sensor| sensor.sensor.clone()).unwrap_or_default(),
+        load: vitals.and_then(|v| v.load.known().copied()),
+        uptime_s: vitals.and_then(|v| v.uptime_s.known().copied()),
+        in_flight: load.iter().filter(|((id, _), _)| *id == machine.id).map(|(_, count)| count).sum(),
+        slots: (!slots.is_empty()).then(|| slots.iter().sum()),
+        engines: machine.engines.iter().map(engine).collect(),
+        data_path: machine.path.map_or("none", mesh_core::fleet::DataPath::word).into(),
+    }
+}
+
+fn node_state(machine: &MachineView, now: Moment) -> (&'static str, String) {
+    let silence = human_duration(now.since(machine.last_heard));
+    match machine.liveness {
+        Liveness::Offline => return ("offline", format!("last heard {silence} ago")),
+        Liveness::Suspect => {
+            return ("suspect", format!("silent for {silence}, or a request could not reach it"));
+        }
+        Liveness::Alive => {}
+    }
+    if machine.draining {
+        return ("draining", "its agent is stopping".into());
+    }
+    if machine.path.is_none() {
+        return ("suspect", "no data link: is UDP blocked between agent and router?".into());
+    }
+    let mut replicas = machine.engines.iter().flat_map(|engine| &engine.replicas).peekable();
+    if replicas.peek().is_none() {
+        return ("empty", "no engine has a model".into());
+    }
+    let states: Vec<&ReplicaState> = replicas.map(|replica| &replica.state).collect();
+    if states.contains(&&ReplicaState::Loaded) {
+        ("ready", String::new())
+    } else if states.contains(&&ReplicaState::Loading) {
+        ("loading", "a model is being loaded".into())
+    } else if machine
+        .engines
+        .iter()
+        .any(|engine| engine.kind.loads_on_demand() && engine.state == EngineState::Up)
+    {
+        ("ready", String::new())
+    } else {
+        ("empty", "no model is in memory".into())
+    }
+}
+
+fn gpu(gpu: &mesh_core::machine::Gpu) -> GpuStatus {
+    let (memory_total, memory_available) = gpu.memory.known().map(|c| (c.total.0, c.available.0)).unzip();
+    let memory_unknown = if let Reading::Unknown(why) = &gpu.memory { why.clone() } else { String::new() };
+    GpuStatus { name: gpu.name.clone(), memory_total, memory_available, memory_unknown }
+}
+
+fn engine(engine: &Engine) -> EngineStatus {
+    let (state, reason) = match &engine.state {
+        EngineState::Up => ("up", String::new()),
+        EngineState::Starting => ("starting", String::new()),
+        EngineState::Down(why) => ("down", why.clone()),
+    };
+    EngineStatus {
+        name: engine.name.clone(),
+        kind: engine.kind.word().into(),
+        version: engine.version.clone().unwrap_or_default(),
+        state: state.into(),
+        reason,
+        supervised: engine.supervised,
+        replicas: engine.replicas.iter().map(replica).collect(),
+    }
+}
+
+fn replica(replica: &Replica) -> ReplicaStatus {
+    let failure = if let ReplicaState::Failed(why) = &replica.state { why.clone() } else { String::new() };
+    ReplicaStatus {
+        model: replica.model.to_string(),
+        state: replica.state.word().into(),
+        failure,
+        slots: replica.slots,
+        busy: replica.busy,
+        context: replica.context,
+    }
+}
+
+/// The machines that may serve, with the replica of `model` each has.
+fn reachable<'a>(
+    view: &'a FleetView,
+    model: &'a mesh_core::id::ModelId,
+) -> impl Iterator<Item = (&'a MachineView, &'a Engine, &'a Replica)> {
+    view.machines
+        .iter()
+        .filter(|machine| {
+            machine.liveness != Liveness::Offline && !machine.draining && machine.path.is_some()
+        })
+        .filter_map(|machine| machine.replica(model).map(|(engine, replica)| (machine, engine, replica)))
+        .filter(|(_, engine, _)| !matches!(engine.state, EngineState::Down(_)))
+}
+
+fn mode_status(mode: &Mode, snapshot: &Snapshot, stats: &BTreeMap<String, ModeStats>) -> ModeStatus {
+    let chain = snapshot.modes.chain(mode);
+    let serves = |replica: &Replica, engine: &Engine| {
+        replica.state == ReplicaState::Loaded
+            || (replica.state == ReplicaState::Available && engine.kind.loads_on_demand())
+    };
+    let serving = chain.iter().find_map(|(model, from)| {
+        let nodes: Vec<String> = reachable(&snapshot.view, model)
+            .filter(|(_, engine, replica)| serves(replica, engine))
+            .map(|(machine, _, _)| machine.id.to_string())
+            .collect();
+        (!nodes.is_empty()).then(|| (model.to_string(), nodes, *from))
+    });
+    let loading = chain.iter().find(|(model, _)| {
+        reachable(&snapshot.view, model).any(|(_, engine, replica)| {
+            replica.state == ReplicaState::Loading || engine.state == EngineState::Starting
+        })
+    });
+    let (model, nodes, state, reason) = match (serving, loading) {
+        (Some((model, nodes, from)), _) if *from == mode.name => (model, nodes, "ready", String::new()),
+        (Some((model, nodes, from)), _) => (model, nodes, "ready", format!("by fallback to {from}")),
+        (None, Some((model, _))) => {
+            (model.to_string(), Vec::new(), "loading", "its model is being loaded".into())
+        }
+        (None, None) => {
+            let names: Vec<&str> = chain.iter().map(|(model, _)| model.as_str()).collect();
+            (String::new(), Vec::new(), "unserved", format!("no node can serve {}", names.join(" or ")))
+        }
+    };
+    let stats = stats.get(mode.name.as_str()).cloned().unwrap_or_default();
+    ModeStatus {
+        name: mode.name.to_string(),
+        aliases: mode.aliases.iter().map(ToString::to_string).collect(),
+        model,
+        nodes,
+        state: state.into(),
+        reason,
+        models: mode.models.iter().map(ToString::to_string).collect(),
+        fallback: mode.fallback.iter().map(ToString::to_string).collect(),
+        ttft_s: stats.ttft_s,
+        tokens_per_second: stats.tokens_per_second,
+        ok: stats.ok,
+        failed: stats.failed,
+    }
+}
+
+fn models(snapshot: &Snapshot) -> Vec<ModelStatus> {
+    let describe = |model: &mesh_core::id::ModelId| {
+        let mut status = ModelStatus { name: model.to_string(), ..ModelStatus::default() };
+        for machine in &snapshot.view.machines {
+            let Some((engine, replica)) = machine.replica(model) else { continue };
+            status.parameters = status.parameters.or(replica.parameters);
+            status.size = status.size.or(replica.size.map(|size| size.0));
+            let offline = machine.liveness == Liveness::Offline;
+            status.replicas.push(PlacedReplica {
+                node: machine.id.to_string(),
+                engine: engine.name.clone(),
+                state: if offline { "offline" } else { replica.state.word() }.into(),
+                slots: replica.slots,
+                busy: replica.busy,
+                context: replica.context,
+            });
+        }
+        let modes = snapshot.modes.modes().iter().filter(|mode| mode.models.contains(model));
+        status.modes = modes.map(|mode| mode.name.to_string()).collect();
+        status
+    };
+    snapshot.view.model_names().into_iter().map(describe).collect()
+}
+
+fn health(nodes: &[NodeStatus], modes: &[ModeStatus], automatic: bool) -> Vec<HealthLine> {
+    let line = |level: &str, message: String, hint: String| HealthLine { level: level.into(), message, hint };
+    let mut lines = Vec::new();
+    if nodes.is_empty() {
+        lines.push(line(
+            "warning",
+            "no node has joined yet".into(),
+            "meshctl token create --role node".into(),
+        ));
+    }
+    for node in nodes {
+        match node.state.as_str() {
+            "ready" | "loading" => {}
+            "offline" => {
+                lines.push(line("error", format!("{} is offline: {}", node.name, node.reason), String::new()))
+            }
+            state => lines.push(line(
+                "warning",
+                format!("{} is {state}: {}", node.name, node.reason),
+                String::new(),
+            )),
+        }
+        for engine in &node.engines {
+            if engine.state == "down" {
+                let message = format!("{} on {} does not answer: {}", engine.name, node.name, engine.reason);
+                lines.push(line("warning", message, String::new()));
+            }
+            for replica in engine.replicas.iter().filter(|replica| replica.state == "failed") {
+                let message = format!("{} failed on {}: {}", replica.model, node.name, replica.failure);
+                let hint = format!("meshctl model load {} --node {}", replica.model, node.name);
+                lines.push(line("error", message, hint));
+            }
+        }
+    }
+    for mode in modes.iter().filter(|mode| mode.state == "unserved") {
+        lines.push(line(
+            "error",
+            format!("mode {} is not served: {}", mode.name, mode.reason),
+            String::new(),
+        ));
+    }
+    if automatic && !modes.is_empty() {
+        let message = "modes are automatic: each uses the best model found".into();
+        lines.push(line("info", message, String::new()));
+    }
+    lines
+}

@@ -1,0 +1,278 @@
+//! The clients' front door: the listener with its limits, and the route table. The whole public surface is in
+//! [`Front::route`].
+
+pub mod head;
+pub mod openai;
+pub mod reply;
+
+use crate::forward::{Forward, Incoming};
+use crate::ledger::LedgerHandle;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, USER_AGENT};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming as HttpBody;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use mesh_core::mode::Purpose;
+use mesh_daemon::clock::unix_ms;
+use mesh_daemon::metrics_endpoint;
+use reply::{ApiError, Reply, json_reply, set_header, whole};
+use serde_json::json;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// A client has this long to send its headers.
+const HEADER_LIMIT: Duration = Duration::from_secs(10);
+/// And this long for its whole body: 8 MiB at 140 KB/s.
+const BODY_TIME: Duration = Duration::from_secs(60);
+/// Requests in progress have this long to finish when the router stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Requests of one HTTP/2 connection at once.
+const STREAMS: u32 = 256;
+
+/// The front door. Clones are cheap.
+#[derive(Clone)]
+pub struct Front {
+    forward: Forward,
+    ledger: LedgerHandle,
+}
+
+impl Front {
+    /// A front door for `forward`, with keys from `ledger`.
+    #[must_use]
+    pub fn new(forward: Forward, ledger: LedgerHandle) -> Self {
+        Self { forward, ledger }
+    }
+
+    /// Serves clients until `stop`, then lets requests in progress finish for ten seconds.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(self.forward.settings.connections));
+        let (tasks, now_or_never) = (TaskTracker::new(), CancellationToken::new());
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&listener, &permits) => accepted,
+            };
+            let (stream, permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file handles: waiting lets some be closed.
+                    tracing::warn!(%error, "accepting a client");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (front, stop, kill) = (self.clone(), stop.clone(), now_or_never.clone());
+            tasks.spawn(async move {
+                front.forward.metrics.connections.inc();
+                tokio::select! {
+                    () = kill.cancelled() => {}
+                    () = front.connection(stream, stop) => {}
+                }
+                front.forward.metrics.connections.dec();
+                drop(permit);
+            });
+        }
+        tasks.close();
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs());
+            now_or_never.cancel();
+            tasks.wait().await;
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, stop: CancellationToken) {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(64 * 1024);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(32 * 1024)
+            .keep_alive_interval(Duration::from_secs(20));
+        let front = self.clone();
+        let service = service_fn(move |request| {
+            let front = front.clone();
+            async move { Ok::<_, Infallible>(front.answer(request).await) }
+        });
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            // Errors here are clients that hang up or send nonsense; hyper has answered what could be answered.
+            _ = connection.as_mut() => return,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        drop(connection.await);
+    }
+
+    async fn answer(&self, request: Request<HttpBody>) -> Reply {
+        let id = format!("req-{}", uuid::Uuid::now_v7().simple());
+        let span = tracing::info_span!("request", request_id = %id, path = request.uri().path());
+        let mut reply = self
+            .route(request, &id)
+            .instrument(span)
+            .await
+            .unwrap_or_else(|error| error.with("request_id", json!(id)).reply());
+        set_header(&mut reply, "x-mesh-request-id", &id);
+        reply
+    }
+
+    /// The whole public surface.
+    async fn route(&self, request: Request<HttpBody>, id: &str) -> Result<Reply, ApiError> {
+        let path = request.uri().path().trim_end_matches('/').to_owned();
+        match (request.method(), path.as_str()) {
+            (&Method::GET | &Method::HEAD, "/healthz") => {
+                return Ok(json_reply(StatusCode::OK, &json!({"status": "ok"})));
+            }
+            (&Method::GET | &Method::HEAD, "/readyz") => return Ok(self.ready()),
+            _ => {}
+        }
+        self.authorize(request.headers())?;
+        match (request.method(), path.as_str()) {
+            (&Method::GET, "/v1/models") => Ok(openai::models(&self.forward.fleet.snapshot())),
+            (&Method::GET, path) if path.starts_with("/v1/models/") => {
+                openai::model(&self.forward.fleet.snapshot(), &path["/v1/models/".len()..])
+            }
+            (&Method::POST, "/v1/chat/completions") => {
+                self.forward(request, id, "/v1/chat/completions", Purpose::Chat).await
+            }
+            (&Method::POST, "/v1/completions") => {
+                self.forward(request, id, "/v1/completions", Purpose::Chat).await
+            }
+            (&Method::POST, "/v1/embeddings") => {
+                self.forward(request, id, "/v1/embeddings", Purpose::Embed).await
+            }
+            (&Method::GET, "/metrics") => Ok(self.metrics()),
+            (
+                _,
+                known @ ("/v1/models"
+                | "/v1/chat/completions"
+                | "/v1/completions"
+                | "/v1/embeddings"
+                | "/metrics"),
+            ) => {
+                let message = format!("{known} does not answer {}", request.method());
+                Err(ApiError::client(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+            }
+            (method, _) => {
+                let shown: String = path.chars().take(100).collect();
+                let message = format!(
+                    "there is no {method} {shown} here; clients use /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models"
+                );
+                Err(ApiError::client(StatusCode::NOT_FOUND, "no_such_path", message))
+            }
+        }
+    }
+
+    /// A key is asked for before anything else is said.
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let refuse = |reason: &'static str, message: &str| {
+            let label = crate::metrics::ReasonLabel { reason };
+            self.forward.metrics.refusals.get_or_create(&label).inc();
+            let hint = "`meshctl key create NAME` makes a key; send it as `Authorization: Bearer mk_…`";
+            ApiError {
+                kind: "authentication_error",
+                ..ApiError::client(StatusCode::UNAUTHORIZED, reason, format!("{message}; {hint}"))
+            }
+        };
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+            let (scheme, key) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+        });
+        let presented = bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok()));
+        let Some(presented) = presented else {
+            return Err(refuse("missing_api_key", "this mesh needs an API key"));
+        };
+        let keys = self.ledger.keys();
+        let id = keys.borrow().check(presented).map(|key| key.id.clone());
+        let Some(id) = id else { return Err(refuse("invalid_api_key", "the API key is not known here")) };
+        self.ledger.key_used(&id, unix_ms());
+        Ok(())
+    }
+
+    async fn forward(
+        &self,
+        request: Request<HttpBody>,
+        id: &str,
+        path: &'static str,
+        purpose: Purpose,
+    ) -> Result<Reply, ApiError> {
+        let client =
+            request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let client = client.chars().take(120).collect();
+        let body = self.body(request).await?;
+        Ok(self.forward.run(Incoming { id: id.into(), path, purpose, client, body }).await)
+    }
+
+    async fn body(&self, request: Request<HttpBody>) -> Result<Bytes, ApiError> {
+        let limit = self.forward.settings.body_limit;
+        let too_large = || {
+            let message = format!(
+                "the body is over {}; `limits.body` in the router's configuration sets this",
+                mesh_core::units::human_bytes(limit as u64)
+            );
+            ApiError::client(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+        };
+        let headers = request.headers();
+        if headers.contains_key(CONTENT_ENCODING) {
+            let message = "compressed bodies are not accepted";
+            return Err(ApiError::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed_body", message));
+        }
+        let announced =
+            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > limit as u64) {
+            return Err(too_large());
+        }
+        let collected =
+            tokio::time::timeout(BODY_TIME, Limited::new(request.into_body(), limit).collect()).await;
+        match collected {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(ApiError::client(StatusCode::BAD_REQUEST, "broken_body", "the body broke off")),
+            Err(_) => {
+                let message = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+                Err(ApiError::client(StatusCode::REQUEST_TIMEOUT, "slow_body", message))
+            }
+        }
+    }
+
+    fn ready(&self) -> Reply {
+        let snapshot = self.forward.fleet.snapshot();
+        let serving = snapshot.view.machines.iter().any(|machine| {
+            machine.path.is_some()
+                && machine
+                    .engines
+                    .iter()
+                    .flat_map(|engine| &engine.replicas)
+                    .any(|replica| replica.state == mesh_core::machine::ReplicaState::Loaded)
+        });
+        let status = if serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json_reply(status, &json!({"ready": serving}))
+    }
+
+    fn metrics(&self) -> Reply {
+        let mut reply = http::Response::new(whole(metrics_endpoint::render(&self.forward.metrics.registry)));
+        let kind = http::HeaderValue::from_static(metrics_endpoint::CONTENT_TYPE);
+        reply.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+        reply
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    // Over the limit, clients wait in the listener's own queue.
+    let permit = permits.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    // A token is smaller than a segment: Nagle would hold it back.
+    stream.set_nodelay(true)?;
+    Ok((stream, permit))
+}

@@ -1,0 +1,171 @@
+//! Answers of the router itself: errors in OpenAI's shape, headers that say where a request went.
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use mesh_core::routing::Rejection;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+
+/// The body of any answer. It never fails: a broken stream ends with an error event of its own.
+pub type ReplyBody = UnsyncBoxBody<Bytes, Infallible>;
+/// Any answer.
+pub type Reply = Response<ReplyBody>;
+
+/// A body that is there as a whole.
+#[must_use]
+pub fn whole(bytes: impl Into<Bytes>) -> ReplyBody {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// A body that comes bit by bit.
+#[must_use]
+pub fn streamed(stream: BoxStream<'static, Bytes>) -> ReplyBody {
+    use futures_util::StreamExt;
+    StreamBody::new(stream.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()
+}
+
+/// A JSON answer.
+#[must_use]
+pub fn json_reply(status: StatusCode, value: &Value) -> Reply {
+    let mut reply = Response::new(whole(value.to_string()));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+/// An error towards a client, in the shape that OpenAI's SDKs read. The message can be read alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// OpenAI's `type`.
+    pub kind: &'static str,
+    /// OpenAI's `code`: stable, for programs.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+    /// Which field of the request.
+    pub param: Option<&'static str>,
+    /// Seconds after which asking again makes sense.
+    pub retry_after_s: Option<u32>,
+    /// More for programs, under `error.mesh`.
+    pub mesh: Value,
+}
+
+impl ApiError {
+    /// An error that is the client's fault.
+    #[must_use]
+    pub fn client(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let kind = "invalid_request_error";
+        Self {
+            status,
+            kind,
+            code,
+            message: message.into(),
+            param: None,
+            retry_after_s: None,
+            mesh: json!({}),
+        }
+    }
+
+    /// An error that is the mesh's fault; SDKs try again by themselves.
+    #[must_use]
+    pub fn mesh(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { kind: "mesh_error", ..Self::client(status, code, message) }
+    }
+
+    /// Names the field.
+    #[must_use]
+    pub fn param(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    /// Adds `Retry-After`.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Adds one entry under `error.mesh`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: Value) -> Self {
+        self.mesh[key] = value;
+        self
+    }
+
+    /// The error object as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut error = json!({
+            "message": self.message, "type": self.kind, "code": self.code, "param": self.param,
+        });
+        if self.mesh.as_object().is_some_and(|map| !map.is_empty()) {
+            error["mesh"] = self.mesh.clone();
+        }
+        json!({ "error": error })
+    }
+
+    /// The error as a whole answer.
+    #[must_use]
+    pub fn reply(&self) -> Reply {
+        let mut reply = json_reply(self.status, &self.to_json());
+        if let Some(seconds) = self.retry_after_s {
+            reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer realm=\"modemesh\"");
+            reply.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+        }
+        reply
+    }
+
+    /// The error as the last event of a stream that has begun.
+    #[must_use]
+    pub fn event(&self) -> Bytes {
+        Bytes::from(format!("data: {}\n\n", self.to_json()))
+    }
+}
+
+/// Each node's reason as JSON, for `error.mesh.nodes`.
+#[must_use]
+pub fn reasons_json(rejected: &[Rejection]) -> Value {
+    rejected
+        .iter()
+        .map(|rejection| {
+            json!({
+                "node": rejection.machine, "model": rejection.model, "reason": rejection.why.to_string(),
+            })
+        })
+        .collect()
+}
+
+/// Each node's reason in one line of at most five, for the message.
+#[must_use]
+pub fn reasons_text(rejected: &[Rejection]) -> String {
+    let mut parts: Vec<String> = rejected
+        .iter()
+        .take(5)
+        .map(|rejection| match &rejection.model {
+            Some(model) => format!("{}: {model} {}", rejection.machine, rejection.why),
+            None => format!("{}: {}", rejection.machine, rejection.why),
+        })
+        .collect();
+    if rejected.len() > 5 {
+        parts.push(format!("and {} more", rejected.len() - 5));
+    }
+    if parts.is_empty() { "no node is connected".into() } else { parts.join("; ") }
+}
+
+/// Sets an `x-mesh-…` header; a value that cannot stand in a header is left out.
+pub fn set_header(reply: &mut Reply, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        reply.headers_mut().insert(HeaderName::from_static(name), value);
+    }
+}

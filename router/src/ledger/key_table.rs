@@ -1,0 +1,93 @@
+//! The API keys as the front door sees them: a snapshot that checks a presented key without any waiting.
+
+use super::secret::{self, Sha};
+use std::collections::HashMap;
+
+/// A key that a client may present, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its id, the middle part of `mk_<id>_<secret>`.
+    pub id: String,
+    /// What the operator calls it: `laptop`.
+    pub name: String,
+}
+
+/// All valid keys at one moment.
+#[derive(Debug, Default)]
+pub struct KeyTable {
+    keys: HashMap<String, (Key, Sha)>,
+}
+
+impl KeyTable {
+    /// The key that `presented` is, if it is one: found by its id, its secret compared by hash in constant
+    /// time.
+    #[must_use]
+    pub fn check(&self, presented: &str) -> Option<&Key> {
+        let (id, secret) = presented.strip_prefix("mk_")?.split_once('_')?;
+        let (key, hash) = self.keys.get(id)?;
+        secret::fits(secret, hash).then_some(key)
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.keys.contains_key(id)
+    }
+
+    pub(super) fn insert(&mut self, key: Key, hash: Sha) {
+        self.keys.insert(key.id.clone(), (key, hash));
+    }
+}
+
+/// A key as text, shown once: `mk_<id>_<secret>`.
+pub(super) fn written(id: &str, secret: &str) -> String {
+    format!("mk_{id}_{secret}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> KeyTable {
+        let mut table = KeyTable::default();
+        table.insert(Key { id: "abcdefgh".into(), name: "laptop".into() }, secret::hash("s_e-cret"));
+        table
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_id_and_its_secret_may_hold_underscores() {
+        let table = table();
+        let key = table.check(&written("abcdefgh", "s_e-cret")).expect("the right key");
+        assert_eq!(key.name, "laptop");
+    }
+
+    #[test]
+    fn everything_else_is_no_key() {
+        for presented in [
+            "",
+            "mk_",
+            "mk__",
+            "mk_abcdefgh",
+            "mk_abcdefgh_",
+            "mk_abcdefgh_s_e-cre",
+            "mk_abcdefgh_s_e-crett",
+            "mk_abcdefg_s_e-cret",
+            "mk_zzzzzzzz_s_e-cret",
+            "MK_abcdefgh_s_e-cret",
+            " mk_abcdefgh_s_e-cret",
+            "abcdefgh_s_e-cret",
+        ] {
+            assert!(table().check(presented).is_none(), "{presented:?}");
+        }
+    }
+}

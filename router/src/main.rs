@@ -1,0 +1,54 @@
+//! `mesh-router`: the head of a mesh on a machine of its own.
+
+use clap::{Parser, Subcommand};
+use mesh_daemon::{complaint, data_folder, stop_signal, telemetry};
+use router::app::{Router, init};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Routes requests by mode to the machines of a mesh.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// Where keys, ledger and configuration are kept [default: $MODEMESH_DATA, else ~/.local/share/modemesh].
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes the mesh's certificate authority, once.
+    Init,
+    /// Serves clients, agents and operators until Ctrl-C.
+    Run(router::cli::RunFlags),
+}
+
+fn main() -> ExitCode {
+    complaint::conclude(run(Cli::parse()))
+}
+
+#[tokio::main]
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let data = cli.data.unwrap_or_else(data_folder::default);
+    let mut out = std::io::stdout();
+    match cli.command {
+        Command::Init => {
+            let pin = init(&data)?;
+            writeln!(out, "mesh CA   {}\npin       {pin}", data.join("router/ca.pem").display())?;
+            writeln!(std::io::stderr(), "\nnext: mesh-router run --data {}", data.display())?;
+        }
+        Command::Run(flags) => {
+            let settings = flags.settings(&data)?;
+            let _telemetry = telemetry::init(&settings.telemetry, "mesh-router")?;
+            let stop = stop_signal::on_ctrl_c_or_term()?;
+            let router = Router::start(&data, settings, stop).await?;
+            writeln!(out, "clients    {}/v1", router.client_url())?;
+            writeln!(out, "agents     {} (TCP and UDP)\noperators  {}", router.agents, router.operators)?;
+            router.stopped().await;
+        }
+    }
+    Ok(())
+}

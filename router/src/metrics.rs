@@ -1,0 +1,112 @@
+//! The router's metrics. Names are listed in `docs/metrics.md`; labels hold names of nodes, models and modes,
+//! never anything a client wrote.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+
+/// How one request ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The mode, or empty for a model asked for by name.
+    pub mode: String,
+    /// The node that answered, or empty.
+    pub node: String,
+    /// complete, failed, cancelled, refused
+    pub outcome: &'static str,
+}
+
+/// One mode.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ModeLabel {
+    /// The mode, or empty for a model asked for by name.
+    pub mode: String,
+}
+
+/// One reason.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// A word from a fixed list.
+    pub reason: &'static str,
+}
+
+/// Tokens by direction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TokenLabels {
+    /// The node that processed them.
+    pub node: String,
+    /// prompt, completion
+    pub kind: &'static str,
+}
+
+type Seconds = fn() -> Histogram;
+
+/// 5 ms to 11 min in doublings.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.005, 2.0, 18))
+}
+
+/// All metrics of the router.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Requests by how they ended.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Seconds to the first content.
+    pub ttft: Family<ModeLabel, Histogram, Seconds>,
+    /// Seconds to the end.
+    pub duration: Family<ModeLabel, Histogram, Seconds>,
+    /// Requests running now.
+    pub in_flight: Gauge,
+    /// Attempts on a node that failed before the first content.
+    pub retries: Family<ReasonLabel, Counter>,
+    /// Requests that ended with an error of the router before any content.
+    pub refusals: Family<ReasonLabel, Counter>,
+    /// Tokens by node and direction.
+    pub tokens: Family<TokenLabels, Counter>,
+    /// Open client connections.
+    pub connections: Gauge,
+    /// Everything above, for `/metrics`.
+    pub registry: Arc<Registry>,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    #[must_use]
+    pub fn new() -> Self {
+        let (ttft, duration) = (
+            Family::new_with_constructor(seconds as Seconds),
+            Family::new_with_constructor(seconds as Seconds),
+        );
+        let (requests, retries, refusals) = (Family::default(), Family::default(), Family::default());
+        let (tokens, in_flight, connections) = (Family::default(), Gauge::default(), Gauge::default());
+        let mut registry = Registry::default();
+        registry.register("modemesh_router_requests", "Requests by how they ended", requests.clone());
+        registry.register("modemesh_router_ttft_seconds", "Seconds to the first content", ttft.clone());
+        registry.register("modemesh_router_duration_seconds", "Seconds to the end", duration.clone());
+        registry.register("modemesh_router_in_flight", "Requests running now", in_flight.clone());
+        registry.register(
+            "modemesh_router_retries",
+            "Attempts on a node that failed before the first content",
+            retries.clone(),
+        );
+        registry.register(
+            "modemesh_router_refusals",
+            "Requests that ended with an error before any content",
+            refusals.clone(),
+        );
+        registry.register("modemesh_router_tokens", "Tokens by node and direction", tokens.clone());
+        registry.register("modemesh_router_connections", "Open client connections", connections.clone());
+        let registry = Arc::new(registry);
+        Self { requests, ttft, duration, in_flight, retries, refusals, tokens, connections, registry }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
