@@ -219,7 +219,7 @@ impl Forward {
     ) -> Result<(Attempt, Candidate, Claim), Exhausted> {
         ticket.decided(&decision.ranked, &decision.rejected);
         let (mut claim, mut loading, mut too_long) = (Some(first_claim), false, None);
-        let mut tried = 0;
+        let (mut tried, mut failed) = (0, None::<(MachineId, String)>);
         let mut ranked = decision.ranked.into_iter().peekable();
         while let Some(candidate) = ranked.next() {
             if tried == ATTEMPTS {
@@ -230,7 +230,11 @@ impl Forward {
             }
             tried += 1;
             let claim = claim.take().unwrap_or_else(|| self.in_flight.claim_next(&candidate));
-            ticket.attempt(&candidate, &candidate.why.to_string());
+            let reason = match &failed {
+                None => candidate.why.to_string(),
+                Some((node, why)) => format!("next after {node}: {why}"),
+            };
+            ticket.attempt(&candidate, &reason);
             let failure = match self.attempt(course.incoming, head, &candidate, ranked.peek().is_some()).await
             {
                 Ok(attempt) => {
@@ -240,6 +244,7 @@ impl Forward {
                 Err(failure) => failure,
             };
             ticket.attempt_ended(failure.to_string());
+            failed = Some((candidate.machine.clone(), failure.to_string()));
             tracing::debug!(request_id = ticket.id(), node = %candidate.machine, %failure, "attempt failed");
             if let Some(outcome) = failure.outcome() {
                 self.fleet.observe(&candidate.machine, &candidate.model, outcome);

@@ -54,7 +54,7 @@ pub struct ApiError {
     /// Seconds after which asking again makes sense.
     pub retry_after_s: Option<u32>,
     /// More for programs, under `error.mesh`.
-    pub mesh: Value,
+    pub mesh: Vec<(&'static str, Value)>,
 }
 
 impl ApiError {
@@ -69,7 +69,7 @@ impl ApiError {
             message: message.into(),
             param: None,
             retry_after_s: None,
-            mesh: json!({}),
+            mesh: Vec::new(),
         }
     }
 
@@ -95,8 +95,8 @@ impl ApiError {
 
     /// Adds one entry under `error.mesh`.
     #[must_use]
-    pub fn with(mut self, key: &str, value: Value) -> Self {
-        self.mesh[key] = value;
+    pub fn with(mut self, key: &'static str, value: Value) -> Self {
+        self.mesh.push((key, value));
         self
     }
 
@@ -106,8 +106,8 @@ impl ApiError {
         let mut error = json!({
             "message": self.message, "type": self.kind, "code": self.code, "param": self.param,
         });
-        if self.mesh.as_object().is_some_and(|map| !map.is_empty()) {
-            error["mesh"] = self.mesh.clone();
+        for (key, value) in &self.mesh {
+            error["mesh"][*key] = value.clone();
         }
         json!({ "error": error })
     }
@@ -163,9 +163,10 @@ pub fn reasons_text(rejected: &[Rejection]) -> String {
     if parts.is_empty() { "no node is connected".into() } else { parts.join("; ") }
 }
 
-/// Sets an `x-mesh-…` header; a value that cannot stand in a header is left out.
+/// Sets an `x-mesh-…` header. What cannot stand in a header becomes `?`; over 300 characters are cut.
 pub fn set_header(reply: &mut Reply, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        reply.headers_mut().insert(HeaderName::from_static(name), value);
-    }
+    let clean: String =
+        value.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(300).collect();
+    let value = HeaderValue::try_from(clean).expect("only graphic ASCII and spaces");
+    reply.headers_mut().insert(HeaderName::from_static(name), value);
 }
