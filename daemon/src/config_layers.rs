@@ -212,7 +212,16 @@ where
     for Leaf { key, line, known, toml } in leaves {
         let place = format!("{file}:{line}");
         if !known {
-            problems.push(Problem { place, message: format!("unknown key `{key}`"), hint: near(&key, keys) });
+            let problem = if keys.iter().any(|pattern| starts(pattern, &key)) {
+                Problem {
+                    place,
+                    message: format!("`{key}` is a section, not a value"),
+                    hint: format!("write [{key}]"),
+                }
+            } else {
+                Problem { place, message: format!("unknown key `{key}`"), hint: near(&key, keys) }
+            };
+            problems.push(problem);
             continue;
         }
         let alone =
@@ -385,6 +394,15 @@ mod tests {
             assert!(said.contains(part), "{part:?} is not in:\n{said}");
         }
         assert_eq!(complaint.exit, 78);
+    }
+
+    #[test]
+    fn a_value_in_place_of_a_section_is_told() {
+        let said = load_text("listen = 7400\n", vec![]).expect_err("no section").to_string();
+        assert!(
+            said.contains("router.toml:1: `listen` is a section, not a value (write [listen])"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -269,9 +269,11 @@ fn health(status: &StatusReply, notice: Option<&str>, look: Look) -> Vec<String>
         lines.iter().filter(|line| !line.hint.is_empty()).map(|line| line.message.chars().count()).max();
     let mut out = vec![String::new(), paint::bold("# Health", look.color)];
     for line in &lines {
-        let is_error = line.level == "error";
-        let symbol = if is_error { look.sign("✕", "x") } else { look.sign("▲", "!") };
-        let symbol = if is_error { Paint::Red } else { Paint::Yellow }.on(symbol, look.color);
+        let symbol = match line.level.as_str() {
+            "error" => Paint::Red.on(look.sign("✕", "x"), look.color),
+            "info" => Paint::Cyan.on(look.sign("·", "-"), look.color),
+            _ => Paint::Yellow.on(look.sign("▲", "!"), look.color),
+        };
         let message = look.text(&line.message);
         if line.hint.is_empty() {
             out.push(format!("# {symbol} {message}"));
