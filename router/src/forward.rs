@@ -198,6 +198,13 @@ impl Forward {
                 Ok(chain.into_iter().map(|(model, from)| (model.clone(), Some(from.clone()))).collect())
             }
             Asked::Model(model) => Ok(vec![(model, None)]),
+            // After a restart the router knows nothing until the first report: no reason to call a name wrong.
+            Asked::Unknown { .. } if snapshot.view.model_names().is_empty() => {
+                let message =
+                    format!("`{}` cannot be served: no node has reported a model yet", shown(asked));
+                Err(ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "no_node_available", message)
+                    .retry_after(5))
+            }
             Asked::Unknown { near, all } => Err(unknown_model(asked, &near, &all)),
         }
     }
@@ -343,16 +350,16 @@ enum Exhausted {
     Loading,
 }
 
+/// A client's word for a model, short enough for a message.
+fn shown(asked: &str) -> String {
+    asked.chars().take(100).collect()
+}
+
 fn unknown_model(asked: &str, near: &[String], all: &[String]) -> ApiError {
-    let shown: String = asked.chars().take(100).collect();
-    let mut message = format!("there is no mode or model `{shown}`");
+    let mut message = format!("there is no mode or model `{}`", shown(asked));
     if near.is_empty() {
         let list: Vec<&str> = all.iter().take(8).map(String::as_str).collect();
-        if list.is_empty() {
-            message.push_str("; no node has a model yet");
-        } else {
-            message.push_str(&format!("; there are {}", list.join(", ")));
-        }
+        message.push_str(&format!("; there are {}", list.join(", ")));
     } else {
         message.push_str(&format!("; did you mean {}?", near.join(" or ")));
     }
@@ -366,12 +373,14 @@ fn unavailable(asked: &str, refusal: &Refusal) -> ApiError {
     let what = if asked.starts_with(PREFIX) { "mode" } else { "model" };
     if refusal.is_permanent() {
         // A 4xx: SDKs would repeat a 5xx twice, for nothing.
-        let message = format!("{what} `{asked}` does not do this: {}", reasons_text(&refusal.rejected));
+        let message =
+            format!("{what} `{}` does not do this: {}", shown(asked), reasons_text(&refusal.rejected));
         return ApiError::client(StatusCode::BAD_REQUEST, "unsupported", message)
             .param("model")
             .with("nodes", reasons_json(&refusal.rejected));
     }
-    let message = format!("no node can serve {what} `{asked}` now: {}", reasons_text(&refusal.rejected));
+    let message =
+        format!("no node can serve {what} `{}` now: {}", shown(asked), reasons_text(&refusal.rejected));
     ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "no_node_available", message)
         .retry_after(refusal.retry_after_s())
         .with("nodes", reasons_json(&refusal.rejected))

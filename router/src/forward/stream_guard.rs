@@ -201,12 +201,15 @@ impl StreamGuard {
         !self.carry.is_empty()
     }
 
-    /// Looks at one whole frame; false = the client must not get it.
+    /// Looks at one whole frame; false = the client must not get it. Errors are told in the mesh's words.
     fn inspect(&mut self, frame: &[u8]) -> bool {
+        if self.seen.error {
+            return false;
+        }
         let Some(data) = data_of(frame) else {
             // llama.cpp before 2025 sent `error: {…}`.
             self.seen.error |= frame.starts_with(b"error:");
-            return true;
+            return !self.seen.error;
         };
         if data.starts_with(b"[DONE]") {
             self.seen.done = true;
@@ -226,7 +229,7 @@ impl StreamGuard {
         self.seen.error |= parsed.error.is_some();
         let choices = parsed.choices.unwrap_or_default();
         self.seen.content |= choices.iter().any(Choice::has_content);
-        self.keep_usage || parsed.usage.is_none() || !choices.is_empty() || parsed.error.is_some()
+        !self.seen.error && (self.keep_usage || parsed.usage.is_none() || !choices.is_empty())
     }
 }
 
@@ -324,7 +327,7 @@ mod tests {
         let error = "data: {\"error\":{\"code\":500,\"message\":\"x\",\"type\":\"server_error\"}}\n\n";
         assert!(run(false, &[error.as_bytes()]).1.seen().error);
         let (text, guard) = run(false, &[ROLE.as_bytes(), TEXT.as_bytes(), error.as_bytes()]);
-        assert!(guard.seen().error && !guard.seen().done && text.ends_with(error));
+        assert!(guard.seen().error && !guard.seen().done && text.ends_with(TEXT), "{text}");
     }
 
     #[test]

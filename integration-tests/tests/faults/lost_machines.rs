@@ -1,0 +1,181 @@
+//! Machines, routers and networks that go away.
+
+use crate::{CHAT, Pair, chat};
+use integration_tests::client::Client;
+use integration_tests::engine_fixture::{random_model, real_engine};
+use integration_tests::relay::Relay;
+use integration_tests::scripted_engine::{Script, ScriptedEngine};
+use integration_tests::test_mesh::{TestMesh, machine, mode, serves};
+use integration_tests::test_node::EngineSpec;
+use integration_tests::{eventually, soon};
+use mesh_core::health::Liveness;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// One request of the traffic during a kill.
+struct Sent {
+    at: Instant,
+    status: u16,
+    node: String,
+}
+
+/// Clients that ask one short question after another until told to stop.
+fn traffic(client: &Client, model: &'static str, stop: &watch::Receiver<bool>) -> JoinSet<Vec<Sent>> {
+    let mut clients = JoinSet::new();
+    for _ in 0..3 {
+        let (client, stop) = (client.clone(), stop.clone());
+        clients.spawn(async move {
+            let mut sent = Vec::new();
+            while !*stop.borrow() {
+                let at = Instant::now();
+                let answer = client.post(CHAT, &chat(model)).await;
+                sent.push(Sent { at, status: answer.status, node: answer.header("x-mesh-node").into() });
+            }
+            sent
+        });
+    }
+    clients
+}
+
+#[tokio::test]
+async fn after_kill_9_of_an_agent_requests_go_elsewhere_within_2_5_s_and_no_client_sees_an_error() {
+    if !real_engine().await {
+        return;
+    }
+    let mesh = TestMesh::automatic().await;
+    let engine = [EngineSpec::real(random_model(), "tiny-killed", 256, 2)];
+    let (mut killed, other) = tokio::join!(mesh.node_process("killed", &engine), mesh.node("other", &engine));
+    let (stop, stopped) = watch::channel(false);
+    let client = mesh.client();
+    let mut clients = traffic(&client, "tiny-killed", &stopped);
+    // Both work.
+    eventually("both machines have answered", async || {
+        let answers =
+            [client.post(CHAT, &chat("tiny-killed")).await, client.post(CHAT, &chat("tiny-killed")).await];
+        (answers[0].header("x-mesh-node") != answers[1].header("x-mesh-node")).then_some(())
+    })
+    .await;
+
+    let killed_at = Instant::now();
+    killed.kill();
+    mesh.until("the killed machine is not alive", |snapshot| {
+        snapshot.view.machine(&killed.name).is_some_and(|machine| machine.liveness != Liveness::Alive)
+    })
+    .await;
+    let noticed = killed_at.elapsed();
+    assert!(noticed <= Duration::from_millis(2500), "{noticed:?}");
+    mesh.until("the killed machine is offline", |snapshot| {
+        snapshot.view.machine(&killed.name).is_some_and(|machine| machine.liveness == Liveness::Offline)
+    })
+    .await;
+    stop.send_replace(true);
+    let mut sent = Vec::new();
+    while let Some(done) = soon("every client has its answer", clients.join_next()).await {
+        sent.extend(done.expect("no client fails"));
+    }
+    let before = sent.iter().filter(|sent| sent.at < killed_at && sent.node == "killed").count();
+    assert!(before > 0, "the killed machine had answered");
+    let after: Vec<_> =
+        sent.iter().filter(|sent| sent.at > killed_at + Duration::from_millis(2500)).collect();
+    assert!(!after.is_empty() && after.iter().all(|sent| sent.node == "other"));
+    assert!(sent.iter().all(|sent| sent.status == 200), "an error was seen");
+    // The engine did not survive its agent.
+    eventually("its engine is gone", async || (engines_of("tiny-killed") == 1).then_some(())).await;
+    mesh.until_idle(&[&other]).await;
+}
+
+/// Processes of this test that serve `model`: its own children, and those of its agent processes.
+fn engines_of(model: &str) -> usize {
+    let mut found = 0;
+    for entry in std::fs::read_dir("/proc").expect("these tests need Linux").flatten() {
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let mut words = command.split(|&byte| byte == 0);
+        found += usize::from(words.any(|word| word == b"--alias") && words.next() == Some(model.as_bytes()));
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_request_that_waits_on_a_killed_machine_is_answered_by_another() {
+    let mesh = TestMesh::with_modes([mode("code", &["tiny-a", "tiny-b"], &[])]).await;
+    let (engine_a, engine_b) = (ScriptedEngine::start("tiny-a").await, ScriptedEngine::start("tiny-b").await);
+    let (spec_a, spec_b) = ([EngineSpec::scripted(&engine_a)], [EngineSpec::scripted(&engine_b)]);
+    let (mut killed, other) = tokio::join!(mesh.node_process("killed", &spec_a), mesh.node("other", &spec_b));
+    engine_a.next(Script::Silence);
+    let client = mesh.client();
+    let asking = tokio::spawn(async move { client.post(CHAT, &chat("mesh/code")).await });
+    engine_a.until("the request waits", |events| events.posts.len() == 1).await;
+    killed.kill();
+    let answer = asking.await.expect("no panic");
+    assert_eq!((answer.status, answer.header("x-mesh-node")), (200, "other"), "{}", answer.text());
+    mesh.until_idle(&[&other]).await;
+}
+
+#[tokio::test]
+async fn after_a_crash_of_the_router_the_agents_come_back_by_themselves_and_serve() {
+    let Pair { mut mesh, a, b, engine_a, engine_b } = Pair::start(|_| ()).await;
+    for round in 1..=2 {
+        mesh.restart_router().await;
+        for (node, engine) in [(&a, &engine_a), (&b, &engine_b)] {
+            mesh.until_serves(&node.name, &[EngineSpec::scripted(engine)]).await;
+            let answer = mesh.client().post(CHAT, &chat(engine.model())).await;
+            assert_eq!((answer.status, answer.header("x-mesh-node")), (200, node.name.as_str()), "{round}");
+        }
+    }
+    mesh.until_idle(&[&a, &b]).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_only_tcp_reaches_is_not_chosen_and_says_why() {
+    let mesh = TestMesh::with_modes([mode("code", &["tiny-a", "tiny-b"], &[])]).await;
+    let relay = Relay::start(mesh.router().agents).await;
+    let (engine_a, engine_b) = (ScriptedEngine::start("tiny-a").await, ScriptedEngine::start("tiny-b").await);
+    let behind = mesh.node_by_way_of(relay.address, "behind", &[EngineSpec::scripted(&engine_a)]).await;
+    let open = mesh.node("open", &[EngineSpec::scripted(&engine_b)]).await;
+    let client = mesh.client();
+    assert_eq!(client.post(CHAT, &chat("mesh/code")).await.header("x-mesh-node"), "behind");
+
+    relay.let_udp_pass(false);
+    mesh.until("there is no data link", |snapshot| {
+        snapshot.view.machine(&behind.name).is_some_and(|machine| machine.path.is_none())
+    })
+    .await;
+    mesh.until("the machine itself is alive", |snapshot| {
+        snapshot.view.machine(&behind.name).is_some_and(|machine| machine.liveness == Liveness::Alive)
+    })
+    .await;
+    let answer = client.post(CHAT, &chat("mesh/code")).await;
+    assert_eq!((answer.status, answer.header("x-mesh-node")), (200, "open"), "{}", answer.text());
+    let told = mesh.explain(answer.header("x-mesh-request-id")).await;
+    let why = told.candidates.iter().find(|candidate| candidate.node == "behind").map(|c| c.why.as_str());
+    assert!(why.is_some_and(|why| why.starts_with("no data link")), "{why:?}");
+    let refused = client.post(CHAT, &chat("tiny-a")).await.error(503, "no_node_available");
+    assert!(
+        refused["message"].as_str().is_some_and(|text| text.contains("behind: no data link")),
+        "{refused}"
+    );
+
+    relay.let_udp_pass(true);
+    mesh.until("the data link is back", |snapshot| {
+        snapshot.view.machine(&machine("behind")).is_some_and(|machine| serves(machine, "tiny-a"))
+    })
+    .await;
+    assert_eq!(client.post(CHAT, &chat("mesh/code")).await.header("x-mesh-node"), "behind");
+    mesh.until_idle(&[&behind, &open]).await;
+}
+
+#[tokio::test]
+async fn a_request_that_meets_a_lost_data_link_is_answered_by_another_machine() {
+    let mesh = TestMesh::with_modes([mode("code", &["tiny-a", "tiny-b"], &[])]).await;
+    let relay = Relay::start(mesh.router().agents).await;
+    let (engine_a, engine_b) = (ScriptedEngine::start("tiny-a").await, ScriptedEngine::start("tiny-b").await);
+    let behind = mesh.node_by_way_of(relay.address, "behind", &[EngineSpec::scripted(&engine_a)]).await;
+    let open = mesh.node("open", &[EngineSpec::scripted(&engine_b)]).await;
+    relay.let_udp_pass(false);
+    let answer = mesh.client().post(CHAT, &chat("mesh/code")).await;
+    assert_eq!((answer.status, answer.header("x-mesh-node")), (200, "open"), "{}", answer.text());
+    assert!(engine_a.posts().is_empty());
+    mesh.until_idle(&[&behind, &open]).await;
+}
