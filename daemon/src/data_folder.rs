@@ -2,7 +2,9 @@
 
 use crate::complaint::Complaint;
 use std::env;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The variable that names the data folder.
@@ -38,6 +40,19 @@ pub fn create_private(folder: &Path) -> Result<(), Complaint> {
     let probe = folder.join(format!(".write-check-{}", std::process::id()));
     std::fs::write(&probe, b"").map_err(|e| failed("write to", e))?;
     std::fs::remove_file(&probe).map_err(|e| failed("write to", e))
+}
+
+/// Writes `bytes` (0600) under a temporary name and renames, so that a power cut leaves the old file or the new
+/// one and nobody else ever reads it.
+///
+/// # Errors
+/// What the system says.
+pub fn write_private(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let part = file.with_extension(format!("part{}", std::process::id()));
+    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    out.write_all(bytes)?;
+    out.sync_all()?;
+    std::fs::rename(&part, file)
 }
 
 #[cfg(test)]

@@ -144,19 +144,8 @@ async fn first_key(data: &Path, router: &Router) -> Result<String, Complaint> {
     let failed =
         |error: &dyn std::fmt::Display| Complaint::new("the first API key could not be made").cause(error);
     let (_, key) = router.ledger.create_key("first", unix_ms()).await.map_err(|error| failed(&error))?;
-    write_private(&file, &key).map_err(|error| failed(&error))?;
+    data_folder::write_private(&file, key.as_bytes()).map_err(|error| failed(&error))?;
     Ok(key)
-}
-
-/// Writes `text` (0600) under a temporary name and renames.
-fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let part = file.with_extension("part");
-    let mut out =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-    out.write_all(text.as_bytes())?;
-    out.sync_all()?;
-    std::fs::rename(&part, file)
 }
 
 /// Whether some model is in memory.

@@ -306,7 +306,9 @@ pub async fn join_router(data: &Path, flags: &JoinFlags) -> Result<String, Compl
         })?;
     let name = credentials.peer().name.clone();
     for (file, text) in [("router", router), ("name", name.as_str())] {
-        write_line(&folder.join(file), text)?;
+        let path = folder.join(file);
+        mesh_daemon::data_folder::write_private(&path, format!("{text}\n").as_bytes())
+            .map_err(|error| Complaint::new(format!("cannot write {}", path.display())).cause(error))?;
     }
     Ok(format!("joined the mesh at {router} as {name}\nstart the agent: mesh-agent run\n"))
 }
@@ -357,12 +359,4 @@ async fn bind_metrics(address: &str) -> Result<Option<TcpListener>, Complaint> {
             .cause(error)
             .hint("set metrics.listen to a free address, or to \"\" for none")
     })
-}
-
-/// Writes under a temporary name and renames, so that a power cut leaves the old file or the new one.
-fn write_line(path: &Path, text: &str) -> Result<(), Complaint> {
-    let part = path.with_extension("part");
-    std::fs::write(&part, format!("{text}\n"))
-        .and_then(|()| std::fs::rename(&part, path))
-        .map_err(|error| Complaint::new(format!("cannot write {}", path.display())).cause(error))
 }

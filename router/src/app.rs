@@ -273,11 +273,8 @@ impl Papers {
         let chain = self.authority.issue(&key.csr_der()?, Role::Operator, &name, self.life)?;
         key.with_chain(chain)?.save(&folder)?;
         let file = folder.join("address");
-        std::fs::write(&file, self.operators.to_string()).map_err(|source| IdentityError::File {
-            action: "writing",
-            path: file,
-            source,
-        })?;
+        data_folder::write_private(&file, self.operators.to_string().as_bytes())
+            .map_err(|source| IdentityError::File { action: "writing", path: file, source })?;
         // The router's key lives in memory only: a restart makes a new one, and clients trust the CA.
         let key = LocalKey::create()?;
         key.with_chain(self.authority.issue(&key.csr_der()?, Role::Router, &self.name, self.life)?)
