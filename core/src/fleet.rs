@@ -28,6 +28,8 @@ pub enum Outcome {
 struct Record {
     pulse: Pulse,
     report: Report,
+    /// The report is of an earlier session: the first one of this session takes its place.
+    stale: bool,
 }
 
 /// Everything that is known, owned by one task of the router.
@@ -146,10 +148,11 @@ impl FleetView {
 }
 
 impl Fleet {
-    /// A machine's control stream is there. Whatever it said in an earlier session is forgotten: the first
-    /// report of a session is a full one.
+    /// A machine's control stream is there. What it said in an earlier session holds until its first report,
+    /// which is a full one and takes its place.
     pub fn attached(&mut self, id: &MachineId, now: Moment) {
-        self.machines.insert(id.clone(), Record { pulse: Pulse::new(now), report: Report::default() });
+        let report = self.machines.remove(id).map(|record| record.report).unwrap_or_default();
+        self.machines.insert(id.clone(), Record { pulse: Pulse::new(now), report, stale: true });
         // A restarted agent deserves a fresh chance, but a machine does not get faster by restarting.
         for ((machine, _), (breaker, _)) in &mut self.replicas {
             if machine == id {
@@ -162,6 +165,10 @@ impl Fleet {
     pub fn apply(&mut self, id: &MachineId, report: Report, now: Moment) {
         if let Some(record) = self.machines.get_mut(id) {
             record.pulse.heard(now);
+            if record.stale && report.is_full() {
+                record.report = Report::default();
+                record.stale = false;
+            }
             record.report.absorb(report);
         }
     }
@@ -294,13 +301,36 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_new_session_forgets_what_the_old_one_said() {
+    fn the_first_report_of_a_session_takes_the_place_of_all_that_was_said_before() {
         let (mut fleet, id) = (Fleet::default(), machine_id("msi"));
         fleet.attached(&id, at(0.0));
         fleet.apply(&id, Report { engines: Some(vec![engine(&["tiny"])]), ..Report::default() }, at(0.1));
         assert!(fleet.view(at(0.2)).has_model(&model_id("tiny")));
         fleet.attached(&id, at(1.0));
-        assert!(!fleet.view(at(1.0)).has_model(&model_id("tiny")));
+        assert!(fleet.view(at(1.0)).has_model(&model_id("tiny")), "until then the old one holds");
+        let vitals = crate::machine::Vitals {
+            ram: crate::machine::Reading::unknown("test"),
+            disk: crate::machine::Reading::unknown("test"),
+            gpus: crate::machine::Reading::unknown("test"),
+            temperatures: crate::machine::Reading::unknown("test"),
+            load: crate::machine::Reading::unknown("test"),
+            uptime_s: crate::machine::Reading::unknown("test"),
+        };
+        let hardware = Hardware {
+            hostname: "msi".into(),
+            cpu: crate::machine::Reading::unknown("test"),
+            cpu_threads: 2,
+            system: crate::machine::Reading::unknown("test"),
+            agent_version: "0".into(),
+        };
+        let full = Report {
+            hardware: Some(hardware),
+            vitals: Some(vitals),
+            engines: Some(vec![]),
+            draining: Some(false),
+        };
+        fleet.apply(&id, full, at(1.1));
+        assert!(!fleet.view(at(1.1)).has_model(&model_id("tiny")));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Request<'a> {
     pub purpose: Purpose,
     /// A rough count of the prompt's tokens.
     pub prompt_tokens: u64,
+    /// The mode that was asked for; `None` = a model by its name.
+    pub mode: Option<&'a ModeName>,
     /// Slots with less context than this are useless: the engine has said so for an earlier attempt.
     pub least_context: u32,
 }
@@ -99,8 +101,6 @@ pub enum Why {
     Cannot(&'static str),
     /// The context is too small: needed, there.
     ContextTooSmall(u32, u32),
-    /// Rests after failures: how long still, how many.
-    Resting(Duration, u32),
 }
 
 impl fmt::Display for Why {
@@ -125,9 +125,6 @@ impl fmt::Display for Why {
             Self::EngineDown(why) => write!(out, "engine down: {}", ascii(why)),
             Self::Cannot(what) => write!(out, "cannot {what}"),
             Self::ContextTooSmall(needs, has) => write!(out, "context too small: needs {needs}, has {has}"),
-            Self::Resting(left, failures) => {
-                write!(out, "resting for {} after {failures} failures", human_duration(*left))
-            }
         }
     }
 }
@@ -183,14 +180,7 @@ impl Refusal {
     /// Seconds after which asking again makes sense.
     #[must_use]
     pub fn retry_after_s(&self) -> u32 {
-        let rest = self.rejected.iter().filter_map(|rejection| {
-            if let Why::Resting(left, _) = rejection.why {
-                Some(u32::try_from(left.as_secs() + 1).unwrap_or(u32::MAX))
-            } else {
-                None
-            }
-        });
-        if self.loading { 5 } else { rest.min().unwrap_or(10) }
+        if self.loading { 5 } else { 10 }
     }
 }
 
@@ -239,8 +229,7 @@ pub fn decide(
         let loading = rejected.iter().any(|rejection| rejection.why == Why::Loading);
         return Err(Refusal { rejected, loading });
     }
-    let own_mode = request.models.first().and_then(|(_, mode)| *mode);
-    Ok(Decision { ranked: rank(feasible, own_mode), rejected })
+    Ok(Decision { ranked: rank(feasible, request.mode), rejected })
 }
 
 /// A feasible replica before ranking.

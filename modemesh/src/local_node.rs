@@ -15,7 +15,7 @@ use node_agent::router_link::Reports;
 use node_agent::serve::{Answer, Serve, answer};
 use node_agent::supervisor::SupervisorHandle;
 use router::app::Router;
-use router::fleet_keeper::{FleetHandle, Session};
+use router::fleet_keeper::Session;
 use router::forward::agent_links::{AgentAnswer, AgentLink, LinkError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,10 +39,6 @@ impl AgentLink for InProcessLink {
         }
         .boxed()
     }
-
-    fn path(&self) -> DataPath {
-        DataPath::InProcess
-    }
 }
 
 /// Makes the agent a node of the router in the same process, until `stop`.
@@ -54,17 +50,16 @@ pub async fn attach(
     reports: Reports,
     stop: CancellationToken,
 ) {
-    router.links.insert(name.clone(), Arc::new(InProcessLink { serve }));
-    router.fleet.linked(name.clone(), Some(DataPath::InProcess)).await;
+    let link = router.links.insert(name.clone(), Arc::new(InProcessLink { serve }));
+    router.fleet.linked(name.clone(), link, Some(DataPath::InProcess)).await;
     let boot_id = format!("{:016x}", rand::random::<u64>());
     if let Some(session) = router.fleet.attach(name.clone(), boot_id).await {
-        tokio::spawn(control(session, router.fleet.clone(), name, supervisor, reports, stop));
+        tokio::spawn(control(session, name, supervisor, reports, stop));
     }
 }
 
 async fn control(
     mut session: Session,
-    fleet: FleetHandle,
     name: MachineId,
     supervisor: SupervisorHandle,
     mut reports: Reports,
@@ -89,9 +84,7 @@ async fn control(
                 None => return,
             },
             () = session.replaced.cancelled() => {
-                // Another machine has joined under this name: its data path must win too.
                 tracing::error!(%name, "another machine has taken this node's name; rename one of them in agent.toml");
-                fleet.linked(name, None).await;
                 return;
             }
         }

@@ -100,7 +100,11 @@ pub fn report_from_wire(report: v1::Report) -> Result<Report, WireError> {
         vitals: report.vitals.map(vitals_from_wire).transpose()?,
         engines: report
             .engines
-            .map(|list| bounded("engines", list.engines)?.into_iter().map(engine_from_wire).collect())
+            .map(|list| {
+                // A newer agent may know kinds of engine that this router does not: the others still serve.
+                let known = |engine: &v1::Engine| EngineKind::from_word(&engine.kind).is_some();
+                bounded("engines", list.engines)?.into_iter().filter(known).map(engine_from_wire).collect()
+            })
             .transpose()?,
         draining: report.draining,
     })
@@ -436,11 +440,14 @@ mod tests {
     #[test]
     fn a_refusal_names_the_field() {
         let mut wire = report_to_wire(&full_report());
-        wire.engines.as_mut().expect("there").engines[0].kind = "vaporware".into();
+        wire.engines.as_mut().expect("there").engines[0].state = "dreaming".into();
         assert_eq!(
             report_from_wire(wire).map_err(|e| e.to_string()),
-            Err("engine.kind holds unknown word `vaporware`".into())
+            Err("engine.state holds unknown word `dreaming`".into())
         );
+        let mut wire = report_to_wire(&full_report());
+        wire.engines.as_mut().expect("there").engines[0].kind = "of-tomorrow".into();
+        assert_eq!(report_from_wire(wire).map(|report| report.engines), Ok(Some(vec![])));
         let mut wire = report_to_wire(&full_report());
         wire.engines.as_mut().expect("there").engines[0].replicas[0].model = "../x".into();
         assert!(report_from_wire(wire).expect_err("a path").to_string().starts_with("replica.model: "));

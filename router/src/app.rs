@@ -160,6 +160,8 @@ impl Router {
         let data_tls = server(alpn::DATA, ClientCertificate::Required)?;
 
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
+        // Clients first: what their requests need goes on until the last of them has ended.
+        let (front_stop, stop) = (stop, CancellationToken::new());
         let fleet = FleetHandle::start(settings.modes.clone(), clock, stop.clone());
         let (links, in_flight, journal) = (AgentLinks::default(), InFlight::default(), Journal::start());
         let settings = Arc::new(settings);
@@ -175,11 +177,8 @@ impl Router {
             certificate_ttl: settings.certificate_life,
             unix_ms,
         };
-        tasks.spawn(run_grpc(
-            "agents",
-            serve_agents(sockets.agents, agents_tls, parts, stop.clone()),
-            stop.clone(),
-        ));
+        let agents_plane = serve_agents(sockets.agents, agents_tls, parts, stop.clone());
+        tasks.spawn(run_grpc("agents", agents_plane, front_stop.clone()));
         let operator = OperatorService::new(OperatorParts {
             fleet: fleet.clone(),
             in_flight: in_flight.clone(),
@@ -193,7 +192,7 @@ impl Router {
             clock,
         });
         let operators_plane = serve_operators(sockets.operators, operators_tls, operator, stop.clone());
-        tasks.spawn(run_grpc("operators", operators_plane, stop.clone()));
+        tasks.spawn(run_grpc("operators", operators_plane, front_stop.clone()));
         let forward = Forward {
             fleet: fleet.clone(),
             links: links.clone(),
@@ -203,7 +202,11 @@ impl Router {
             settings,
             clock,
         };
-        tasks.spawn(Front::new(forward, ledger.clone()).serve(sockets.clients, stop));
+        let front = Front::new(forward, ledger.clone());
+        tasks.spawn(async move {
+            front.serve(sockets.clients, front_stop).await;
+            stop.cancel();
+        });
         tasks.close();
         Ok(Self { clients, agents, operators, fleet, links, ledger, pin, in_flight, tasks })
     }

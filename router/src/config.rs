@@ -77,7 +77,8 @@ pub struct Limits {
     pub connections: u32,
     /// How long a request waits for a model that is being loaded.
     pub load_wait: String,
-    /// How long one node may take to its first content before another is tried.
+    /// How long one node may take to its first content before another is tried; an answer that is no stream
+    /// has its first content at its end, so it gets six times as long and is not tried again.
     pub answer_wait: String,
 }
 
@@ -211,6 +212,15 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
     let answer_wait = check.value("limits.answer_wait", parse_duration(&config.limits.answer_wait));
     let certificate_life =
         check.value("identity.certificate_life", parse_duration(&config.identity.certificate_life));
+    if body_limit.is_some_and(|limit| limit.0 == 0 || limit.0 > mesh_proto::frame::BODY_LIMIT) {
+        check.problem("limits.body", "must be between 1B and 256MiB, the most that an agent takes");
+    }
+    if answer_wait.is_some_and(|wait| wait < Duration::from_secs(1)) {
+        check.problem("limits.answer_wait", "must be at least 1s");
+    }
+    if certificate_life.is_some_and(|life| life < Duration::from_secs(10)) {
+        check.problem("identity.certificate_life", "must be at least 10s");
+    }
     if config.limits.connections == 0 {
         check.problem("limits.connections", "must be at least 1");
     }

@@ -29,7 +29,7 @@ pub struct Snapshot {
 
 /// There is no control stream to that machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("node `{0}` is not connected")]
+#[error("node `{0}` is not connected, or does not take its directives")]
 pub struct NotAttached(pub MachineId);
 
 enum Message {
@@ -37,7 +37,7 @@ enum Message {
     Report { machine: MachineId, session: u64, report: Box<Report> },
     Heartbeat { machine: MachineId, session: u64 },
     Detach { machine: MachineId, session: u64 },
-    Linked { machine: MachineId, path: Option<DataPath> },
+    Linked { machine: MachineId, link: u64, path: Option<DataPath> },
     Observe { machine: MachineId, model: ModelId, outcome: Outcome },
     Direct { machine: MachineId, directive: Directive, reply: oneshot::Sender<Result<(), NotAttached>> },
 }
@@ -103,6 +103,7 @@ impl FleetHandle {
             fleet: Fleet::default(),
             sessions: BTreeMap::new(),
             next_session: 1,
+            links: BTreeMap::new(),
             configured,
             clock,
             inbox: inbox.downgrade(),
@@ -132,9 +133,9 @@ impl FleetHandle {
         answer.await.ok()
     }
 
-    /// The way by which requests reach a machine is there or gone.
-    pub async fn linked(&self, machine: MachineId, path: Option<DataPath>) {
-        drop(self.inbox.send(Message::Linked { machine, path }).await);
+    /// Link number `link` of a machine is there or gone. That an older link is gone is no news.
+    pub async fn linked(&self, machine: MachineId, link: u64, path: Option<DataPath>) {
+        drop(self.inbox.send(Message::Linked { machine, link, path }).await);
     }
 
     /// A request on a replica ended. Never waits: losing one observation is better than holding up an answer.
@@ -168,6 +169,8 @@ struct Keeper {
     fleet: Fleet,
     sessions: BTreeMap<MachineId, Attached>,
     next_session: u64,
+    /// The newest link of each machine.
+    links: BTreeMap<MachineId, u64>,
     configured: Option<ModeTable>,
     clock: Clock,
     /// Weak, so that the keeper ends when the last handle is gone.
@@ -237,7 +240,13 @@ impl Keeper {
             }
             // A word of a session that was replaced: the newer one knows better.
             Message::Report { .. } | Message::Heartbeat { .. } | Message::Detach { .. } => {}
-            Message::Linked { machine, path } => self.fleet.linked(&machine, path),
+            Message::Linked { machine, link, path } => {
+                let newest = self.links.get(&machine).copied().unwrap_or(0);
+                if link >= newest {
+                    self.links.insert(machine.clone(), link);
+                    self.fleet.linked(&machine, path);
+                }
+            }
             Message::Observe { machine, model, outcome } => {
                 self.fleet.observe(&machine, &model, &outcome, now)
             }

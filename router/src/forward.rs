@@ -46,6 +46,9 @@ const ATTEMPTS: usize = 3;
 /// A loading model is asked about again this often, besides at every change in the fleet.
 const LOAD_POLL: Duration = Duration::from_millis(250);
 
+/// An answer that is no stream has its first content at its end: it may take this many times as long.
+const WHOLE_ANSWER: u32 = 6;
+
 /// A rough count of tokens: English and code are near four bytes each. Only for comparing machines.
 const BYTES_PER_TOKEN: u64 = 4;
 
@@ -86,8 +89,11 @@ pub struct Incoming {
 struct Course<'a> {
     /// The models that may answer.
     models: Vec<(ModelId, Option<ModeName>)>,
+    mode: Option<ModeName>,
     incoming: &'a Incoming,
     least_context: u32,
+    /// What to tell the client if no other node can do what those tried so far cannot.
+    beyond: Option<Box<ApiError>>,
 }
 
 impl Course<'_> {
@@ -96,6 +102,7 @@ impl Course<'_> {
             models: self.models.iter().map(|(model, mode)| (model, mode.as_ref())).collect(),
             purpose: self.incoming.purpose,
             prompt_tokens: self.incoming.body.len() as u64 / BYTES_PER_TOKEN,
+            mode: self.mode.as_ref(),
             least_context: self.least_context,
         }
     }
@@ -117,7 +124,8 @@ impl Forward {
             self.journal.clone(),
             self.metrics.clone(),
         );
-        let result = match Head::read(&incoming.body) {
+        let may_stream = incoming.purpose == Purpose::Chat;
+        let result = match Head::read(&incoming.body, may_stream) {
             Ok(head) => self.route(&incoming, &head, &mut ticket).await,
             Err(error) => {
                 Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))
@@ -143,7 +151,8 @@ impl Forward {
         ticket: &mut Ticket,
     ) -> Result<(Attempt, Candidate, Claim), ApiError> {
         let models = self.meaning(&head.model, ticket, head.stream)?;
-        let mut course = Course { models, incoming, least_context: 0 };
+        let mode = ModeName::new(ticket.mode()).ok();
+        let mut course = Course { models, mode, incoming, least_context: 0, beyond: None };
         let deadline = Instant::now() + self.settings.load_wait;
         let mut snapshots = self.fleet.snapshots();
         loop {
@@ -158,6 +167,9 @@ impl Forward {
                 }
                 Err(refusal) if refusal.loading => Some(refusal),
                 Err(refusal) => {
+                    if let Some(error) = course.beyond {
+                        return Err(*error);
+                    }
                     ticket.decided(&[], &refusal.rejected);
                     return Err(unavailable(&head.model, &refusal));
                 }
@@ -176,8 +188,14 @@ impl Forward {
                     .retry_after(5)
                     .with("nodes", reasons_json(&rejected)));
             }
-            // Whichever is first: the fleet has changed, or the engine may have finished.
-            drop(tokio::time::timeout(LOAD_POLL, snapshots.changed()).await);
+            if refusal.is_none() {
+                // An engine said so itself: not again at every heartbeat of the fleet, each time with the body.
+                tokio::time::sleep(LOAD_POLL).await;
+            } else if let Ok(Err(_)) = tokio::time::timeout(LOAD_POLL, snapshots.changed()).await {
+                let message = "the router is stopping";
+                return Err(ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "router_stopping", message)
+                    .retry_after(5));
+            }
         }
     }
 
@@ -225,7 +243,7 @@ impl Forward {
         ticket: &mut Ticket,
     ) -> Result<(Attempt, Candidate, Claim), Exhausted> {
         ticket.decided(&decision.ranked, &decision.rejected);
-        let (mut claim, mut loading, mut too_long) = (Some(first_claim), false, None);
+        let (mut claim, mut loading, mut broken) = (Some(first_claim), false, false);
         let (mut tried, mut failed) = (0, None::<(MachineId, String)>);
         let mut ranked = decision.ranked.into_iter().peekable();
         while let Some(candidate) = ranked.next() {
@@ -242,7 +260,9 @@ impl Forward {
                 Some((node, why)) => format!("next after {node}: {why}"),
             };
             ticket.attempt(&candidate, &reason);
-            let failure = match self.attempt(course.incoming, head, &candidate, ranked.peek().is_some()).await
+            let failure = match self
+                .attempt(course.incoming, head, &candidate, tried < ATTEMPTS && ranked.peek().is_some())
+                .await
             {
                 Ok(attempt) => {
                     ticket.first_content();
@@ -259,20 +279,24 @@ impl Forward {
             self.metrics.retries.get_or_create(&ReasonLabel { reason: failure.word() }).inc();
             match failure {
                 Failure::Client(error) => return Err(Exhausted::Error(error)),
-                Failure::TooLong { needs, error } => {
-                    // Another slot may be larger; the error of the largest one tried is the one to show.
-                    course.least_context = course.least_context.max(needs);
-                    too_long = Some(error);
+                Failure::Beyond { least_context, error } => {
+                    course.least_context = course.least_context.max(least_context);
+                    course.beyond = Some(error);
                 }
                 Failure::Loading => loading = true,
-                Failure::Link(_) | Failure::Replica(_) | Failure::Busy(_) | Failure::Late(_) => {}
+                Failure::Late(limit) if !head.stream => {
+                    let message = format!("the answer was not complete within {} s", limit.as_secs());
+                    let error = ApiError::mesh(StatusCode::GATEWAY_TIMEOUT, "answer_too_late", message);
+                    return Err(Exhausted::Error(Box::new(error)));
+                }
+                Failure::Link(_) | Failure::Replica(_) | Failure::Busy(_) | Failure::Late(_) => broken = true,
             }
-        }
-        if let Some(error) = too_long {
-            return Err(Exhausted::Error(error));
         }
         if loading {
             return Err(Exhausted::Loading);
+        }
+        if !broken && let Some(error) = course.beyond.take() {
+            return Err(Exhausted::Error(error));
         }
         let message =
             format!("every node that could serve `{}` failed: {}", head.model, ticket.attempts_text());
@@ -296,12 +320,13 @@ impl Forward {
             .ok_or_else(|| Failure::Link("there is no data link".into()))?;
         let body = head.splice(&incoming.body, candidate.model.as_str());
         let opened = attempt::open(link, incoming, head, candidate, body);
+        let limit = self.settings.answer_wait * if head.stream { 1 } else { WHOLE_ANSWER };
         tokio::select! {
             opened = opened => opened,
             () = self.in_doubt(&candidate.machine), if others => {
                 Err(Failure::Link("its control stream was lost".into()))
             }
-            () = tokio::time::sleep(self.settings.answer_wait) => Err(Failure::Late(self.settings.answer_wait)),
+            () = tokio::time::sleep(limit) => Err(Failure::Late(limit)),
         }
     }
 

@@ -26,6 +26,7 @@ fn ask<'a>(models: &'a [ModelId]) -> Request<'a> {
         models: models.iter().map(|model| (model, None)).collect(),
         purpose: Purpose::Chat,
         prompt_tokens: 100,
+        mode: None,
         least_context: 0,
     }
 }
@@ -145,6 +146,7 @@ fn a_fallback_says_which_mode_it_came_from() {
         models: vec![(&own, Some(&ask_mode)), (&other, Some(&code))],
         purpose: Purpose::Chat,
         prompt_tokens: 1,
+        mode: Some(&ask_mode),
         least_context: 0,
     };
     let decision = decide(&view, &Load::new(), &request, NOW, 1).expect("the fallback can");

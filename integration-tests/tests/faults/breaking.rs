@@ -40,12 +40,21 @@ async fn an_engine_that_dies_before_the_first_content_is_replaced_and_the_client
     for (what, script) in [
         ("hangs up", Script::HangUp),
         ("fails", Script::json(500, &error)),
-        ("is silent", Script::Silence),
         ("refuses its agent's key", Script::json(401, &error)),
         ("breaks within its answer", half),
     ] {
         only_success_is_seen(&pair, what, script, chat("mesh/code")).await;
     }
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_takes_too_long_is_given_up_and_not_made_again_elsewhere() {
+    let pair = Pair::start(|limits| "1s".clone_into(&mut limits.answer_wait)).await;
+    pair.engine_a.next(Script::Silence);
+    let answer = pair.mesh.client().post(CHAT, &chat("mesh/code")).await;
+    answer.error(504, "answer_too_late");
+    assert_eq!(pair.engine_b.posts().len(), 0, "a generation of an hour is not begun a second time");
     pair.end().await;
 }
 

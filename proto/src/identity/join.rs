@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 pub(super) const PIN_MISMATCH: &str = "the router's CA is not the one that the join token pins";
 
-/// Why joining failed. In every case but [`JoinError::Refused`] the secret was not sent.
+/// Why joining failed. Before [`JoinError::Refused`], and before an unusable answer, the secret was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// Whoever answers at the address is not the router that made the token.

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use mesh_core::fleet::DataPath;
 use mesh_core::id::MachineId;
 use mesh_proto::v1::{RequestHead, ResponseHead};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// Why a request on a link ended early.
@@ -43,9 +43,6 @@ pub trait AgentLink: Send + Sync {
     /// Sends a request and completes with the head of the answer. Dropping the future, or later the body,
     /// cancels the request on the engine.
     fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>>;
-
-    /// What kind of way it is.
-    fn path(&self) -> DataPath;
 }
 
 type Links = BTreeMap<MachineId, (u64, Arc<dyn AgentLink>)>;
@@ -54,11 +51,12 @@ type Links = BTreeMap<MachineId, (u64, Arc<dyn AgentLink>)>;
 #[derive(Clone)]
 pub struct AgentLinks {
     links: Arc<watch::Sender<Arc<Links>>>,
+    last_number: Arc<AtomicU64>,
 }
 
 impl Default for AgentLinks {
     fn default() -> Self {
-        Self { links: Arc::new(watch::Sender::new(Arc::default())) }
+        Self { links: Arc::new(watch::Sender::new(Arc::default())), last_number: Arc::default() }
     }
 }
 
@@ -66,11 +64,10 @@ impl AgentLinks {
     /// Keeps `link` as the way to `machine`, in place of an older one. Returns its number for
     /// [`AgentLinks::remove`].
     pub fn insert(&self, machine: MachineId, link: Arc<dyn AgentLink>) -> u64 {
-        let mut number = 0;
+        // Never the same number twice: an old link that is noticed late must not pass for a new one.
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         self.links.send_modify(|links| {
-            let links = Arc::make_mut(links);
-            number = links.values().map(|(number, _)| *number).max().unwrap_or(0) + 1;
-            links.insert(machine, (number, link));
+            Arc::make_mut(links).insert(machine, (number, link));
         });
         number
     }
@@ -91,5 +88,28 @@ impl AgentLinks {
     #[must_use]
     pub fn get(&self, machine: &MachineId) -> Option<Arc<dyn AgentLink>> {
         self.links.borrow().get(machine).map(|(_, link)| link.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl AgentLink for Nowhere {
+        fn open(&self, _: RequestHead, _: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
+            Box::pin(async { Err(LinkError::Shutdown) })
+        }
+    }
+
+    #[test]
+    fn an_old_link_that_is_noticed_late_does_not_take_the_new_one_with_it() {
+        let (links, name) = (AgentLinks::default(), MachineId::new("a").expect("valid"));
+        let first = links.insert(name.clone(), Arc::new(Nowhere));
+        let second = links.insert(name.clone(), Arc::new(Nowhere));
+        assert!(links.remove(&name, second));
+        let third = links.insert(name.clone(), Arc::new(Nowhere));
+        assert!(third != first && !links.remove(&name, first) && links.get(&name).is_some());
     }
 }

@@ -28,6 +28,8 @@ use std::time::Duration;
 const WHOLE_LIMIT: usize = 128 << 20;
 /// The most bytes of an engine's error.
 const ERROR_LIMIT: usize = 64 << 10;
+/// An engine has this long to end its stream after `[DONE]`, so that its end is not taken for a cancellation.
+const AFTER_DONE: Duration = Duration::from_secs(1);
 /// A stream that is silent for this long between two chunks has died. Slow CPUs need seconds for a token.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -53,11 +55,11 @@ pub enum Attempt {
 pub enum Failure {
     /// The request itself is at fault: no other node would do better.
     Client(Box<ApiError>),
-    /// The prompt is over this slot's context; a larger one may exist.
-    TooLong {
-        /// The least context that would do.
-        needs: u32,
-        /// What to tell the client if there is none.
+    /// This replica cannot: its context is too small, or it lacks an ability. Another may.
+    Beyond {
+        /// The least context that would do, 0 when that is not the matter.
+        least_context: u32,
+        /// What to tell the client if no other can.
         error: Box<ApiError>,
     },
     /// The engine is still loading the model.
@@ -75,10 +77,10 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Client(error) | Self::TooLong { error, .. } => {
+            Self::Client(error) | Self::Beyond { error, .. } => {
                 write!(out, "refused the request: {}", error.code)
             }
-            Self::Loading => write!(out, "still loading the model"),
+            Self::Loading => write!(out, "{}", super::ticket::LOADING),
             Self::Busy(why) => write!(out, "takes no more requests now: {why}"),
             Self::Link(why) => write!(out, "unreachable: {why}"),
             Self::Replica(why) => write!(out, "engine failed: {why}"),
@@ -93,7 +95,7 @@ impl Failure {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Client(_) => "client",
-            Self::TooLong { .. } => "context",
+            Self::Beyond { .. } => "beyond",
             Self::Loading => "loading",
             Self::Busy(_) => "busy",
             Self::Link(_) => "link",
@@ -106,7 +108,7 @@ impl Failure {
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Client(_) | Self::TooLong { .. } | Self::Loading | Self::Busy(_) => None,
+            Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) => None,
             Self::Link(_) => Some(Outcome::MachineLost),
             Self::Replica(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
         }
@@ -153,9 +155,10 @@ pub async fn open(
         .ok_or_else(|| Failure::Replica(format!("the engine answered with status {status}")))?;
     if !status.is_success() {
         let error = collect(body, ERROR_LIMIT).await?;
-        return Err(engine_error(status, &error, &incoming.body));
+        return Err(engine_error(status, &error));
     }
-    if head.stream {
+    // An engine that answers whole although it was asked for a stream is passed on as it is.
+    if head.stream && content_type.starts_with("text/event-stream") {
         return StreamAttempt::begin(body, content_type, head.wants_usage)
             .await
             .map(|s| Attempt::Stream(Box::new(s)));
@@ -179,7 +182,8 @@ pub fn whole_reply(status: StatusCode, content_type: &str, body: Bytes) -> Reply
 fn refusal(refused: Refused) -> Failure {
     match refused.kind.as_str() {
         "loading" => Failure::Loading,
-        "draining" => Failure::Busy(refused.message),
+        // The agent knows better than our snapshot; that is no failure of the engine.
+        "draining" | "not_loaded" | "no_such_model" => Failure::Busy(refused.message),
         _ => Failure::Replica(refused.message),
     }
 }
@@ -214,65 +218,88 @@ struct ErrorObject {
     n_ctx: Option<u32>,
 }
 
+/// Fields that an engine may name in its complaint; nothing else of its words is passed on.
+const FIELDS: [&str; 12] = [
+    "messages",
+    "role",
+    "content",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "json_schema",
+    "grammar",
+    "stop",
+    "prompt",
+    "input",
+    "max_tokens",
+];
+
 /// Whose fault an engine's error is. Engines answer 5xx to some faults of the client, and SDKs repeat every
 /// 5xx twice, so those become 4xx here.
-fn engine_error(status: StatusCode, body: &[u8], request: &[u8]) -> Failure {
+///
+/// The engine's own words go no further: llama.cpp quotes prompts and answers in them. What a client learns is
+/// the kind of the error, numbers of tokens, and which field the engine named.
+fn engine_error(status: StatusCode, body: &[u8]) -> Failure {
     let error = match serde_json::from_slice(body) {
         Ok(EngineError::Object { error }) => error,
         Ok(EngineError::Text { error }) => ErrorObject { message: error, ..ErrorObject::default() },
         Err(_) => ErrorObject::default(),
     };
-    let mut message: String = error.message.chars().take(500).collect();
-    if quotes(request, &message) {
-        message = "the engine refused the request in words that quote it, so they are left out here".into();
-    }
-    let kind = error.kind.as_deref().unwrap_or_default();
-    let client =
-        |status, code, message: &str| Failure::Client(Box::new(ApiError::client(status, code, message)));
-    if kind == "exceed_context_size_error" {
-        let (needs, has) = (error.n_prompt_tokens.unwrap_or(0), error.n_ctx.unwrap_or(0));
-        let text = format!("the prompt has {needs} tokens, but the model's context holds {has}");
+    let (words, kind) = (error.message.as_str(), error.kind.as_deref().unwrap_or_default());
+    let beyond = |least_context, error: ApiError| Failure::Beyond { least_context, error: Box::new(error) };
+    if kind == "exceed_context_size_error" || words.contains("too large to process") {
+        let mut numbers = numbers(words);
+        let needs = error.n_prompt_tokens.or_else(|| numbers.next()).unwrap_or(0);
+        let has = error.n_ctx.or_else(|| numbers.next()).unwrap_or(0);
+        let text = format!("the prompt has {needs} tokens, but the model takes {has} at once");
         let error = ApiError::client(StatusCode::BAD_REQUEST, "context_length_exceeded", text)
             .param("messages")
             .with("prompt_tokens", json!(needs))
             .with("context", json!(has));
-        return Failure::TooLong { needs: needs.saturating_add(1), error: Box::new(error) };
+        return beyond(needs.saturating_add(1), error);
     }
-    if message.contains("too large to process") {
-        return client(StatusCode::BAD_REQUEST, "context_length_exceeded", &message);
-    }
-    // A 500 for tools that are no array of tools.
-    if error.message.starts_with("Failed to parse tools") {
-        return client(StatusCode::BAD_REQUEST, "invalid_request", &message);
+    let unsupported = |text: &str| beyond(0, ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text));
+    if words.contains("image input is not supported") || words.contains("does not support image") {
+        return unsupported("the model cannot read images");
     }
     if kind == "not_supported_error" || status == StatusCode::NOT_IMPLEMENTED {
-        return client(StatusCode::BAD_REQUEST, "unsupported", &message);
+        return unsupported("the model or its engine does not do this");
     }
-    if message.contains("image input is not supported") || message.contains("does not support image") {
-        return client(StatusCode::BAD_REQUEST, "unsupported", "the model cannot read images");
-    }
-    if status == StatusCode::SERVICE_UNAVAILABLE && message.contains("Loading model") {
+    if status == StatusCode::SERVICE_UNAVAILABLE && words.contains("Loading model") {
         return Failure::Loading;
     }
+    let said = format!("status {}", status.as_u16());
     match status {
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            Failure::Busy(message)
+            Failure::Busy(said)
         }
         // The agent's key was refused, or the model is gone: not the client's doing.
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-            Failure::Replica(format!("status {}: {message}", status.as_u16()))
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Failure::Replica(said),
+        // A 500 for tools that are no array of tools.
+        _ if status.is_client_error() || words.starts_with("Failed to parse tools") => {
+            let field = FIELDS.iter().find(|field| names(words, field));
+            let text = match field {
+                Some(field) => {
+                    format!("the engine refused the request ({said}); it names the field `{field}`")
+                }
+                None => format!("the engine refused the request ({said})"),
+            };
+            let status = if status.is_client_error() { status } else { StatusCode::BAD_REQUEST };
+            Failure::Client(Box::new(ApiError::client(status, "invalid_request", text)))
         }
-        _ if status.is_client_error() => client(status, "invalid_request", &message),
-        _ => Failure::Replica(format!("status {}: {message}", status.as_u16())),
+        _ => Failure::Replica(said),
     }
 }
 
-/// Whether a message holds a piece of the request: prompts belong in no error, record or log.
-fn quotes(request: &[u8], message: &str) -> bool {
-    /// Shorter pieces are names of fields and common words.
-    const PIECE: usize = 16;
-    let pieces: std::collections::HashSet<&[u8]> = message.as_bytes().windows(PIECE).collect();
-    !pieces.is_empty() && request.windows(PIECE).any(|piece| pieces.contains(piece))
+/// Whether an engine's words name a field: in quotes, or as `parse tools`.
+fn names(words: &str, field: &str) -> bool {
+    ["'", "\"", "`"].iter().any(|quote| words.contains(&format!("{quote}{field}{quote}")))
+        || words.starts_with(&format!("Failed to parse {field}"))
+}
+
+/// The numbers in a text, in order.
+fn numbers(text: &str) -> impl Iterator<Item = u32> {
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok())
 }
 
 /// A stream that has content: the bytes so far, and the rest of it.
@@ -351,7 +378,12 @@ impl Flow {
     async fn next(&mut self) -> Option<Vec<Bytes>> {
         while !self.over {
             let mut out = Vec::new();
-            match tokio::time::timeout(STALL_LIMIT, self.body.next()).await {
+            // The client has all of it: what an engine does after `[DONE]` is between it and the agent.
+            let done = self.guard.seen().done;
+            let limit = if done { AFTER_DONE } else { STALL_LIMIT };
+            match tokio::time::timeout(limit, self.body.next()).await {
+                Ok(Some(Ok(_))) if done => {}
+                Ok(None | Some(Err(_))) | Err(_) if done => self.over = true,
                 Ok(Some(Ok(chunk))) => {
                     if let Err(error) = self.guard.push(chunk, &mut out) {
                         out.push(self.broke(&error.to_string()));
@@ -362,7 +394,6 @@ impl Flow {
                     self.note_end();
                 }
                 Ok(Some(Err(error))) => out.push(self.broke(&error.to_string())),
-                Ok(None) if self.guard.seen().done => self.over = true,
                 Ok(None) => out.push(self.broke("the engine ended its stream without finishing")),
                 Err(_) => out.push(self.broke(&format!("no data for {} s", STALL_LIMIT.as_secs()))),
             }
@@ -425,31 +456,33 @@ mod tests {
     use super::*;
 
     fn failure(status: u16, body: &str) -> Failure {
-        engine_error(StatusCode::from_u16(status).expect("valid"), body.as_bytes(), b"")
+        engine_error(StatusCode::from_u16(status).expect("valid"), body.as_bytes())
     }
 
     #[test]
-    fn an_engine_s_words_are_passed_on_unless_they_quote_the_request() {
-        let request = br#"{"messages":[{"role":"user","content":"my very secret question"}]}"#;
-        let said = |words: &str| {
+    fn of_an_engine_s_words_only_the_name_of_a_field_is_passed_on() {
+        for words in [
+            "'messages' must be an array, not \"my secret\"",
+            "bad \u{43f}\u{440}\u{438} my secret near `messages`",
+        ] {
             let body = serde_json::json!({ "error": { "message": words } }).to_string();
-            let Failure::Client(error) = engine_error(StatusCode::BAD_REQUEST, body.as_bytes(), request)
-            else {
-                panic!("{words}")
-            };
-            error.message
-        };
-        assert_eq!(said("'messages' must be an array"), "'messages' must be an array");
-        assert!(!said("parse error near 'a very secret question'").contains("secret"));
+            let Failure::Client(error) = failure(400, &body) else { panic!("{words}") };
+            assert_eq!(
+                error.message,
+                "the engine refused the request (status 400); it names the field `messages`"
+            );
+            let failed = failure(500, &body).to_string();
+            assert_eq!(failed, "engine failed: status 500");
+        }
     }
 
     #[test]
     fn a_prompt_over_the_context_becomes_openai_s_code_with_both_numbers() {
         let body = r#"{"error":{"code":400,"message":"request (21012 tokens) exceeds the available context size (1024 tokens), try increasing it","type":"exceed_context_size_error","n_prompt_tokens":21012,"n_ctx":1024}}"#;
-        let Failure::TooLong { needs, error } = failure(400, body) else { panic!("the prompt is too long") };
-        assert_eq!(needs, 21013);
+        let Failure::Beyond { least_context, error } = failure(400, body) else { panic!("too long") };
+        assert_eq!(least_context, 21013);
         assert_eq!(error.code, "context_length_exceeded");
-        assert_eq!(error.message, "the prompt has 21012 tokens, but the model's context holds 1024");
+        assert_eq!(error.message, "the prompt has 21012 tokens, but the model takes 1024 at once");
     }
 
     #[test]
@@ -469,7 +502,9 @@ mod tests {
             ),
             (422, "nonsense"),
         ] {
-            let Failure::Client(error) = failure(status, body) else { panic!("{body}") };
+            let (Failure::Client(error) | Failure::Beyond { error, .. }) = failure(status, body) else {
+                panic!("{body}")
+            };
             assert!(error.status.is_client_error(), "{body}");
         }
     }

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Handshakes that may run at once; more wait in the socket.
 const HANDSHAKES: usize = 64;
+/// How often the key of a live link is looked up again.
+const KEY_CHECK: Duration = Duration::from_secs(2);
 /// The most bytes taken from a stream at once.
 const CHUNK: usize = 64 * 1024;
 /// Opening a stream waits only while the agent's stream limit is reached.
@@ -105,12 +107,30 @@ async fn keep(connection: Connection, links: AgentLinks, fleet: FleetHandle, led
     };
     let link = Arc::new(QuicLink { connection: connection.clone() });
     let number = links.insert(node.name.clone(), link);
-    fleet.linked(node.name.clone(), Some(DataPath::Quic)).await;
+    fleet.linked(node.name.clone(), number, Some(DataPath::Quic)).await;
     tracing::info!(node = %node.name, %from, "data link up");
-    let error = connection.closed().await;
+    let error = tokio::select! {
+        error = connection.closed() => error,
+        () = replaced_key(&node, &ledger) => {
+            tracing::warn!(target: "audit", node = %node.name, %from, "data link cut: the name belongs to another key now");
+            connection.close(code::CANCELLED.into(), b"the name belongs to another key now");
+            ConnectionError::LocallyClosed
+        }
+    };
     if links.remove(&node.name, number) {
-        fleet.linked(node.name.clone(), None).await;
+        fleet.linked(node.name.clone(), number, None).await;
         tracing::warn!(node = %node.name, %error, "data link lost");
+    }
+}
+
+/// Completes when the node's name has been given to another key: a stolen machine is cut off within this.
+async fn replaced_key(node: &Peer, ledger: &LedgerHandle) {
+    let mut tick = tokio::time::interval(KEY_CHECK);
+    loop {
+        tick.tick().await;
+        if !ledger.node_key_matches(&node.name, node.key_sha256).await {
+            return;
+        }
     }
 }
 
@@ -137,10 +157,6 @@ struct QuicLink {
 impl AgentLink for QuicLink {
     fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
         Box::pin(exchange(self.connection.clone(), head, body))
-    }
-
-    fn path(&self) -> DataPath {
-        DataPath::Quic
     }
 }
 

@@ -9,6 +9,12 @@ use mesh_proto::v1::{AttemptLine, CandidateLine, CostTerm, ExplainReply};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The result of an attempt on an engine that loads its model.
+pub const LOADING: &str = "still loading the model";
+
+/// Candidates kept in a record: a mesh with hundreds of models must not fill the memory with reasons.
+const CANDIDATES: usize = 64;
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -102,13 +108,23 @@ impl Ticket {
             why: rejection.why.to_string(),
             ..CandidateLine::default()
         });
-        self.record.candidates = ranked.chain(rejected).collect();
+        self.record.candidates = ranked.chain(rejected).take(CANDIDATES).collect();
         self.journal.put(self.record.clone());
     }
 
     /// A node is being tried, and why this one.
     pub fn attempt(&mut self, candidate: &Candidate, reason: &str) {
         self.record.reason = reason.into();
+        // Asked again while it loads: one line, not four a second.
+        let again = |last: &&mut AttemptLine| {
+            last.result == LOADING
+                && last.node == candidate.machine.as_str()
+                && last.model == candidate.model.as_str()
+        };
+        if let Some(last) = self.record.attempts.last_mut().filter(again) {
+            last.result = "running".into();
+            return;
+        }
         self.record.attempts.push(AttemptLine {
             node: candidate.machine.to_string(),
             model: candidate.model.to_string(),

@@ -34,6 +34,9 @@ const TEXT_LIMIT: usize = 256;
 /// How long an agent may take for its Hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
+/// How often the key of a live session is looked up again: a stolen machine is cut off within this.
+const KEY_CHECK: Duration = Duration::from_secs(2);
+
 /// Messages to an agent that may wait. One that leaves more unread is not there any more.
 const WAITING_MESSAGES: usize = 64;
 
@@ -167,6 +170,7 @@ impl Fleet for FleetService {
         let peer = self.node(&request, "attach").await?;
         let (outbound, stream) = mpsc::channel(WAITING_MESSAGES);
         let session = AgentSession {
+            ledger: self.parts.ledger.clone(),
             peer,
             fleet: self.parts.fleet.clone(),
             inbound: request.into_inner(),
@@ -180,6 +184,7 @@ impl Fleet for FleetService {
 
 /// One agent for as long as it is attached.
 struct AgentSession {
+    ledger: LedgerHandle,
     peer: Peer,
     fleet: FleetHandle,
     inbound: Streaming<AgentMessage>,
@@ -217,6 +222,7 @@ impl AgentSession {
             name: self.peer.name.to_string(),
         }))?;
         tracing::info!(node = %self.peer.name, agent_version = ?hello.agent_version, "an agent has attached");
+        let mut key_check = tokio::time::interval(KEY_CHECK);
         loop {
             tokio::select! {
                 // In this order, because a session that is replaced also loses its directives.
@@ -226,6 +232,11 @@ impl AgentSession {
                     return self.goodbye("another agent has attached under this name, with the same key", false);
                 }
                 () = self.outbound.closed() => return Ok("its connection ended"),
+                _ = key_check.tick() => {
+                    if !self.ledger.node_key_matches(&self.peer.name, self.peer.key_sha256).await {
+                        return self.goodbye("this name belongs to another key now", false);
+                    }
+                }
                 directive = session.directives.recv() => {
                     let Some(directive) = directive else {
                         return self.goodbye("the router is stopping", true);

@@ -46,6 +46,8 @@ enum UsageSplice {
     WholeField(usize),
     /// The same in place of a null.
     Replace(Range<usize>),
+    /// `true` in place of the client's own value.
+    Flag(Range<usize>),
     /// `"include_usage":true` (and a comma before others) right after the brace of `stream_options`.
     InObject { at: usize, comma: bool },
 }
@@ -72,11 +74,11 @@ pub enum HeadError {
 }
 
 impl Head {
-    /// Reads the head of a request.
+    /// Reads the head of a request. Embeddings never stream, whatever the client says: `may_stream`.
     ///
     /// # Errors
     /// [`HeadError`] when the body is no JSON object or lacks a usable `model`.
-    pub fn read(body: &[u8]) -> Result<Self, HeadError> {
+    pub fn read(body: &[u8], may_stream: bool) -> Result<Self, HeadError> {
         let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| not_json(&error))?;
         // serde reads an array into a struct too, field by field.
         if !body.trim_ascii_start().starts_with(b"{") {
@@ -87,7 +89,7 @@ impl Head {
             serde_json::from_str(raw_model.get()).map_err(|_| HeadError::WrongType("model", "a string"))?;
         let stream = match fields.stream.map(RawValue::get) {
             None | Some("null" | "false") => false,
-            Some("true") => true,
+            Some("true") => may_stream,
             Some(_) => return Err(HeadError::WrongType("stream", "true or false")),
         };
         let (wants_usage, usage) = usage_splice(body, stream, fields.stream_options)?;
@@ -111,6 +113,7 @@ impl Head {
                 edits.push((*at..*at, r#""stream_options":{"include_usage":true},"#.into()));
             }
             UsageSplice::Replace(at) => edits.push((at.clone(), r#"{"include_usage":true}"#.into())),
+            UsageSplice::Flag(at) => edits.push((at.clone(), "true".into())),
             UsageSplice::InObject { at, comma } => {
                 let text = if *comma { r#""include_usage":true,"# } else { r#""include_usage":true"# };
                 edits.push((*at..*at, text.into()));
@@ -135,9 +138,11 @@ fn usage_splice(
     options: Option<&RawValue>,
 ) -> Result<(bool, UsageSplice), HeadError> {
     #[derive(Deserialize)]
-    struct Options {
-        include_usage: Option<bool>,
+    struct Options<'a> {
+        #[serde(borrow, default, deserialize_with = "present")]
+        include_usage: Option<&'a RawValue>,
     }
+    const FLAG: HeadError = HeadError::WrongType("stream_options.include_usage", "true or false");
     const OBJECT: HeadError = HeadError::WrongType("stream_options", "an object");
     if !stream {
         return Ok((true, UsageSplice::None));
@@ -154,13 +159,11 @@ fn usage_splice(
     if !raw.starts_with('{') {
         return Err(OBJECT);
     }
-    let parsed: Options = serde_json::from_str(raw)
-        .map_err(|_| HeadError::WrongType("stream_options.include_usage", "true or false"))?;
-    Ok(match parsed.include_usage {
-        Some(true) => (true, UsageSplice::None),
-        // Rare enough for the one case that rewrites more than it must: the client's own false.
-        Some(false) => (false, UsageSplice::Replace(at)),
-        None if raw.contains("include_usage") => (false, UsageSplice::Replace(at)),
+    let parsed: Options<'_> = serde_json::from_str(raw).map_err(|_| FLAG)?;
+    Ok(match parsed.include_usage.map(RawValue::get) {
+        Some("true") => (true, UsageSplice::None),
+        Some(other @ ("false" | "null")) => (false, UsageSplice::Flag(span(body, other))),
+        Some(_) => return Err(FLAG),
         None => {
             let comma = !raw[1..].trim_start().starts_with('}');
             (false, UsageSplice::InObject { at: at.start + 1, comma })
@@ -191,7 +194,7 @@ mod tests {
 
     fn spliced(body: &str, model: &str) -> String {
         let bytes = Bytes::copy_from_slice(body.as_bytes());
-        let head = Head::read(&bytes).expect("valid");
+        let head = Head::read(&bytes, true).expect("valid");
         String::from_utf8(head.splice(&bytes, model).to_vec()).expect("still text")
     }
 
@@ -221,11 +224,11 @@ mod tests {
                 r#"{"model":"t","stream_options":{"include_usage":true,"a":1},"stream":true}"#,
             ),
             (
-                r#"{"model":"m","stream_options":{"include_usage":false},"stream":true}"#,
-                r#"{"model":"t","stream_options":{"include_usage":true},"stream":true}"#,
+                r#"{"model":"m","stream_options":{"include_usage":false,"x":1},"stream":true}"#,
+                r#"{"model":"t","stream_options":{"include_usage":true,"x":1},"stream":true}"#,
             ),
         ] {
-            let head = Head::read(body.as_bytes()).expect("valid");
+            let head = Head::read(body.as_bytes(), true).expect("valid");
             assert!(!head.wants_usage, "{body}");
             assert_eq!(spliced(body, "t"), wanted);
         }
@@ -234,14 +237,14 @@ mod tests {
     #[test]
     fn a_client_that_asks_for_usage_gets_its_body_unchanged() {
         let body = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#;
-        assert!(Head::read(body.as_bytes()).expect("valid").wants_usage);
+        assert!(Head::read(body.as_bytes(), true).expect("valid").wants_usage);
         assert_eq!(spliced(body, "m"), body);
     }
 
     #[test]
     fn a_model_name_with_escapes_is_understood() {
         let body = r#"{"model":"mesh\/code"}"#;
-        assert_eq!(Head::read(body.as_bytes()).expect("valid").model, "mesh/code");
+        assert_eq!(Head::read(body.as_bytes(), true).expect("valid").model, "mesh/code");
         assert_eq!(spliced(body, "a\"b"), r#"{"model":"a\"b"}"#);
     }
 
@@ -255,9 +258,10 @@ mod tests {
             (r#"{"model":"m","stream":"yes"}"#, "`stream` must be true or false"),
             (r#"{"model":"m","stream":true,"stream_options":[]}"#, "`stream_options` must be an object"),
         ] {
-            assert_eq!(Head::read(body.as_bytes()).expect_err(body).to_string(), error, "{body}");
+            assert_eq!(Head::read(body.as_bytes(), true).expect_err(body).to_string(), error, "{body}");
         }
-        let leaky = Head::read(br#"{"model":"m","model":"secret prompt","x":secret}"#).expect_err("twice");
+        let leaky =
+            Head::read(br#"{"model":"m","model":"secret prompt","x":secret}"#, true).expect_err("twice");
         assert!(!leaky.to_string().contains("secret"), "{leaky}");
     }
 }

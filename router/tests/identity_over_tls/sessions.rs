@@ -80,13 +80,17 @@ async fn an_invalid_report_ends_the_session_and_names_the_field() {
     let plane = Plane::start().await;
     let mut client = node(&plane, "strix").await;
     let mut attached = Attached::greet(&mut client, "boot").await.expect("a welcome");
-    let engine =
-        v1::Engine { name: "e".into(), kind: "abacus".into(), state: "up".into(), ..v1::Engine::default() };
+    let engine = v1::Engine {
+        name: "e".into(),
+        kind: "ollama".into(),
+        state: "dreaming".into(),
+        ..v1::Engine::default()
+    };
     let engines = v1::Engines { engines: vec![engine] };
     attached.say(Kind::Report(v1::Report { engines: Some(engines), ..v1::Report::default() })).await;
     let status = attached.next().await.expect_err("no such engine");
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-    assert!(status.message().contains("engine.kind holds unknown word `abacus`"), "{status}");
+    assert!(status.message().contains("engine.state holds unknown word `dreaming`"), "{status}");
 }
 
 #[tokio::test]
