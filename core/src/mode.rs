@@ -186,7 +186,7 @@ impl ModeTable {
             .map(|name| (distance(&typed, &plain(name.strip_prefix("mesh/").unwrap_or(name))), name))
             .collect();
         scored.sort();
-        let bound = (typed.chars().count() / 3).clamp(1, 5);
+        let bound = typed.chars().count().div_ceil(2).clamp(1, 5);
         let near =
             scored.iter().filter(|(d, _)| *d <= bound).take(3).map(|(_, name)| (*name).clone()).collect();
         Asked::Unknown { near, all }
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn an_unknown_name_gets_near_names_and_the_list() {
         let (table, view) = (table(), view_of(vec![machine("a", &["qwen3-coder:30b"])]));
-        let Asked::Unknown { near, all } = table.resolve("mesh/cod", &view) else { panic!("no such mode") };
+        let Asked::Unknown { near, all } = table.resolve("mesh/coed", &view) else { panic!("no such mode") };
         assert_eq!(near.first().map(String::as_str), Some("mesh/code"));
         assert_eq!(all, ["mesh/ask", "mesh/code", "qwen3-coder:30b"]);
         let Asked::Unknown { near, .. } = table.resolve("gpt-4o-mini-2024-07-18", &view) else { panic!() };

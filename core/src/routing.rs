@@ -61,6 +61,8 @@ pub struct Candidate {
 pub enum Why {
     /// Nobody else can serve.
     OnlyCandidate,
+    /// The model that the mode puts first; others could serve too.
+    FirstChoice,
     /// The least predicted seconds of several.
     LeastSeconds {
         /// Its prediction.
@@ -108,6 +110,7 @@ impl fmt::Display for Why {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OnlyCandidate => write!(out, "only candidate"),
+            Self::FirstChoice => write!(out, "the mode's first choice that can serve"),
             Self::LeastSeconds { predicted_s, of } => {
                 write!(out, "least predicted time, {predicted_s:.2} s, of {of}")
             }
@@ -339,9 +342,14 @@ fn rank(mut feasible: Vec<Feasible<'_>>, own_mode: Option<&ModeName>) -> Vec<Can
             .then_with(|| cost(&a.candidate).total_cmp(&cost(&b.candidate)))
             .then_with(|| a.dice.cmp(&b.dice))
     });
-    let of = feasible.len();
+    let all = feasible.len();
     let (best_healthy, best_preference) =
         feasible.first().map_or((true, 0), |best| (best.doubt.is_none(), best.preference));
+    // Only replicas of the same model and health were compared by cost.
+    let of = feasible
+        .iter()
+        .filter(|option| option.doubt.is_none() == best_healthy && option.preference == best_preference)
+        .count();
     feasible
         .into_iter()
         .enumerate()
@@ -352,7 +360,8 @@ fn rank(mut feasible: Vec<Feasible<'_>>, own_mode: Option<&ModeName>) -> Vec<Can
                 (0, None) if option.mode != own_mode => {
                     option.mode.map_or(Why::OnlyCandidate, |mode| Why::Fallback(mode.clone()))
                 }
-                (0, None) if of == 1 => Why::OnlyCandidate,
+                (0, None) if all == 1 => Why::OnlyCandidate,
+                (0, None) if of == 1 => Why::FirstChoice,
                 (0, None) => match candidate.predicted_s {
                     Some(predicted_s) if by_seconds => Why::LeastSeconds { predicted_s, of },
                     _ => Why::LeastInFlight { in_flight: candidate.in_flight, of },

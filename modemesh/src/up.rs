@@ -10,6 +10,7 @@ use mesh_daemon::clock::unix_ms;
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::telemetry::{self, Telemetry};
 use mesh_daemon::{data_folder, stop_signal};
+use mesh_proto::identity::{LocalKey, Role, csr_key_sha256};
 use node_agent::app::{Agent, AgentOptions};
 use node_agent::config::{self as agent_config, AgentConfig};
 use prometheus_client::registry::Registry;
@@ -111,6 +112,7 @@ pub async fn start(
             &std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
         ),
     };
+    reserve(data, &router, &name).await?;
     let options = AgentOptions { data: data.into(), name: name.clone(), root: "/".into(), uplink: None };
     // The agent's counters are for a process of its own; here the router's /metrics is the one.
     let agent = Agent::start(options, &config, &mut Registry::default(), stop.clone()).await?;
@@ -132,6 +134,23 @@ pub async fn start(
         stop_router.cancel();
     });
     Ok(Mesh { router, agent, found, api_key })
+}
+
+/// Gives this machine's name to its own key in the ledger, so that no other machine can join under it.
+async fn reserve(data: &Path, router: &Router, name: &MachineId) -> Result<(), Complaint> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Complaint::new(format!("this machine's name `{name}` could not be kept for it")).cause(error)
+    };
+    let key = LocalKey::create_or_load(&data.join("agent/key.pem")).map_err(|error| failed(&error))?;
+    let key_sha256 = key.csr_der().and_then(|csr| csr_key_sha256(&csr)).map_err(|error| failed(&error))?;
+    if router.ledger.node_key_matches(name, key_sha256).await {
+        return Ok(());
+    }
+    let life = Duration::from_secs(60);
+    let made = router.ledger.create_token(Role::Node, Some(name.clone()), life, unix_ms()).await;
+    let (id, secret) = made.map_err(|error| failed(&error))?;
+    let redeemed = router.ledger.redeem(&id, &secret, name.as_str(), key_sha256, unix_ms()).await;
+    redeemed.map(drop).map_err(|error| failed(&error))
 }
 
 /// The key in `api-key`, or a new one when there is none or the ledger no longer knows it.

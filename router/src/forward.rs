@@ -30,7 +30,7 @@ use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::mode::{Asked, PREFIX, Purpose};
-use mesh_core::routing::{Candidate, Decision, Refusal, Request, decide};
+use mesh_core::routing::{Candidate, Decision, Refusal, Rejection, Request, Why, decide};
 use mesh_daemon::clock::{Clock, unix_ms};
 use mesh_proto::v1::ExplainReply;
 use serde_json::json;
@@ -406,6 +406,14 @@ fn unavailable(asked: &str, refusal: &Refusal) -> ApiError {
     }
     let message =
         format!("no node can serve {what} `{}` now: {}", shown(asked), reasons_text(&refusal.rejected));
+    // Waiting alone does not bring back a model that somebody unloaded.
+    let unloaded = refusal.rejected.iter().find(|rejection| rejection.why == Why::NotLoaded);
+    let message = match unloaded {
+        Some(Rejection { machine, model: Some(model), .. }) => {
+            format!("{message}; `meshctl model load {model} --node {machine}` loads it")
+        }
+        Some(Rejection { model: None, .. }) | None => message,
+    };
     ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "no_node_available", message)
         .retry_after(refusal.retry_after_s())
         .with("nodes", reasons_json(&refusal.rejected))

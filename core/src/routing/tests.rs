@@ -71,6 +71,7 @@ fn the_mode_s_first_model_wins_over_an_idle_second_one() {
     let models = [model_id("best"), model_id("other")];
     let decision = decide(&view, &load(&[("a", "best", 2)]), &ask(&models), NOW, 1).expect("two can serve");
     assert_eq!(names(&decision), ["best@a", "other@b"]);
+    assert_eq!(decision.ranked[0].why.to_string(), "the mode's first choice that can serve");
     assert_eq!(decision.ranked[1].why.to_string(), "behind: the mode prefers another model");
 }
 

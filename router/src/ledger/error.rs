@@ -125,30 +125,30 @@ pub enum LedgerError {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenRefusal {
     /// No token has this id; perhaps it ended more than seven days ago.
-    #[error("the router knows no such token; make a new one with `meshctl token create`")]
+    #[error("the router knows no such token; make a new one with `meshctl token create --role node`")]
     Unknown,
     /// The id is right and the secret is not.
     #[error("the token's secret is wrong; copy the whole token again")]
     WrongSecret,
     /// It was traded before.
-    #[error("the token was used by `{by}` already; make a new one with `meshctl token create`")]
+    #[error("the token was used by `{by}` already; make a new one with `meshctl token create --role node`")]
     Used {
         /// The name that joined with it.
         by: String,
     },
     /// It is too old.
-    #[error("the token expired {} ago; make a new one with `meshctl token create`", human(*ago))]
+    #[error("the token expired {} ago; make a new one with `meshctl token create --role node`", human(*ago))]
     Expired {
         /// How long ago.
         ago: Duration,
     },
     /// An operator took it back.
-    #[error("the token was revoked; make a new one with `meshctl token create`")]
+    #[error("the token was revoked; make a new one with `meshctl token create --role node`")]
     Revoked,
     /// The name belongs to another key.
     #[error(
         "the name `{name}` belongs to another machine; choose another name, or make a token for this name with \
-         `meshctl token create --name {name}`, which replaces that machine's key"
+         `meshctl token create --role node --name {name}`, which replaces that machine's key"
     )]
     NameTaken {
         /// The name.
@@ -213,7 +213,7 @@ mod tests {
         let refusal = TokenRefusal::Expired { ago: Duration::from_secs(3 * 3_600) };
         assert_eq!(
             refusal.to_string(),
-            "the token expired 3 h ago; make a new one with `meshctl token create`"
+            "the token expired 3 h ago; make a new one with `meshctl token create --role node`"
         );
     }
 
