@@ -15,8 +15,9 @@ use mesh_core::id::{MachineId, machine_id_from_hostname};
 use mesh_core::machine::{Engine, Vitals};
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::metrics_endpoint;
+use mesh_daemon::port_holder::{Protocol, cannot_listen};
 use mesh_proto::identity::join::{JoinError, join};
-use mesh_proto::identity::{JoinToken, connect};
+use mesh_proto::identity::{JoinToken, Role, connect};
 use prometheus_client::registry::Registry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -275,7 +276,7 @@ pub async fn run(data: &Path, config: AgentConfig, stop: CancellationToken) -> R
 pub async fn join_router(data: &Path, flags: &JoinFlags) -> Result<String, Complaint> {
     let router = flags.router.as_str();
     let what = || Complaint::new(format!("cannot join the mesh at {router}"));
-    let another = "make a new one on the router: meshctl token create";
+    let another = "make a new one on the router: meshctl token create --role node";
     let token: JoinToken =
         flags.token.parse().map_err(|error| what().cause(error).hint(another).exit(exit::IDENTITY))?;
     let wanted = flags.name.clone().or(config::read(data, &RunFlags::default())?.value.name);
@@ -304,6 +305,14 @@ pub async fn join_router(data: &Path, flags: &JoinFlags) -> Result<String, Compl
             }
             JoinError::Identity(_) => what().cause(&error).exit(exit::IDENTITY),
         })?;
+    if credentials.peer().role != Role::Node {
+        // Left in place, it would be taken for this machine's identity.
+        drop(std::fs::remove_file(folder.join("chain.pem")));
+        return Err(what()
+            .cause(format!("the token was made for the role {}, and is spent now", credentials.peer().role))
+            .hint(another)
+            .exit(exit::IDENTITY));
+    }
     let name = credentials.peer().name.clone();
     for (file, text) in [("router", router), ("name", name.as_str())] {
         let path = folder.join(file);
@@ -316,7 +325,7 @@ pub async fn join_router(data: &Path, flags: &JoinFlags) -> Result<String, Compl
 /// Address and credentials of a machine that has joined.
 fn joined(data: &Path, config: &AgentConfig) -> Result<Uplink, Complaint> {
     let folder = data.join("agent");
-    let rejoin = "on the router: meshctl token create; then here: mesh-agent join ROUTER TOKEN";
+    let rejoin = "on the router: meshctl token create --role node; then here: mesh-agent join ROUTER TOKEN";
     if !folder.join("chain.pem").exists() {
         return Err(Complaint::new("this machine has not joined a mesh")
             .cause(format!("there is no certificate in {}", folder.display()))
@@ -354,9 +363,9 @@ async fn bind_metrics(address: &str) -> Result<Option<TcpListener>, Complaint> {
     if address.is_empty() {
         return Ok(None);
     }
-    TcpListener::bind(address).await.map(Some).map_err(|error| {
-        Complaint::new(format!("cannot serve metrics on {address}"))
-            .cause(error)
-            .hint("set metrics.listen to a free address, or to \"\" for none")
+    let fix = "set metrics.listen in agent.toml to a free address, or to \"\" for none";
+    TcpListener::bind(address).await.map(Some).map_err(|error| match address.parse() {
+        Ok(socket) => cannot_listen("metrics", socket, Protocol::Tcp, "metrics.listen", &error).hint(fix),
+        Err(_) => Complaint::new(format!("cannot serve metrics on {address}")).cause(error).hint(fix),
     })
 }

@@ -15,6 +15,10 @@ use tokio::sync::watch;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A connection that stood for this long was wanted. One that ends sooner was refused after the handshake, and
+/// dialling at once again would go on for ever.
+const STOOD: Duration = Duration::from_secs(5);
+
 /// How long to wait before dialling again: doubled from 0.2 s to 5 s, each time shortened by up to a half so
 /// that the machines of a mesh do not all come back in the same moment.
 #[derive(Debug, Clone)]
@@ -133,7 +137,7 @@ impl Identity {
 /// The certificate's life is over; only joining again helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this machine's certificate ended {} ago; join again: `meshctl token create` on the router, \
+    "this machine's certificate ended {} ago; join again: `meshctl token create --role node` on the router, \
      then `mesh-agent join ROUTER TOKEN` here",
     mesh_core::units::human_duration(self.ago)
 )]

@@ -1,6 +1,6 @@
 //! llama.cpp's own server with one model, whoever started it.
 //!
-//! Asked each second: `/health`, `/props`, and `/metrics` where it is on; `/v1/models` when the model changed.
+//! Asked each 1.3 s: `/health`, `/props`, and `/metrics` where it is on; `/v1/models` when the model changed.
 //! Never `/slots`: that keeps a server with an idle timer from sleeping. It has no call to load or unload.
 
 use super::{Ask, AskError, Engine, Held, Observation};
@@ -63,7 +63,8 @@ impl LlamaServer {
         held.replica.parameters = entry.meta.n_params;
         held.replica.size = entry.meta.size.map(Bytes);
         held.replica.abilities = Abilities {
-            chat: self.embedding.map(|embedding| !embedding).or(Some(true)),
+            // A server that runs already does not say whether it was started for embeddings.
+            chat: self.embedding.map(|embedding| !embedding),
             embed: self.embedding,
             tools: props.chat_template_caps.supports_tools,
             vision: props.modalities.vision,

@@ -6,7 +6,7 @@
 //! ```
 //! The certificate is renewed over the same connection after two thirds of its life.
 
-use super::{Backoff, Identity, Reachability, Reports, dice};
+use super::{Backoff, Identity, Reachability, Reports, STOOD, dice};
 use crate::metrics::{Link, Metrics};
 use mesh_core::machine::{Directive, Report};
 use mesh_proto::fleet_wire::{directive_from_wire, report_to_wire};
@@ -148,11 +148,15 @@ impl ControlLink {
         };
         match dialled {
             Ok(session) => {
-                backoff.reset();
                 router_is.back(&self.router);
                 self.set_up(true);
+                let since = tokio::time::Instant::now();
                 let renew_at = renewal(credentials, dice());
-                self.converse(session, renew_at, stop).await
+                let ended = self.converse(session, renew_at, stop).await;
+                if since.elapsed() >= STOOD {
+                    backoff.reset();
+                }
+                ended
             }
             Err(ended) => ended,
         }

@@ -7,7 +7,7 @@
 //! FIN means complete and nothing else does: whatever ends a reply early resets its stream. The router's
 //! STOP_SENDING or RESET, or the loss of the connection, cancels the engine at once.
 
-use super::{Backoff, Identity, Reachability, dice};
+use super::{Backoff, Identity, Reachability, STOOD, dice};
 use crate::metrics::{Link, Metrics};
 use crate::serve::{self, Answer, EngineBroke, Serve};
 use bytes::{Bytes, BytesMut};
@@ -118,10 +118,13 @@ impl DataLink {
             Ok(link) => link,
             Err(cause) => return Ended::NoAnswer(cause),
         };
-        backoff.reset();
+        let since = tokio::time::Instant::now();
         router_is.back(&self.router);
         self.metrics.link(Link::Data, true);
         let ended = self.accept(&connection, stop).await;
+        if since.elapsed() >= STOOD {
+            backoff.reset();
+        }
         connection.close(VarInt::from_u32(code::SHUTDOWN), b"the agent stops");
         drop(timeout(CLOSE_LIMIT, endpoint.wait_idle()).await);
         ended

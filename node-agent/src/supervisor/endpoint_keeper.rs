@@ -1,4 +1,4 @@
-//! Keeps one engine that the agent did not start: looks at it each second, loads and unloads where it can.
+//! Keeps one engine that the agent did not start: looks at it each 1.3 s, loads and unloads where it can.
 //!
 //! One task per engine, so that one that hangs delays nobody else.
 

@@ -258,7 +258,11 @@ impl Roster {
         let free = rows
             .values()
             .filter(|row| row.may_lease(model).is_ok())
-            .min_by_key(|row| row.held(model))
+            // An engine that has it in memory before one that would have to load it first.
+            .min_by_key(|row| {
+                let cold = row.replica(model).is_none_or(|replica| replica.state != ReplicaState::Loaded);
+                (cold, row.held(model))
+            })
             .map(|row| row.engine.name.clone());
         let Some(row) = free.and_then(|name| rows.get_mut(&name)) else {
             return Err(refusal(rows.values(), model));
@@ -297,7 +301,9 @@ impl Row {
             EngineState::Down(why) if !matches!(replica.state, ReplicaState::Failed(_)) => {
                 return Err(LeaseRefusal::EngineDown(why.clone()));
             }
-            EngineState::Starting if replica.state != ReplicaState::Available => {
+            EngineState::Starting
+                if replica.state != ReplicaState::Available || self.engine.kind.loads_on_demand() =>
+            {
                 return Err(LeaseRefusal::Loading);
             }
             EngineState::Down(_) | EngineState::Starting | EngineState::Up => {}
@@ -307,6 +313,8 @@ impl Row {
         }
         match &replica.state {
             ReplicaState::Loaded => Ok(()),
+            // The request itself makes such an engine load the model.
+            ReplicaState::Available | ReplicaState::Loading if self.engine.kind.loads_on_demand() => Ok(()),
             ReplicaState::Loading => Err(LeaseRefusal::Loading),
             ReplicaState::Available => Err(LeaseRefusal::NotLoaded("it is on disk only".into())),
             ReplicaState::Failed(why) => Err(LeaseRefusal::NotLoaded(why.clone())),
@@ -363,7 +371,7 @@ mod tests {
     fn roster(names: &[&str], state: &ReplicaState) -> Roster {
         let roster = Roster::new();
         for name in names {
-            let mut row = Row::new(unseen(name, EngineKind::Ollama, false), mpsc::channel(1).0);
+            let mut row = Row::new(unseen(name, EngineKind::LlamaServer, false), mpsc::channel(1).0);
             row.answers_at(&format!("http://127.0.0.1/{name}"), Some("key"));
             let held = Held::new("tiny", state.clone()).expect("a good name");
             row.show(Observation { version: None, state: EngineState::Up, held: vec![held] });
