@@ -4,6 +4,7 @@
 //! `modemesh up`, which hands requests and reports over within one process.
 
 use crate::config::{self, AgentConfig, RunFlags};
+use crate::engine::bundled::BundledEngine;
 use crate::metrics::Metrics;
 use crate::probe::Probe;
 use crate::router_link::control::{ControlLink, Pacing};
@@ -19,6 +20,7 @@ use mesh_daemon::port_holder::{Protocol, cannot_listen};
 use mesh_proto::identity::join::{JoinError, join};
 use mesh_proto::identity::{JoinToken, Role, connect};
 use prometheus_client::registry::Registry;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -320,6 +322,20 @@ pub async fn join_router(data: &Path, flags: &JoinFlags) -> Result<String, Compl
             .map_err(|error| Complaint::new(format!("cannot write {}", path.display())).cause(error))?;
     }
     Ok(format!("joined the mesh at {router} as {name}\nstart the agent: mesh-agent run\n"))
+}
+
+/// `mesh-agent install-engine`: the bundled engine in the data folder, unless it is there. Steps go to stderr.
+///
+/// # Errors
+/// A complaint that says what is missing and what to do.
+pub async fn install_engine(data: &Path) -> Result<String, Complaint> {
+    let folder = data.join("engine");
+    let told = format!("the bundled engine is in {}\n", folder.display());
+    let failed = || Complaint::new("the bundled engine could not be installed");
+    let step = |step: &str| drop(writeln!(std::io::stderr(), "  {step}"));
+    let installed = tokio::task::spawn_blocking(move || BundledEngine::install(&folder, step)).await;
+    let installed = installed.map_err(|error| failed().cause(error))?;
+    installed.map(|_| told).map_err(|error| failed().cause(&error).hint(error.hint()))
 }
 
 /// Address and credentials of a machine that has joined.

@@ -23,6 +23,8 @@ struct Cli {
 enum Command {
     /// Trade a one-use token for this machine's certificate
     Join(app::JoinFlags),
+    /// Install the bundled llama.cpp into the data folder, for engines with program = "bundled"
+    InstallEngine,
     /// Run until stopped
     Run(config::RunFlags),
     /// Say what this machine tells the router of itself
@@ -44,6 +46,7 @@ async fn act(cli: Cli) -> anyhow::Result<()> {
     let data = cli.data.unwrap_or_else(data_folder::default);
     let said = match cli.command {
         Command::Join(flags) => app::join_router(&data, &flags).await?,
+        Command::InstallEngine => app::install_engine(&data).await?,
         Command::Run(flags) => {
             let config = config::read(&data, &flags)?.value;
             let _telemetry = telemetry::init(&config.telemetry, "mesh-agent")?;

@@ -47,7 +47,7 @@ pub struct ChildSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The bundled engine is wanted and not there.
-    #[error("the bundled engine is not installed in {}; `modemesh up` installs it", folder.display())]
+    #[error("the bundled engine is not installed in {}; `mesh-agent install-engine` installs it", folder.display())]
     NotInstalled {
         /// Where it was looked for.
         folder: PathBuf,
