@@ -13,7 +13,7 @@ async fn a_request_of_each_mode_lands_where_the_configuration_says() {
         ("mesh/code", "code", "msi", "tiny-trained", "only candidate"),
         ("mesh-code", "code", "msi", "tiny-trained", "only candidate"),
         ("mesh/ask", "ask", "beelink", "tiny-random", "only candidate"),
-        ("mesh/architect", "architect", "msi", "tiny-trained", "least in flight, 0, of 2"),
+        ("mesh/architect", "architect", "msi", "tiny-trained", "the mode's first choice that can serve"),
         ("mesh/debug", "debug", "msi", "tiny-trained", "fallback to mode code"),
         ("tiny-random", "", "beelink", "tiny-random", "only candidate"),
     ] {
@@ -149,7 +149,7 @@ async fn explain_tells_of_every_candidate_why_it_was_or_was_not_taken() {
     assert_eq!(
         candidates,
         [
-            ("msi", "tiny-trained", 1, "least in flight, 0, of 2"),
+            ("msi", "tiny-trained", 1, "the mode's first choice that can serve"),
             ("beelink", "tiny-random", 2, "behind: the mode prefers another model"),
             ("strix-1", "", 0, "has none of the models"),
         ]
