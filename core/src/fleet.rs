@@ -6,11 +6,12 @@
 
 use crate::health::{Breaker, Liveness, Pulse};
 use crate::id::{MachineId, ModelId};
-use crate::machine::{Engine, Hardware, Replica, Report, Vitals};
+use crate::machine::{Engine, Hardware, Replica, Report, Store, Vitals};
 use crate::speed::{Speed, Timing};
 use crate::units::Moment;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a request on a replica ended, as far as the replica is to be judged by it.
@@ -82,6 +83,11 @@ pub struct MachineView {
     pub vitals: Option<Vitals>,
     /// Its engines.
     pub engines: Vec<Engine>,
+    /// The models on its disk.
+    pub store: Store,
+    /// Its machine profile as a JSON document, once it has reported.
+    #[serde(skip)]
+    pub profile: Option<Arc<str>>,
     /// Breaker and speed of each model that has had a request.
     pub history: BTreeMap<ModelId, History>,
 }
@@ -223,6 +229,8 @@ impl Fleet {
             hardware: record.report.hardware.clone(),
             vitals: record.report.vitals.clone(),
             engines: record.report.engines.clone().unwrap_or_default(),
+            store: record.report.store.clone().unwrap_or_default(),
+            profile: record.report.profile.clone(),
             history: self
                 .replicas
                 .iter()
@@ -261,11 +269,7 @@ pub(crate) mod tests {
 
     pub(crate) fn engine(models: &[&str]) -> Engine {
         Engine {
-            name: "llama-server-1".into(),
-            kind: EngineKind::LlamaServer,
-            version: None,
             state: EngineState::Up,
-            supervised: true,
             replicas: models
                 .iter()
                 .map(|model| Replica {
@@ -274,6 +278,7 @@ pub(crate) mod tests {
                     ..Replica::new(model_id(model), ReplicaState::Loaded)
                 })
                 .collect(),
+            ..Engine::new("llama-server-1", EngineKind::LlamaServer, true)
         }
     }
 
@@ -287,6 +292,8 @@ pub(crate) mod tests {
             hardware: None,
             vitals: None,
             engines: vec![engine(models)],
+            store: Store::default(),
+            profile: None,
             history: BTreeMap::new(),
         }
     }
@@ -308,14 +315,7 @@ pub(crate) mod tests {
         assert!(fleet.view(at(0.2)).has_model(&model_id("tiny")));
         fleet.attached(&id, at(1.0));
         assert!(fleet.view(at(1.0)).has_model(&model_id("tiny")), "until then the old one holds");
-        let vitals = crate::machine::Vitals {
-            ram: crate::machine::Reading::unknown("test"),
-            disk: crate::machine::Reading::unknown("test"),
-            gpus: crate::machine::Reading::unknown("test"),
-            temperatures: crate::machine::Reading::unknown("test"),
-            load: crate::machine::Reading::unknown("test"),
-            uptime_s: crate::machine::Reading::unknown("test"),
-        };
+        let vitals = Vitals::unknown("test");
         let hardware = Hardware {
             hostname: "msi".into(),
             cpu: crate::machine::Reading::unknown("test"),
@@ -327,6 +327,8 @@ pub(crate) mod tests {
             hardware: Some(hardware),
             vitals: Some(vitals),
             engines: Some(vec![]),
+            store: Some(Store::default()),
+            profile: Some("{}".into()),
             draining: Some(false),
         };
         fleet.apply(&id, full, at(1.1));

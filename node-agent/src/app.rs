@@ -126,6 +126,8 @@ impl Agent {
             hardware: Arc::new(hardware),
             vitals: vitals_seen,
             engines: supervisor.engines(),
+            store: watch::channel(Arc::default()).1,
+            profile: watch::channel(Arc::from("{}")).1,
             draining: serve.draining(),
         };
 

@@ -16,7 +16,7 @@ pub use ask::{Ask, AskError};
 
 use futures_util::future::BoxFuture;
 use mesh_core::id::{IdError, ModelId};
-use mesh_core::machine::{Engine as EngineReport, EngineKind, EngineState, Replica, ReplicaState};
+use mesh_core::machine::{EngineKind, EngineState, Replica, ReplicaState};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -170,23 +170,16 @@ pub fn adapter(kind: EngineKind, url: &str, api_key: Option<String>) -> Result<B
     Ok(match kind {
         EngineKind::LlamaServer => Box::new(llama_server::LlamaServer::new(ask(root)?, None)),
         EngineKind::Ollama => Box::new(ollama::Ollama::new(ask(root)?)),
-        EngineKind::Lemonade | EngineKind::LmStudio | EngineKind::Vllm => {
-            Box::new(openai::OpenAi::new(kind, ask(openai::base_for(kind, &root))?))
-        }
+        EngineKind::Lemonade
+        | EngineKind::LmStudio
+        | EngineKind::Vllm
+        | EngineKind::LlamaRouter
+        | EngineKind::Sglang
+        | EngineKind::TabbyApi
+        | EngineKind::KoboldCpp
+        | EngineKind::LocalAi
+        | EngineKind::OpenAi => Box::new(openai::OpenAi::new(kind, ask(openai::base_for(kind, &root))?)),
     })
-}
-
-/// An engine that has not been looked at yet.
-#[must_use]
-pub fn unseen(name: &str, kind: EngineKind, supervised: bool) -> EngineReport {
-    EngineReport {
-        name: name.to_owned(),
-        kind,
-        version: None,
-        state: EngineState::Starting,
-        supervised,
-        replicas: Vec::new(),
-    }
 }
 
 #[cfg(test)]

@@ -167,6 +167,9 @@ impl Metrics {
         let wish = match directive {
             Directive::Load(_) => "load",
             Directive::Unload(_) => "unload",
+            Directive::Pull(_) => "pull",
+            Directive::CancelPull(_) => "cancel_pull",
+            Directive::Delete(_) => "delete",
         };
         self.directives.get_or_create(&WishLabel { wish }).inc();
     }

@@ -64,6 +64,7 @@ impl Probe {
             temperatures: host::temperatures(&self.root),
             load: host::load(&self.root),
             uptime_s: host::uptime(&self.root),
+            ..Vitals::unknown("not read yet")
         })
     }
 }
@@ -72,7 +73,7 @@ impl Probe {
 /// without this every machine would send its vitals each second for the sake of a few kilobytes; and nobody,
 /// person or placement, decides by less than these steps.
 fn rounded(vitals: Vitals) -> Vitals {
-    let Vitals { ram, disk, gpus, temperatures, load, uptime_s } = vitals;
+    let Vitals { ram, disk, gpus, temperatures, load, uptime_s, .. } = vitals.clone();
     let cooled = |sensor: Temperature| Temperature { value: Celsius(sensor.value.0.round()), ..sensor };
     Vitals {
         ram: map(ram, in_steps),
@@ -88,6 +89,7 @@ fn rounded(vitals: Vitals) -> Vitals {
         temperatures: map(temperatures, |sensors| sensors.into_iter().map(cooled).collect()),
         load: map(load, |load| (load * 10.0).round() / 10.0),
         uptime_s: map(uptime_s, |seconds| seconds - seconds % UPTIME_STEP_S),
+        ..vitals
     }
 }
 

@@ -5,7 +5,7 @@
 pub mod control;
 pub mod data;
 
-use mesh_core::machine::{Engine, Hardware, Report, Vitals};
+use mesh_core::machine::{Engine, Hardware, Report, Store, Vitals};
 use mesh_proto::identity::{Credentials, IdentityError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -155,6 +155,10 @@ pub struct Reports {
     pub vitals: watch::Receiver<Arc<Vitals>>,
     /// From the supervisor.
     pub engines: watch::Receiver<Arc<Vec<Engine>>>,
+    /// From the model store.
+    pub store: watch::Receiver<Arc<Store>>,
+    /// The machine profile as JSON.
+    pub profile: watch::Receiver<Arc<str>>,
     /// Whether the agent takes no new requests.
     pub draining: watch::Receiver<bool>,
 }
@@ -167,6 +171,8 @@ impl Reports {
             hardware: Some((*self.hardware).clone()),
             vitals: Some((**self.vitals.borrow()).clone()),
             engines: Some((**self.engines.borrow()).clone()),
+            store: Some((**self.store.borrow()).clone()),
+            profile: Some(self.profile.borrow().clone()),
             draining: Some(*self.draining.borrow()),
         }
     }
@@ -177,6 +183,8 @@ impl Reports {
         tokio::select! {
             () = next(&mut self.vitals) => {}
             () = next(&mut self.engines) => {}
+            () = next(&mut self.store) => {}
+            () = next(&mut self.profile) => {}
             () = next(&mut self.draining) => {}
         }
     }

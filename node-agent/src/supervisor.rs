@@ -18,7 +18,7 @@ mod scout;
 pub use roster::{Lease, LeaseRefusal};
 
 use crate::engine::child::ChildSpec;
-use crate::engine::{EngineConfig, adapter, discover, unseen};
+use crate::engine::{EngineConfig, adapter, discover};
 use child_keeper::ChildKeeper;
 use endpoint_keeper::EndpointKeeper;
 use mesh_core::id::ModelId;
@@ -126,13 +126,17 @@ impl SupervisorHandle {
     /// cannot be passed on is logged and dropped: whoever wished sees no change and wishes again.
     pub fn direct(&self, directive: Directive) {
         let (order, targets) = match directive {
-            Directive::Load(model) => {
-                let target = self.roster.who_loads(&model);
-                (Order::Load(model), target.into_iter().collect())
+            Directive::Load(wish) => {
+                let target = self.roster.who_loads(&wish.model);
+                (Order::Load(wish), target.into_iter().collect())
             }
             Directive::Unload(model) => {
                 let targets = self.roster.who_unloads(&model);
                 (Order::Unload(model), targets)
+            }
+            Directive::Pull(_) | Directive::CancelPull(_) | Directive::Delete(_) => {
+                tracing::warn!("the supervisor has no store");
+                return;
             }
         };
         if targets.is_empty() {
@@ -173,7 +177,7 @@ impl House {
                 let engine_folder = engine_folder.to_owned();
                 let spec = ChildSpec { program, engine_folder, model, alias, context, slots, embedding };
                 let (send, orders) = mpsc::channel(ORDER_QUEUE);
-                if !self.roster.add(Row::new(unseen(&name, EngineKind::LlamaServer, true), send)) {
+                if !self.roster.add(Row::new(Engine::new(&name, EngineKind::LlamaServer, true), send)) {
                     tracing::warn!(engine = name, "two engines have this name; the second is not used");
                     return;
                 }
@@ -193,7 +197,7 @@ impl House {
         stop: CancellationToken,
     ) -> bool {
         let (send, orders) = mpsc::channel(ORDER_QUEUE);
-        let mut row = Row::new(unseen(&name, kind, false), send);
+        let mut row = Row::new(Engine::new(&name, kind, false), send);
         let engine = match adapter(kind, url, api_key) {
             Ok(engine) => engine,
             Err(error) => {

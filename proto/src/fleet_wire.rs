@@ -2,18 +2,31 @@
 //!
 //! A report is a claim of another machine, so every list and text in it is bounded here.
 
+mod engine;
+mod gpu;
+mod reading;
+mod store;
+mod vitals;
+mod wish;
+
+pub use store::transfer_to_wire;
+pub use wish::{directive_from_wire, directive_to_wire};
+
 use crate::v1;
+use engine::{engine_from_wire, engine_to_wire};
 use mesh_core::id::{IdError, ModelId};
-use mesh_core::machine::{
-    Abilities, Capacity, Directive, Engine, EngineKind, EngineState, Gpu, Hardware, Reading, Replica,
-    ReplicaState, Report, Temperature, Vitals,
-};
-use mesh_core::units::{Bytes, Celsius};
+use mesh_core::machine::{DigestError, EngineKind, Hardware, Report};
+use reading::{text_from_wire, text_to_wire};
+use std::sync::Arc;
+use store::{store_from_wire, store_to_wire};
+use vitals::{vitals_from_wire, vitals_to_wire};
 
 /// The most engines, replicas of one engine, GPUs or sensors a report may list.
 const LIST_LIMIT: usize = 2_000;
 /// The most bytes of a text that is only shown to people.
 const TEXT_LIMIT: usize = 1_000;
+/// The most bytes of a machine profile: some 500 models with all their measurements.
+pub const PROFILE_LIMIT: usize = 1 << 20;
 
 /// Why a message is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +49,14 @@ pub enum WireError {
         field: &'static str,
         /// Why.
         source: IdError,
+    },
+    /// A field that must hold a SHA-256 does not.
+    #[error("{field}: {source}")]
+    BadDigest {
+        /// Which field.
+        field: &'static str,
+        /// Why.
+        source: DigestError,
     },
     /// A list or text is longer than the limit.
     #[error("{field} has {length} entries or bytes, more than {limit}")]
@@ -87,6 +108,8 @@ pub fn report_to_wire(report: &Report) -> v1::Report {
             .as_ref()
             .map(|engines| v1::Engines { engines: engines.iter().map(engine_to_wire).collect() }),
         draining: report.draining,
+        store: report.store.as_ref().map(store_to_wire),
+        profile_json: report.profile.as_deref().map(ToOwned::to_owned),
     }
 }
 
@@ -107,89 +130,20 @@ pub fn report_from_wire(report: v1::Report) -> Result<Report, WireError> {
             })
             .transpose()?,
         draining: report.draining,
+        store: report.store.map(store_from_wire).transpose()?,
+        profile: report.profile_json.map(profile).transpose()?,
     })
 }
 
-/// A directive as a wire message.
-#[must_use]
-pub fn directive_to_wire(directive: &Directive) -> v1::Directive {
-    use v1::directive::Wish;
-    let wish = match directive {
-        Directive::Load(model) => Wish::Load(model.to_string()),
-        Directive::Unload(model) => Wish::Unload(model.to_string()),
-    };
-    v1::Directive { wish: Some(wish) }
-}
-
-/// A wire message as a directive.
-///
-/// # Errors
-/// [`WireError`] when the wish is missing or names no valid model.
-pub fn directive_from_wire(directive: v1::Directive) -> Result<Directive, WireError> {
-    use v1::directive::Wish;
-    match directive.wish.ok_or(WireError::Missing("directive.wish"))? {
-        Wish::Load(name) => Ok(Directive::Load(model("directive.load", name)?)),
-        Wish::Unload(name) => Ok(Directive::Unload(model("directive.unload", name)?)),
+fn profile(json: String) -> Result<Arc<str>, WireError> {
+    if json.len() > PROFILE_LIMIT {
+        return Err(WireError::TooMany { field: "profile_json", length: json.len(), limit: PROFILE_LIMIT });
     }
+    Ok(json.into())
 }
 
-/// `Reading` and its wire form differ only in the type of the value.
-macro_rules! reading {
-    ($to:ident, $from:ident, $rust:ty, $message:ident, $module:ident, $into:expr, $out:expr) => {
-        fn $to(reading: &Reading<$rust>) -> Option<v1::$message> {
-            use v1::$module::Reading as Wire;
-            let wire = match reading {
-                Reading::Known(value) => Wire::Known($into(value)),
-                Reading::Unknown(reason) => Wire::Unknown(shorten(reason.clone())),
-            };
-            Some(v1::$message { reading: Some(wire) })
-        }
-
-        fn $from(field: &'static str, wire: Option<v1::$message>) -> Result<Reading<$rust>, WireError> {
-            use v1::$module::Reading as Wire;
-            match wire.and_then(|message| message.reading).ok_or(WireError::Missing(field))? {
-                Wire::Known(value) => Ok(Reading::Known($out(field, value)?)),
-                Wire::Unknown(reason) => Ok(Reading::Unknown(text(field, reason)?)),
-            }
-        }
-    };
-}
-
-reading!(
-    text_to_wire,
-    text_from_wire,
-    String,
-    TextReading,
-    text_reading,
-    |v: &String| shorten(v.clone()),
-    text
-);
-reading!(
-    load_to_wire,
-    load_from_wire,
-    f32,
-    NumberReading,
-    number_reading,
-    |v: &f32| f64::from(*v),
-    |_, v| Ok(v as f32)
-);
-reading!(count_to_wire, count_from_wire, u64, CountReading, count_reading, |v: &u64| *v, |_, v| Ok(v));
-reading!(
-    capacity_reading_to_wire,
-    capacity_reading_from_wire,
-    Capacity,
-    CapacityReading,
-    capacity_reading,
-    capacity_to_wire,
-    |_, v| Ok(capacity_from_wire(v))
-);
-
-fn capacity_to_wire(capacity: &Capacity) -> v1::Capacity {
-    v1::Capacity { total: capacity.total.0, available: capacity.available.0 }
-}
-
-fn capacity_from_wire(capacity: v1::Capacity) -> Capacity {
-    Capacity { total: Bytes(capacity.total), available: Bytes(capacity.available) }
+fn unknown_word(field: &'static str, word: &str) -> WireError {
+    WireError::UnknownWord { field, word: word.chars().take(32).collect() }
 }
 
 fn hardware_to_wire(hardware: &Hardware) -> v1::Hardware {
@@ -212,178 +166,95 @@ fn hardware_from_wire(hardware: v1::Hardware) -> Result<Hardware, WireError> {
     })
 }
 
-fn vitals_to_wire(vitals: &Vitals) -> v1::Vitals {
-    use v1::vitals::{GpuReading, TemperatureReading};
-    let gpus = match &vitals.gpus {
-        Reading::Known(gpus) => GpuReading::Gpus(v1::Gpus {
-            gpus: gpus
-                .iter()
-                .map(|gpu| v1::Gpu {
-                    name: shorten(gpu.name.clone()),
-                    memory: capacity_reading_to_wire(&gpu.memory),
-                })
-                .collect(),
-        }),
-        Reading::Unknown(reason) => GpuReading::GpusUnknown(shorten(reason.clone())),
-    };
-    let temperatures = match &vitals.temperatures {
-        Reading::Known(sensors) => TemperatureReading::Temperatures(v1::Temperatures {
-            sensors: sensors
-                .iter()
-                .map(|sensor| v1::Temperature {
-                    sensor: shorten(sensor.sensor.clone()),
-                    celsius: sensor.value.0,
-                    limit_celsius: sensor.limit.map(|limit| limit.0),
-                })
-                .collect(),
-        }),
-        Reading::Unknown(reason) => TemperatureReading::TemperaturesUnknown(shorten(reason.clone())),
-    };
-    v1::Vitals {
-        ram: capacity_reading_to_wire(&vitals.ram),
-        disk: capacity_reading_to_wire(&vitals.disk),
-        gpu_reading: Some(gpus),
-        temperature_reading: Some(temperatures),
-        load: load_to_wire(&vitals.load),
-        uptime_s: count_to_wire(&vitals.uptime_s),
-    }
-}
-
-fn vitals_from_wire(vitals: v1::Vitals) -> Result<Vitals, WireError> {
-    use v1::vitals::{GpuReading, TemperatureReading};
-    let gpus = match vitals.gpu_reading.ok_or(WireError::Missing("vitals.gpus"))? {
-        GpuReading::Gpus(list) => Reading::Known(
-            bounded("vitals.gpus", list.gpus)?
-                .into_iter()
-                .map(|gpu| {
-                    Ok(Gpu {
-                        name: text("vitals.gpus.name", gpu.name)?,
-                        memory: capacity_reading_from_wire("vitals.gpus.memory", gpu.memory)?,
-                    })
-                })
-                .collect::<Result<_, WireError>>()?,
-        ),
-        GpuReading::GpusUnknown(reason) => Reading::Unknown(text("vitals.gpus_unknown", reason)?),
-    };
-    let temperatures = match vitals.temperature_reading.ok_or(WireError::Missing("vitals.temperatures"))? {
-        TemperatureReading::Temperatures(list) => Reading::Known(
-            bounded("vitals.temperatures", list.sensors)?
-                .into_iter()
-                .map(|sensor| {
-                    Ok(Temperature {
-                        sensor: text("vitals.temperatures.sensor", sensor.sensor)?,
-                        value: Celsius(sensor.celsius),
-                        limit: sensor.limit_celsius.map(Celsius),
-                    })
-                })
-                .collect::<Result<_, WireError>>()?,
-        ),
-        TemperatureReading::TemperaturesUnknown(reason) => {
-            Reading::Unknown(text("vitals.temperatures_unknown", reason)?)
-        }
-    };
-    Ok(Vitals {
-        ram: capacity_reading_from_wire("vitals.ram", vitals.ram)?,
-        disk: capacity_reading_from_wire("vitals.disk", vitals.disk)?,
-        gpus,
-        temperatures,
-        load: load_from_wire("vitals.load", vitals.load)?,
-        uptime_s: count_from_wire("vitals.uptime_s", vitals.uptime_s)?,
-    })
-}
-
-fn engine_to_wire(engine: &Engine) -> v1::Engine {
-    let (state, down_reason) = match &engine.state {
-        EngineState::Up => ("up", String::new()),
-        EngineState::Starting => ("starting", String::new()),
-        EngineState::Down(reason) => ("down", shorten(reason.clone())),
-    };
-    v1::Engine {
-        name: engine.name.clone(),
-        kind: engine.kind.word().into(),
-        version: engine.version.clone().map(shorten),
-        state: state.into(),
-        down_reason,
-        supervised: engine.supervised,
-        replicas: engine.replicas.iter().map(replica_to_wire).collect(),
-    }
-}
-
-fn engine_from_wire(engine: v1::Engine) -> Result<Engine, WireError> {
-    let unknown = |field, word: &str| WireError::UnknownWord { field, word: word.chars().take(32).collect() };
-    let state = match engine.state.as_str() {
-        "up" => EngineState::Up,
-        "starting" => EngineState::Starting,
-        "down" => EngineState::Down(text("engine.down_reason", engine.down_reason)?),
-        other => return Err(unknown("engine.state", other)),
-    };
-    Ok(Engine {
-        name: text("engine.name", engine.name)?,
-        kind: EngineKind::from_word(&engine.kind).ok_or_else(|| unknown("engine.kind", &engine.kind))?,
-        version: engine.version.map(|version| text("engine.version", version)).transpose()?,
-        state,
-        supervised: engine.supervised,
-        replicas: bounded("engine.replicas", engine.replicas)?
-            .into_iter()
-            .map(replica_from_wire)
-            .collect::<Result<_, _>>()?,
-    })
-}
-
-fn replica_to_wire(replica: &Replica) -> v1::Replica {
-    let failure =
-        if let ReplicaState::Failed(why) = &replica.state { shorten(why.clone()) } else { String::new() };
-    v1::Replica {
-        model: replica.model.to_string(),
-        state: replica.state.word().into(),
-        failure,
-        slots: replica.slots,
-        busy: replica.busy,
-        context: replica.context,
-        trained_context: replica.trained_context,
-        parameters: replica.parameters,
-        size: replica.size.map(|size| size.0),
-        chat: replica.abilities.chat,
-        embed: replica.abilities.embed,
-        tools: replica.abilities.tools,
-        vision: replica.abilities.vision,
-        fim: replica.abilities.fim,
-    }
-}
-
-fn replica_from_wire(replica: v1::Replica) -> Result<Replica, WireError> {
-    let state = match replica.state.as_str() {
-        "available" => ReplicaState::Available,
-        "loading" => ReplicaState::Loading,
-        "loaded" => ReplicaState::Loaded,
-        "failed" => ReplicaState::Failed(text("replica.failure", replica.failure)?),
-        other => {
-            let word = other.chars().take(32).collect();
-            return Err(WireError::UnknownWord { field: "replica.state", word });
-        }
-    };
-    Ok(Replica {
-        model: model("replica.model", replica.model)?,
-        state,
-        slots: replica.slots,
-        busy: replica.busy,
-        context: replica.context,
-        trained_context: replica.trained_context,
-        parameters: replica.parameters,
-        size: replica.size.map(Bytes),
-        abilities: Abilities {
-            chat: replica.chat,
-            embed: replica.embed,
-            tools: replica.tools,
-            vision: replica.vision,
-            fim: replica.fim,
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_core::machine::{
+        Abilities, Capabilities, Capacity, Digest, Directive, Engine, EngineState, Gpu, GpuFault, GpuProcess,
+        GpuSensors, GpuState, GpuVendor, HostMemory, LoadWish, Pool, Power, PullSource, PullWish, Reading,
+        Replica, ReplicaHealth, ReplicaMemory, ReplicaState, Store, StoredModel, Swap, Temperature, Thermal,
+        ThermalState, ThrottleCause, Transfer, TransferKind, TransferState, UnifiedLimit, Vitals,
+    };
+    use mesh_core::units::{Bytes, Celsius};
+
+    fn sensor(name: &str) -> Temperature {
+        Temperature { sensor: name.into(), value: Celsius(62.0), limit: Some(Celsius(100.0)) }
+    }
+
+    fn unified_gpu(capacity: Capacity) -> Gpu {
+        Gpu {
+            memory: Reading::Known(capacity),
+            pool: Pool::Unified { carve_out: capacity, gtt: capacity, limited_by: UnifiedLimit::Ram },
+            sensors: GpuSensors {
+                busy: Reading::Known(97),
+                power: Reading::Known(119.5),
+                temperatures: Reading::Known(vec![sensor("edge")]),
+                throttle: Reading::Known(vec![ThrottleCause::HardwareThermal]),
+                ..GpuSensors::unknown("no such file")
+            },
+            processes: Reading::Known(vec![GpuProcess {
+                pid: 7,
+                name: "llama-server".into(),
+                memory: Reading::Known(Bytes(5)),
+            }]),
+            ..Gpu::unknown("0000:c5:00.0", "8060S", GpuVendor::Amd, "test")
+        }
+    }
+
+    fn broken_gpu() -> Gpu {
+        Gpu {
+            state: GpuState::Broken(GpuFault::NeedsReboot, "driver 1, library 2".into()),
+            pool: Pool::Discrete { reserved: Some(Bytes(1)) },
+            ..Gpu::unknown("0000:01:00.0", "RTX 4070", GpuVendor::Nvidia, "broken")
+        }
+    }
+
+    fn engine() -> Engine {
+        let tiny = ModelId::new("tiny").expect("valid");
+        Engine {
+            state: EngineState::Down("connection refused".into()),
+            capabilities: Capabilities { can_load: true, abort_safe: true, ..Capabilities::default() },
+            queued: Some(3),
+            replicas: vec![Replica {
+                slots: Some(2),
+                context: Some(1024),
+                abilities: Abilities { chat: Some(true), fim: Some(false), ..Abilities::default() },
+                digest: Some(digest()),
+                memory: Some(ReplicaMemory { device: Bytes(1), host: Bytes(2), measured: true }),
+                health: ReplicaHealth::Quarantined("empty answers".into()),
+                ..Replica::new(tiny, ReplicaState::Failed("bad magic".into()))
+            }],
+            ..Engine::new("llama-server-1", EngineKind::LlamaServer, true)
+        }
+    }
+
+    fn digest() -> Digest {
+        Digest::new(&"ab".repeat(32)).expect("valid")
+    }
+
+    fn store() -> Store {
+        let model = ModelId::new("tiny").expect("valid");
+        let transfer = Transfer {
+            model: model.clone(),
+            kind: TransferKind::Copy,
+            source: "strix-2".into(),
+            state: TransferState::Failed("the disk is full".into()),
+            done: Bytes(5),
+            total: Some(Bytes(10)),
+            rate: None,
+        };
+        let stored = StoredModel {
+            model,
+            digest: Some(digest()),
+            size: Bytes(10),
+            architecture: Some("llama".into()),
+            quantisation: Some("Q8_0".into()),
+            parameters: Some(1),
+            trained_context: None,
+            broken: None,
+        };
+        Store { models: vec![stored], transfers: vec![transfer] }
+    }
 
     fn full_report() -> Report {
         let capacity = Capacity { total: Bytes(10), available: Bytes(4) };
@@ -396,33 +267,26 @@ mod tests {
                 agent_version: "0.1.0".into(),
             }),
             vitals: Some(Vitals {
+                as_of: 1_790_000_000,
                 ram: Reading::Known(capacity),
-                disk: Reading::unknown("no model folder"),
-                gpus: Reading::Known(vec![Gpu { name: "8060S".into(), memory: Reading::Known(capacity) }]),
-                temperatures: Reading::Known(vec![Temperature {
-                    sensor: "k10temp Tctl".into(),
-                    value: Celsius(62.0),
-                    limit: Some(Celsius(100.0)),
-                }]),
+                memory: HostMemory {
+                    mem_available: Reading::Known(Bytes(4)),
+                    swap: Reading::Known(Swap { total: Bytes(8), used: Bytes(1) }),
+                    pressure: Reading::Known(0.5),
+                    ..HostMemory::unknown("no such file")
+                },
+                gpus: Reading::Known(vec![unified_gpu(capacity), broken_gpu()]),
+                temperatures: Reading::Known(vec![sensor("k10temp Tctl")]),
+                cpu_throttled: Reading::Known(false),
+                thermal: Thermal { state: ThermalState::Warm, why: "k10temp Tctl 72 of 100".into() },
+                power: Reading::Known(Power::Battery(Some(80))),
                 load: Reading::Known(0.5),
                 uptime_s: Reading::Known(60),
+                ..Vitals::unknown("no model folder")
             }),
-            engines: Some(vec![Engine {
-                name: "llama-server-1".into(),
-                kind: EngineKind::LlamaServer,
-                version: None,
-                state: EngineState::Down("connection refused".into()),
-                supervised: true,
-                replicas: vec![Replica {
-                    slots: Some(2),
-                    context: Some(1024),
-                    abilities: Abilities { chat: Some(true), fim: Some(false), ..Abilities::default() },
-                    ..Replica::new(
-                        ModelId::new("tiny").expect("valid"),
-                        ReplicaState::Failed("bad magic".into()),
-                    )
-                }],
-            }]),
+            engines: Some(vec![engine()]),
+            store: Some(store()),
+            profile: Some("{}".into()),
             draining: Some(false),
         }
     }
@@ -432,7 +296,24 @@ mod tests {
         assert_eq!(report_from_wire(report_to_wire(&full_report())), Ok(full_report()));
         assert_eq!(report_from_wire(report_to_wire(&Report::default())), Ok(Report::default()));
         let name = ModelId::new("tiny").expect("valid");
-        for wish in [Directive::Load(name.clone()), Directive::Unload(name)] {
+        let load = LoadWish {
+            context: Some(8192),
+            slots: Some(2),
+            cache_type: Some("q8_0".into()),
+            ..LoadWish::from(name.clone())
+        };
+        let pull =
+            |source| PullWish { model: name.clone(), source, digest: Some(digest()), size: Some(Bytes(10)) };
+        for wish in [
+            Directive::Load(name.clone().into()),
+            Directive::Load(load),
+            Directive::Unload(name.clone()),
+            Directive::Pull(pull(PullSource::Engine)),
+            Directive::Pull(pull(PullSource::Url("http://127.0.0.1/tiny.gguf".into()))),
+            Directive::Pull(PullWish { digest: None, size: None, ..pull(PullSource::Mesh) }),
+            Directive::CancelPull(name.clone()),
+            Directive::Delete(name.clone()),
+        ] {
             assert_eq!(directive_from_wire(directive_to_wire(&wish)), Ok(wish));
         }
     }
@@ -454,6 +335,14 @@ mod tests {
         let mut wire = report_to_wire(&full_report());
         wire.vitals.as_mut().expect("there").ram = None;
         assert_eq!(report_from_wire(wire), Err(WireError::Missing("vitals.ram")));
+        let mut wire = report_to_wire(&full_report());
+        wire.profile_json = Some("x".repeat(PROFILE_LIMIT + 1));
+        assert!(matches!(report_from_wire(wire), Err(WireError::TooMany { field: "profile_json", .. })));
+        let mut wire = report_to_wire(&full_report());
+        wire.store.as_mut().expect("there").models[0].digest = "../x".into();
+        assert!(
+            report_from_wire(wire).expect_err("no digest").to_string().starts_with("store.models.digest")
+        );
     }
 
     #[test]

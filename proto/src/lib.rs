@@ -17,4 +17,4 @@ pub mod identity;
 pub mod v1;
 
 /// The version of the protocol that both sides state when they meet.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;

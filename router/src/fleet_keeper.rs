@@ -329,7 +329,7 @@ mod tests {
         older.report(Report { draining: Some(true), ..Report::default() }).await;
         drop(older);
         newer.report(Report { engines: Some(vec![]), ..Report::default() }).await;
-        let wish = Directive::Load(ModelId::new("m").expect("valid"));
+        let wish = Directive::Load(ModelId::new("m").expect("valid").into());
         handle.direct(&id("msi"), wish.clone()).await.expect("the newer session is attached");
         let snapshot = handle.snapshot();
         let machine = snapshot.view.machine(&id("msi")).expect("attached");
@@ -343,7 +343,7 @@ mod tests {
         let handle = start();
         drop(handle.attach(id("msi"), "boot".into()).await);
         until(&handle, |s| liveness(s, "msi") == Some(Liveness::Suspect)).await;
-        let wish = Directive::Load(ModelId::new("m").expect("valid"));
+        let wish = Directive::Load(ModelId::new("m").expect("valid").into());
         assert_eq!(handle.direct(&id("msi"), wish).await, Err(NotAttached(id("msi"))));
     }
 }

@@ -61,6 +61,7 @@ pub(super) async fn run(command: ModelCommand, way: &Way, screen: &Screen) -> Re
         node: args.node.to_string(),
         action: if wish == Wish::Load { "load" } else { "unload" }.into(),
         model: args.model.to_string(),
+        ..DirectRequest::default()
     };
     let _: DirectReply = operators.call(|mut client| async move { client.direct(request).await }).await?;
     if args.no_wait {

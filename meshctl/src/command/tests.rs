@@ -70,6 +70,14 @@ impl Operator for Scripted {
         self.mesh.send_modify(|mesh| mesh.nodes[0].engines[0].replicas[0].state = self.becomes.into());
         Ok(Response::new(DirectReply {}))
     }
+
+    async fn machines(&self, _: Request<MachinesRequest>) -> Reply<MachinesReply> {
+        Ok(Response::new(MachinesReply::default()))
+    }
+
+    async fn model_header(&self, _: Request<ModelHeaderRequest>) -> Reply<ModelHeaderReply> {
+        Err(Status::not_found("no machine has it"))
+    }
 }
 
 struct Router {

@@ -32,6 +32,7 @@ fn gpu(name: &str, memory: Option<(u64, u64)>) -> GpuStatus {
         memory_total: memory.map(|(total, _)| total * GIB),
         memory_available: memory.map(|(_, available)| available * GIB),
         memory_unknown: if memory.is_some() { String::new() } else { "the driver does not tell".into() },
+        ..GpuStatus::default()
     }
 }
 

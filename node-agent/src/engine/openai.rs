@@ -41,7 +41,15 @@ impl OpenAi {
         match self.kind {
             EngineKind::Lemonade => self.look_at_lemonade().await,
             EngineKind::LmStudio => self.look_at_lm_studio().await,
-            EngineKind::Vllm | EngineKind::LlamaServer | EngineKind::Ollama => self.look_at_vllm().await,
+            EngineKind::Vllm
+            | EngineKind::LlamaServer
+            | EngineKind::Ollama
+            | EngineKind::LlamaRouter
+            | EngineKind::Sglang
+            | EngineKind::TabbyApi
+            | EngineKind::KoboldCpp
+            | EngineKind::LocalAi
+            | EngineKind::OpenAi => self.look_at_vllm().await,
         }
     }
 
@@ -99,7 +107,15 @@ impl Engine for OpenAi {
         let (path, body) = match self.kind {
             EngineKind::Lemonade => ("/v1/load", json!({ "model_name": upstream })),
             EngineKind::LmStudio => ("/api/v1/models/load", json!({ "model": upstream })),
-            EngineKind::Vllm | EngineKind::LlamaServer | EngineKind::Ollama => return None,
+            EngineKind::Vllm
+            | EngineKind::LlamaServer
+            | EngineKind::Ollama
+            | EngineKind::LlamaRouter
+            | EngineKind::Sglang
+            | EngineKind::TabbyApi
+            | EngineKind::KoboldCpp
+            | EngineKind::LocalAi
+            | EngineKind::OpenAi => return None,
         };
         Some(post_all(self.ask.clone(), path, vec![body]))
     }
@@ -114,7 +130,15 @@ impl Engine for OpenAi {
                 let bodies = instances.map(|id| json!({ "instance_id": id })).collect();
                 Some(post_all(self.ask.clone(), "/api/v1/models/unload", bodies))
             }
-            EngineKind::Vllm | EngineKind::LlamaServer | EngineKind::Ollama => None,
+            EngineKind::Vllm
+            | EngineKind::LlamaServer
+            | EngineKind::Ollama
+            | EngineKind::LlamaRouter
+            | EngineKind::Sglang
+            | EngineKind::TabbyApi
+            | EngineKind::KoboldCpp
+            | EngineKind::LocalAi
+            | EngineKind::OpenAi => None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! theirs in `/sys/class/drm`.
 
 use super::{numbered_folders, read_number, read_text, shortened};
-use mesh_core::machine::{Capacity, Gpu, Reading};
+use mesh_core::machine::{Capacity, Gpu, GpuVendor, Reading};
 use mesh_core::units::Bytes;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,8 @@ fn nvidia(listed: &Path) -> Vec<(String, Gpu)> {
         let text = read_text(&folder.join("information")).unwrap_or_default();
         let model = text.lines().find_map(|line| line.strip_prefix("Model:")).map(shortened_name);
         let name = model.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("NVIDIA GPU at {slot}"));
-        Some((slot, Gpu { name, memory: Reading::unknown(NVIDIA_MEMORY) }))
+        let gpu = Gpu::unknown(&slot, &name, GpuVendor::Nvidia, NVIDIA_MEMORY);
+        Some((slot, gpu))
     };
     folders.into_iter().filter_map(gpu).collect()
 }
@@ -46,10 +47,13 @@ fn nvidia(listed: &Path) -> Vec<(String, Gpu)> {
 fn card(device: &Path, listed_by_nvidia: bool) -> Option<Gpu> {
     let vendor = read_text(&device.join("vendor")).ok()?;
     match vendor.as_str() {
-        "0x1002" => Some(Gpu { name: name(device, "AMD"), memory: amd_memory(device) }),
+        "0x1002" => Some(Gpu {
+            memory: amd_memory(device),
+            ..Gpu::unknown("", &name(device, "AMD"), GpuVendor::Amd, "not read yet")
+        }),
         "0x10de" if listed_by_nvidia => None,
-        "0x10de" => Some(Gpu { name: name(device, "NVIDIA"), memory: Reading::unknown(NVIDIA_MEMORY) }),
-        "0x8086" => Some(Gpu { name: name(device, "Intel"), memory: Reading::unknown(INTEL_MEMORY) }),
+        "0x10de" => Some(Gpu::unknown("", &name(device, "NVIDIA"), GpuVendor::Nvidia, NVIDIA_MEMORY)),
+        "0x8086" => Some(Gpu::unknown("", &name(device, "Intel"), GpuVendor::Intel, INTEL_MEMORY)),
         // Display adapters of servers and virtual machines.
         _ => None,
     }

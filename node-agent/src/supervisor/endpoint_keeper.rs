@@ -139,7 +139,7 @@ impl EndpointKeeper {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Load(model) => self.load(model),
+            Order::Load(wish) => self.load(wish.model),
             Order::Unload(model) => self.unload(model),
         }
         self.publish();

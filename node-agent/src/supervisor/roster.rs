@@ -5,7 +5,7 @@
 
 use crate::engine::{Held, Observation};
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Engine, EngineState, Replica, ReplicaState};
+use mesh_core::machine::{Engine, EngineState, LoadWish, Replica, ReplicaState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 /// What a keeper is told to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
-    Load(ModelId),
+    Load(LoadWish),
     Unload(ModelId),
 }
 
@@ -361,7 +361,6 @@ fn refusal<'a>(rows: impl Iterator<Item = &'a Row>, model: &ModelId) -> LeaseRef
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::unseen;
     use mesh_core::machine::EngineKind;
 
     fn model() -> ModelId {
@@ -371,7 +370,7 @@ mod tests {
     fn roster(names: &[&str], state: &ReplicaState) -> Roster {
         let roster = Roster::new();
         for name in names {
-            let mut row = Row::new(unseen(name, EngineKind::LlamaServer, false), mpsc::channel(1).0);
+            let mut row = Row::new(Engine::new(name, EngineKind::LlamaServer, false), mpsc::channel(1).0);
             row.answers_at(&format!("http://127.0.0.1/{name}"), Some("key"));
             let held = Held::new("tiny", state.clone()).expect("a good name");
             row.show(Observation { version: None, state: EngineState::Up, held: vec![held] });

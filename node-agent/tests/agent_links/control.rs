@@ -56,6 +56,8 @@ fn link(mesh: &Mesh, router: SocketAddr, pacing: Pacing) -> Link {
             hardware: Arc::new(hardware),
             vitals: vitals_seen,
             engines: engines_seen,
+            store: watch::channel(Arc::default()).1,
+            profile: watch::channel(Arc::from("{}")).1,
             draining: draining_seen,
         },
         direct: Arc::new(move |directive| directed.try_send(directive).expect("the test reads")),
@@ -71,12 +73,10 @@ fn link(mesh: &Mesh, router: SocketAddr, pacing: Pacing) -> Link {
 
 fn vitals(load: f32) -> Vitals {
     Vitals {
-        ram: Reading::unknown("test"),
-        disk: Reading::unknown("test"),
         gpus: Reading::Known(vec![]),
-        temperatures: Reading::unknown("test"),
         load: Reading::Known(load),
         uptime_s: Reading::Known(60),
+        ..Vitals::unknown("test")
     }
 }
 
@@ -101,14 +101,8 @@ async fn a_session_begins_with_everything_and_goes_on_with_what_changes() {
     // The same value again is no change: the next report is about the engines alone.
     link.vitals.send_replace(Arc::new(vitals(0.2)));
     agent.heartbeat().await;
-    let engine = Engine {
-        name: "llama-server-1".into(),
-        kind: EngineKind::LlamaServer,
-        version: None,
-        state: EngineState::Up,
-        supervised: false,
-        replicas: vec![],
-    };
+    let engine =
+        Engine { state: EngineState::Up, ..Engine::new("llama-server-1", EngineKind::LlamaServer, false) };
     link.engines.send_replace(Arc::new(vec![engine.clone()]));
     assert_eq!(agent.report().await, Report { engines: Some(vec![engine]), ..Report::default() });
 }
@@ -120,7 +114,7 @@ async fn directives_reach_the_supervisor() {
     let mut router = ScriptedRouter::start(&mesh, any());
     let mut link = link(&mesh, router.address, quick());
     let agent = router.attached().await;
-    let load = Directive::Load(ModelId::new("tiny").expect("a name"));
+    let load = Directive::Load(ModelId::new("tiny").expect("a name").into());
     // One that this agent does not know must not end the session.
     let unknown = mesh_proto::v1::Directive { wish: None };
     agent.say(router_message::Kind::Directive(unknown)).await;

@@ -124,7 +124,7 @@ async fn unload_waits_for_the_lease_and_load_brings_the_model_back() {
     assert_eq!(processes_of("leased").len(), 1, "the request is still being answered");
 
     // A load that comes meanwhile calls the unload off.
-    house.handle.direct(Directive::Load(model("leased")));
+    house.handle.direct(Directive::Load(model("leased").into()));
     house.until_replica("leased", "loaded still", is_loaded).await;
     house.handle.direct(Directive::Unload(model("leased")));
     house.until_replica("leased", "draining", |r| r.state == ReplicaState::Available).await;
@@ -132,7 +132,7 @@ async fn unload_waits_for_the_lease_and_load_brings_the_model_back() {
     drop(lease);
     until_gone(&pids).await;
 
-    house.handle.direct(Directive::Load(model("leased")));
+    house.handle.direct(Directive::Load(model("leased").into()));
     house.until_replica("leased", "loaded again", is_loaded).await;
     house.stopped().await;
 }

@@ -28,7 +28,7 @@ async fn models_are_shown_once_and_loaded_and_unloaded_by_directive() {
 
     house.until_replica("nomic-embed-text:latest", "its abilities", told).await;
     for name in ["qwen3:8b", "nomic-embed-text:latest"] {
-        house.handle.direct(Directive::Load(model(name)));
+        house.handle.direct(Directive::Load(model(name).into()));
         let seen = house.until_replica(name, "loaded", |r| r.state == ReplicaState::Loaded).await;
         assert_eq!(seen.context, Some(4096));
         assert!(ollama.is_loaded(name));
@@ -58,7 +58,7 @@ async fn a_load_that_fails_is_shown_with_the_engines_reason() {
     ollama.refuse_loads();
     let house = House::with(vec![endpoint("ollama", &ollama)]);
     house.until_replica("qwen3:8b", "seen", |_| true).await;
-    house.handle.direct(Directive::Load(model("qwen3:8b")));
+    house.handle.direct(Directive::Load(model("qwen3:8b").into()));
     let failed =
         house.until_replica("qwen3:8b", "failed", |r| matches!(r.state, ReplicaState::Failed(_))).await;
     assert!(format!("{:?}", failed.state).contains("more system memory"), "{failed:?}");
@@ -86,7 +86,7 @@ async fn an_engine_that_hangs_is_down_and_the_others_do_not_notice() {
     drop(lease);
     drop(watch);
     let before = healthy.calls().len();
-    house.handle.direct(Directive::Load(model("qwen3:8b")));
+    house.handle.direct(Directive::Load(model("qwen3:8b").into()));
     house
         .until("loaded on the healthy one", |engines| {
             replica(&engines[1..], "qwen3:8b").is_some_and(|r| r.state == ReplicaState::Loaded)

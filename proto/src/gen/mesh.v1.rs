@@ -111,7 +111,7 @@ pub struct Goodbye {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Directive {
-    #[prost(oneof = "directive::Wish", tags = "1, 2")]
+    #[prost(oneof = "directive::Wish", tags = "1, 2, 3, 4, 5")]
     pub wish: ::core::option::Option<directive::Wish>,
 }
 /// Nested message and enum types in `Directive`.
@@ -119,10 +119,58 @@ pub mod directive {
     #[derive(serde::Serialize)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Wish {
-        #[prost(string, tag = "1")]
-        Load(::prost::alloc::string::String),
+        #[prost(message, tag = "1")]
+        Load(super::LoadWish),
         #[prost(string, tag = "2")]
         Unload(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Pull(super::PullWish),
+        #[prost(string, tag = "4")]
+        CancelPull(::prost::alloc::string::String),
+        #[prost(string, tag = "5")]
+        Delete(::prost::alloc::string::String),
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadWish {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Tokens one request may hold; absent = the machine decides, as for the others.
+    #[prost(uint32, optional, tag = "2")]
+    pub context: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub slots: ::core::option::Option<u32>,
+    /// f16, q8_0, ...
+    #[prost(string, tag = "4")]
+    pub cache_type: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PullWish {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// SHA-256 as 64 hexadecimal digits, empty when not known.
+    #[prost(string, tag = "5")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "6")]
+    pub size: ::core::option::Option<u64>,
+    #[prost(oneof = "pull_wish::Source", tags = "2, 3, 4")]
+    pub source: ::core::option::Option<pull_wish::Source>,
+}
+/// Nested message and enum types in `PullWish`.
+pub mod pull_wish {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        /// The engine fetches it by its own name.
+        #[prost(bool, tag = "2")]
+        Engine(bool),
+        #[prost(string, tag = "3")]
+        Url(::prost::alloc::string::String),
+        /// Another machine has a file with this digest.
+        #[prost(bool, tag = "4")]
+        Mesh(bool),
     }
 }
 /// A section that is absent has not changed; the first report of a session has all of them.
@@ -137,6 +185,11 @@ pub struct Report {
     pub engines: ::core::option::Option<Engines>,
     #[prost(bool, optional, tag = "4")]
     pub draining: ::core::option::Option<bool>,
+    #[prost(message, optional, tag = "5")]
+    pub store: ::core::option::Option<Store>,
+    /// The machine profile, a JSON document: docs/profile.md.
+    #[prost(string, optional, tag = "6")]
+    pub profile_json: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -245,12 +298,159 @@ pub struct Temperatures {
     pub sensors: ::prost::alloc::vec::Vec<Temperature>,
 }
 #[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TemperaturesReading {
+    #[prost(oneof = "temperatures_reading::Reading", tags = "1, 2")]
+    pub reading: ::core::option::Option<temperatures_reading::Reading>,
+}
+/// Nested message and enum types in `TemperaturesReading`.
+pub mod temperatures_reading {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Reading {
+        #[prost(message, tag = "1")]
+        Known(super::Temperatures),
+        #[prost(string, tag = "2")]
+        Unknown(::prost::alloc::string::String),
+    }
+}
+#[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Words {
+    #[prost(string, repeated, tag = "1")]
+    pub words: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WordsReading {
+    #[prost(oneof = "words_reading::Reading", tags = "1, 2")]
+    pub reading: ::core::option::Option<words_reading::Reading>,
+}
+/// Nested message and enum types in `WordsReading`.
+pub mod words_reading {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reading {
+        #[prost(message, tag = "1")]
+        Known(super::Words),
+        #[prost(string, tag = "2")]
+        Unknown(::prost::alloc::string::String),
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Gpu {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub memory: ::core::option::Option<CapacityReading>,
+    /// PCI address.
+    #[prost(string, tag = "3")]
+    pub id: ::prost::alloc::string::String,
+    /// nvidia, amd, intel
+    #[prost(string, tag = "4")]
+    pub vendor: ::prost::alloc::string::String,
+    /// ready, asleep, broken
+    #[prost(string, tag = "5")]
+    pub state: ::prost::alloc::string::String,
+    /// no-driver, driver-not-loaded, needs-reboot, lost, no-permission, other; empty unless broken
+    #[prost(string, tag = "6")]
+    pub fault: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub fault_reason: ::prost::alloc::string::String,
+    /// Seconds since 1970.
+    #[prost(uint64, tag = "8")]
+    pub as_of: u64,
+    #[prost(message, optional, tag = "9")]
+    pub driver: ::core::option::Option<TextReading>,
+    #[prost(message, optional, tag = "13")]
+    pub sensors: ::core::option::Option<GpuSensors>,
+    #[prost(oneof = "gpu::Pool", tags = "10, 11, 12")]
+    pub pool: ::core::option::Option<gpu::Pool>,
+    #[prost(oneof = "gpu::ProcessReading", tags = "14, 15")]
+    pub process_reading: ::core::option::Option<gpu::ProcessReading>,
+}
+/// Nested message and enum types in `Gpu`.
+pub mod gpu {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Pool {
+        #[prost(message, tag = "10")]
+        Discrete(super::DiscretePool),
+        #[prost(message, tag = "11")]
+        Unified(super::UnifiedPool),
+        #[prost(string, tag = "12")]
+        PoolUnknown(::prost::alloc::string::String),
+    }
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum ProcessReading {
+        #[prost(message, tag = "14")]
+        Processes(super::GpuProcesses),
+        #[prost(string, tag = "15")]
+        ProcessesUnknown(::prost::alloc::string::String),
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscretePool {
+    #[prost(uint64, optional, tag = "1")]
+    pub reserved: ::core::option::Option<u64>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnifiedPool {
+    #[prost(message, optional, tag = "1")]
+    pub carve_out: ::core::option::Option<Capacity>,
+    #[prost(message, optional, tag = "2")]
+    pub gtt: ::core::option::Option<Capacity>,
+    /// driver, ram, operator
+    #[prost(string, tag = "3")]
+    pub limited_by: ::prost::alloc::string::String,
+}
+/// Percent, watts, kilojoules, MHz.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GpuSensors {
+    #[prost(message, optional, tag = "1")]
+    pub busy: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "2")]
+    pub memory_busy: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "3")]
+    pub power: ::core::option::Option<NumberReading>,
+    #[prost(message, optional, tag = "4")]
+    pub power_cap: ::core::option::Option<NumberReading>,
+    #[prost(message, optional, tag = "5")]
+    pub energy_kj: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "6")]
+    pub clock: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "7")]
+    pub memory_clock: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "8")]
+    pub fan: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "9")]
+    pub performance_state: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "10")]
+    pub temperatures: ::core::option::Option<TemperaturesReading>,
+    /// software-thermal, hardware-thermal, hardware-slowdown, power-brake, power-cap, idle
+    #[prost(message, optional, tag = "11")]
+    pub throttle: ::core::option::Option<WordsReading>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GpuProcess {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub memory: ::core::option::Option<CountReading>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GpuProcesses {
+    #[prost(message, repeated, tag = "1")]
+    pub processes: ::prost::alloc::vec::Vec<GpuProcess>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -269,6 +469,20 @@ pub struct Vitals {
     pub load: ::core::option::Option<NumberReading>,
     #[prost(message, optional, tag = "8")]
     pub uptime_s: ::core::option::Option<CountReading>,
+    /// Seconds since 1970.
+    #[prost(uint64, tag = "9")]
+    pub as_of: u64,
+    #[prost(message, optional, tag = "10")]
+    pub memory: ::core::option::Option<HostMemory>,
+    #[prost(message, optional, tag = "11")]
+    pub cpu_throttled: ::core::option::Option<FlagReading>,
+    /// unknown, ok, warm, derated, hot
+    #[prost(string, tag = "12")]
+    pub thermal: ::prost::alloc::string::String,
+    #[prost(string, tag = "13")]
+    pub thermal_why: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "14")]
+    pub power: ::core::option::Option<PowerReading>,
     #[prost(oneof = "vitals::GpuReading", tags = "3, 4")]
     pub gpu_reading: ::core::option::Option<vitals::GpuReading>,
     #[prost(oneof = "vitals::TemperatureReading", tags = "5, 6")]
@@ -294,6 +508,89 @@ pub mod vitals {
     }
 }
 #[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlagReading {
+    #[prost(oneof = "flag_reading::Reading", tags = "1, 2")]
+    pub reading: ::core::option::Option<flag_reading::Reading>,
+}
+/// Nested message and enum types in `FlagReading`.
+pub mod flag_reading {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reading {
+        #[prost(bool, tag = "1")]
+        Known(bool),
+        #[prost(string, tag = "2")]
+        Unknown(::prost::alloc::string::String),
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Power {
+    /// mains, battery
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "2")]
+    pub battery_percent: ::core::option::Option<u32>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PowerReading {
+    #[prost(oneof = "power_reading::Reading", tags = "1, 2")]
+    pub reading: ::core::option::Option<power_reading::Reading>,
+}
+/// Nested message and enum types in `PowerReading`.
+pub mod power_reading {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reading {
+        #[prost(message, tag = "1")]
+        Known(super::Power),
+        #[prost(string, tag = "2")]
+        Unknown(::prost::alloc::string::String),
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Swap {
+    #[prost(uint64, tag = "1")]
+    pub total: u64,
+    #[prost(uint64, tag = "2")]
+    pub used: u64,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SwapReading {
+    #[prost(oneof = "swap_reading::Reading", tags = "1, 2")]
+    pub reading: ::core::option::Option<swap_reading::Reading>,
+}
+/// Nested message and enum types in `SwapReading`.
+pub mod swap_reading {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reading {
+        #[prost(message, tag = "1")]
+        Known(super::Swap),
+        #[prost(string, tag = "2")]
+        Unknown(::prost::alloc::string::String),
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HostMemory {
+    #[prost(message, optional, tag = "1")]
+    pub mem_available: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "2")]
+    pub zfs_evictable: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "3")]
+    pub cgroup_available: ::core::option::Option<CountReading>,
+    #[prost(message, optional, tag = "4")]
+    pub swap: ::core::option::Option<SwapReading>,
+    /// Percent of the last 10 s in which some task waited for memory.
+    #[prost(message, optional, tag = "5")]
+    pub pressure: ::core::option::Option<NumberReading>,
+}
+#[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Engines {
     #[prost(message, repeated, tag = "1")]
@@ -317,6 +614,36 @@ pub struct Engine {
     pub supervised: bool,
     #[prost(message, repeated, tag = "7")]
     pub replicas: ::prost::alloc::vec::Vec<Replica>,
+    #[prost(message, optional, tag = "8")]
+    pub capabilities: ::core::option::Option<Capabilities>,
+    #[prost(uint32, optional, tag = "9")]
+    pub queued: ::core::option::Option<u32>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Capabilities {
+    #[prost(bool, tag = "1")]
+    pub can_load: bool,
+    #[prost(bool, tag = "2")]
+    pub can_unload: bool,
+    #[prost(bool, tag = "3")]
+    pub can_pull: bool,
+    #[prost(bool, tag = "4")]
+    pub can_delete: bool,
+    #[prost(bool, tag = "5")]
+    pub has_slots: bool,
+    #[prost(bool, tag = "6")]
+    pub has_queue: bool,
+    #[prost(bool, tag = "7")]
+    pub has_context: bool,
+    #[prost(bool, tag = "8")]
+    pub has_kv_usage: bool,
+    #[prost(bool, tag = "9")]
+    pub has_timings: bool,
+    #[prost(bool, tag = "10")]
+    pub abort_safe: bool,
+    #[prost(bool, tag = "11")]
+    pub can_size: bool,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -350,6 +677,78 @@ pub struct Replica {
     pub vision: ::core::option::Option<bool>,
     #[prost(bool, optional, tag = "14")]
     pub fim: ::core::option::Option<bool>,
+    /// SHA-256 of its file, empty when not known.
+    #[prost(string, tag = "15")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "16")]
+    pub memory: ::core::option::Option<ReplicaMemory>,
+    /// unchecked, good, degraded, quarantined
+    #[prost(string, tag = "17")]
+    pub health: ::prost::alloc::string::String,
+    #[prost(string, tag = "18")]
+    pub health_why: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplicaMemory {
+    #[prost(uint64, tag = "1")]
+    pub device: u64,
+    #[prost(uint64, tag = "2")]
+    pub host: u64,
+    #[prost(bool, tag = "3")]
+    pub measured: bool,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Store {
+    #[prost(message, repeated, tag = "1")]
+    pub models: ::prost::alloc::vec::Vec<StoredModel>,
+    #[prost(message, repeated, tag = "2")]
+    pub transfers: ::prost::alloc::vec::Vec<Transfer>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredModel {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Empty until it was computed.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+    #[prost(string, optional, tag = "4")]
+    pub architecture: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "5")]
+    pub quantisation: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "6")]
+    pub parameters: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "7")]
+    pub trained_context: ::core::option::Option<u32>,
+    #[prost(string, optional, tag = "8")]
+    pub broken: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Transfer {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// download, copy, engine
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub source: ::prost::alloc::string::String,
+    /// waiting, running, verifying, done, failed, cancelled
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub failure: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub done: u64,
+    #[prost(uint64, optional, tag = "7")]
+    pub total: ::core::option::Option<u64>,
+    /// Bytes each second.
+    #[prost(uint64, optional, tag = "8")]
+    pub rate: ::core::option::Option<u64>,
 }
 /// Generated client implementations.
 pub mod fleet_client {
@@ -931,6 +1330,21 @@ pub struct NodeStatus {
     /// quic, in-process, or none
     #[prost(string, tag = "21")]
     pub data_path: ::prost::alloc::string::String,
+    /// unknown, ok, warm, derated, hot
+    #[prost(string, tag = "22")]
+    pub thermal: ::prost::alloc::string::String,
+    #[prost(string, tag = "23")]
+    pub thermal_why: ::prost::alloc::string::String,
+    /// mains, battery, or empty
+    #[prost(string, tag = "24")]
+    pub power: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "25")]
+    pub battery_percent: ::core::option::Option<u32>,
+    /// Age of the newest readings.
+    #[prost(uint64, optional, tag = "26")]
+    pub readings_age_s: ::core::option::Option<u64>,
+    #[prost(message, repeated, tag = "27")]
+    pub transfers: ::prost::alloc::vec::Vec<Transfer>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -943,6 +1357,17 @@ pub struct GpuStatus {
     pub memory_available: ::core::option::Option<u64>,
     #[prost(string, tag = "4")]
     pub memory_unknown: ::prost::alloc::string::String,
+    /// ready, asleep, or a fault: needs-reboot
+    #[prost(string, tag = "5")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+    /// discrete, unified, unknown
+    #[prost(string, tag = "7")]
+    pub pool: ::prost::alloc::string::String,
+    /// driver, ram, operator; empty unless unified
+    #[prost(string, tag = "8")]
+    pub limited_by: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -979,6 +1404,11 @@ pub struct ReplicaStatus {
     pub busy: ::core::option::Option<u32>,
     #[prost(uint32, optional, tag = "6")]
     pub context: ::core::option::Option<u32>,
+    /// unchecked, good, degraded, quarantined
+    #[prost(string, tag = "7")]
+    pub health: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub health_why: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1247,15 +1677,82 @@ pub struct RevokeReply {}
 pub struct DirectRequest {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    /// load, unload
+    /// load, unload, pull, cancel, delete
     #[prost(string, tag = "2")]
     pub action: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub model: ::prost::alloc::string::String,
+    /// For load.
+    #[prost(uint32, optional, tag = "4")]
+    pub context: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub slots: ::core::option::Option<u32>,
+    #[prost(string, tag = "6")]
+    pub cache_type: ::prost::alloc::string::String,
+    /// For pull: an address, or empty = from the mesh when a digest is given or known, else by the engine.
+    #[prost(string, tag = "7")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "9")]
+    pub size: ::core::option::Option<u64>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DirectReply {}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MachinesRequest {
+    /// One machine; empty = all.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MachinesReply {
+    #[prost(message, repeated, tag = "1")]
+    pub machines: ::prost::alloc::vec::Vec<MachineReport>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MachineReport {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// As in NodeStatus.
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub last_heard_ms: u64,
+    #[prost(string, tag = "5")]
+    pub data_path: ::prost::alloc::string::String,
+    /// All that the machine said last.
+    #[prost(message, optional, tag = "6")]
+    pub report: ::core::option::Option<Report>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModelHeaderRequest {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// On this machine; empty = on any that has it.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// How many bytes; at most 32 MiB.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModelHeaderReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub head: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub file_size: u64,
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod operator_client {
     #![allow(
@@ -1535,6 +2032,52 @@ pub mod operator_client {
             req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "Direct"));
             self.inner.unary(req, path, codec).await
         }
+        /// What machines say of themselves, whole.
+        pub async fn machines(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MachinesRequest>,
+        ) -> std::result::Result<tonic::Response<super::MachinesReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mesh.v1.Operator/Machines",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "Machines"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The first bytes of a stored model's file, enough to read its header.
+        pub async fn model_header(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ModelHeaderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ModelHeaderReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mesh.v1.Operator/ModelHeader",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mesh.v1.Operator", "ModelHeader"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1590,6 +2133,19 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::DirectRequest>,
         ) -> std::result::Result<tonic::Response<super::DirectReply>, tonic::Status>;
+        /// What machines say of themselves, whole.
+        async fn machines(
+            &self,
+            request: tonic::Request<super::MachinesRequest>,
+        ) -> std::result::Result<tonic::Response<super::MachinesReply>, tonic::Status>;
+        /// The first bytes of a stored model's file, enough to read its header.
+        async fn model_header(
+            &self,
+            request: tonic::Request<super::ModelHeaderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ModelHeaderReply>,
+            tonic::Status,
+        >;
     }
     /// Operator plane (TCP 7402). Every call needs a certificate with the operator role.
     /// The messages are also the JSON that `meshctl --json` prints, so states are words.
@@ -2047,6 +2603,94 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DirectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/Machines" => {
+                    #[allow(non_camel_case_types)]
+                    struct MachinesSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::MachinesRequest>
+                    for MachinesSvc<T> {
+                        type Response = super::MachinesReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MachinesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::machines(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MachinesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/ModelHeader" => {
+                    #[allow(non_camel_case_types)]
+                    struct ModelHeaderSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::ModelHeaderRequest>
+                    for ModelHeaderSvc<T> {
+                        type Response = super::ModelHeaderReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ModelHeaderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::model_header(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ModelHeaderSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -5,20 +5,22 @@ use crate::fleet_keeper::{FleetHandle, NotAttached};
 use crate::forward::in_flight::InFlight;
 use crate::journal::{Journal, NotFound};
 use crate::ledger::{LedgerError, LedgerHandle};
-use mesh_core::id::{MachineId, ModelId};
-use mesh_core::machine::Directive;
+use mesh_core::id::MachineId;
 use mesh_daemon::clock::{Clock, unix_ms};
 use mesh_proto::identity::{JoinToken, Peer, Role};
 use mesh_proto::v1::operator_server::Operator;
 use mesh_proto::v1::{
     CreateKeyReply, CreateKeyRequest, CreateTokenReply, CreateTokenRequest, DirectReply, DirectRequest,
     ExplainReply, ExplainRequest, KeyLine, ListKeysReply, ListKeysRequest, ListTokensReply,
-    ListTokensRequest, RevokeReply, RevokeRequest, RouterStatus, StatusReply, StatusRequest, TokenLine,
+    ListTokensRequest, MachinesReply, MachinesRequest, ModelHeaderReply, ModelHeaderRequest, RevokeReply,
+    RevokeRequest, RouterStatus, StatusReply, StatusRequest, TokenLine,
 };
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+mod direct;
+mod machines;
 mod status;
 
 /// What the service works with.
@@ -200,26 +202,29 @@ impl Operator for OperatorService {
         Ok(Response::new(RevokeReply {}))
     }
 
-    async fn direct(&self, request: Request<DirectRequest>) -> Result<Response<DirectReply>, Status> {
-        let DirectRequest { node, action, model } = request.get_ref().clone();
-        let (node, model) =
-            (machine(&node)?, ModelId::new(model).map_err(|e| Status::invalid_argument(e.to_string()))?);
-        let snapshot = self.parts.fleet.snapshot();
-        let Some(known) = snapshot.view.machine(&node) else {
-            return Err(Status::not_found(format!("there is no node `{node}`")));
-        };
-        if known.replica(&model).is_none() {
-            return Err(Status::not_found(format!("node `{node}` has no model `{model}`")));
+    async fn machines(&self, request: Request<MachinesRequest>) -> Result<Response<MachinesReply>, Status> {
+        let wanted = &request.get_ref().node;
+        let (snapshot, now) = (self.parts.fleet.snapshot(), self.parts.clock.now());
+        if wanted.is_empty() {
+            let machines = snapshot.view.machines.iter().map(|known| machines::report_of(known, now));
+            return Ok(Response::new(MachinesReply { machines: machines.collect() }));
         }
-        let directive = match action.as_str() {
-            "load" => Directive::Load(model),
-            "unload" => Directive::Unload(model),
-            other => {
-                return Err(Status::invalid_argument(format!(
-                    "there is no action `{other}`; there are load and unload"
-                )));
-            }
+        let Some(known) = snapshot.view.machine(&machine(wanted)?) else {
+            return Err(Status::not_found(format!("there is no node `{wanted}`")));
         };
+        Ok(Response::new(MachinesReply { machines: vec![machines::report_of(known, now)] }))
+    }
+
+    async fn model_header(
+        &self,
+        _: Request<ModelHeaderRequest>,
+    ) -> Result<Response<ModelHeaderReply>, Status> {
+        Err(Status::unimplemented("headers are not read yet"))
+    }
+
+    async fn direct(&self, request: Request<DirectRequest>) -> Result<Response<DirectReply>, Status> {
+        let snapshot = self.parts.fleet.snapshot();
+        let (node, directive) = direct::directive_of(request.get_ref().clone(), &snapshot.view)?;
         audit(&request, "direct", node.as_str());
         let sent = self.parts.fleet.direct(&node, directive).await;
         sent.map_err(|error @ NotAttached(_)| Status::unavailable(error.to_string()))?;

@@ -11,7 +11,8 @@ use mesh_proto::v1::operator_server::Operator;
 use mesh_proto::v1::{
     CreateKeyReply, CreateKeyRequest, CreateTokenReply, CreateTokenRequest, DirectReply, DirectRequest,
     ExplainReply, ExplainRequest, ListKeysReply, ListKeysRequest, ListTokensReply, ListTokensRequest,
-    RevokeReply, RevokeRequest, RouterStatus, StatusReply, StatusRequest,
+    MachinesReply, MachinesRequest, ModelHeaderReply, ModelHeaderRequest, RevokeReply, RevokeRequest,
+    RouterStatus, StatusReply, StatusRequest,
 };
 use router::grpc::serve_operators;
 use tokio::net::TcpListener;
@@ -56,7 +57,9 @@ answers!(
     create_key(CreateKeyRequest) -> CreateKeyReply,
     list_keys(ListKeysRequest) -> ListKeysReply,
     revoke_key(RevokeRequest) -> RevokeReply,
-    direct(DirectRequest) -> DirectReply
+    direct(DirectRequest) -> DirectReply,
+    machines(MachinesRequest) -> MachinesReply,
+    model_header(ModelHeaderRequest) -> ModelHeaderReply
 );
 
 async fn start(plane: &Plane) -> String {

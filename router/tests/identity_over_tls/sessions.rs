@@ -43,14 +43,14 @@ async fn a_report_goes_up_and_a_directive_comes_down() {
     attached.say(Kind::Report(report_to_wire(&draining))).await;
     until_seen(&plane, "strix", |machine| machine.draining).await;
 
-    let wish = Directive::Load(ModelId::new("qwen3:8b").expect("a name"));
+    let wish = Directive::Load(ModelId::new("qwen3:8b").expect("a name").into());
     plane.fleet.direct(&"strix".parse().expect("a name"), wish).await.expect("it is attached");
-    let Some(Down::Directive(v1::Directive { wish: Some(v1::directive::Wish::Load(model)) })) =
+    let Some(Down::Directive(v1::Directive { wish: Some(v1::directive::Wish::Load(wish)) })) =
         attached.next().await.expect("a message")
     else {
         panic!("a directive was due");
     };
-    assert_eq!(model, "qwen3:8b");
+    assert_eq!(wish.model, "qwen3:8b");
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn the_first_word_must_be_a_hello_and_a_sane_one() {
     let (code, why) = answer(&mut client, Kind::Heartbeat(Heartbeat { sequence: 1 })).await;
     assert_eq!((code, why.as_str()), (Code::FailedPrecondition, "the first message must be a hello"));
     for boot_id in ["x".repeat(257), "two\nlines".into()] {
-        let (code, why) = answer(&mut client, hello(1, &boot_id)).await;
+        let (code, why) = answer(&mut client, hello(mesh_proto::PROTOCOL, &boot_id)).await;
         assert_eq!(code, Code::InvalidArgument, "{why}");
         assert!(why.contains("hello.boot_id"), "{why}");
     }
@@ -98,7 +98,7 @@ async fn a_second_hello_and_an_empty_message_end_the_session() {
     let plane = Plane::start().await;
     let mut client = node(&plane, "strix").await;
     let mut attached = Attached::greet(&mut client, "one").await.expect("a welcome");
-    attached.say(hello(1, "two")).await;
+    attached.say(hello(mesh_proto::PROTOCOL, "two")).await;
     assert_eq!(attached.next().await.expect_err("once is enough").code(), Code::InvalidArgument);
     let mut attached = Attached::greet(&mut client, "one").await.expect("a welcome");
     within(attached.up.send(v1::AgentMessage { kind: None })).await.expect("open");

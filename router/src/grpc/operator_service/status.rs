@@ -4,10 +4,13 @@ use crate::fleet_keeper::Snapshot;
 use crate::journal::ModeStats;
 use mesh_core::fleet::{FleetView, MachineView};
 use mesh_core::health::Liveness;
-use mesh_core::machine::{Capacity, Engine, EngineState, Reading, Replica, ReplicaState};
+use mesh_core::machine::{
+    Capacity, Engine, EngineState, GpuState, Pool, Power, Reading, Replica, ReplicaState,
+};
 use mesh_core::mode::Mode;
 use mesh_core::routing::Load;
 use mesh_core::units::{Moment, human_duration};
+use mesh_proto::fleet_wire::transfer_to_wire;
 use mesh_proto::v1::{
     EngineStatus, GpuStatus, HealthLine, ModeStatus, ModelStatus, NodeStatus, PlacedReplica, ReplicaStatus,
     RouterStatus, StatusReply,
@@ -46,6 +49,7 @@ fn node(machine: &MachineView, load: &Load, now: Moment) -> NodeStatus {
         None => (Vec::new(), "not reported yet".into()),
     };
     let hottest = vitals.and_then(|v| v.hottest());
+    let power = vitals.and_then(|v| v.power.known());
     let loaded = machine.engines.iter().flat_map(|e| &e.replicas).filter(|r| r.state == ReplicaState::Loaded);
     let slots: Vec<u32> = loaded.filter_map(|replica| replica.slots).collect();
     NodeStatus {
@@ -69,11 +73,29 @@ fn node(machine: &MachineView, load: &Load, now: Moment) -> NodeStatus {
         in_flight: load.iter().filter(|((id, _), _)| *id == machine.id).map(|(_, count)| count).sum(),
         slots: (!slots.is_empty()).then(|| slots.iter().sum()),
         engines: machine.engines.iter().map(engine).collect(),
-        data_path: machine.path.map_or("none", mesh_core::fleet::DataPath::word).into(),
+        data_path: path_word(machine),
+        thermal: vitals.map(|v| v.thermal.state.word().to_owned()).unwrap_or_default(),
+        thermal_why: vitals.map(|v| v.thermal.why.clone()).unwrap_or_default(),
+        power: match power {
+            Some(Power::Mains) => "mains".into(),
+            Some(Power::Battery(_)) => "battery".into(),
+            None => String::new(),
+        },
+        battery_percent: match power {
+            Some(Power::Battery(percent)) => *percent,
+            Some(Power::Mains) | None => None,
+        },
+        readings_age_s: None,
+        transfers: machine.store.transfers.iter().map(transfer_to_wire).collect(),
     }
 }
 
-fn node_state(machine: &MachineView, now: Moment) -> (&'static str, String) {
+/// The data path in the status' words.
+pub(super) fn path_word(machine: &MachineView) -> String {
+    machine.path.map_or("none", mesh_core::fleet::DataPath::word).into()
+}
+
+pub(super) fn node_state(machine: &MachineView, now: Moment) -> (&'static str, String) {
     let silence = human_duration(now.since(machine.last_heard));
     match machine.liveness {
         Liveness::Offline => return ("offline", format!("last heard {silence} ago")),
@@ -111,7 +133,26 @@ fn node_state(machine: &MachineView, now: Moment) -> (&'static str, String) {
 fn gpu(gpu: &mesh_core::machine::Gpu) -> GpuStatus {
     let (memory_total, memory_available) = gpu.memory.known().map(|c| (c.total.0, c.available.0)).unzip();
     let memory_unknown = if let Reading::Unknown(why) = &gpu.memory { why.clone() } else { String::new() };
-    GpuStatus { name: gpu.name.clone(), memory_total, memory_available, memory_unknown }
+    let (state, reason) = match &gpu.state {
+        GpuState::Ready => ("ready", String::new()),
+        GpuState::Asleep => ("asleep", String::new()),
+        GpuState::Broken(fault, why) => (fault.word(), why.clone()),
+    };
+    let (pool, limited_by) = match &gpu.pool {
+        Pool::Discrete { .. } => ("discrete", ""),
+        Pool::Unified { limited_by, .. } => ("unified", limited_by.word()),
+        Pool::Unknown(_) => ("unknown", ""),
+    };
+    GpuStatus {
+        name: gpu.name.clone(),
+        memory_total,
+        memory_available,
+        memory_unknown,
+        state: state.into(),
+        reason,
+        pool: pool.into(),
+        limited_by: limited_by.into(),
+    }
 }
 
 fn engine(engine: &Engine) -> EngineStatus {
@@ -140,6 +181,8 @@ fn replica(replica: &Replica) -> ReplicaStatus {
         slots: replica.slots,
         busy: replica.busy,
         context: replica.context,
+        health: replica.health.word().into(),
+        health_why: replica.health.why().unwrap_or_default().to_owned(),
     }
 }
 
