@@ -114,21 +114,18 @@ pub fn judge(answer: &Answer<'_>, expectation: Expectation) -> Verdict {
         // Thoughts that ran out of tokens are judged in the answer's place; thoughts that ended in nothing are not
         // an answer.
         if let Some(thoughts) = thoughts.filter(|_| cut) {
-            return match form(thoughts, expectation) {
-                Verdict::Good => {
-                    Verdict::Cut(format!("all went into thinking{}", counted(answer, "tokens generated")))
-                }
-                fault => fault,
-            };
+            let fault = form(thoughts, expectation);
+            let whole =
+                || Verdict::Cut(format!("all went into thinking{}", counted(answer, "tokens generated")));
+            return fault.unwrap_or_else(whole);
         }
         return Verdict::Empty(why_empty(answer, thoughts.is_some()));
     }
-    match form(&text, expectation) {
-        Verdict::Good if cut && !expectation.may_be_cut => {
-            Verdict::Cut(format!("the answer ended for want of tokens{}", counted(answer, "generated")))
-        }
-        verdict => verdict,
-    }
+    let ended_early = || {
+        let why = format!("the answer ended for want of tokens{}", counted(answer, "generated"));
+        if cut && !expectation.may_be_cut { Verdict::Cut(why) } else { Verdict::Good }
+    };
+    form(&text, expectation).unwrap_or_else(ended_early)
 }
 
 /// White space, byte order marks and spaces of no width.
@@ -136,14 +133,14 @@ fn is_blank(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || matches!(c, '\u{200B}'..='\u{200D}' | '\u{2060}' | '\u{FEFF}'))
 }
 
-/// Judges the form of a text that is not empty.
-fn form(text: &str, expectation: Expectation) -> Verdict {
+/// What is wrong with the form of a text that is not empty.
+fn form(text: &str, expectation: Expectation) -> Option<Verdict> {
     let text = ends_of(text);
     let fault = soup::why_broken(&text).map(Verdict::Gibberish);
     let fault = fault.or_else(|| loops::why_repeated(&text, expectation.may_loop).map(Verdict::Repeated));
     let fault = fault.or_else(|| soup::why_mixed(&text).map(Verdict::Gibberish));
     let wordless = || soup::why_wordless(&text).filter(|_| expectation.in_words).map(Verdict::Gibberish);
-    fault.or_else(wordless).unwrap_or(Verdict::Good)
+    fault.or_else(wordless)
 }
 
 /// The text, or the first and last half of [`LOOKED_AT`] characters of a long one.

@@ -11,8 +11,11 @@ const TIMES: usize = 4;
 const SHORTEST: usize = 40;
 /// The share of the text that a loop must take. Calibrated: see `core/tests/verdict_samples.rs`.
 const SHARE: f64 = 0.4;
-/// The same for a line of one character, which people draw: `--------`.
+/// The same for a line of one symbol, which people draw: `--------`.
 const LINE_SHARE: f64 = 0.7;
+/// One character that takes [`LINE_SHARE`] of the text is a loop from this length on. Broken kernels answer `GGGG…`
+/// with one token for each character, and a probe asks for 24; a power of ten has fewer zeros.
+const SHORTEST_LINE: usize = 20;
 /// A loop up to this long is a word or a syllable: no model may do that.
 const WORD: usize = 12;
 /// Three words in a row are a phrase. Under this share of different ones, the text takes turns with few.
@@ -79,9 +82,10 @@ fn longest_loop(text: &[char], longest_piece: usize) -> Option<Loop> {
 }
 
 fn is_long_enough(found: Loop, text: &[char], end: usize) -> bool {
+    let takes = |share: f64| found.covers as f64 >= text.len() as f64 * share;
+    let line = found.piece == 1 && found.covers >= SHORTEST_LINE && takes(LINE_SHARE);
     let drawn = found.piece == 1 && !text[end].is_alphanumeric();
-    let share = if drawn { LINE_SHARE } else { SHARE };
-    found.covers >= SHORTEST && found.covers as f64 >= text.len() as f64 * share
+    line || (!drawn && found.covers >= SHORTEST && takes(SHARE))
 }
 
 /// How many different phrases of three words there are, and how many in all. Numbers and symbols are no words, or

@@ -85,6 +85,17 @@ fn a_base_model_may_loop_over_sentences_but_not_over_words() {
 }
 
 #[test]
+fn a_probe_of_24_tokens_finds_one_character_without_end() {
+    let abilities = Abilities { chat: Some(true), ..Abilities::default() };
+    let probes = three_prompts(&abilities).expect("it chats");
+    for character in ["G", "@", "?", "!", "的", "0"] {
+        let flood = character.repeat(probes[0].max_tokens as usize);
+        assert_eq!(judge(&answer(&flood), probes[0].expectation).word(), "repeated", "{character}");
+    }
+    assert_eq!(judge(&answer("10^12 is 1000000000000."), Expectation::WHOLE), Verdict::Good);
+}
+
+#[test]
 fn a_sentence_is_made_of_words_where_one_was_asked_for() {
     let symbols = ";0?!18=1C%-DB&*(^%$#@!~`|{]['\":;>.<,/?+_)(*&^%$1=3;-9!";
     assert_eq!(judge(&answer(symbols), Expectation::SENTENCE).word(), "gibberish");
@@ -245,7 +256,7 @@ proptest! {
     }
 
     #[test]
-    fn anything_said_over_and_over_is_a_loop(piece in "[a-z]{2,9}( [a-z]{2,9}){0,7}", times in 12_usize..40) {
+    fn anything_said_over_and_over_is_a_loop(piece in "[a-z]{2,9}( [a-z]{2,9}){0,7}", times in 14_usize..40) {
         let text = format!("{piece} ").repeat(times);
         prop_assert_eq!(judge(&answer(&text), Expectation::WHOLE).word(), "repeated");
     }
