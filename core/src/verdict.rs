@@ -1,12 +1,12 @@
-//! Is an answer any good, and is a loaded model what it should be? Pure functions from what was seen to a verdict
-//! with its reason.
+//! Is an answer any good, and is a loaded model what it should be? Pure functions from what was seen to a
+//! verdict with its reason.
 //!
 //! [`judge`] looks at one answer, [`replica_verdict`] at the three answers to the fixed prompts of
 //! [`three_prompts`], [`speed_verdict`] and [`placement_verdict`] at what was measured beside them.
 //!
 //! The judge knows no language and no facts. It finds what broken weights, wrong templates and broken kernels
-//! produce: nothing, loops, bytes that are no text, pieces of words at random. Fluent nonsense passes. Reasons
-//! hold counts only, never a piece of the answer: they may be logged.
+//! produce: nothing, loops, bytes that are no text, pieces of words at random. Fluent nonsense passes.
+//! Reasons hold counts only, never a piece of the answer: they may be logged.
 
 mod loops;
 mod measured;
@@ -100,8 +100,8 @@ impl Verdict {
     }
 }
 
-/// Judges one answer: whether there is any, whether its bytes are text (noise often has loops in it), whether it goes in
-/// circles, whether it mixes what no text mixes, and last whether it is whole.
+/// Judges one answer: whether there is any, whether its bytes are text (noise often has loops in it), whether
+/// it goes in circles, whether it mixes what no text mixes, and last whether it is whole.
 #[must_use]
 pub fn judge(answer: &Answer<'_>, expectation: Expectation) -> Verdict {
     let text = soup::without_special_tokens(answer.text);
@@ -111,8 +111,8 @@ pub fn judge(answer: &Answer<'_>, expectation: Expectation) -> Verdict {
             return Verdict::Good;
         }
         let thoughts = answer.reasoning.map(str::trim).filter(|thoughts| !is_blank(thoughts));
-        // Thoughts that ran out of tokens are judged in the answer's place; thoughts that ended in nothing are not
-        // an answer.
+        // Thoughts that ran out of tokens are judged in the answer's place; thoughts that ended in nothing
+        // are not an answer.
         if let Some(thoughts) = thoughts.filter(|_| cut) {
             let fault = form(thoughts, expectation);
             let whole =
@@ -184,9 +184,9 @@ pub enum ReplicaVerdict {
 
 /// Judges a replica by the verdicts on its probes, in their order.
 ///
-/// One empty, repeated or gibberish answer is enough: the prompts are greedy and easy, so a sound model answers all
-/// three with the same good text each time, and chance has no part in it. A cut answer is no fault: probes ask for
-/// few tokens. No verdict at all (the probes could not be sent) passes nothing.
+/// One empty, repeated or gibberish answer is enough: the prompts are greedy and easy, so a sound model
+/// answers all three with the same good text each time, and chance has no part in it. A cut answer is no
+/// fault: probes ask for few tokens. No verdict at all (the probes could not be sent) passes nothing.
 #[must_use]
 pub fn replica_verdict(verdicts: &[Verdict]) -> ReplicaVerdict {
     if verdicts.is_empty() {

@@ -1,12 +1,13 @@
-//! The judge of answers, measured on real ones: what three models of 0.2 to 1.4 million parameters answered to
-//! llama.cpp's server (b11549, greedy, seed 1), and on samples by hand.
+//! The judge of answers, measured on real ones: what three models of 0.2 to 1.4 million parameters answered
+//! to llama.cpp's server (b11549, greedy, seed 1), and on samples by hand.
 //!
-//! The figures are pinned: a change of a threshold shows here what it costs. Three things they do not show. The
-//! samples by hand were written to be judged right, so they are examples, not a measurement. Word salad (real words
-//! or their pieces of one script at random, without a broken character) is not found: letter pairs and triples
-//! were tried, and source code is further from prose than such a salad. And of 9,513 pieces of 400 characters from
-//! manual pages and messages in 40 languages and from source code of 15 kinds, all good, 63 were condemned as loops
-//! (tables that a program wrote: `0x80,0x80,0x80,…`) and 12 as gibberish (control characters in them).
+//! The figures are pinned: a change of a threshold shows here what it costs. Three things they do not show.
+//! The samples by hand were written to be judged right, so they are examples, not a measurement. Word salad
+//! (real words or their pieces of one script at random, without a broken character) is not found: letter
+//! pairs and triples were tried, and source code is further from prose than such a salad. And of 9,513 pieces
+//! of 400 characters from manual pages and messages in 40 languages and from source code of 15 kinds, all
+//! good, 65 were condemned as loops (tables that a program wrote: `0x80,0x80,0x80,…`) and 12 as gibberish
+//! (control characters in them).
 
 use mesh_core::machine::Abilities;
 use mesh_core::verdict::{
@@ -21,7 +22,8 @@ const RANDOM_SMALL: &str = include_str!("verdict_samples/tiny-random-0.2M-f16.js
 const GOOD: &str = include_str!("verdict_samples/good-by-hand.jsonl");
 const BAD: &str = include_str!("verdict_samples/bad-by-hand.jsonl");
 
-/// One answer: of a model with the way it was asked (`chat`: 64 tokens, `long`: 256, `probe-…`: 24), or by hand.
+/// One answer: of a model with the way it was asked (`chat`: 64 tokens, `long`: 256, `probe-…`: 24), or by
+/// hand.
 #[derive(Deserialize)]
 struct Sample {
     kind: String,
@@ -85,7 +87,8 @@ fn noise_of_random_weights_is_found_in_a_hundred_of_102_answers() {
 #[test]
 fn a_trained_model_speaks_and_its_loops_are_found_once_they_are_long() {
     let expected = [
-        // To a reader, 28 of these 30 turn in circles, but 19 of them have not turned often enough in 64 tokens.
+        // To a reader, 28 of these 30 turn in circles, but 19 of them have not turned often enough in 64
+        // tokens.
         "chat: good 21, repeated 9",
         // The two good ones ended after a sentence.
         "long: good 2, repeated 10",

@@ -1,5 +1,5 @@
-//! Finds answers that go round in circles: a piece of text that repeats itself exactly, or few phrases that take
-//! turns.
+//! Finds answers that go round in circles: a piece of text that repeats itself exactly, or few phrases that
+//! take turns.
 
 use std::collections::BTreeSet;
 
@@ -13,13 +13,13 @@ const SHORTEST: usize = 40;
 const SHARE: f64 = 0.4;
 /// The same for a line of one symbol, which people draw: `--------`.
 const LINE_SHARE: f64 = 0.7;
-/// One character that takes [`LINE_SHARE`] of the text is a loop from this length on. Broken kernels answer `GGGG…`
-/// with one token for each character, and a probe asks for 24; a power of ten has fewer zeros.
+/// One character that takes [`LINE_SHARE`] of the text is a loop from this length on. Broken kernels answer
+/// `GGGG…` with one token for each character, and a probe asks for 24; a power of ten has fewer zeros.
 const SHORTEST_LINE: usize = 20;
 /// A loop up to this long is a word or a syllable: no model may do that.
 const WORD: usize = 12;
 /// Three words in a row are a phrase. Under this share of different ones, the text takes turns with few.
-const DIFFERENT_PHRASES: f64 = 0.25;
+const DIFFERENT_PHRASES: f64 = 0.35;
 /// Fewer phrases than this tell nothing.
 const FEWEST_PHRASES: usize = 16;
 
@@ -88,14 +88,12 @@ fn is_long_enough(found: Loop, text: &[char], end: usize) -> bool {
     line || (!drawn && found.covers >= SHORTEST && takes(SHARE))
 }
 
-/// How many different phrases of three words there are, and how many in all. Numbers and symbols are no words, or
-/// tables would be loops; scripts without spaces have one word per character.
+/// How many different phrases of three words or numbers there are, and how many in all: a list that differs
+/// in its numbers is none that goes in circles. Scripts without spaces have one word per character.
 fn phrases(text: &[char]) -> (usize, usize) {
-    let runs = text.chunk_by(|a, b| {
-        a.is_alphabetic() && b.is_alphabetic() && !is_its_own_word(*a) && !is_its_own_word(*b)
-    });
-    let words: Vec<&[char]> =
-        runs.filter(|run| run[0].is_alphabetic() && (run.len() > 1 || is_its_own_word(run[0]))).collect();
+    let joins = |c: char| c.is_alphanumeric() && !is_its_own_word(c);
+    let runs = text.chunk_by(|a, b| joins(*a) && joins(*b));
+    let words: Vec<&[char]> = runs.filter(|run| run[0].is_alphanumeric()).collect();
     let different: BTreeSet<&[&[char]]> = words.windows(3).collect();
     (different.len(), words.len().saturating_sub(2))
 }

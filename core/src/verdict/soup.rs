@@ -1,26 +1,28 @@
 //! Finds answers that are no text: bytes that make no characters, scripts mixed at random, symbols
 //! where words should be.
 //!
-//! Pieces of words of one script at random are not found. Frequencies of letter pairs and triples were measured and
-//! tell them from no text: good code is further from prose than they are. See `core/tests/verdict_samples.rs`.
+//! Pieces of words of one script at random are not found. Frequencies of letter pairs and triples were
+//! measured and tell them from no text: good code is further from prose than they are. See
+//! `core/tests/verdict_samples.rs`.
 
 use super::loops::is_its_own_word;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-/// This share of characters that are none is noise: one in the few words of a probe, two in a long answer, where one
-/// may come of a copied terminal. Calibrated: see `core/tests/verdict_samples.rs`.
+/// This share of characters that are none is noise: one in the few words of a probe, two in a long answer,
+/// where one may come of a copied terminal. Calibrated: see `core/tests/verdict_samples.rs`.
 const BROKEN_SHARE: f64 = 0.005;
-/// Scripts in one text. A person who writes Japanese with Latin names and Greek formulas uses three, Kana and Han
-/// counted as one.
+/// Scripts in one text. A person who writes Japanese with Latin names and Greek formulas uses three, Kana and
+/// Han counted as one.
 const MOST_SCRIPTS: usize = 3;
-/// Changes from script to script. A list of greetings in many languages, each with its name in English, has just
-/// under two for each script.
+/// Changes from script to script. A list of greetings in many languages, each with its name in English, has
+/// just under two for each script.
 const CHANGES_PER_SCRIPT: usize = 2;
-/// Texts shorter than this (characters but white space) may have no words: `{}`, an emoticon, a formula, a number.
+/// Texts shorter than this (characters but white space) may have no words: `{}`, an emoticon, a formula, a
+/// number.
 const SHORTEST: usize = 40;
-/// Prose has more than this share of its characters in words. Numbers, regular expressions and tables may have less,
-/// so it is asked only where words are expected.
+/// Prose has more than this share of its characters in words. Numbers, regular expressions and tables may
+/// have less, so it is asked only where words are expected.
 const WORDS_SHARE: f64 = 0.1;
 
 /// The text without tokens that only engines and templates should see: `<|im_end|>`, `</s>`, `[PAD]`.
@@ -58,7 +60,8 @@ pub(super) fn without_special_tokens(text: &str) -> Cow<'_, str> {
     kept.into()
 }
 
-/// Bytes of the `<|name|>` or `<｜name｜>` (DeepSeek's) that `text` starts with: a short name without white space.
+/// Bytes of the `<|name|>` or `<｜name｜>` (DeepSeek's) that `text` starts with: a short name without white
+/// space.
 fn barred(text: &str) -> Option<usize> {
     const LONGEST_NAME: usize = 48;
     [("<|", "|>"), ("<｜", "｜>")].iter().find_map(|(open, close)| {
@@ -78,7 +81,8 @@ pub(super) fn why_broken(text: &str) -> Option<String> {
         .then(|| format!("{broken} of {all} characters are control characters or broken"))
 }
 
-/// Replacement characters, control characters but white space, private use, and what is no character for ever.
+/// Replacement characters, control characters but white space, private use, and what is no character for
+/// ever.
 fn is_broken(c: char) -> bool {
     let private = matches!(u32::from(c), 0xE000..=0xF8FF | 0xF_0000..=0x10_FFFF);
     let never = u32::from(c) & 0xFFFE == 0xFFFE || matches!(u32::from(c), 0xFDD0..=0xFDEF);

@@ -85,6 +85,15 @@ fn a_base_model_may_loop_over_sentences_but_not_over_words() {
 }
 
 #[test]
+fn a_list_that_differs_in_its_numbers_is_no_loop() {
+    let list: String =
+        (1..400).map(|n| format!("Line {n} costs {} coins of {}. ", n * 13 % 101, n * 7)).collect();
+    assert_eq!(judge(&answer(&list), Expectation::WHOLE), Verdict::Good);
+    let cases: String = (400..430).map(|n| format!("    case {n}:\n        return {n}\n")).collect();
+    assert_eq!(judge(&answer(&cases), Expectation::WHOLE), Verdict::Good);
+}
+
+#[test]
 fn a_probe_of_24_tokens_finds_one_character_without_end() {
     let abilities = Abilities { chat: Some(true), ..Abilities::default() };
     let probes = three_prompts(&abilities).expect("it chats");
