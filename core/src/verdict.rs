@@ -5,8 +5,8 @@
 //! [`three_prompts`], [`speed_verdict`] and [`placement_verdict`] at what was measured beside them.
 //!
 //! The judge knows no language and no facts. It finds what broken weights, wrong templates and broken kernels
-//! produce: nothing, loops, bytes that are no text, pieces of words at random. Fluent nonsense passes.
-//! Reasons hold counts only, never a piece of the answer: they may be logged.
+//! produce: nothing, loops, bytes that are no text, scripts mixed at random. Fluent nonsense passes, and so do
+//! words of one script at random. Reasons hold counts only, never a piece of the answer: they may be logged.
 
 mod loops;
 mod measured;
