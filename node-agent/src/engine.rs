@@ -8,12 +8,16 @@ pub mod bundled;
 pub mod child;
 pub mod child_log;
 pub mod discover;
+pub mod flags;
+pub mod guard;
 mod last_words;
 pub mod llama_server;
 pub mod ollama;
 pub mod openai;
+mod sizing;
 
 pub use ask::{Ask, AskError};
+pub use sizing::Sizing;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
