@@ -3,9 +3,10 @@
 //! This crate decides and does nothing else: it reads no clock, socket, file, environment or random
 //! source. Callers tell it what time it is ([`units::Moment`]) and hand it dice.
 //!
-//! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`health`], [`speed`], [`thermal`], [`verdict`],
+//! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`health`], [`speed`], [`thermal`], [`verdict`],
 //! [`fleet`], [`routing`].
 
+pub mod fit;
 pub mod fleet;
 pub mod health;
 pub mod id;
