@@ -298,7 +298,10 @@ fn compare(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin, devi
     }
     ever &= total.is_none_or(|total| total.0 >= host.needs.0);
     let fits = on_device.missing().0 == 0 && host.missing().0 == 0;
-    let why = reason(pools, claims, device, &on_device, &host);
+    let mut why = reason(pools, claims, device, &on_device, &host);
+    if !ever {
+        why.push_str("; this machine is too small for it, whatever else is unloaded");
+    }
     Fit { fits, ever, gpu: device.map(|device| device.id.clone()), device: on_device, host, why }
 }
 
