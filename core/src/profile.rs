@@ -6,7 +6,7 @@
 
 use crate::fit::{Demand, Offload};
 use crate::id::ModelId;
-use crate::machine::{Digest, EngineKind, GpuVendor};
+use crate::machine::{Digest, GpuVendor};
 use crate::memory::{Confidence, Footprint};
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -103,8 +103,8 @@ pub struct SoftwareFacts {
 pub struct EngineFacts {
     /// Its name on this machine.
     pub name: String,
-    /// What it is.
-    pub kind: EngineKind,
+    /// What it is, in the word of reports and configuration.
+    pub kind: String,
     /// Its version; `null` = it does not tell.
     pub version: Option<String>,
     /// Whether the agent starts it.
@@ -389,6 +389,7 @@ impl Profile {
         self.engines.truncate(ENGINES);
         for engine in &mut self.engines {
             text(&mut engine.name);
+            text(&mut engine.kind);
             maybe(&mut engine.version);
         }
         self.models.truncate(MODELS);

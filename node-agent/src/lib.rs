@@ -23,6 +23,7 @@ pub mod config;
 pub mod engine;
 pub mod metrics;
 pub mod probe;
+pub mod profile;
 pub mod reservation;
 pub mod router_link;
 pub mod serve;

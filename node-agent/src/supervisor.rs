@@ -12,10 +12,13 @@
 mod backoff;
 mod child_keeper;
 mod endpoint_keeper;
-mod roster;
+mod lease;
+pub(crate) mod load_facts;
+pub(crate) mod roster;
+mod row;
 mod scout;
 
-pub use roster::{Lease, LeaseRefusal};
+pub use lease::{Lease, LeaseRefusal};
 
 use crate::engine::child::ChildSpec;
 use crate::engine::{EngineConfig, adapter, discover};
@@ -23,7 +26,8 @@ use child_keeper::ChildKeeper;
 use endpoint_keeper::EndpointKeeper;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Directive, Engine, EngineKind, EngineState};
-use roster::{ORDER_QUEUE, Order, Roster, Row};
+use roster::{ORDER_QUEUE, Order, Roster};
+use row::Row;
 use scout::Scout;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -108,7 +108,7 @@ fn a_profile_stays_within_a_mebibyte_whatever_is_put_into_it() {
     };
     let engine = EngineFacts {
         name: long.clone(),
-        kind: EngineKind::Ollama,
+        kind: long.clone(),
         version: Some(long.clone()),
         supervised: false,
     };

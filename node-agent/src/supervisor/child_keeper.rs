@@ -10,7 +10,8 @@
 //! ```
 
 use super::endpoint_keeper::look;
-use super::roster::{LeaseCount, Order, Roster};
+use super::lease::LeaseCount;
+use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, RETRY_AFTER, backoff::Backoff};
 use crate::engine::child::{Child, ChildSpec};
 use crate::engine::{Engine as _, Held, Observation};
