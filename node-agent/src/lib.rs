@@ -28,3 +28,4 @@ pub mod reservation;
 pub mod router_link;
 pub mod serve;
 pub mod supervisor;
+pub mod truth;

@@ -15,7 +15,7 @@ mod endpoint_keeper;
 mod lease;
 pub(crate) mod load_facts;
 pub(crate) mod roster;
-mod row;
+pub(crate) mod row;
 mod scout;
 
 pub use lease::{Lease, LeaseRefusal};

@@ -28,6 +28,8 @@ pub(crate) struct Subject {
     pub(crate) engine: String,
     /// Its engine's kind.
     pub(crate) kind: EngineKind,
+    /// The agent started its engine.
+    pub(crate) supervised: bool,
     /// Its engine's version.
     pub(crate) version: Option<String>,
     /// Which load: another number is another load.
@@ -36,6 +38,6 @@ pub(crate) struct Subject {
     pub(crate) idle: bool,
     /// What its keeper knows, where the agent loaded it.
     pub(crate) facts: Option<Arc<LoadFacts>>,
-    /// The model.
+    /// The model, with its health so far.
     pub(crate) replica: Replica,
 }

@@ -174,11 +174,12 @@ impl Row {
             Some(Subject {
                 engine: self.engine.name.clone(),
                 kind: self.engine.kind,
+                supervised: self.engine.supervised,
                 version: self.engine.version.clone(),
                 load: known.load,
                 idle: self.is_idle(&replica.model),
                 facts: known.facts.clone(),
-                replica: replica.clone(),
+                replica: Replica { health: known.health.clone(), ..replica.clone() },
             })
         };
         self.engine.replicas.iter().filter_map(of).collect()
