@@ -12,18 +12,33 @@
 //! files of a split model are one model. Nothing under a name that begins with a dot is looked at: there lie the
 //! files that are not whole yet. A file that is whole never changes; it is replaced or removed.
 
+mod bandwidth;
 mod catalogue;
 mod digests;
 mod folder;
 mod header;
+mod http_source;
 mod keeper;
+mod lend;
 mod naming;
+mod peers;
+mod progress;
+mod reception;
+mod shelf;
+mod source;
+mod space;
+mod transfer;
+mod transfers;
 
+pub use lend::Lent;
 pub use naming::NameError;
+pub use peers::{PeerAnswer, PeerLink, Peers};
+pub use space::FreeSpace;
 
 use catalogue::Catalogue;
 use folder::Folder;
 use futures_util::future::BoxFuture;
+use lend::Lending;
 use mesh_core::gguf::Header;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Digest, PullWish, Store};
@@ -42,7 +57,7 @@ const WISHES: usize = 64;
 pub type Release = Arc<dyn Fn(ModelId) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// What a store is to be.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StoreConfig {
     /// Where models lie.
     pub folder: PathBuf,
@@ -50,6 +65,10 @@ pub struct StoreConfig {
     pub state: PathBuf,
     /// Files that are never deleted, because an engine is configured with them.
     pub kept: Vec<PathBuf>,
+    /// The most bytes each second that all transfers together bring in; `None` = as fast as it goes.
+    pub bandwidth: Option<u64>,
+    /// Asks a folder's disk.
+    pub free_space: FreeSpace,
     /// How often things are done.
     pub pacing: Pacing,
 }
@@ -58,7 +77,20 @@ impl StoreConfig {
     /// A store of `folder` with the usual pacing.
     #[must_use]
     pub fn new(folder: &Path, state: &Path) -> Self {
-        Self { folder: folder.into(), state: state.into(), kept: Vec::new(), pacing: Pacing::default() }
+        Self {
+            folder: folder.into(),
+            state: state.into(),
+            kept: Vec::new(),
+            bandwidth: None,
+            free_space: space::of_the_system(),
+            pacing: Pacing::default(),
+        }
+    }
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("StoreConfig").field("folder", &self.folder).finish_non_exhaustive()
     }
 }
 
@@ -69,11 +101,23 @@ pub struct Pacing {
     pub scan: Duration,
     /// A file that was changed since then is not hashed yet: somebody may still be copying it.
     pub settle: Duration,
+    /// The pause after the first break of a transfer; doubled each time, up to the longest.
+    pub first_retry: Duration,
+    /// The longest pause between two tries.
+    pub longest_retry: Duration,
+    /// How often a transfer's progress is reported.
+    pub report: Duration,
 }
 
 impl Default for Pacing {
     fn default() -> Self {
-        Self { scan: Duration::from_secs(10), settle: Duration::from_secs(10) }
+        Self {
+            scan: Duration::from_secs(10),
+            settle: Duration::from_secs(10),
+            first_retry: Duration::from_secs(1),
+            longest_retry: Duration::from_secs(30),
+            report: Duration::from_secs(1),
+        }
     }
 }
 
@@ -109,6 +153,8 @@ pub struct StoreHandle {
     catalogue: watch::Receiver<Arc<Catalogue>>,
     folder: Folder,
     release: Arc<OnceLock<Release>>,
+    peers: Peers,
+    lending: Lending,
     tasks: TaskTracker,
 }
 
@@ -128,10 +174,19 @@ impl StoreHandle {
         let tasks = TaskTracker::new();
         let release = Arc::new(OnceLock::new());
         let folder = Folder::new(&config.folder);
-        let keeper = keeper::Keeper::new(config, shown, looked, release.clone(), tasks.clone(), stop);
-        tasks.spawn(keeper.run(inbox));
+        let peers = Peers::default();
+        let parts = keeper::Parts {
+            config,
+            shown,
+            looked,
+            release: release.clone(),
+            peers: peers.clone(),
+            tasks: tasks.clone(),
+            stop,
+        };
+        tasks.spawn(keeper::Keeper::new(parts).run(inbox));
         tasks.close();
-        Self { wishes, store, catalogue, folder, release, tasks }
+        Self { wishes, store, catalogue, folder, release, peers, lending: Lending::default(), tasks }
     }
 
     /// What there is and what is on its way. Equal news are no news; transfers change at most once a second.
@@ -171,6 +226,12 @@ impl StoreHandle {
         if self.release.set(release).is_err() {
             tracing::warn!("the store has been told twice how models are released; the first way counts");
         }
+    }
+
+    /// Where the link to the router is told, so that files can come from other machines.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// After stop: completes when nothing of the store runs any more.

@@ -20,6 +20,9 @@ pub(super) enum SourceError {
         /// Longer waits than ours count.
         wait: Option<Duration>,
     },
+    /// It has another file than before: what has come is worth nothing.
+    #[error("the server has another file than before")]
+    Changed,
     /// It will never give them.
     #[error("{0}")]
     Never(String),

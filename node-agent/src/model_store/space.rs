@@ -25,7 +25,7 @@ pub(super) fn of_the_system() -> FreeSpace {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the disk of {} is too full: {} are free, {} are needed ({missing} to come, 5 % of {total} to spare{})",
-    folder.display(), free, needed, others(*others)
+    folder.display(), free, needed, and_others(*others)
 )]
 pub(super) struct TooFull {
     folder: PathBuf,
@@ -36,7 +36,7 @@ pub(super) struct TooFull {
     others: Bytes,
 }
 
-fn others(bytes: Bytes) -> String {
+fn and_others(bytes: Bytes) -> String {
     if bytes.0 == 0 { String::new() } else { format!(", {bytes} for other transfers") }
 }
 
@@ -81,7 +81,8 @@ impl Share {
         let missing = total.saturating_sub(done);
         let mut promised = self.space.promised.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         promised.insert(self.number, missing);
-        let others = promised.iter().filter(|(number, _)| **number != self.number).map(|(_, bytes)| bytes).sum();
+        let others =
+            promised.iter().filter(|(number, _)| **number != self.number).map(|(_, bytes)| bytes).sum();
         let needed = missing.saturating_add(total / 20).saturating_add(others);
         match (self.space.free)(&self.space.folder) {
             Ok(free) if free < needed => Err(TooFull {
