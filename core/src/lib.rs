@@ -8,6 +8,7 @@
 
 pub mod fit;
 pub mod fleet;
+pub mod gguf;
 pub mod health;
 pub mod id;
 pub mod machine;

@@ -15,7 +15,9 @@ pub use engine::{
 pub use gpu::{
     Gpu, GpuFault, GpuProcess, GpuSensors, GpuState, GpuVendor, Pool, ThrottleCause, UnifiedLimit,
 };
-pub use store::{Digest, DigestError, Store, StoredModel, Transfer, TransferKind, TransferState};
+pub use store::{
+    Digest, DigestError, Store, StoreRefusal, StoredModel, Transfer, TransferKind, TransferState,
+};
 pub use vitals::{HostMemory, Power, Swap, Temperature, Thermal, ThermalState, Vitals};
 pub use wish::{Directive, LoadWish, PullSource, PullWish};
 
@@ -40,6 +42,19 @@ impl<T> Reading<T> {
         match self {
             Self::Known(value) => Some(value),
             Self::Unknown(_) => None,
+        }
+    }
+
+    /// The value changed, or the reason kept.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Reading<U> {
+        self.and_then(|value| Reading::Known(change(value)))
+    }
+
+    /// The value read on, or the reason kept.
+    pub fn and_then<U>(self, read: impl FnOnce(T) -> Reading<U>) -> Reading<U> {
+        match self {
+            Self::Known(value) => read(value),
+            Self::Unknown(reason) => Reading::Unknown(reason),
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! | task | input | output | ends when |
 //! |---|---|---|---|
-//! | control | the agent's reports, a heartbeat each second | the fleet keeper; directives to the supervisor | the agent has stopped |
+//! | control | the agent's reports, a heartbeat each second | the fleet keeper; directives to the agent | the agent has stopped |
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,9 +11,9 @@ use futures_util::{FutureExt, StreamExt};
 use mesh_core::fleet::DataPath;
 use mesh_core::id::MachineId;
 use mesh_proto::v1::RequestHead;
+use node_agent::app::Direct;
 use node_agent::router_link::Reports;
 use node_agent::serve::{Answer, Serve, answer};
-use node_agent::supervisor::SupervisorHandle;
 use router::app::Router;
 use router::fleet_keeper::Session;
 use router::forward::agent_links::{AgentAnswer, AgentLink, LinkError};
@@ -46,7 +46,7 @@ pub async fn attach(
     router: &Router,
     name: MachineId,
     serve: Arc<Serve>,
-    supervisor: SupervisorHandle,
+    direct: Direct,
     reports: Reports,
     stop: CancellationToken,
 ) {
@@ -54,14 +54,14 @@ pub async fn attach(
     router.fleet.linked(name.clone(), link, Some(DataPath::InProcess)).await;
     let boot_id = format!("{:016x}", rand::random::<u64>());
     if let Some(session) = router.fleet.attach(name.clone(), boot_id).await {
-        tokio::spawn(control(session, name, supervisor, reports, stop));
+        tokio::spawn(control(session, name, direct, reports, stop));
     }
 }
 
 async fn control(
     mut session: Session,
     name: MachineId,
-    supervisor: SupervisorHandle,
+    direct: Direct,
     mut reports: Reports,
     stop: CancellationToken,
 ) {
@@ -80,7 +80,7 @@ async fn control(
                 }
             }
             directive = session.directives.recv() => match directive {
-                Some(directive) => supervisor.direct(directive),
+                Some(directive) => direct(directive),
                 None => return,
             },
             () = session.replaced.cancelled() => {

@@ -4,8 +4,10 @@
 //! `modemesh up`, which hands requests and reports over within one process.
 
 use crate::config::{self, AgentConfig, RunFlags};
+use crate::engine::EngineConfig;
 use crate::engine::bundled::BundledEngine;
 use crate::metrics::Metrics;
+use crate::model_store::{StoreConfig, StoreHandle, StoreWish};
 use crate::probe::Probe;
 use crate::router_link::control::{ControlLink, Pacing};
 use crate::router_link::data::DataLink;
@@ -13,7 +15,7 @@ use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
 use mesh_core::id::{MachineId, machine_id_from_hostname};
-use mesh_core::machine::{Engine, Vitals};
+use mesh_core::machine::{Directive, Engine, PullSource, Vitals};
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::metrics_endpoint;
 use mesh_daemon::port_holder::{Protocol, cannot_listen};
@@ -76,6 +78,9 @@ pub struct JoinFlags {
     pub name: Option<String>,
 }
 
+/// Where directives go.
+pub type Direct = Arc<dyn Fn(Directive) + Send + Sync>;
+
 /// A running agent.
 pub struct Agent {
     /// The machine's name in the mesh.
@@ -84,6 +89,10 @@ pub struct Agent {
     pub serve: Arc<Serve>,
     /// Owns the engines.
     pub supervisor: SupervisorHandle,
+    /// Owns the model files.
+    pub store: StoreHandle,
+    /// Takes directives to whoever follows them, for a router in the same process.
+    pub direct: Direct,
     /// What the agent says of its machine, for a router in the same process.
     pub reports: Reports,
     closing: JoinHandle<()>,
@@ -121,12 +130,14 @@ impl Agent {
             stop_engines.clone(),
         );
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
+        let store = StoreHandle::start(store_config(&options.data, config), stop_links.clone());
+        let direct = direct(supervisor.clone(), store.clone());
         let (vitals, vitals_seen) = watch::channel(Arc::new(first));
         let reports = Reports {
             hardware: Arc::new(hardware),
             vitals: vitals_seen,
             engines: supervisor.engines(),
-            store: watch::channel(Arc::default()).1,
+            store: store.watch(),
             profile: watch::channel(Arc::from("{}")).1,
             draining: serve.draining(),
         };
@@ -136,12 +147,11 @@ impl Agent {
         tasks.spawn(count_engines(supervisor.engines(), metrics.clone(), stop_links.clone()));
         if let Some(uplink) = options.uplink {
             let (up, control_up) = watch::channel(false);
-            let wishes = supervisor.clone();
             let control = ControlLink {
                 router: uplink.router.clone(),
                 identity: uplink.identity.clone(),
                 reports: reports.clone(),
-                direct: Arc::new(move |directive| wishes.direct(directive)),
+                direct: direct.clone(),
                 boot_id: format!("{:016x}", rand::random::<u64>()),
                 metrics: metrics.clone(),
                 up,
@@ -153,10 +163,16 @@ impl Agent {
             tasks.spawn(data.run(stop_links.clone()));
         }
         tasks.close();
-        let closing =
-            Closing { serve: serve.clone(), supervisor: supervisor.clone(), tasks, stop_links, stop_engines };
+        let closing = Closing {
+            serve: serve.clone(),
+            supervisor: supervisor.clone(),
+            store: store.clone(),
+            tasks,
+            stop_links,
+            stop_engines,
+        };
         let closing = tokio::spawn(closing.run(stop));
-        Ok(Self { name: options.name, serve, supervisor, reports, closing })
+        Ok(Self { name: options.name, serve, supervisor, store, direct, reports, closing })
     }
 
     /// Completes when the agent has ended after its stop: nothing runs any more, no engine of ours is left.
@@ -171,6 +187,7 @@ impl Agent {
 struct Closing {
     serve: Arc<Serve>,
     supervisor: SupervisorHandle,
+    store: StoreHandle,
     tasks: TaskTracker,
     stop_links: CancellationToken,
     stop_engines: CancellationToken,
@@ -197,10 +214,38 @@ impl Closing {
         // 3. The links say goodbye; what is left is reset.
         self.stop_links.cancel();
         self.tasks.wait().await;
+        self.store.stopped().await;
         // 4. Nobody needs the engines any more.
         self.stop_engines.cancel();
         self.supervisor.stopped().await;
     }
+}
+
+fn store_config(data: &Path, config: &AgentConfig) -> StoreConfig {
+    let mut store = StoreConfig::new(&config.model_folder(data), &data.join("store"));
+    let engines = config.engine_configs();
+    store.kept = engines
+        .into_iter()
+        .filter_map(|engine| match engine {
+            EngineConfig::Child { model, .. } => Some(model),
+            EngineConfig::Endpoint { .. } => None,
+        })
+        .chain(BundledEngine::find(&data.join("engine")).map(|engine| engine.model()))
+        .collect();
+    store
+}
+
+/// Files are the store's, memory is the supervisor's, and what an engine fetches by itself is the supervisor's too.
+fn direct(supervisor: SupervisorHandle, store: StoreHandle) -> Direct {
+    Arc::new(move |directive| match directive {
+        Directive::Pull(wish) if wish.source != PullSource::Engine => store.direct(StoreWish::Pull(wish)),
+        Directive::CancelPull(model) => {
+            store.direct(StoreWish::Cancel(model.clone()));
+            supervisor.direct(Directive::CancelPull(model));
+        }
+        Directive::Delete(model) => store.direct(StoreWish::Delete(model)),
+        Directive::Load(_) | Directive::Unload(_) | Directive::Pull(_) => supervisor.direct(directive),
+    })
 }
 
 /// Reads the machine each second. A driver that hangs holds up the vitals and nothing else.

@@ -6,6 +6,7 @@
 
 mod gpu;
 mod host;
+mod nvidia;
 
 use crate::config::{self, RunFlags};
 use mesh_core::machine::{Capacity, Hardware, Reading, Temperature, Vitals};
