@@ -258,6 +258,26 @@ impl Profile {
         Some(Demand { device: measured.device, host: measured.host })
     }
 
+    /// The same; of a build that has not been seen yet (`build_is_known` is false) what the latest other build took.
+    #[must_use]
+    pub fn measured_of(&self, load: &LoadKey, build_is_known: bool) -> Option<Demand> {
+        if build_is_known {
+            return self.measured(load);
+        }
+        let same = |record: &&FootprintRecord| {
+            let known = &record.load;
+            known.model == load.model && known.device == load.device && known.options == load.options
+        };
+        let latest = self.footprints.iter().filter(same).filter(|record| record.measured.is_some());
+        let latest = latest.max_by_key(|record| record.at)?.measured?;
+        Some(Demand { device: latest.device, host: latest.host })
+    }
+
+    /// Forgets the record of a load: it was kept under a build that turned out to be another.
+    pub fn forget_footprint(&mut self, load: &LoadKey) {
+        self.footprints.retain(|record| record.load != *load);
+    }
+
     /// Measured less predicted bytes of all measured loads: on the device, or in RAM where nothing was on one.
     #[must_use]
     pub fn residuals(&self) -> Vec<i64> {

@@ -107,6 +107,11 @@ impl Ledger {
         self.book().claims(&vitals, None)
     }
 
+    /// An engine has given memory back: it may take a while until that shows.
+    pub fn returned(&self) {
+        self.book().returned = Some(Instant::now());
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -281,6 +286,11 @@ impl Reservation {
         }
         self.turn = None;
         shrunk
+    }
+
+    /// The load was an engine's own: its bytes are that engine's now, and none come back.
+    pub fn hand_over(self) {
+        self.ledger.book().entries.remove(&self.id);
     }
 
     /// What it holds by measurement, for others to be told.

@@ -49,7 +49,12 @@ fn what_was_measured_wins_over_what_is_predicted_and_is_never_forgotten_by_a_pre
     assert_eq!(profile.footprints.len(), 1);
     // Other options, another build: another load.
     assert_eq!(profile.measured(&load("m", 8192, Offload::Full)), None);
-    assert_eq!(profile.measured(&LoadKey { build: "llama-server b2".into(), ..key }), None);
+    let other = LoadKey { build: "llama-server b2".into(), ..key.clone() };
+    assert_eq!(profile.measured_of(&other, true), None);
+    // Before an engine has said its version, the latest of any is the best guess.
+    assert_eq!(profile.measured_of(&other, false), profile.measured(&key));
+    profile.forget_footprint(&key);
+    assert_eq!(profile.measured_of(&other, false), None);
 }
 
 #[test]

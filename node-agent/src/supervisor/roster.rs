@@ -8,7 +8,7 @@ use super::load_facts::Subject;
 use super::row::Row;
 use mesh_core::fit::Claim;
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Engine, EngineState, LoadWish, ReplicaState};
+use mesh_core::machine::{Engine, EngineState, LoadWish, ReplicaMemory, ReplicaState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
@@ -118,6 +118,30 @@ impl Roster {
     /// All loaded models that the truth checks may look at.
     pub(crate) fn subjects(&self) -> Vec<Subject> {
         self.lock().values().flat_map(Row::subjects).collect()
+    }
+
+    /// Resolves when no engine that the agent starts has `model` in memory.
+    pub(crate) async fn none_holds(&self, model: &ModelId) {
+        loop {
+            let mut watch = self.watch();
+            // The rows themselves: what drains is shown as available.
+            if !self.lock().values().any(|row| row.engine.supervised && row.has_in_memory(model)) {
+                return;
+            }
+            if watch.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What `model` holds on the engine `name`, where that was learned.
+    pub(crate) fn memory_of(&self, name: &str, model: &ModelId) -> Option<ReplicaMemory> {
+        self.lock().get(name)?.memory(model)
+    }
+
+    /// What the engine `name` gives up by itself when it loads another model.
+    pub(crate) fn gives_up(&self, name: &str) -> Option<ReplicaMemory> {
+        self.lock().get(name).map(Row::gives_up)
     }
 
     /// What the models of all engines hold, as far as it is known, but for those in the ledger.

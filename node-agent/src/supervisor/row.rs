@@ -206,6 +206,18 @@ impl Row {
         self.engine.replicas.iter().filter_map(of).collect()
     }
 
+    /// Whether `model` is in memory, or on its way.
+    pub(super) fn has_in_memory(&self, model: &ModelId) -> bool {
+        let in_memory =
+            |replica: &Replica| matches!(replica.state, ReplicaState::Loaded | ReplicaState::Loading);
+        self.draining.contains(model) || self.replica(model).is_some_and(in_memory)
+    }
+
+    /// What `model` holds, where that was learned.
+    pub(super) fn memory(&self, model: &ModelId) -> Option<ReplicaMemory> {
+        self.known.get(model)?.memory
+    }
+
     /// What its idle models hold together: an engine that swaps models by itself gives that up for another one.
     pub(super) fn gives_up(&self) -> ReplicaMemory {
         let mut sum = ReplicaMemory { device: Bytes(0), host: Bytes(0), measured: false };
