@@ -126,6 +126,7 @@ impl Agent {
                 },
                 engine_folder: options.data.join("engine"),
                 rescan: RESCAN,
+                ..SupervisorConfig::new("/x".into())
             },
             stop_engines.clone(),
         );

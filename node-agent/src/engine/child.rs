@@ -6,7 +6,7 @@
 
 use super::bundled::BundledEngine;
 use super::last_words::{LINE_LIMIT, LastWords};
-use super::{Ask, AskError, Program};
+use super::{Ask, AskError, Program, Reported, Sizing};
 use crate::engine::llama_server::LlamaServer;
 use mesh_core::id::ModelId;
 use nix::sys::signal::{Signal, killpg};
@@ -15,7 +15,7 @@ use rand::RngCore;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{ChildStdin, Command};
@@ -35,10 +35,8 @@ pub struct ChildSpec {
     pub model: PathBuf,
     /// The model's name towards clients.
     pub alias: ModelId,
-    /// Tokens one request may hold.
-    pub context: u32,
-    /// Requests served at once.
-    pub slots: u32,
+    /// How it is to be loaded.
+    pub sizing: Sizing,
     /// Whether it makes embeddings.
     pub embedding: bool,
 }
@@ -77,6 +75,7 @@ pub struct Child {
     /// Held open: its end tells the bundled engine that the agent is gone.
     _stdin: Option<ChildStdin>,
     words: Arc<LastWords>,
+    said: Arc<Mutex<Reported>>,
     listening: watch::Receiver<Option<String>>,
     key: String,
     embedding: bool,
@@ -101,21 +100,21 @@ impl Child {
             .kill_on_drop(true);
         let program = command.as_std().get_program().to_string_lossy().into_owned();
         let mut process = spawn(command).await.map_err(|source| StartError::Spawn { program, source })?;
-        let words = Arc::new(LastWords::default());
         let (heard, listening) = watch::channel(None);
-        let heard = Arc::new(heard);
+        let ear = Ear { words: Arc::default(), said: Arc::default(), heard: Arc::new(heard) };
         if let Some(stdout) = process.stdout.take() {
-            tokio::spawn(listen(stdout, Arc::clone(&words), Arc::clone(&heard)));
+            tokio::spawn(listen(stdout, ear.clone()));
         }
         if let Some(stderr) = process.stderr.take() {
-            tokio::spawn(listen(stderr, Arc::clone(&words), heard));
+            tokio::spawn(listen(stderr, ear.clone()));
         }
         let group = process.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         Ok(Self {
             group,
             _stdin: process.stdin.take(),
             process,
-            words,
+            words: ear.words,
+            said: ear.said,
             listening,
             key,
             embedding: spec.embedding,
@@ -136,6 +135,18 @@ impl Child {
             };
             Ok(LlamaServer::new(Ask::new(&url, Some(key))?, Some(embedding)))
         }
+    }
+
+    /// The number of its process; `None` after its end.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// What it said of itself so far: its memory, its layers, its version. Complete once it serves.
+    #[must_use]
+    pub fn said(&self) -> Arc<Reported> {
+        Arc::new(lock(&self.said).clone())
     }
 
     /// From now on the child serves requests, and its words may be about them: only those that tell of a
@@ -194,8 +205,8 @@ impl Drop for Child {
 
 /// The command line and environment of `spec`.
 fn command(spec: &ChildSpec, key: &str) -> Result<Command, StartError> {
-    let context = u64::from(spec.context.max(1));
-    let slots = spec.slots.max(1);
+    let context = spec.sizing.context.max(1);
+    let slots = spec.sizing.slots.max(1);
     let mut command = match &spec.program {
         Program::Bundled => {
             let engine = BundledEngine::find(&spec.engine_folder)
@@ -215,7 +226,7 @@ fn command(spec: &ChildSpec, key: &str) -> Result<Command, StartError> {
             command.arg("-m").arg(&spec.model);
             command.args(["--alias", spec.alias.as_str(), "--host", "127.0.0.1", "--port", "0"]);
             // llama-server shares its context between the slots.
-            command.args(["-c", &(context * u64::from(slots)).to_string(), "-np", &slots.to_string()]);
+            command.args(["-c", &spec.sizing.total_context().to_string(), "-np", &slots.to_string()]);
             command.arg("--metrics");
             if spec.embedding {
                 command.args(["--embedding", "-ub", &context.to_string(), "-b", &context.to_string()]);
@@ -304,12 +315,20 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// Reads lines of any length in bounded memory until the pipe closes.
-async fn listen(
-    mut pipe: impl AsyncRead + Unpin,
+/// What hears a child's words.
+#[derive(Clone)]
+struct Ear {
     words: Arc<LastWords>,
+    said: Arc<Mutex<Reported>>,
     heard: Arc<watch::Sender<Option<String>>>,
-) {
+}
+
+fn lock(said: &Mutex<Reported>) -> MutexGuard<'_, Reported> {
+    said.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads lines of any length in bounded memory until the pipe closes.
+async fn listen(mut pipe: impl AsyncRead + Unpin, ear: Ear) {
     let mut chunk = [0_u8; 4096];
     let mut line = Vec::with_capacity(512);
     loop {
@@ -319,25 +338,30 @@ async fn listen(
         };
         for &byte in read {
             if byte == b'\n' {
-                take_in(&line, &words, &heard);
+                ear.take_in(&line);
                 line.clear();
             } else if line.len() < 4 * LINE_LIMIT {
                 line.push(byte);
             }
         }
     }
-    take_in(&line, &words, &heard);
+    ear.take_in(&line);
 }
 
-fn take_in(line: &[u8], words: &LastWords, heard: &watch::Sender<Option<String>>) {
-    let line = String::from_utf8_lossy(line);
-    if let Some(url) = listening_at(&line)
-        && heard.borrow().is_none()
-    {
-        heard.send_replace(Some(url));
-        return;
+impl Ear {
+    fn take_in(&self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        if let Some(url) = listening_at(&line)
+            && self.heard.borrow().is_none()
+        {
+            self.heard.send_replace(Some(url));
+            return;
+        }
+        if !self.words.serves() {
+            lock(&self.said).hear(&line);
+        }
+        self.words.hear(&line);
     }
-    words.hear(&line);
 }
 
 /// The loopback address in `LISTENING http://127.0.0.1:PORT` or llama-server's `server is listening on …`.
@@ -374,9 +398,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_line_is_read_in_bounded_memory() {
-        let words = Arc::new(LastWords::default());
-        let (heard, _) = watch::channel(None);
-        listen(tokio::io::repeat(b'x').take(8 << 20), Arc::clone(&words), Arc::new(heard)).await;
-        assert_eq!(words.reason().len(), LINE_LIMIT);
+        let ear =
+            Ear { words: Arc::default(), said: Arc::default(), heard: Arc::new(watch::channel(None).0) };
+        listen(tokio::io::repeat(b'x').take(8 << 20), ear.clone()).await;
+        assert_eq!(ear.words.reason().len(), LINE_LIMIT);
     }
 }

@@ -117,7 +117,6 @@ impl ChildKeeper {
                     rests_until = Some(Instant::now() + RETRY_AFTER);
                 }
                 LifeEnd::Refused(why) => {
-                    ever_served = false;
                     match self.fail(why, backoff.after(Duration::ZERO), "could not be loaded").await {
                         Next::Stop => return,
                         Next::Start { shown } => {
@@ -161,8 +160,7 @@ impl ChildKeeper {
         let holders = self.roster.holders();
         let berthed = {
             let version = self.version.clone();
-            let admission =
-                self.berth.take(wish, &self.ledger, &holders, &self.profile, version.as_deref());
+            let admission = self.berth.take(wish, &self.ledger, &holders, &self.profile, version.as_deref());
             tokio::pin!(admission);
             loop {
                 tokio::select! {
@@ -286,6 +284,8 @@ impl ChildKeeper {
                         drained = Some(self.drain()).into();
                         draining = Some(Draining::Unload);
                     }
+                    // Its file is the store's business.
+                    (Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_), _) => {}
                 },
                 Some((settled, facts)) = &mut settling => {
                     settling = None.into();
@@ -417,6 +417,7 @@ impl ChildKeeper {
                         wished = None;
                         self.show(EngineState::Up, ReplicaState::Available);
                     }
+                    Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_) => {}
                 },
                 () = tokio::time::sleep_until(ready.unwrap_or_else(Instant::now)), if wished.is_some() => {
                     return wished;
@@ -440,6 +441,7 @@ impl ChildKeeper {
                 order = self.orders.recv() => match order {
                     Some(Order::Load(_)) => wished = true,
                     Some(Order::Unload(_)) => return Next::Rest,
+                    Some(Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_)) => {}
                     None => return Next::Stop,
                 },
                 () = tokio::time::sleep_until(began + RETRY_AFTER), if wished => return Next::Start { shown: true },

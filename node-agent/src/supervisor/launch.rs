@@ -12,9 +12,7 @@ use mesh_core::fit::{Choice, Claim, Demand, Margin, Offload, Pools, Trial, Wante
 use mesh_core::gguf::{self, Header, Outcome};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Digest, LoadWish, Replica, ReplicaMemory, Vitals};
-use mesh_core::memory::{
-    CacheType, CpuMoe, Footprint, GpuLayers, HOST_OVERHEAD, Options, Shape, footprint,
-};
+use mesh_core::memory::{CacheType, CpuMoe, Footprint, GpuLayers, HOST_OVERHEAD, Options, Shape, footprint};
 use mesh_core::profile::{LoadKey, LoadOptions, Measured, MeasuredBy};
 use mesh_core::units::Bytes;
 use std::fs::File;
@@ -185,14 +183,17 @@ impl Berth {
                     let shape = header.and_then(|header| Shape::from_header(&header).ok());
                     shape.unwrap_or_else(|| Shape::of_size(Bytes(size)))
                 };
-                let shape = tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Shape::of_size(Bytes(0)));
+                let shape =
+                    tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Shape::of_size(Bytes(0)));
                 Facts { shape, model: self.alias.to_string(), projector: None, embedding }
             }
             Source::Stored(stored) => {
                 let weights = Bytes(stored.header.weight_bytes());
                 let shape = Shape::from_header(&stored.header).unwrap_or_else(|_| Shape::of_size(weights));
-                let model =
-                    stored.digest.as_ref().map_or_else(|| self.alias.to_string(), |digest| digest.to_string());
+                let model = stored
+                    .digest
+                    .as_ref()
+                    .map_or_else(|| self.alias.to_string(), |digest| digest.to_string());
                 let size = |path: &PathBuf| std::fs::metadata(path).ok().map(|file| Bytes(file.len()));
                 Facts { shape, model, projector: stored.projector.as_ref().and_then(size), embedding }
             }
@@ -229,7 +230,7 @@ impl Berth {
             engine_folder: self.engine_folder.clone(),
             model: self.file().to_owned(),
             alias: self.alias.clone(),
-            sizing: planned.sizing,
+            sizing: planned.sizing.clone(),
             embedding: facts.embedding,
         };
         profile.change(|profile, at| {
@@ -296,12 +297,12 @@ impl Berth {
         // The device's name does not matter here: of one machine's processors the best is the one that was measured.
         let devices: Vec<String> = pools.devices.iter().map(device_name).collect();
         let needs = |trial: Trial| {
-            let sizing = sized(request.sizing, trial);
+            let sizing = sized(&request.sizing, trial);
             let names = if trial.offload == Offload::None { &[][..] } else { &devices[..] };
             let measured = names.first().map_or(RAM, String::as_str);
-            let key = load_key(facts, sizing, trial.offload, measured, version);
+            let key = load_key(facts, &sizing, trial.offload, measured, version);
             profile.read(|profile| profile.measured_of(&key, version.is_some())).unwrap_or_else(|| {
-                let predicted = predict(facts, sizing, trial.offload);
+                let predicted = predict(facts, &sizing);
                 Demand { device: predicted.device.total(), host: predicted.host.total() }
             })
         };
@@ -316,7 +317,7 @@ impl Berth {
         vitals: &Vitals,
         version: Option<&str>,
     ) -> Planned {
-        let mut sizing = sized(request.sizing, choice.trial);
+        let mut sizing = sized(&request.sizing, choice.trial);
         let pools = Pools::of(vitals);
         let gpu = choice.fit.gpu.clone();
         let device = pools.devices.iter().find(|device| Some(&device.id) == gpu.as_ref());
@@ -324,8 +325,8 @@ impl Berth {
         sizing.direct_io = device.is_some_and(|device| device.carve_out_free.is_some());
         let name = device.map_or_else(|| RAM.to_owned(), device_name);
         Planned {
-            key: load_key(facts, sizing, choice.trial.offload, &name, version),
-            predicted: predict(facts, sizing, choice.trial.offload),
+            key: load_key(facts, &sizing, choice.trial.offload, &name, version),
+            predicted: predict(facts, &sizing),
             sizing,
             gpu,
         }
@@ -347,17 +348,23 @@ pub(super) fn build_name(version: Option<&str>) -> String {
     format!("llama-server {}", version.unwrap_or("?"))
 }
 
-fn sized(sizing: Sizing, trial: Trial) -> Sizing {
+fn sized(sizing: &Sizing, trial: Trial) -> Sizing {
     let (gpu_layers, cpu_moe) = match trial.offload {
         Offload::Full => (None, None),
         Offload::ExpertsOfFirst(count) => (None, Some(count)),
         Offload::Layers(count) => (Some(count), None),
         Offload::None => (Some(0), None),
     };
-    Sizing { context: trial.context, gpu_layers, cpu_moe, ..sizing }
+    Sizing { context: trial.context, gpu_layers, cpu_moe, ..sizing.clone() }
 }
 
-fn load_key(facts: &Facts, sizing: Sizing, offload: Offload, device: &str, version: Option<&str>) -> LoadKey {
+fn load_key(
+    facts: &Facts,
+    sizing: &Sizing,
+    offload: Offload,
+    device: &str,
+    version: Option<&str>,
+) -> LoadKey {
     LoadKey {
         model: facts.model.clone(),
         build: build_name(version),
@@ -372,26 +379,11 @@ fn load_key(facts: &Facts, sizing: Sizing, offload: Offload, device: &str, versi
     }
 }
 
-fn predict(facts: &Facts, sizing: Sizing, offload: Offload) -> Footprint {
-    let (gpu_layers, cpu_moe) = match offload {
-        Offload::Full => (GpuLayers::All, CpuMoe::None),
-        Offload::ExpertsOfFirst(count) => (GpuLayers::All, CpuMoe::First(count)),
-        Offload::Layers(count) => (GpuLayers::Last(count), CpuMoe::None),
-        Offload::None => (GpuLayers::None, CpuMoe::None),
-    };
-    let options = Options {
-        // Embeddings are computed in one step.
-        ubatch: if facts.embedding { sizing.context } else { sizing.ubatch },
-        cache_k: sizing.cache,
-        cache_v: sizing.cache,
-        gpu_layers,
-        cpu_moe,
-        prompt_cache: sizing.prompt_cache,
-        checkpoints: sizing.checkpoints,
-        projector: facts.projector,
-        ..Options::new(u64::from(sizing.context), sizing.slots)
-    };
-    footprint(&facts.shape, &options)
+fn predict(facts: &Facts, sizing: &Sizing) -> Footprint {
+    let options = sizing.options();
+    // Embeddings are computed in one step.
+    let ubatch = if facts.embedding { sizing.context } else { options.ubatch };
+    footprint(&facts.shape, &Options { ubatch, projector: facts.projector, ..options })
 }
 
 /// The header of a file that the store has not read; `None` when it is none. Parts of a split model are known by
@@ -426,7 +418,9 @@ pub(super) async fn measure(
     version: Option<&str>,
 ) -> LoadFacts {
     let rss = match pid {
-        Some(pid) => tokio::task::spawn_blocking(move || resident(Path::new("/proc"), pid)).await.ok().flatten(),
+        Some(pid) => {
+            tokio::task::spawn_blocking(move || resident(Path::new("/proc"), pid)).await.ok().flatten()
+        }
         None => None,
     };
     let device = on_device(planned, shrunk, pid, said, &ledger.vitals());
@@ -445,11 +439,9 @@ pub(super) async fn measure(
     });
     let memory = match (device, rss) {
         (Some((device, _)), Some(host)) => ReplicaMemory { device, host, measured: true },
-        _ => ReplicaMemory {
-            device: predicted.device.total(),
-            host: predicted.host.total(),
-            measured: false,
-        },
+        _ => {
+            ReplicaMemory { device: predicted.device.total(), host: predicted.host.total(), measured: false }
+        }
     };
     LoadFacts { key, predicted, shrunk, memory, offloaded: said.offloaded }
 }
@@ -465,7 +457,8 @@ fn on_device(
 ) -> Option<(Bytes, MeasuredBy)> {
     let Some(gpu) = &planned.gpu else { return Some((Bytes(0), MeasuredBy::Process)) };
     let gpus = vitals.gpus.known().into_iter().flatten();
-    let processes = gpus.filter(|known| known.id == *gpu).filter_map(|known| known.processes.known()).flatten();
+    let processes =
+        gpus.filter(|known| known.id == *gpu).filter_map(|known| known.processes.known()).flatten();
     let of_process: u64 = processes
         .filter(|process| Some(process.pid) == pid)
         .filter_map(|process| process.memory.known())

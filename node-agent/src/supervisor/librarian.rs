@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 /// How long a model that was let go is not taken up again while the store still lists it: deleting may fail, and
 /// then the model is there to stay.
 const LET_GO_FOR: Duration = Duration::from_secs(30);
+/// How often a keeper that shall end is looked at.
+const ENDED_LOOK: Duration = Duration::from_secs(1);
 /// The most models kept ready; each costs a few kilobytes and a task.
 const MODEL_LIMIT: usize = 1000;
 
@@ -78,7 +80,10 @@ impl Librarian {
             let names: BTreeSet<ModelId> =
                 models.models.iter().filter(|m| m.broken.is_none()).map(|m| m.model.clone()).collect();
             self.sort(&names);
-            let wake = self.let_go.values().min().map(|since| *since + LET_GO_FOR);
+            let let_go = self.let_go.values().min().map(|since| *since + LET_GO_FOR);
+            // A file that was replaced is taken up when the keeper of the old one has ended.
+            let replaced = self.shelves.values().any(|shelf| shelf.retire.is_cancelled());
+            let wake = if replaced { Some(Instant::now() + ENDED_LOOK) } else { let_go };
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
@@ -102,7 +107,8 @@ impl Librarian {
         self.shelves.retain(|model, shelf| {
             let file = self.store.file(model).filter(|_| names.contains(model));
             // A digest that was computed meanwhile is taken over with the next file: the bytes are the same.
-            let same = file.is_some_and(|file| file.path == shelf.file.path && file.header == shelf.file.header);
+            let same =
+                file.is_some_and(|file| file.path == shelf.file.path && file.header == shelf.file.header);
             if !same {
                 shelf.retire.cancel();
             }
@@ -173,8 +179,12 @@ impl Librarian {
         if let Some(shelf) = &shelf {
             shelf.retire.cancel();
         }
-        let file = shelf.as_ref().map(|shelf| shelf.file.path.clone()).or_else(|| Some(self.store.file(&model)?.path));
-        let named = |file: &Path| self.configured.iter().find(|(path, _)| path == file).map(|(_, name)| name.clone());
+        let file = shelf
+            .as_ref()
+            .map(|shelf| shelf.file.path.clone())
+            .or_else(|| Some(self.store.file(&model)?.path));
+        let named =
+            |file: &Path| self.configured.iter().find(|(path, _)| path == file).map(|(_, name)| name.clone());
         let configured = file.as_deref().and_then(named);
         let roster = self.house.roster.clone();
         self.house.tasks.spawn(async move {

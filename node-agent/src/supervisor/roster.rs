@@ -3,6 +3,7 @@
 //! Also the count of leases, so that "may this model be unloaded?" and "may this request begin?" are decided
 //! under one short lock and never at odds.
 
+use super::LOOK_EVERY;
 use super::lease::{Lease, LeaseCount, LeaseRefusal};
 use super::load_facts::Subject;
 use super::row::Row;
@@ -18,6 +19,11 @@ use tokio::sync::{mpsc, watch};
 pub(crate) enum Order {
     Load(LoadWish),
     Unload(ModelId),
+    /// Fetch a model by the engine's own means.
+    Pull(ModelId),
+    CancelPull(ModelId),
+    /// Unload it, and delete it from the engine's disk.
+    Delete(ModelId),
 }
 
 /// Orders that wait for a keeper; more than this are a router gone mad.
@@ -128,7 +134,8 @@ impl Roster {
             if !self.lock().values().any(|row| row.engine.supervised && row.has_in_memory(model)) {
                 return;
             }
-            if watch.changed().await.is_err() {
+            // What drains is shown as available already, so its end may be no news.
+            if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, watch.changed()).await {
                 return;
             }
         }
@@ -156,6 +163,27 @@ impl Roster {
         let having = || rows.values().filter(|row| row.replica(model).is_some());
         let best = having().min_by_key(|row| row.willing_to_load(model))?;
         Some((best.engine.name.clone(), best.orders.clone()))
+    }
+
+    /// The first engine that can fetch models by itself, and its kind.
+    pub(crate) fn who_pulls(&self) -> Option<(String, mpsc::Sender<Order>)> {
+        let rows = self.lock();
+        let able = |row: &&Row| row.engine.capabilities.can_pull && row.engine.state == EngineState::Up;
+        rows.values().find(able).map(|row| (row.engine.name.clone(), row.orders.clone()))
+    }
+
+    /// The engines that have `model` on their disk and can delete it.
+    pub(crate) fn who_deletes(&self, model: &ModelId) -> Vec<(String, mpsc::Sender<Order>)> {
+        let rows = self.lock();
+        let able = |row: &&Row| row.engine.capabilities.can_delete && row.replica(model).is_some();
+        rows.values().filter(able).map(|row| (row.engine.name.clone(), row.orders.clone())).collect()
+    }
+
+    /// All engines that may be fetching something.
+    pub(crate) fn who_may_pull(&self) -> Vec<(String, mpsc::Sender<Order>)> {
+        let rows = self.lock();
+        let able = |row: &&Row| row.engine.capabilities.can_pull;
+        rows.values().filter(able).map(|row| (row.engine.name.clone(), row.orders.clone())).collect()
     }
 
     /// The keepers that shall hear an order to unload `model`: all that hold it, or are about to.

@@ -6,7 +6,9 @@ use super::roster::Order;
 use crate::engine::{Held, Observation};
 use mesh_core::fit::Claim;
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Engine, EngineState, Replica, ReplicaHealth, ReplicaMemory, ReplicaState};
+use mesh_core::machine::{
+    Capabilities, Engine, EngineState, Replica, ReplicaHealth, ReplicaMemory, ReplicaState,
+};
 use mesh_core::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -59,15 +61,27 @@ impl Row {
         self.api_key = api_key.map(str::to_owned);
     }
 
+    /// What this engine can be asked and told.
+    pub(crate) fn can(&mut self, capabilities: Capabilities) {
+        self.engine.capabilities = capabilities;
+    }
+
     /// Takes over what the engine said.
     pub(crate) fn show(&mut self, seen: Observation) {
         self.engine.version = seen.version.or(self.engine.version.take());
         self.engine.state = seen.state;
+        self.engine.queued = seen.queued;
         self.upstream.clear();
         self.engine.replicas.clear();
-        for Held { replica, upstream } in seen.held {
+        for Held { mut replica, upstream, memory } in seen.held {
             // Two names of one engine may clean up to the same; the first has it.
             if !self.upstream.contains_key(&replica.model) {
+                // By the engine's own word.
+                replica.memory = replica.memory.or(memory.map(|memory| ReplicaMemory {
+                    device: Bytes(memory.size_vram),
+                    host: Bytes(memory.size.saturating_sub(memory.size_vram)),
+                    measured: true,
+                }));
                 self.upstream.insert(replica.model.clone(), upstream);
                 self.engine.replicas.push(replica);
             }

@@ -116,7 +116,7 @@ impl Bench {
         let mut version = Some("b1".to_owned());
         change(&mut held, &mut version);
         self.roster.change("one", |row| {
-            row.show(Observation { version, state: EngineState::Up, held: vec![held] });
+            row.show(Observation { version, state: EngineState::Up, queued: None, held: vec![held] });
         });
     }
 

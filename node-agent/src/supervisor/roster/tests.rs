@@ -14,7 +14,7 @@ fn roster(names: &[&str], state: &ReplicaState) -> Roster {
         let mut row = Row::new(Engine::new(name, EngineKind::LlamaServer, false), mpsc::channel(1).0);
         row.answers_at(&format!("http://127.0.0.1/{name}"), Some("key"));
         let held = Held::new("tiny", state.clone()).expect("a good name");
-        row.show(Observation { version: None, state: EngineState::Up, held: vec![held] });
+        row.show(Observation { version: None, state: EngineState::Up, queued: None, held: vec![held] });
         assert!(roster.add(row));
     }
     roster
