@@ -131,6 +131,7 @@ impl Agent {
         );
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
         let store = StoreHandle::start(store_config(&options.data, config), stop_links.clone());
+        serve.lend_from(store.clone());
         let direct = direct(supervisor.clone(), store.clone());
         let (vitals, vitals_seen) = watch::channel(Arc::new(first));
         let reports = Reports {
