@@ -224,6 +224,7 @@ impl Closing {
 
 fn store_config(data: &Path, config: &AgentConfig) -> StoreConfig {
     let mut store = StoreConfig::new(&config.model_folder(data), &data.join("store"));
+    store.bandwidth = config.store.bandwidth();
     let engines = config.engine_configs();
     store.kept = engines
         .into_iter()
