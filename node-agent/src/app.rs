@@ -132,6 +132,7 @@ impl Agent {
         );
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
         let store = StoreHandle::start(store_config(&options.data, config), stop_links.clone());
+        serve.lend_from(store.clone());
         let direct = direct(supervisor.clone(), store.clone());
         let (vitals, vitals_seen) = watch::channel(Arc::new(first));
         let reports = Reports {
@@ -224,6 +225,7 @@ impl Closing {
 
 fn store_config(data: &Path, config: &AgentConfig) -> StoreConfig {
     let mut store = StoreConfig::new(&config.model_folder(data), &data.join("store"));
+    store.bandwidth = config.store.bandwidth();
     let engines = config.engine_configs();
     store.kept = engines
         .into_iter()

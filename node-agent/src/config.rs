@@ -5,6 +5,7 @@ use crate::engine::discover::DEFAULT_PLACES;
 use crate::engine::{EngineConfig, Program};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::EngineKind;
+use mesh_core::units::Bytes;
 use mesh_daemon::complaint::Complaint;
 use mesh_daemon::config_layers::{KeyLines, Layers, Loaded, Problem, complain, load};
 use mesh_daemon::telemetry::Telemetry;
@@ -19,6 +20,7 @@ pub const KEYS: &[&str] = &[
     "name",
     "router",
     "model_folder",
+    "store.bandwidth",
     "engines.*.kind",
     "engines.*.url",
     "engines.*.api_key",
@@ -54,6 +56,9 @@ const SLOT_LIMIT: u32 = 256;
 /// The longest context any engine serves today, with room to grow.
 const CONTEXT_LIMIT: u32 = 16 * 1024 * 1024;
 
+/// Slower than any line that models come over: a typing error in the unit.
+const LEAST_BANDWIDTH: u64 = 64 * 1024;
+
 /// `agent.toml` with the environment and flags merged in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -64,6 +69,8 @@ pub struct AgentConfig {
     pub router: Option<String>,
     /// Where models are kept: whose disk is watched. Default: `engine/models` in the data folder.
     pub model_folder: Option<PathBuf>,
+    /// Fetching models.
+    pub store: StoreSection,
     /// Engines by the name they have in reports.
     pub engines: BTreeMap<String, EngineSection>,
     /// Looking for engines that run already.
@@ -72,6 +79,28 @@ pub struct AgentConfig {
     pub metrics: MetricsSection,
     /// Logs and traces.
     pub telemetry: Telemetry,
+}
+
+/// The `[store]` section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreSection {
+    /// The most that downloads and copies together may bring in each second: `20MiB`; `0B` = no limit.
+    pub bandwidth: String,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { bandwidth: "0B".into() }
+    }
+}
+
+impl StoreSection {
+    /// Bytes each second; `None` = no limit. Something else than a size was reported before and is no limit.
+    #[must_use]
+    pub fn bandwidth(&self) -> Option<u64> {
+        self.bandwidth.parse().ok().map(|Bytes(bytes)| bytes).filter(|bytes| *bytes > 0)
+    }
 }
 
 /// One engine: either one that runs already (`url`), or one that the agent starts (`program`, `model`).
@@ -195,6 +224,15 @@ impl AgentConfig {
                 format!("`{}` is no address to listen on", self.metrics.listen),
                 "write ip:port, as in \"127.0.0.1:7403\", or \"\" for none",
             );
+        }
+        match self.store.bandwidth.parse::<Bytes>() {
+            Err(error) => problem("store.bandwidth", error.to_string(), "as in \"20MiB\" each second"),
+            Ok(Bytes(slow)) if slow > 0 && slow < LEAST_BANDWIDTH => problem(
+                "store.bandwidth",
+                format!("{} each second would take weeks for one model", Bytes(slow)),
+                "write 64KiB or more, or \"0B\" for no limit",
+            ),
+            Ok(_) => {}
         }
         for address in &self.discover.addresses {
             if !is_host_and_port(address) && !is_url(address) {

@@ -87,7 +87,7 @@ impl HttpSource {
             other = client(url);
             &other
         };
-        let client = client.as_ref().map_err(|why| never(why))?;
+        let client = client.as_ref().map_err(never)?;
         let mut request = client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         if offset > 0 {
             request = request.header(RANGE, format!("bytes={offset}-"));
@@ -95,7 +95,7 @@ impl HttpSource {
                 request = request.header(IF_RANGE, validator);
             }
         }
-        request.send().await.map_err(|error| broke(error))
+        request.send().await.map_err(broke)
     }
 }
 

@@ -133,9 +133,11 @@ impl Shelf {
             .folder
             .open_to_write(&Self::part_file(model))
             .map_err(failed("make a file in the model folder"))?;
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-            nix::errno::Errno::EWOULDBLOCK => ShelfError::Taken,
-            other => ShelfError::File("lock a file in the model folder", other.into()),
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+            if error == nix::errno::Errno::EWOULDBLOCK {
+                return ShelfError::Taken;
+            }
+            ShelfError::File("lock a file in the model folder", error.into())
         })?;
         let there = file.metadata().map_err(failed("look at what has come"))?.len();
         let known = Self::read(&self.journal_file(model)).filter(|journal| journal.serves(wish));

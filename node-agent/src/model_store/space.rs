@@ -17,7 +17,7 @@ pub(super) fn of_the_system() -> FreeSpace {
         let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
         let disk = nix::sys::statvfs::statvfs(there)?;
         // What a user may write: some file systems keep a part for root.
-        Ok(u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size())))
+        Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
     })
 }
 
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(space(1_050_000).share(1).claim(0, total), Ok(()));
         let refused = space(1_049_999).share(1).claim(0, total).expect_err("one byte short");
         let said = refused.to_string();
-        assert!(said.contains("/models") && said.contains("1.0 MiB are free"), "{said}");
+        assert!(said.contains("/models") && said.contains("1 MiB are free"), "{said}");
         assert_eq!(space(550_000).share(1).claim(500_000, total), Ok(()), "half of it is there");
     }
 

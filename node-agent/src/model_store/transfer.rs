@@ -152,15 +152,19 @@ pub(super) async fn run(
     };
     // The thread that writes must have let go before its files are touched.
     ending.cancel();
-    drop(all_gone.recv().await);
-    let tidied = match &ended {
-        Ended::Cancelled | Ended::Failed { spoilt: true, .. } => {
-            blocking(move || Ok(shelf.forget(&model))).await
-        }
-        Ended::Failed { spoilt: false, .. } => blocking(move || Ok(shelf.set_failed(&model))).await,
-        Ended::Done(_) => blocking(move || Ok(shelf.forget_journal(&model))).await,
-        Ended::Stopped => Ok(()),
+    // `None`: nothing is ever sent.
+    all_gone.recv().await.unwrap_or_default();
+    let tidying = match &ended {
+        Ended::Cancelled | Ended::Failed { spoilt: true, .. } => Shelf::forget,
+        Ended::Failed { spoilt: false, .. } => Shelf::set_failed,
+        Ended::Done(_) => Shelf::forget_journal,
+        Ended::Stopped => return ended,
     };
+    let tidied = blocking(move || {
+        tidying(&shelf, &model);
+        Ok(())
+    })
+    .await;
     if let Err(error) = tidied {
         tracing::warn!(%error, "tidying up after a transfer");
     }
@@ -218,8 +222,9 @@ impl Transfer {
     /// Asks until all of it has come.
     async fn fetch(&self, mut reception: Reception, source: &mut dyn Source) -> Result<Reception, Failure> {
         let (mut tries, mut in_all, mut pause) = (0, 0, self.shop.pacing.first_retry);
+        // Beginning anew is no progress: a server that lies about a length would be read for ever.
+        let mut furthest = reception.length();
         while !reception.is_whole() {
-            let before = reception.length();
             let broke = match self.attempt(reception, source).await? {
                 (after, None) => return Ok(after),
                 (after, Some(broke)) => {
@@ -228,7 +233,8 @@ impl Transfer {
                 }
             };
             in_all += 1;
-            if reception.length() >= before.saturating_add(WORTH) {
+            if reception.length() >= furthest.saturating_add(WORTH) {
+                furthest = reception.length();
                 (tries, pause) = (0, self.shop.pacing.first_retry);
             }
             let wait = match broke {
@@ -300,9 +306,11 @@ impl Transfer {
             }
         }
         drop(body);
-        let reception = intake.end().await.map_err(|error| match error {
-            why @ TakeError::Header(_) => Failure::NoModel { why, content_type },
-            other => Failure::Take(other),
+        let reception = intake.end().await.map_err(|why| {
+            if matches!(why, TakeError::Header(_)) {
+                return Failure::NoModel { why, content_type };
+            }
+            Failure::Take(why)
         })?;
         if broke.is_none() {
             broke = ended_early(&reception, total);
