@@ -9,13 +9,14 @@ use crate::engine::bundled::BundledEngine;
 use crate::metrics::Metrics;
 use crate::model_store::{StoreConfig, StoreHandle, StoreWish};
 use crate::probe::Probe;
+use crate::profile::{ProfileHandle, Seen, describe};
 use crate::router_link::control::{ControlLink, Pacing};
 use crate::router_link::data::DataLink;
 use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
 use mesh_core::id::{MachineId, machine_id_from_hostname};
-use mesh_core::machine::{Directive, Engine, PullSource, Vitals};
+use mesh_core::machine::{Directive, Engine, PullSource, Store, Transfer, Vitals};
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::metrics_endpoint;
 use mesh_daemon::port_holder::{Protocol, cannot_listen};
@@ -116,6 +117,10 @@ impl Agent {
         let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
 
         let (stop_engines, stop_links) = (CancellationToken::new(), CancellationToken::new());
+        let store = StoreHandle::start(store_config(&options.data, config), stop_links.clone());
+        let (vitals, vitals_seen) = watch::channel(Arc::new(first));
+        let state = options.data.join("agent");
+        let profile = look(probe.clone(), move |_| ProfileHandle::open(&state)).await?;
         let supervisor = Supervisor::start(
             SupervisorConfig {
                 engines: config.engine_configs(),
@@ -126,25 +131,39 @@ impl Agent {
                 },
                 engine_folder: options.data.join("engine"),
                 rescan: RESCAN,
-                ..SupervisorConfig::new("/x".into())
+                store: Some(store.clone()),
+                vitals: vitals_seen.clone(),
+                profile: profile.clone(),
+                launch: config.launch.defaults(),
+                truth: config.truth,
             },
             stop_engines.clone(),
         );
+        let releasing = supervisor.clone();
+        store.release_with(Arc::new(move |model| releasing.release(&model)));
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
-        let store = StoreHandle::start(store_config(&options.data, config), stop_links.clone());
         serve.lend_from(store.clone());
         let direct = direct(supervisor.clone(), store.clone());
-        let (vitals, vitals_seen) = watch::channel(Arc::new(first));
+        let tasks = TaskTracker::new();
+        let (joined, whole_store) = watch::channel(Arc::default());
+        tasks.spawn(join_transfers(store.watch(), supervisor.transfers(), joined, stop_links.clone()));
         let reports = Reports {
             hardware: Arc::new(hardware),
             vitals: vitals_seen,
             engines: supervisor.engines(),
-            store: store.watch(),
-            profile: watch::channel(Arc::from("{}")).1,
+            store: whole_store,
+            profile: profile.watch(),
             draining: serve.draining(),
         };
 
-        let tasks = TaskTracker::new();
+        let seen = Seen {
+            hardware: reports.hardware.clone(),
+            vitals: reports.vitals.clone(),
+            engines: reports.engines.clone(),
+            store: store.watch(),
+        };
+        tasks.spawn(describe(profile.clone(), seen, stop_links.clone()));
+        let keeping = tokio::spawn(profile.keep(stop_engines.clone()));
         tasks.spawn(read_vitals(probe, vitals, stop_links.clone()));
         tasks.spawn(count_engines(supervisor.engines(), metrics.clone(), stop_links.clone()));
         if let Some(uplink) = options.uplink {
@@ -172,6 +191,7 @@ impl Agent {
             tasks,
             stop_links,
             stop_engines,
+            keeping,
         };
         let closing = tokio::spawn(closing.run(stop));
         Ok(Self { name: options.name, serve, supervisor, store, direct, reports, closing })
@@ -193,6 +213,8 @@ struct Closing {
     tasks: TaskTracker,
     stop_links: CancellationToken,
     stop_engines: CancellationToken,
+    /// Writes the profile.
+    keeping: JoinHandle<()>,
 }
 
 impl Closing {
@@ -220,6 +242,7 @@ impl Closing {
         // 4. Nobody needs the engines any more.
         self.stop_engines.cancel();
         self.supervisor.stopped().await;
+        drop(self.keeping.await);
     }
 }
 
@@ -246,9 +269,46 @@ fn direct(supervisor: SupervisorHandle, store: StoreHandle) -> Direct {
             store.direct(StoreWish::Cancel(model.clone()));
             supervisor.direct(Directive::CancelPull(model));
         }
-        Directive::Delete(model) => store.direct(StoreWish::Delete(model)),
+        Directive::Delete(model) => {
+            let on_an_engine = supervisor.deletes(&model);
+            if on_an_engine {
+                supervisor.direct(Directive::Delete(model.clone()));
+            }
+            let listed = store.watch().borrow().models.iter().any(|stored| stored.model == model);
+            if listed || !on_an_engine {
+                store.direct(StoreWish::Delete(model));
+            }
+        }
         Directive::Load(_) | Directive::Unload(_) | Directive::Pull(_) => supervisor.direct(directive),
     })
+}
+
+/// The store with what engines fetch by themselves.
+async fn join_transfers(
+    mut store: watch::Receiver<Arc<Store>>,
+    mut by_engines: watch::Receiver<Arc<Vec<Transfer>>>,
+    joined: watch::Sender<Arc<Store>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let mut whole = (**store.borrow_and_update()).clone();
+        whole.transfers.extend(by_engines.borrow_and_update().iter().cloned());
+        joined.send_if_modified(|known| {
+            let differs = **known != whole;
+            if differs {
+                *known = Arc::new(whole);
+            }
+            differs
+        });
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = store.changed() => changed,
+            changed = by_engines.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
 }
 
 /// Reads the machine each second. A driver that hangs holds up the vitals and nothing else.

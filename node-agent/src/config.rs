@@ -3,6 +3,8 @@
 
 use crate::engine::discover::DEFAULT_PLACES;
 use crate::engine::{EngineConfig, Program};
+use crate::supervisor::LaunchDefaults;
+use crate::truth::TruthConfig;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::EngineKind;
 use mesh_core::units::Bytes;
@@ -30,6 +32,11 @@ pub const KEYS: &[&str] = &[
     "engines.*.context",
     "engines.*.slots",
     "engines.*.embedding",
+    "launch.program",
+    "launch.context",
+    "launch.slots",
+    "truth.enabled",
+    "truth.prompts",
     "discover.enabled",
     "discover.addresses",
     "metrics.listen",
@@ -73,12 +80,50 @@ pub struct AgentConfig {
     pub store: StoreSection,
     /// Engines by the name they have in reports.
     pub engines: BTreeMap<String, EngineSection>,
+    /// How models of the store are started.
+    pub launch: LaunchSection,
+    /// Checks of loaded models.
+    pub truth: TruthConfig,
     /// Looking for engines that run already.
     pub discover: Discover,
     /// The agent's own `/metrics`.
     pub metrics: MetricsSection,
     /// Logs and traces.
     pub telemetry: Telemetry,
+}
+
+/// The `[launch]` section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaunchSection {
+    /// What starts stored models: `bundled`, or the path of a llama-server program.
+    pub program: String,
+    /// Tokens one request may hold where nobody wishes otherwise.
+    pub context: u32,
+    /// Requests served at once where nobody wishes otherwise.
+    pub slots: u32,
+}
+
+impl Default for LaunchSection {
+    fn default() -> Self {
+        Self { program: BUNDLED.into(), context: LaunchDefaults::CONTEXT, slots: LaunchDefaults::SLOTS }
+    }
+}
+
+impl LaunchSection {
+    /// In the supervisor's words.
+    #[must_use]
+    pub fn defaults(&self) -> LaunchDefaults {
+        LaunchDefaults {
+            program: if self.program == BUNDLED {
+                Program::Bundled
+            } else {
+                Program::Path(self.program.clone().into())
+            },
+            context: self.context,
+            slots: self.slots,
+        }
+    }
 }
 
 /// The `[store]` section.
@@ -233,6 +278,18 @@ impl AgentConfig {
                 "write 64KiB or more, or \"0B\" for no limit",
             ),
             Ok(_) => {}
+        }
+        if self.launch.program.is_empty() {
+            problem("launch.program", "the program is empty".into(), "write \"bundled\" or a path");
+        }
+        if !(1..=CONTEXT_LIMIT).contains(&self.launch.context) {
+            let message =
+                format!("a context of {} tokens is not within 1 to {CONTEXT_LIMIT}", self.launch.context);
+            problem("launch.context", message, "");
+        }
+        if !(1..=SLOT_LIMIT).contains(&self.launch.slots) {
+            let message = format!("{} slots are not within 1 to {SLOT_LIMIT}", self.launch.slots);
+            problem("launch.slots", message, "");
         }
         for address in &self.discover.addresses {
             if !is_host_and_port(address) && !is_url(address) {

@@ -26,6 +26,7 @@ use examine::{Examiner, Found};
 use mesh_core::machine::ReplicaHealth;
 use question::{Prober, Target};
 use schedule::{Key, Outcome, Schedule, Why};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -35,8 +36,9 @@ use tokio_util::sync::CancellationToken;
 /// How often a check that is due looks whether its model is idle: leases come and go without a word.
 const IDLE_LOOK: Duration = Duration::from_millis(1300);
 
-/// What is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is checked: the `[truth]` section of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TruthConfig {
     /// Whether anything is.
     pub enabled: bool,

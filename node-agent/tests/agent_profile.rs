@@ -61,7 +61,7 @@ async fn full() -> Value {
         hardware: Arc::new(probe.hardware()),
         vitals: watch::channel(Arc::new(vitals)).1,
         engines: watch::channel(Arc::new(engines.to_vec())).1,
-        store: watch::channel(Arc::new(Store { models: vec![stored], transfers: Vec::new() })).1,
+        store: watch::channel(Arc::new(Store { models: vec![stored], ..Store::default() })).1,
     };
     let stop = CancellationToken::new();
     stop.cancel();
