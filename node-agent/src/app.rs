@@ -4,17 +4,20 @@
 //! `modemesh up`, which hands requests and reports over within one process.
 
 use crate::config::{self, AgentConfig, RunFlags};
+use crate::engine::EngineConfig;
 use crate::engine::bundled::BundledEngine;
 use crate::engine::guard;
 use crate::metrics::Metrics;
+use crate::model_store::{StoreConfig, StoreHandle, StoreWish};
 use crate::probe::Probe;
+use crate::profile::{ProfileHandle, Seen, describe};
 use crate::router_link::control::{ControlLink, Pacing};
 use crate::router_link::data::DataLink;
 use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
 use mesh_core::id::{MachineId, machine_id_from_hostname};
-use mesh_core::machine::{Engine, Vitals};
+use mesh_core::machine::{Directive, Engine, PullSource, Store, Transfer, Vitals};
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::metrics_endpoint;
 use mesh_daemon::port_holder::{Protocol, cannot_listen};
@@ -77,6 +80,9 @@ pub struct JoinFlags {
     pub name: Option<String>,
 }
 
+/// Where directives go.
+pub type Direct = Arc<dyn Fn(Directive) + Send + Sync>;
+
 /// A running agent.
 pub struct Agent {
     /// The machine's name in the mesh.
@@ -85,6 +91,10 @@ pub struct Agent {
     pub serve: Arc<Serve>,
     /// Owns the engines.
     pub supervisor: SupervisorHandle,
+    /// Owns the model files.
+    pub store: StoreHandle,
+    /// Takes directives to whoever follows them, for a router in the same process.
+    pub direct: Direct,
     /// What the agent says of its machine, for a router in the same process.
     pub reports: Reports,
     closing: JoinHandle<()>,
@@ -108,6 +118,10 @@ impl Agent {
         let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
 
         let (stop_engines, stop_links) = (CancellationToken::new(), CancellationToken::new());
+        let store = StoreHandle::start(store_config(&options.data, config), stop_links.clone());
+        let (vitals, vitals_seen) = watch::channel(Arc::new(first));
+        let state = options.data.join("agent");
+        let profile = look(probe.clone(), move |_| ProfileHandle::open(&state)).await?;
         let supervisor = Supervisor::start(
             SupervisorConfig {
                 engines: config.engine_configs(),
@@ -118,31 +132,48 @@ impl Agent {
                 },
                 engine_folder: options.data.join("engine"),
                 rescan: RESCAN,
+                store: Some(store.clone()),
+                vitals: vitals_seen.clone(),
+                profile: profile.clone(),
+                launch: config.launch.defaults(),
+                truth: config.truth,
             },
             stop_engines.clone(),
         );
+        let releasing = supervisor.clone();
+        store.release_with(Arc::new(move |model| releasing.release(&model)));
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
-        let (vitals, vitals_seen) = watch::channel(Arc::new(first));
+        serve.lend_from(store.clone());
+        let direct = direct(supervisor.clone(), store.clone());
+        let tasks = TaskTracker::new();
+        let (joined, whole_store) = watch::channel(Arc::default());
+        tasks.spawn(join_transfers(store.watch(), supervisor.transfers(), joined, stop_links.clone()));
         let reports = Reports {
             hardware: Arc::new(hardware),
             vitals: vitals_seen,
             engines: supervisor.engines(),
-            store: watch::channel(Arc::default()).1,
-            profile: watch::channel(Arc::from("{}")).1,
+            store: whole_store,
+            profile: profile.watch(),
             draining: serve.draining(),
         };
 
-        let tasks = TaskTracker::new();
+        let seen = Seen {
+            hardware: reports.hardware.clone(),
+            vitals: reports.vitals.clone(),
+            engines: reports.engines.clone(),
+            store: store.watch(),
+        };
+        tasks.spawn(describe(profile.clone(), seen, stop_links.clone()));
+        let keeping = tokio::spawn(profile.keep(stop_engines.clone()));
         tasks.spawn(read_vitals(probe, vitals, stop_links.clone()));
         tasks.spawn(count_engines(supervisor.engines(), metrics.clone(), stop_links.clone()));
         if let Some(uplink) = options.uplink {
             let (up, control_up) = watch::channel(false);
-            let wishes = supervisor.clone();
             let control = ControlLink {
                 router: uplink.router.clone(),
                 identity: uplink.identity.clone(),
                 reports: reports.clone(),
-                direct: Arc::new(move |directive| wishes.direct(directive)),
+                direct: direct.clone(),
                 boot_id: format!("{:016x}", rand::random::<u64>()),
                 metrics: metrics.clone(),
                 up,
@@ -154,10 +185,17 @@ impl Agent {
             tasks.spawn(data.run(stop_links.clone()));
         }
         tasks.close();
-        let closing =
-            Closing { serve: serve.clone(), supervisor: supervisor.clone(), tasks, stop_links, stop_engines };
+        let closing = Closing {
+            serve: serve.clone(),
+            supervisor: supervisor.clone(),
+            store: store.clone(),
+            tasks,
+            stop_links,
+            stop_engines,
+            keeping,
+        };
         let closing = tokio::spawn(closing.run(stop));
-        Ok(Self { name: options.name, serve, supervisor, reports, closing })
+        Ok(Self { name: options.name, serve, supervisor, store, direct, reports, closing })
     }
 
     /// Completes when the agent has ended after its stop: nothing runs any more, no engine of ours is left.
@@ -172,9 +210,12 @@ impl Agent {
 struct Closing {
     serve: Arc<Serve>,
     supervisor: SupervisorHandle,
+    store: StoreHandle,
     tasks: TaskTracker,
     stop_links: CancellationToken,
     stop_engines: CancellationToken,
+    /// Writes the profile.
+    keeping: JoinHandle<()>,
 }
 
 impl Closing {
@@ -198,9 +239,76 @@ impl Closing {
         // 3. The links say goodbye; what is left is reset.
         self.stop_links.cancel();
         self.tasks.wait().await;
+        self.store.stopped().await;
         // 4. Nobody needs the engines any more.
         self.stop_engines.cancel();
         self.supervisor.stopped().await;
+        drop(self.keeping.await);
+    }
+}
+
+fn store_config(data: &Path, config: &AgentConfig) -> StoreConfig {
+    let mut store = StoreConfig::new(&config.model_folder(data), &data.join("store"));
+    store.bandwidth = config.store.bandwidth();
+    let engines = config.engine_configs();
+    store.kept = engines
+        .into_iter()
+        .filter_map(|engine| match engine {
+            EngineConfig::Child { model, .. } => Some(model),
+            EngineConfig::Endpoint { .. } => None,
+        })
+        .chain(BundledEngine::find(&data.join("engine")).map(|engine| engine.model()))
+        .collect();
+    store
+}
+
+/// Files are the store's, memory is the supervisor's, and what an engine fetches by itself is the supervisor's too.
+fn direct(supervisor: SupervisorHandle, store: StoreHandle) -> Direct {
+    Arc::new(move |directive| match directive {
+        Directive::Pull(wish) if wish.source != PullSource::Engine => store.direct(StoreWish::Pull(wish)),
+        Directive::CancelPull(model) => {
+            store.direct(StoreWish::Cancel(model.clone()));
+            supervisor.direct(Directive::CancelPull(model));
+        }
+        Directive::Delete(model) => {
+            let on_an_engine = supervisor.deletes(&model);
+            if on_an_engine {
+                supervisor.direct(Directive::Delete(model.clone()));
+            }
+            let listed = store.watch().borrow().models.iter().any(|stored| stored.model == model);
+            if listed || !on_an_engine {
+                store.direct(StoreWish::Delete(model));
+            }
+        }
+        Directive::Load(_) | Directive::Unload(_) | Directive::Pull(_) => supervisor.direct(directive),
+    })
+}
+
+/// The store with what engines fetch by themselves.
+async fn join_transfers(
+    mut store: watch::Receiver<Arc<Store>>,
+    mut by_engines: watch::Receiver<Arc<Vec<Transfer>>>,
+    joined: watch::Sender<Arc<Store>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let mut whole = (**store.borrow_and_update()).clone();
+        whole.transfers.extend(by_engines.borrow_and_update().iter().cloned());
+        joined.send_if_modified(|known| {
+            let differs = **known != whole;
+            if differs {
+                *known = Arc::new(whole);
+            }
+            differs
+        });
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = store.changed() => changed,
+            changed = by_engines.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
     }
 }
 

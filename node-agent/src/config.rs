@@ -3,8 +3,11 @@
 
 use crate::engine::discover::DEFAULT_PLACES;
 use crate::engine::{EngineConfig, Program};
+use crate::supervisor::LaunchDefaults;
+use crate::truth::TruthConfig;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::EngineKind;
+use mesh_core::units::Bytes;
 use mesh_daemon::complaint::Complaint;
 use mesh_daemon::config_layers::{KeyLines, Layers, Loaded, Problem, complain, load};
 use mesh_daemon::telemetry::Telemetry;
@@ -19,6 +22,7 @@ pub const KEYS: &[&str] = &[
     "name",
     "router",
     "model_folder",
+    "store.bandwidth",
     "engines.*.kind",
     "engines.*.url",
     "engines.*.api_key",
@@ -28,6 +32,11 @@ pub const KEYS: &[&str] = &[
     "engines.*.context",
     "engines.*.slots",
     "engines.*.embedding",
+    "launch.program",
+    "launch.context",
+    "launch.slots",
+    "truth.enabled",
+    "truth.prompts",
     "discover.enabled",
     "discover.addresses",
     "metrics.listen",
@@ -54,6 +63,9 @@ const SLOT_LIMIT: u32 = 256;
 /// The longest context any engine serves today, with room to grow.
 const CONTEXT_LIMIT: u32 = 16 * 1024 * 1024;
 
+/// Slower than any line that models come over: a typing error in the unit.
+const LEAST_BANDWIDTH: u64 = 64 * 1024;
+
 /// `agent.toml` with the environment and flags merged in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -64,14 +76,76 @@ pub struct AgentConfig {
     pub router: Option<String>,
     /// Where models are kept: whose disk is watched. Default: `engine/models` in the data folder.
     pub model_folder: Option<PathBuf>,
+    /// Fetching models.
+    pub store: StoreSection,
     /// Engines by the name they have in reports.
     pub engines: BTreeMap<String, EngineSection>,
+    /// How models of the store are started.
+    pub launch: LaunchSection,
+    /// Checks of loaded models.
+    pub truth: TruthConfig,
     /// Looking for engines that run already.
     pub discover: Discover,
     /// The agent's own `/metrics`.
     pub metrics: MetricsSection,
     /// Logs and traces.
     pub telemetry: Telemetry,
+}
+
+/// The `[launch]` section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaunchSection {
+    /// What starts stored models: `bundled`, or the path of a llama-server program.
+    pub program: String,
+    /// Tokens one request may hold where nobody wishes otherwise.
+    pub context: u32,
+    /// Requests served at once where nobody wishes otherwise.
+    pub slots: u32,
+}
+
+impl Default for LaunchSection {
+    fn default() -> Self {
+        Self { program: BUNDLED.into(), context: LaunchDefaults::CONTEXT, slots: LaunchDefaults::SLOTS }
+    }
+}
+
+impl LaunchSection {
+    /// In the supervisor's words.
+    #[must_use]
+    pub fn defaults(&self) -> LaunchDefaults {
+        LaunchDefaults {
+            program: if self.program == BUNDLED {
+                Program::Bundled
+            } else {
+                Program::Path(self.program.clone().into())
+            },
+            context: self.context,
+            slots: self.slots,
+        }
+    }
+}
+
+/// The `[store]` section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreSection {
+    /// The most that downloads and copies together may bring in each second: `20MiB`; `0B` = no limit.
+    pub bandwidth: String,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { bandwidth: "0B".into() }
+    }
+}
+
+impl StoreSection {
+    /// Bytes each second; `None` = no limit. Something else than a size was reported before and is no limit.
+    #[must_use]
+    pub fn bandwidth(&self) -> Option<u64> {
+        self.bandwidth.parse().ok().map(|Bytes(bytes)| bytes).filter(|bytes| *bytes > 0)
+    }
 }
 
 /// One engine: either one that runs already (`url`), or one that the agent starts (`program`, `model`).
@@ -195,6 +269,27 @@ impl AgentConfig {
                 format!("`{}` is no address to listen on", self.metrics.listen),
                 "write ip:port, as in \"127.0.0.1:7403\", or \"\" for none",
             );
+        }
+        match self.store.bandwidth.parse::<Bytes>() {
+            Err(error) => problem("store.bandwidth", error.to_string(), "as in \"20MiB\" each second"),
+            Ok(Bytes(slow)) if slow > 0 && slow < LEAST_BANDWIDTH => problem(
+                "store.bandwidth",
+                format!("{} each second would take weeks for one model", Bytes(slow)),
+                "write 64KiB or more, or \"0B\" for no limit",
+            ),
+            Ok(_) => {}
+        }
+        if self.launch.program.is_empty() {
+            problem("launch.program", "the program is empty".into(), "write \"bundled\" or a path");
+        }
+        if !(1..=CONTEXT_LIMIT).contains(&self.launch.context) {
+            let message =
+                format!("a context of {} tokens is not within 1 to {CONTEXT_LIMIT}", self.launch.context);
+            problem("launch.context", message, "");
+        }
+        if !(1..=SLOT_LIMIT).contains(&self.launch.slots) {
+            let message = format!("{} slots are not within 1 to {SLOT_LIMIT}", self.launch.slots);
+            problem("launch.slots", message, "");
         }
         for address in &self.discover.addresses {
             if !is_host_and_port(address) && !is_url(address) {

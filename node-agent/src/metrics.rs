@@ -89,6 +89,8 @@ pub struct Metrics {
     pub(crate) request_bytes: Counter,
     /// Bytes of answers passed on.
     pub(crate) answer_bytes: Counter,
+    /// Bytes of model files lent to other machines.
+    pub(crate) lent_bytes: Counter,
     engine_up: Family<EngineLabel, Gauge>,
     link_up: Family<LinkLabel, Gauge>,
     reports: Family<ReportLabel, Counter>,
@@ -119,6 +121,12 @@ impl Metrics {
             "Bytes of answer bodies passed on to the router",
             Unit::Bytes,
             metrics.answer_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "modemesh_agent_lent",
+            "Bytes of model files lent to other machines",
+            Unit::Bytes,
+            metrics.lent_bytes.clone(),
         );
         registry.register("modemesh_agent_engine_up", "1 when the engine answers", metrics.engine_up.clone());
         registry.register(

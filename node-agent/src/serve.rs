@@ -4,6 +4,7 @@
 //! What it does not do: choose (the router did), look into bodies, or retry.
 
 use crate::metrics::{Metrics, Outcome};
+use crate::model_store::StoreHandle;
 use crate::supervisor::{Lease, SupervisorHandle};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
@@ -13,11 +14,12 @@ use mesh_daemon::complaint::Complaint;
 use mesh_daemon::telemetry;
 use mesh_proto::frame;
 use mesh_proto::v1::response_head;
-use mesh_proto::v1::{EngineAnswer, Refused, RequestHead, ResponseHead};
+use mesh_proto::v1::{BlobReply, BlobRequest, EngineAnswer, Refused, RequestHead, ResponseHead};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Response, StatusCode, redirect};
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -52,9 +54,18 @@ pub struct Answer {
     pub body: BoxStream<'static, Result<Bytes, EngineBroke>>,
 }
 
+/// Bytes of a model file, or why there are none.
+pub struct BlobAnswer {
+    /// The first message of the answer.
+    pub head: ResponseHead,
+    /// The bytes; after an error there are no more. Dropping it closes the file.
+    pub body: BoxStream<'static, io::Result<Bytes>>,
+}
+
 /// Everything that answering needs.
 pub struct Serve {
     supervisor: SupervisorHandle,
+    store: OnceLock<StoreHandle>,
     engines: Client,
     metrics: Metrics,
     in_flight: watch::Sender<usize>,
@@ -82,11 +93,25 @@ impl Serve {
             .map_err(|error| Complaint::new("cannot make an HTTP client for engines").cause(error))?;
         Ok(Arc::new(Self {
             supervisor,
+            store: OnceLock::new(),
             engines,
             metrics,
             in_flight: watch::Sender::new(0),
             draining: watch::Sender::new(false),
         }))
+    }
+
+    /// From now on files of `store` are lent to the router.
+    pub fn lend_from(&self, store: StoreHandle) {
+        if self.store.set(store).is_err() {
+            tracing::warn!("there is a store already whose files are lent");
+        }
+    }
+
+    /// The store whose files are lent.
+    #[must_use]
+    pub fn store(&self) -> Option<&StoreHandle> {
+        self.store.get()
     }
 
     /// From now on every new request is refused; running ones go on.
@@ -119,6 +144,35 @@ pub async fn answer(serve: &Arc<Serve>, head: RequestHead, body: Bytes) -> Answe
     telemetry::adopt(&span, &head.traceparent);
     let running = Running::start(serve.clone(), span.clone());
     ask(running, head, body).instrument(span).await
+}
+
+/// Answers a wish for bytes of a model file. Like [`answer`], it never fails. It is no request: it neither counts
+/// as one nor keeps a draining agent up.
+pub async fn blob(serve: &Serve, request: &BlobRequest) -> BlobAnswer {
+    let no = |kind: &str, message: String| {
+        tracing::debug!(kind, message, "no file lent");
+        BlobAnswer { head: refusal_head(kind, message), body: stream::empty().boxed() }
+    };
+    if *serve.draining.borrow() {
+        return no("draining", "this machine is shutting down".into());
+    }
+    let Some(store) = serve.store.get() else {
+        return no("no_such_blob", "this machine has no model store".into());
+    };
+    match store.lend(request).await {
+        Ok(lent) => {
+            let reply = BlobReply { size: lent.size, holder: String::new(), parts: lent.parts };
+            let lent_bytes = serve.metrics.lent_bytes.clone();
+            let count = move |piece: &io::Result<Bytes>| {
+                if let Ok(bytes) = piece {
+                    lent_bytes.inc_by(bytes.len() as u64);
+                }
+            };
+            let head = ResponseHead { outcome: Some(response_head::Outcome::Blob(reply)) };
+            BlobAnswer { head, body: lent.body.inspect(count).boxed() }
+        }
+        Err(Refused { kind, message }) => no(&kind, message),
+    }
 }
 
 /// Refuses a request that never reached [`answer`], and counts it.

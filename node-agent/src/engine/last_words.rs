@@ -36,6 +36,11 @@ impl LastWords {
         words.lines.clear();
     }
 
+    /// Whether it serves requests already.
+    pub(super) fn serves(&self) -> bool {
+        self.lock().serving
+    }
+
     /// Takes in one line.
     pub(super) fn hear(&self, line: &str) {
         let line = line.trim();

@@ -71,6 +71,7 @@ impl House {
             discover: places,
             engine_folder: engine_folder(),
             rescan: Duration::from_millis(200),
+            ..SupervisorConfig::new("/nonexistent".into())
         };
         Self { handle: Supervisor::start(config, stop.clone()), stop: stop.drop_guard() }
     }
