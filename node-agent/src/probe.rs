@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The most bytes read of a file in `/proc` or `/sys`. The longest we read, `/proc/cpuinfo`, has about
 /// 1.6 KB for each thread: room for 600 threads.
@@ -57,7 +57,15 @@ impl Probe {
     /// What changes from second to second, rounded.
     #[must_use]
     pub fn vitals(&self) -> Vitals {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.vitals_at(now.as_secs())
+    }
+
+    /// [`Probe::vitals`], stamped with the time that the caller has, in seconds since 1970.
+    #[must_use]
+    pub fn vitals_at(&self, unix_s: u64) -> Vitals {
         rounded(Vitals {
+            as_of: unix_s - unix_s % Vitals::AS_OF_STEP,
             ram: host::ram(&self.root),
             disk: host::disk(&self.model_folder),
             gpus: gpu::gpus(&self.root),

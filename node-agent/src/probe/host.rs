@@ -7,19 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// hwmon drivers whose temperatures are of parts that serve models. Left out on purpose: `acpitz`, often a
-/// constant, and radios, batteries and memory modules, which say nothing of an engine's load.
-const HWMON_DRIVERS: [&str; 10] = [
-    "k10temp",
-    "zenpower",
-    "coretemp",
-    "cpu_thermal",
-    "amdgpu",
-    "nouveau",
-    "i915",
-    "xe",
-    "nvme",
-    "drivetemp",
-];
+/// constant; radios, batteries and memory modules, which say nothing of an engine's load; and graphics drivers,
+/// whose sensors are in the report of their processor.
+const HWMON_DRIVERS: [&str; 6] = ["k10temp", "zenpower", "coretemp", "cpu_thermal", "nvme", "drivetemp"];
 
 /// A report holds at most this many sensors; two processors with all their cores have about as many.
 const SENSOR_LIMIT: usize = 64;
