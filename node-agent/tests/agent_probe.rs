@@ -70,8 +70,8 @@ fn a_card_that_two_drivers_show_is_one_card() {
         names,
         [
             "NVIDIA GeForce RTX 5070 Ti",
-            "AMD GPU 1002:744c (amdgpu)",
-            "Intel GPU 8086:a788 (i915)",
+            "AMD Radeon RX 7900",
+            "Intel UHD Graphics (Raptor Lake)",
             "NVIDIA GPU 10de:1c82 (nouveau)",
         ]
     );
