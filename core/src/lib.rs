@@ -6,6 +6,7 @@
 //! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`health`], [`speed`], [`fleet`], [`routing`].
 
 pub mod fleet;
+pub mod gguf;
 pub mod health;
 pub mod id;
 pub mod machine;

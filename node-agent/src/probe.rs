@@ -10,6 +10,7 @@ mod gpu;
 mod host;
 mod hwmon;
 mod intel;
+mod nvidia;
 mod pci;
 mod report;
 
@@ -63,13 +64,15 @@ impl Probe {
     /// A probe that finds `/proc` and `/sys` below `root` (in production `/`) and asks for the disk that
     /// holds `model_folder`.
     pub fn new(root: impl Into<PathBuf>, model_folder: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), model_folder: model_folder.into(), gpus: Arc::default() }
+        let root = root.into();
+        let gpus = Arc::new(gpu::Gpus::new(&root, GpuOverrides::default()));
+        Self { root, model_folder: model_folder.into(), gpus }
     }
 
     /// The same probe with the operator's word on graphics processors.
     #[must_use]
     pub fn with_overrides(self, overrides: GpuOverrides) -> Self {
-        Self { gpus: Arc::new(gpu::Gpus::new(overrides)), ..self }
+        Self { gpus: Arc::new(gpu::Gpus::new(&self.root, overrides)), ..self }
     }
 
     /// What does not change while the agent runs.
@@ -99,7 +102,7 @@ impl Probe {
             as_of,
             ram: host::ram(&self.root),
             disk: host::disk(&self.model_folder),
-            gpus: self.gpus.read(&self.root, as_of, unix_s),
+            gpus: self.gpus.read(as_of, unix_s),
             temperatures: host::temperatures(&self.root),
             load: host::load(&self.root),
             uptime_s: host::uptime(&self.root),

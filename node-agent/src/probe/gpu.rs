@@ -1,19 +1,18 @@
-//! All graphics processors of the machine, of all vendors: NVIDIA's driver lists its own in `/proc`, all others
-//! show theirs in `/sys/class/drm`, and what no driver shows is on the PCI bus.
+//! All graphics processors of the machine, of all vendors: NVIDIA's by its own library, all others by what their
+//! drivers show in `/sys/class/drm`, and what no driver shows by the PCI bus.
 
 use super::pci::{self, AMD, Card, INTEL, NVIDIA};
-use super::{GpuOverrides, amd, drm_clients::Holders, intel, read_text, shortened};
+use super::{GpuOverrides, amd, drm_clients::Holders, intel, nvidia::Nvidia};
 use mesh_core::machine::{Gpu, GpuVendor, Reading, Temperature};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-const NVIDIA_MEMORY: &str =
-    "NVIDIA's driver tells it only to its own library (NVML), which this agent does not use";
-
 /// The graphics processors below one root.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gpus {
+    root: PathBuf,
+    nvidia: Nvidia,
     overrides: GpuOverrides,
     /// What is remembered between readings. Held while they are read: readers of one machine take turns.
     seen: Mutex<Seen>,
@@ -47,14 +46,16 @@ impl Default for Seen {
 
 impl Gpus {
     /// The machine's processors, with what the operator says of them.
-    pub(super) fn new(overrides: GpuOverrides) -> Self {
-        Self { overrides, seen: Mutex::default() }
+    pub(super) fn new(root: &Path, overrides: GpuOverrides) -> Self {
+        // Below another root the machine's own library would speak of another machine.
+        let library = (root != Path::new("/")).then(|| root.join("usr/lib/libnvidia-ml.so.1"));
+        Self { nvidia: Nvidia::new(root, library), root: root.into(), overrides, seen: Mutex::default() }
     }
 
     /// All graphics processors with a vendor we know. A machine with none has an empty list.
-    pub(super) fn read(&self, root: &Path, as_of: u64, unix_s: u64) -> Reading<Vec<Gpu>> {
-        let listed = root.join("proc/driver/nvidia/gpus");
-        if !listed.exists() && !root.join("sys/class").exists() {
+    pub(super) fn read(&self, as_of: u64, unix_s: u64) -> Reading<Vec<Gpu>> {
+        let root = self.root.as_path();
+        if !root.join("proc/driver/nvidia/gpus").exists() && !root.join("sys/class").exists() {
             return Reading::unknown(
                 "neither /sys/class nor /proc/driver/nvidia/gpus is visible to the agent",
             );
@@ -71,8 +72,7 @@ impl Gpus {
             seen.holders = if in_files { Holders::read(root) } else { Holders::default() };
             seen.looked_up = Some(as_of);
         }
-        // NVIDIA's own list joins here: what it has is not taken from the kernel's list again.
-        let mut gpus = nvidia(&listed, as_of);
+        let mut gpus = self.nvidia.gpus(as_of);
         let by_driver: Vec<String> = gpus.iter().map(|gpu| gpu.id.clone()).collect();
         let around = amd::Around { root, nodes: &seen.nodes, overrides: &self.overrides, as_of };
         for card in &seen.cards {
@@ -88,11 +88,17 @@ impl Gpus {
                     gpu.processes = seen.holders.of(&gpu.id);
                     Some(gpu)
                 }
-                // Without an address we cannot tell, and then one card too few is better than each twice.
+                // What NVIDIA's library has is not taken again. Without an address we cannot tell, and then one card too few is better than each twice.
                 NVIDIA if by_driver.contains(&id) || (card.slot.is_none() && !by_driver.is_empty()) => None,
-                NVIDIA => {
-                    Some(Gpu { as_of, ..Gpu::unknown(&id, &card.name(), GpuVendor::Nvidia, NVIDIA_MEMORY) })
-                }
+                NVIDIA => Some(Gpu {
+                    as_of,
+                    ..Gpu::unknown(
+                        &id,
+                        &card.name(),
+                        GpuVendor::Nvidia,
+                        "NVIDIA's own driver does not hold it",
+                    )
+                }),
                 // Display adapters of servers and virtual machines.
                 _ => None,
             });
@@ -100,22 +106,6 @@ impl Gpus {
         tell_apart(&mut gpus);
         Reading::Known(gpus)
     }
-}
-
-/// A processor for each folder that NVIDIA's driver makes.
-fn nvidia(listed: &Path, as_of: u64) -> Vec<Gpu> {
-    let Ok(entries) = std::fs::read_dir(listed) else { return Vec::new() };
-    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    folders.sort();
-    let gpu = |folder: PathBuf| {
-        let slot = folder.file_name()?.to_str()?.to_lowercase();
-        let text = read_text(&folder.join("information")).unwrap_or_default();
-        let model = text.lines().find_map(|line| line.strip_prefix("Model:"));
-        let name = model.map(|text| shortened(text.trim())).filter(|name| !name.is_empty());
-        let name = name.unwrap_or_else(|| format!("NVIDIA GPU at {slot}"));
-        Some(Gpu { as_of, ..Gpu::unknown(&slot, &name, GpuVendor::Nvidia, NVIDIA_MEMORY) })
-    };
-    folders.into_iter().filter_map(gpu).collect()
 }
 
 /// Two cards both have an `amdgpu edge`: the second's becomes `amdgpu edge 2`, so that a person and the thermal
