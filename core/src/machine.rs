@@ -43,6 +43,14 @@ impl<T> Reading<T> {
         }
     }
 
+    /// The value changed by `change`; a reason stays what it is.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Reading<U> {
+        match self {
+            Self::Known(value) => Reading::Known(change(value)),
+            Self::Unknown(reason) => Reading::Unknown(reason),
+        }
+    }
+
     /// An unknown value with its reason.
     pub fn unknown(reason: impl Into<String>) -> Self {
         Self::Unknown(reason.into())
