@@ -6,40 +6,63 @@
 
 mod gpu;
 mod host;
+mod memory;
+mod power;
+mod seldom;
+mod steps;
+mod throttle;
 
 use crate::config::{self, RunFlags};
-use mesh_core::machine::{Capacity, Hardware, Reading, Temperature, Vitals};
-use mesh_core::units::{Bytes, Celsius, human_duration};
+use mesh_core::machine::{Capacity, Hardware, Power, Reading, Temperature, Vitals};
+use mesh_core::units::human_duration;
 use mesh_daemon::complaint::Complaint;
+use seldom::Seldom;
 use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use throttle::Throttle;
 
 /// The most bytes read of a file in `/proc` or `/sys`. The longest we read, `/proc/cpuinfo`, has about
 /// 1.6 KB for each thread: room for 600 threads.
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// Steps of memory and disk sizes. Free memory changes with every breath of a machine; 16 MiB are far below
-/// the size of any model.
-const MEMORY_STEP: u64 = 16 << 20;
+/// The power supplies. Asking a battery wakes a laptop's embedded controller; who pulls the plug is in no hurry.
+const POWER_EVERY_S: u64 = 5;
 
-/// The uptime is a fact for people, who read it in minutes at best.
-const UPTIME_STEP_S: u64 = 60;
+/// The disk, which may be on another machine. Who writes to it asks for himself.
+const DISK_EVERY_S: u64 = 10;
 
 /// Reads this machine.
 #[derive(Debug, Clone)]
 pub struct Probe {
     root: PathBuf,
     model_folder: PathBuf,
+    kept: Arc<Kept>,
+}
+
+/// What is remembered from one reading to the next.
+#[derive(Debug)]
+struct Kept {
+    throttle: Throttle,
+    power: Seldom<Reading<Power>>,
+    disk: Seldom<Reading<Capacity>>,
+    disk_sensors: Seldom<Vec<Temperature>>,
 }
 
 impl Probe {
     /// A probe that finds `/proc` and `/sys` below `root` (in production `/`) and asks for the disk that
     /// holds `model_folder`.
     pub fn new(root: impl Into<PathBuf>, model_folder: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), model_folder: model_folder.into() }
+        let kept = Kept {
+            throttle: Throttle::default(),
+            power: Seldom::new(POWER_EVERY_S),
+            disk: Seldom::new(DISK_EVERY_S),
+            disk_sensors: Seldom::new(host::DISK_SENSORS_EVERY_S),
+        };
+        Self { root: root.into(), model_folder: model_folder.into(), kept: Arc::new(kept) }
     }
 
     /// What does not change while the agent runs.
@@ -64,53 +87,29 @@ impl Probe {
     /// [`Probe::vitals`], stamped with the time that the caller has, in seconds since 1970.
     #[must_use]
     pub fn vitals_at(&self, unix_s: u64) -> Vitals {
-        rounded(Vitals {
+        let (ram, memory) = memory::memory(&self.root);
+        let kept = &self.kept;
+        steps::rounded(Vitals {
             as_of: unix_s - unix_s % Vitals::AS_OF_STEP,
-            ram: host::ram(&self.root),
-            disk: host::disk(&self.model_folder),
+            ram,
+            memory,
+            disk: kept.disk.read(&self.model_folder, unix_s, || host::disk(&self.model_folder)),
             gpus: gpu::gpus(&self.root),
-            temperatures: host::temperatures(&self.root),
+            temperatures: host::temperatures(&self.root, &kept.disk_sensors, unix_s),
+            cpu_throttled: kept.throttle.read(&self.root),
+            power: kept.power.read(&self.root, unix_s, || power::power(&self.root)),
             load: host::load(&self.root),
             uptime_s: host::uptime(&self.root),
-            ..Vitals::unknown("not read yet")
+            ..Vitals::unknown("judged while the agent runs")
         })
     }
-}
 
-/// Rounds what jitters. A report goes to the router whenever a value differs from the one sent last, so
-/// without this every machine would send its vitals each second for the sake of a few kilobytes; and nobody,
-/// person or placement, decides by less than these steps.
-fn rounded(vitals: Vitals) -> Vitals {
-    let Vitals { ram, disk, gpus, temperatures, load, uptime_s, .. } = vitals.clone();
-    let cooled = |sensor: Temperature| Temperature { value: Celsius(sensor.value.0.round()), ..sensor };
-    Vitals {
-        ram: map(ram, in_steps),
-        disk: map(disk, in_steps),
-        gpus: map(gpus, |gpus| {
-            gpus.into_iter()
-                .map(|mut gpu| {
-                    gpu.memory = map(gpu.memory, in_steps);
-                    gpu
-                })
-                .collect()
-        }),
-        temperatures: map(temperatures, |sensors| sensors.into_iter().map(cooled).collect()),
-        load: map(load, |load| (load * 10.0).round() / 10.0),
-        uptime_s: map(uptime_s, |seconds| seconds - seconds % UPTIME_STEP_S),
-        ..vitals
-    }
-}
-
-/// What is available is rounded down: a report must not promise more than there is.
-fn in_steps(capacity: Capacity) -> Capacity {
-    let available = capacity.available.0;
-    Capacity { available: Bytes(available - available % MEMORY_STEP), ..capacity }
-}
-
-fn map<T, U>(reading: Reading<T>, change: impl FnOnce(T) -> U) -> Reading<U> {
-    match reading {
-        Reading::Known(value) => Reading::Known(change(value)),
-        Reading::Unknown(reason) => Reading::Unknown(reason),
+    /// The next readings are all new ones: the machine has slept, and what was kept is of another time.
+    pub fn forget(&self) {
+        self.kept.throttle.forget();
+        self.kept.power.forget();
+        self.kept.disk.forget();
+        self.kept.disk_sensors.forget();
     }
 }
 
@@ -194,6 +193,7 @@ pub fn render(hardware: &Hardware, vitals: &Vitals) -> String {
     line("system", &say(&hardware.system, Clone::clone));
     line("cpu", &say(&hardware.cpu, |cpu| format!("{cpu}, {} threads", hardware.cpu_threads)));
     line("ram", &say(&vitals.ram, capacity));
+    line("swap", &say(&vitals.memory.swap, |swap| format!("{} used of {}", swap.used, swap.total)));
     line("disk", &say(&vitals.disk, capacity));
     match &vitals.gpus {
         Reading::Known(gpus) if gpus.is_empty() => line("gpu", "none"),
@@ -213,6 +213,7 @@ pub fn render(hardware: &Hardware, vitals: &Vitals) -> String {
         }
         Reading::Unknown(reason) => line("temperature", &unknown(reason)),
     }
+    line("power", &say(&vitals.power, supply));
     line("load", &say(&vitals.load, |load| format!("{load:.1}")));
     line("uptime", &say(&vitals.uptime_s, |&seconds| human_duration(Duration::from_secs(seconds))));
     line("agent", &hardware.agent_version);
@@ -232,4 +233,12 @@ fn unknown(reason: &str) -> String {
 
 fn capacity(capacity: &Capacity) -> String {
     format!("{} free of {}", capacity.available, capacity.total)
+}
+
+fn supply(power: &Power) -> String {
+    match power {
+        Power::Mains => "mains".into(),
+        Power::Battery(Some(percent)) => format!("battery, {percent} % left"),
+        Power::Battery(None) => "battery".into(),
+    }
 }
