@@ -5,6 +5,8 @@ use crate::engine::discover::DEFAULT_PLACES;
 use crate::engine::{EngineConfig, Program};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::EngineKind;
+use mesh_core::thermal::Policy;
+use mesh_core::units::Celsius;
 use mesh_daemon::complaint::Complaint;
 use mesh_daemon::config_layers::{KeyLines, Layers, Loaded, Problem, complain, load};
 use mesh_daemon::telemetry::Telemetry;
@@ -30,6 +32,9 @@ pub const KEYS: &[&str] = &[
     "engines.*.embedding",
     "discover.enabled",
     "discover.addresses",
+    "thermal.goal",
+    "thermal.on_battery",
+    "sleep.inhibit_lid",
     "metrics.listen",
     "telemetry.log",
     "telemetry.log_format",
@@ -54,6 +59,9 @@ const SLOT_LIMIT: u32 = 256;
 /// The longest context any engine serves today, with room to grow.
 const CONTEXT_LIMIT: u32 = 16 * 1024 * 1024;
 
+/// A goal below is met by no machine that works, one above is past the limits of most hardware.
+const GOALS: std::ops::RangeInclusive<f32> = 30.0..=100.0;
+
 /// `agent.toml` with the environment and flags merged in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -68,6 +76,10 @@ pub struct AgentConfig {
     pub engines: BTreeMap<String, EngineSection>,
     /// Looking for engines that run already.
     pub discover: Discover,
+    /// When the machine counts as warm.
+    pub thermal: ThermalSection,
+    /// What happens around the machine's sleep.
+    pub sleep: SleepSection,
     /// The agent's own `/metrics`.
     pub metrics: MetricsSection,
     /// Logs and traces.
@@ -129,6 +141,39 @@ impl Default for Discover {
     fn default() -> Self {
         Self { enabled: true, addresses: DEFAULT_PLACES.map(String::from).into() }
     }
+}
+
+/// The `[thermal]` section. Limits are not configured: the hardware reports its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ThermalSection {
+    /// Above this many °C for a while, other machines are preferred.
+    pub goal: f32,
+    /// Whether the machine may work on battery as if it were plugged in.
+    pub on_battery: bool,
+}
+
+impl Default for ThermalSection {
+    fn default() -> Self {
+        let policy = Policy::default();
+        Self { goal: policy.goal.0, on_battery: policy.battery_allowed }
+    }
+}
+
+impl ThermalSection {
+    /// As [`mesh_core::thermal`] takes it.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy { goal: Celsius(self.goal), battery_allowed: self.on_battery }
+    }
+}
+
+/// The `[sleep]` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SleepSection {
+    /// Whether closing the lid is kept from putting the machine to sleep while the agent runs.
+    pub inhibit_lid: bool,
 }
 
 /// The `[metrics]` section.
@@ -194,6 +239,18 @@ impl AgentConfig {
                 "metrics.listen",
                 format!("`{}` is no address to listen on", self.metrics.listen),
                 "write ip:port, as in \"127.0.0.1:7403\", or \"\" for none",
+            );
+        }
+        if !GOALS.contains(&self.thermal.goal) {
+            problem(
+                "thermal.goal",
+                format!(
+                    "a goal of {} °C is not within {} to {}",
+                    self.thermal.goal,
+                    GOALS.start(),
+                    GOALS.end()
+                ),
+                "70 suits most machines; limits are the hardware's own and are not set here",
             );
         }
         for address in &self.discover.addresses {
