@@ -3,7 +3,8 @@
 //! This crate decides and does nothing else: it reads no clock, socket, file, environment or random
 //! source. Callers tell it what time it is ([`units::Moment`]) and hand it dice.
 //!
-//! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`health`], [`speed`], [`fleet`], [`routing`].
+//! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`health`], [`speed`], [`thermal`], [`verdict`],
+//! [`fleet`], [`routing`].
 
 pub mod fleet;
 pub mod gguf;
@@ -13,4 +14,6 @@ pub mod machine;
 pub mod mode;
 pub mod routing;
 pub mod speed;
+pub mod thermal;
 pub mod units;
+pub mod verdict;

@@ -12,8 +12,9 @@ use crate::router_link::data::DataLink;
 use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
+use crate::vitals::{VitalsKeeper, look};
 use mesh_core::id::{MachineId, machine_id_from_hostname};
-use mesh_core::machine::{Engine, Vitals};
+use mesh_core::machine::Engine;
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::metrics_endpoint;
 use mesh_daemon::port_holder::{Protocol, cannot_listen};
@@ -27,12 +28,9 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// How often the machine is read.
-const PROBE_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often engines are looked for at the addresses where they may be.
 const RESCAN: Duration = Duration::from_secs(10);
@@ -122,10 +120,10 @@ impl Agent {
             stop_engines.clone(),
         );
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
-        let (vitals, vitals_seen) = watch::channel(Arc::new(first));
+        let (keeper, vitals) = VitalsKeeper::new(probe, first, config.thermal.policy(), metrics.clone());
         let reports = Reports {
             hardware: Arc::new(hardware),
-            vitals: vitals_seen,
+            vitals: vitals.reported.clone(),
             engines: supervisor.engines(),
             store: watch::channel(Arc::default()).1,
             profile: watch::channel(Arc::from("{}")).1,
@@ -133,7 +131,7 @@ impl Agent {
         };
 
         let tasks = TaskTracker::new();
-        tasks.spawn(read_vitals(probe, vitals, stop_links.clone()));
+        tasks.spawn(keeper.run(stop_links.clone()));
         tasks.spawn(count_engines(supervisor.engines(), metrics.clone(), stop_links.clone()));
         if let Some(uplink) = options.uplink {
             let (up, control_up) = watch::channel(false);
@@ -202,39 +200,6 @@ impl Closing {
         self.stop_engines.cancel();
         self.supervisor.stopped().await;
     }
-}
-
-/// Reads the machine each second. A driver that hangs holds up the vitals and nothing else.
-async fn read_vitals(probe: Arc<Probe>, vitals: watch::Sender<Arc<Vitals>>, stop: CancellationToken) {
-    let mut tick = interval(PROBE_PERIOD);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let seen = tokio::select! {
-            () = stop.cancelled() => return,
-            seen = async { tick.tick().await; look(probe.clone(), Probe::vitals).await } => seen,
-        };
-        match seen {
-            Ok(seen) => {
-                vitals.send_if_modified(|known| {
-                    let changed = **known != seen;
-                    if changed {
-                        *known = Arc::new(seen);
-                    }
-                    changed
-                });
-            }
-            Err(complaint) => tracing::error!("{complaint}"),
-        }
-    }
-}
-
-async fn look<T: Send + 'static>(
-    probe: Arc<Probe>,
-    read: impl FnOnce(&Probe) -> T + Send + 'static,
-) -> Result<T, Complaint> {
-    tokio::task::spawn_blocking(move || read(&probe))
-        .await
-        .map_err(|error| Complaint::new("reading this machine failed").cause(error))
 }
 
 async fn count_engines(

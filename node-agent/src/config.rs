@@ -6,7 +6,9 @@ use crate::engine::{EngineConfig, Program};
 use crate::probe::GpuOverrides;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::EngineKind;
+use mesh_core::thermal::Policy;
 use mesh_core::units::Bytes;
+use mesh_core::units::Celsius;
 use mesh_daemon::complaint::Complaint;
 use mesh_daemon::config_layers::{KeyLines, Layers, Loaded, Problem, complain, load};
 use mesh_daemon::telemetry::Telemetry;
@@ -35,6 +37,9 @@ pub const KEYS: &[&str] = &[
     "gpu.unified",
     "gpu.integrated",
     "gpu.discrete",
+    "thermal.goal",
+    "thermal.on_battery",
+    "sleep.inhibit_lid",
     "metrics.listen",
     "telemetry.log",
     "telemetry.log_format",
@@ -59,6 +64,9 @@ const SLOT_LIMIT: u32 = 256;
 /// The longest context any engine serves today, with room to grow.
 const CONTEXT_LIMIT: u32 = 16 * 1024 * 1024;
 
+/// A goal below is met by no machine that works, one above is past the limits of most hardware.
+const GOALS: std::ops::RangeInclusive<f32> = 30.0..=100.0;
+
 /// `agent.toml` with the environment and flags merged in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -75,6 +83,10 @@ pub struct AgentConfig {
     pub discover: Discover,
     /// What the operator knows better of graphics processors.
     pub gpu: GpuSection,
+    /// When the machine counts as warm.
+    pub thermal: ThermalSection,
+    /// What happens around the machine's sleep.
+    pub sleep: SleepSection,
     /// The agent's own `/metrics`.
     pub metrics: MetricsSection,
     /// Logs and traces.
@@ -150,6 +162,39 @@ pub struct GpuSection {
     pub discrete: Vec<String>,
 }
 
+/// The `[thermal]` section. Limits are not configured: the hardware reports its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ThermalSection {
+    /// Above this many °C for a while, other machines are preferred.
+    pub goal: f32,
+    /// Whether the machine may work on battery as if it were plugged in.
+    pub on_battery: bool,
+}
+
+impl Default for ThermalSection {
+    fn default() -> Self {
+        let policy = Policy::default();
+        Self { goal: policy.goal.0, on_battery: policy.battery_allowed }
+    }
+}
+
+impl ThermalSection {
+    /// As [`mesh_core::thermal`] takes it.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy { goal: Celsius(self.goal), battery_allowed: self.on_battery }
+    }
+}
+
+/// The `[sleep]` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SleepSection {
+    /// Whether closing the lid is kept from putting the machine to sleep while the agent runs.
+    pub inhibit_lid: bool,
+}
+
 /// The `[metrics]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -213,6 +258,18 @@ impl AgentConfig {
                 "metrics.listen",
                 format!("`{}` is no address to listen on", self.metrics.listen),
                 "write ip:port, as in \"127.0.0.1:7403\", or \"\" for none",
+            );
+        }
+        if !GOALS.contains(&self.thermal.goal) {
+            problem(
+                "thermal.goal",
+                format!(
+                    "a goal of {} °C is not within {} to {}",
+                    self.thermal.goal,
+                    GOALS.start(),
+                    GOALS.end()
+                ),
+                "70 suits most machines; limits are the hardware's own and are not set here",
             );
         }
         for address in &self.discover.addresses {

@@ -10,33 +10,36 @@ mod gpu;
 mod host;
 mod hwmon;
 mod intel;
+mod memory;
 mod nvidia;
 mod pci;
+mod power;
 mod report;
+mod seldom;
+mod steps;
+mod throttle;
 
 pub use report::{ProbeFlags, describe, render};
 
-use mesh_core::machine::{Capacity, Gpu, Hardware, Pool, Reading, Temperature, Vitals};
-use mesh_core::units::{Bytes, Celsius};
+use mesh_core::machine::{Capacity, Hardware, Power, Reading, Temperature, Vitals};
+use mesh_core::units::Bytes;
+use seldom::Seldom;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use throttle::Throttle;
 
 /// The most bytes read of a file in `/proc` or `/sys`. The longest we read, `/proc/cpuinfo`, has about
 /// 1.6 KB for each thread: room for 600 threads.
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// Steps of memory and disk sizes. Free memory changes with every breath of a machine; 16 MiB are far below
-/// the size of any model.
-const MEMORY_STEP: u64 = 16 << 20;
+/// The power supplies. Asking a battery wakes a laptop's embedded controller; who pulls the plug is in no hurry.
+const POWER_EVERY_S: u64 = 5;
 
-/// The uptime is a fact for people, who read it in minutes at best.
-const UPTIME_STEP_S: u64 = 60;
-
-/// Steps of clocks in MHz: they move all the time, and nobody decides by less.
-const CLOCK_STEP: u32 = 50;
+/// The disk, which may be on another machine. Who writes to it asks for himself.
+const DISK_EVERY_S: u64 = 10;
 
 /// Colder or hotter than this is a broken sensor, or none behind the driver.
 const PLAUSIBLE: std::ops::RangeInclusive<f32> = -40.0..=150.0;
@@ -58,15 +61,31 @@ pub struct Probe {
     root: PathBuf,
     model_folder: PathBuf,
     gpus: Arc<gpu::Gpus>,
+    kept: Arc<Kept>,
+}
+
+/// What is remembered from one reading to the next.
+#[derive(Debug)]
+struct Kept {
+    throttle: Throttle,
+    power: Seldom<Reading<Power>>,
+    disk: Seldom<Reading<Capacity>>,
+    disk_sensors: Seldom<Vec<Temperature>>,
 }
 
 impl Probe {
     /// A probe that finds `/proc` and `/sys` below `root` (in production `/`) and asks for the disk that
     /// holds `model_folder`.
     pub fn new(root: impl Into<PathBuf>, model_folder: impl Into<PathBuf>) -> Self {
+        let kept = Kept {
+            throttle: Throttle::default(),
+            power: Seldom::new(POWER_EVERY_S),
+            disk: Seldom::new(DISK_EVERY_S),
+            disk_sensors: Seldom::new(host::DISK_SENSORS_EVERY_S),
+        };
         let root = root.into();
         let gpus = Arc::new(gpu::Gpus::new(&root, GpuOverrides::default()));
-        Self { root, model_folder: model_folder.into(), gpus }
+        Self { root, model_folder: model_folder.into(), gpus, kept: Arc::new(kept) }
     }
 
     /// The same probe with the operator's word on graphics processors.
@@ -98,74 +117,30 @@ impl Probe {
     #[must_use]
     pub fn vitals_at(&self, unix_s: u64) -> Vitals {
         let as_of = unix_s - unix_s % Vitals::AS_OF_STEP;
-        rounded(Vitals {
+        let (ram, memory) = memory::memory(&self.root);
+        let kept = &self.kept;
+        steps::rounded(Vitals {
             as_of,
-            ram: host::ram(&self.root),
-            disk: host::disk(&self.model_folder),
+            ram,
+            memory,
+            disk: kept.disk.read(&self.model_folder, unix_s, || host::disk(&self.model_folder)),
             gpus: self.gpus.read(as_of, unix_s),
-            temperatures: host::temperatures(&self.root),
+            temperatures: host::temperatures(&self.root, &kept.disk_sensors, unix_s),
+            cpu_throttled: kept.throttle.read(&self.root),
+            power: kept.power.read(&self.root, unix_s, || power::power(&self.root)),
             load: host::load(&self.root),
             uptime_s: host::uptime(&self.root),
-            ..Vitals::unknown("not read yet")
+            ..Vitals::unknown("judged while the agent runs")
         })
     }
-}
 
-/// Rounds what jitters. A report goes to the router whenever a value differs from the one sent last, so
-/// without this every machine would send its vitals each second for the sake of a few kilobytes; and nobody,
-/// person or placement, decides by less than these steps.
-fn rounded(vitals: Vitals) -> Vitals {
-    let Vitals { ram, disk, gpus, temperatures, load, uptime_s, .. } = vitals.clone();
-    Vitals {
-        ram: map(ram, in_steps),
-        disk: map(disk, in_steps),
-        gpus: map(gpus, |gpus| gpus.into_iter().map(rounded_gpu).collect()),
-        temperatures: map(temperatures, |sensors| sensors.into_iter().map(cooled).collect()),
-        load: map(load, |load| (load * 10.0).round() / 10.0),
-        uptime_s: map(uptime_s, |seconds| seconds - seconds % UPTIME_STEP_S),
-        ..vitals
-    }
-}
-
-/// Watts, degrees and percents are whole numbers in a report; clocks and memory go in steps.
-fn rounded_gpu(mut gpu: Gpu) -> Gpu {
-    gpu.memory = map(gpu.memory, in_steps);
-    if let Pool::Unified { carve_out, gtt, .. } = &mut gpu.pool {
-        (*carve_out, *gtt) = (in_steps(*carve_out), in_steps(*gtt));
-    }
-    let sensors = &mut gpu.sensors;
-    for watts in [&mut sensors.power, &mut sensors.power_cap] {
-        *watts = map(watts.clone(), f32::round);
-    }
-    for clock in [&mut sensors.clock, &mut sensors.memory_clock] {
-        *clock = map(clock.clone(), |mhz| (mhz + CLOCK_STEP / 2) / CLOCK_STEP * CLOCK_STEP);
-    }
-    if let Reading::Known(temperatures) = &mut sensors.temperatures {
-        temperatures.iter_mut().for_each(|sensor| sensor.value = Celsius(sensor.value.0.round()));
-    }
-    if let Reading::Known(processes) = &mut gpu.processes {
-        for process in processes {
-            process.memory =
-                map(process.memory.clone(), |Bytes(held)| Bytes(held.next_multiple_of(MEMORY_STEP)));
-        }
-    }
-    gpu
-}
-
-fn cooled(sensor: Temperature) -> Temperature {
-    Temperature { value: Celsius(sensor.value.0.round()), ..sensor }
-}
-
-/// What is available is rounded down: a report must not promise more than there is.
-fn in_steps(capacity: Capacity) -> Capacity {
-    let available = capacity.available.0;
-    Capacity { available: Bytes(available - available % MEMORY_STEP), ..capacity }
-}
-
-fn map<T, U>(reading: Reading<T>, change: impl FnOnce(T) -> U) -> Reading<U> {
-    match reading {
-        Reading::Known(value) => Reading::Known(change(value)),
-        Reading::Unknown(reason) => Reading::Unknown(reason),
+    /// The next readings are all new ones: the machine has slept, and what was kept is of another time.
+    pub fn forget(&self) {
+        self.gpus.forget();
+        self.kept.throttle.forget();
+        self.kept.power.forget();
+        self.kept.disk.forget();
+        self.kept.disk_sensors.forget();
     }
 }
 

@@ -75,7 +75,7 @@ fn a_card_that_two_drivers_show_is_one_card() {
             "NVIDIA GPU 10de:1c82 (nouveau)",
         ]
     );
-    assert!(unknown(&gpus[0].memory).contains("NVML"));
+    assert!(unknown(&gpus[0].memory).contains("NVIDIA's driver is not installed"));
     let free = 25_753_026_560_u64 - 1_073_745_920;
     let amd = Capacity { total: Bytes(25_753_026_560), available: Bytes(free - free % (16 << 20)) };
     assert_eq!(gpus[1].memory, Reading::Known(amd));

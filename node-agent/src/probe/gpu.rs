@@ -52,6 +52,11 @@ impl Gpus {
         Self { nvidia: Nvidia::new(root, library), root: root.into(), overrides, seen: Mutex::default() }
     }
 
+    /// What was remembered is of another time: the machine has slept.
+    pub(super) fn forget(&self) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen::default();
+    }
+
     /// All graphics processors with a vendor we know. A machine with none has an empty list.
     pub(super) fn read(&self, as_of: u64, unix_s: u64) -> Reading<Vec<Gpu>> {
         let root = self.root.as_path();

@@ -1,0 +1,209 @@
+//! Is an answer any good, and is a loaded model what it should be? Pure functions from what was seen to a verdict
+//! with its reason.
+//!
+//! [`judge`] looks at one answer, [`replica_verdict`] at the three answers to the fixed prompts of
+//! [`three_prompts`], [`speed_verdict`] and [`placement_verdict`] at what was measured beside them.
+//!
+//! The judge knows no language and no facts. It finds what broken weights, wrong templates and broken kernels
+//! produce: nothing, loops, bytes that are no text, pieces of words at random. Fluent nonsense passes. Reasons
+//! hold counts only, never a piece of the answer: they may be logged.
+
+mod loops;
+mod measured;
+mod probes;
+mod soup;
+
+pub use measured::{
+    Placement, PlacementVerdict, SLOWEST_SHARE, SpeedVerdict, placement_verdict, speed_verdict,
+};
+pub use probes::{Probe, ProbeInput, three_prompts};
+
+use serde::{Deserialize, Serialize};
+
+/// Characters of an answer that are looked at: its beginning and, in longer ones, its end, where loops show.
+pub const LOOKED_AT: usize = 16_384;
+
+/// What a model answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Answer<'a> {
+    /// The visible text.
+    pub text: &'a str,
+    /// Why it ended, in the engine's word: `stop`, `length`, …; `None` = the engine did not say.
+    pub finish_reason: Option<&'a str>,
+    /// Tokens generated, by the engine's count, thinking included.
+    pub completion_tokens: Option<u32>,
+    /// It called a tool: then it needs no text.
+    pub tool_call: bool,
+    /// What it thought, where the engine keeps that apart.
+    pub reasoning: Option<&'a str>,
+}
+
+/// What an answer should be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expectation {
+    /// An end for want of tokens is no fault: the probe asked for few.
+    pub may_be_cut: bool,
+    /// Repeated phrases are no fault. Base models that are asked greedily loop by nature; one character or
+    /// one word without end is a fault of theirs too.
+    pub may_loop: bool,
+}
+
+impl Expectation {
+    /// An answer that somebody waits for: whole, and with an end.
+    pub const WHOLE: Self = Self { may_be_cut: false, may_loop: false };
+    /// The first few words of an answer.
+    pub const BEGINNING: Self = Self { may_be_cut: true, may_loop: false };
+    /// The first few words of a base model's continuation.
+    pub const CONTINUATION: Self = Self { may_be_cut: true, may_loop: true };
+}
+
+/// What an answer is. Each fault has one line of reason with counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verdict", content = "why")]
+pub enum Verdict {
+    /// Nothing is wrong with its form.
+    Good,
+    /// There is no text and no tool call.
+    Empty(String),
+    /// It stops before its end.
+    Cut(String),
+    /// It goes round in circles.
+    Repeated(String),
+    /// It is no text of any language or program.
+    Gibberish(String),
+}
+
+impl Verdict {
+    /// The word used in reports and metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Empty(_) => "empty",
+            Self::Cut(_) => "cut",
+            Self::Repeated(_) => "repeated",
+            Self::Gibberish(_) => "gibberish",
+        }
+    }
+
+    /// Why it is not good, where it is not.
+    #[must_use]
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Good => None,
+            Self::Empty(why) | Self::Cut(why) | Self::Repeated(why) | Self::Gibberish(why) => Some(why),
+        }
+    }
+}
+
+/// Judges one answer: empty first, then gibberish (noise often has loops in it), loops, and last whether it is whole.
+#[must_use]
+pub fn judge(answer: &Answer<'_>, expectation: Expectation) -> Verdict {
+    let text = soup::without_special_tokens(answer.text);
+    let cut = answer.finish_reason.is_some_and(|word| matches!(word, "length" | "max_tokens" | "limit"));
+    if text.trim().is_empty() {
+        if answer.tool_call {
+            return Verdict::Good;
+        }
+        let thoughts = answer.reasoning.map(str::trim).filter(|thoughts| !thoughts.is_empty());
+        // Thoughts that ran out of tokens are judged in the answer's place; thoughts that ended in nothing are not
+        // an answer.
+        if let Some(thoughts) = thoughts.filter(|_| cut) {
+            return match form(thoughts, expectation) {
+                Verdict::Good => Verdict::Cut(format!("all {}went into thinking", counted(answer))),
+                fault => fault,
+            };
+        }
+        return Verdict::Empty(why_empty(answer, thoughts.is_some()));
+    }
+    match form(&text, expectation) {
+        Verdict::Good if cut && !expectation.may_be_cut => Verdict::Cut(
+            format!("the answer ended for want of tokens {}", counted(answer)).trim_end().to_owned(),
+        ),
+        verdict => verdict,
+    }
+}
+
+/// Judges the form of a text that is not empty.
+fn form(text: &str, expectation: Expectation) -> Verdict {
+    let text = ends_of(text);
+    if let Some(why) = soup::why_gibberish(&text) {
+        return Verdict::Gibberish(why);
+    }
+    loops::why_repeated(&text, expectation.may_loop).map_or(Verdict::Good, Verdict::Repeated)
+}
+
+/// The text, or the first and last half of [`LOOKED_AT`] characters of a long one.
+fn ends_of(text: &str) -> std::borrow::Cow<'_, str> {
+    let half = LOOKED_AT / 2;
+    let (Some((first, _)), Some((last, _))) =
+        (text.char_indices().nth(half), text.char_indices().rev().nth(half))
+    else {
+        return text.into();
+    };
+    if last <= first { text.into() } else { format!("{}\n{}", &text[..first], &text[last..]).into() }
+}
+
+fn counted(answer: &Answer<'_>) -> String {
+    answer.completion_tokens.map(|tokens| format!("{tokens} tokens ")).unwrap_or_default()
+}
+
+fn why_empty(answer: &Answer<'_>, thought: bool) -> String {
+    let what = if thought {
+        "the thinking ended without an answer"
+    } else if answer.text.is_empty() {
+        "no text"
+    } else if answer.text.trim().is_empty() {
+        "only white space"
+    } else {
+        "only special tokens"
+    };
+    match answer.completion_tokens {
+        Some(tokens) => format!("{what}, {tokens} tokens generated"),
+        None => what.to_owned(),
+    }
+}
+
+/// What three answers to fixed prompts say of a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaVerdict {
+    /// It may serve.
+    Pass,
+    /// It must not serve until it passes, and why.
+    Quarantine(String),
+}
+
+/// Judges a replica by the verdicts on its probes, in their order.
+///
+/// One empty, repeated or gibberish answer is enough: the prompts are greedy and easy, so a sound model answers all
+/// three with the same good text each time, and chance has no part in it. A cut answer is no fault: probes ask for
+/// few tokens. No verdict at all (the probes could not be sent) passes nothing.
+#[must_use]
+pub fn replica_verdict(verdicts: &[Verdict]) -> ReplicaVerdict {
+    if verdicts.is_empty() {
+        return ReplicaVerdict::Quarantine("no probe was answered".to_owned());
+    }
+    let faults: Vec<String> = verdicts
+        .iter()
+        .enumerate()
+        .filter_map(|(index, verdict)| match verdict {
+            Verdict::Good | Verdict::Cut(_) => None,
+            Verdict::Empty(why) | Verdict::Repeated(why) | Verdict::Gibberish(why) => {
+                Some(format!("answer {} is {}: {why}", index + 1, verdict.word()))
+            }
+        })
+        .collect();
+    match faults.first() {
+        None => ReplicaVerdict::Pass,
+        Some(first) => ReplicaVerdict::Quarantine(format!(
+            "{} of {} test answers are bad; {first}",
+            faults.len(),
+            verdicts.len()
+        )),
+    }
+}
+
+#[cfg(test)]
+#[path = "verdict/tests.rs"]
+mod tests;
