@@ -20,6 +20,7 @@
 
 pub mod app;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod metrics;
 pub mod probe;

@@ -21,6 +21,9 @@ mod throttle;
 
 pub use report::{ProbeFlags, describe, render};
 
+pub(crate) use amd::SYSTEM_RESERVE;
+pub(crate) use pci::cards;
+
 use mesh_core::machine::{Capacity, Hardware, Power, Reading, Temperature, Vitals};
 use mesh_core::units::Bytes;
 use seldom::Seldom;
@@ -84,14 +87,21 @@ impl Probe {
             disk_sensors: Seldom::new(host::DISK_SENSORS_EVERY_S),
         };
         let root = root.into();
-        let gpus = Arc::new(gpu::Gpus::new(&root, GpuOverrides::default()));
+        let gpus = Arc::new(gpu::Gpus::new(&root, GpuOverrides::default(), None));
         Self { root, model_folder: model_folder.into(), gpus, kept: Arc::new(kept) }
     }
 
     /// The same probe with the operator's word on graphics processors.
     #[must_use]
     pub fn with_overrides(self, overrides: GpuOverrides) -> Self {
-        Self { gpus: Arc::new(gpu::Gpus::new(&self.root, overrides)), ..self }
+        Self { gpus: Arc::new(gpu::Gpus::new(&self.root, overrides, None)), ..self }
+    }
+
+    /// The same probe that asks `library` of NVIDIA's cards, as a machine below another root may have it.
+    #[must_use]
+    pub fn with_nvidia_library(self, library: PathBuf) -> Self {
+        let overrides = self.gpus.overrides.clone();
+        Self { gpus: Arc::new(gpu::Gpus::new(&self.root, overrides, Some(library))), ..self }
     }
 
     /// What does not change while the agent runs.
@@ -145,7 +155,7 @@ impl Probe {
 }
 
 /// A small text file, trimmed; bytes that are no UTF-8 are replaced. The error is a reason for people.
-fn read_text(path: &Path) -> Result<String, String> {
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(FILE_LIMIT).read_to_end(&mut bytes))
@@ -154,7 +164,7 @@ fn read_text(path: &Path) -> Result<String, String> {
 }
 
 /// A number in a file of its own.
-fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, String> {
+pub(crate) fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, String> {
     let text = read_text(path)?;
     if text.is_empty() {
         return Err(format!("{} is empty", path.display()));

@@ -70,7 +70,7 @@ fn a_card_that_two_drivers_show_is_one_card() {
         names,
         [
             "NVIDIA GeForce RTX 5070 Ti",
-            "AMD Radeon RX 7900",
+            "AMD Radeon RX 7900 XT / XTX",
             "Intel UHD Graphics (Raptor Lake)",
             "NVIDIA GPU 10de:1c82 (nouveau)",
         ]

@@ -1,10 +1,14 @@
 //! What each machine below `tests/roots` says of itself, pinned as a person reads it. The words of the report are
 //! part of the product: a change shows in the snapshot's diff.
 
+#[path = "fixture_machines/doctor.rs"]
+mod doctor;
+
 use mesh_core::machine::{Capacity, Gpu, GpuState, Pool, Reading, ThrottleCause, UnifiedLimit, Vitals};
 use mesh_core::units::Bytes;
 use node_agent::probe::{GpuOverrides, Probe, render};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// A moment for the reports' time stamps.
 const NOW: u64 = 1_800_000_000;
@@ -15,8 +19,35 @@ fn root(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/roots").join(name)
 }
 
+/// A probe of one root. Where the root says what NVIDIA's library would, the mock library says it.
 fn probe(name: &str) -> Probe {
-    Probe::new(root(name), env!("CARGO_MANIFEST_DIR"))
+    let probe = Probe::new(root(name), env!("CARGO_MANIFEST_DIR"));
+    match nvidia_library(name) {
+        Some(library) => probe.with_nvidia_library(library),
+        None => probe,
+    }
+}
+
+/// NVIDIA's library for one root: a copy of the mock beside the root's script, because the loader shares a file
+/// between all its users.
+fn nvidia_library(name: &str) -> Option<PathBuf> {
+    static COMPILED: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nvml/mock_nvml.c");
+        let mut cc = std::process::Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.path().join("mock.so")).arg(source).arg("-ldl");
+        assert!(cc.status().expect("a C compiler, which Rust needs to link anyway").success());
+        folder
+    });
+    let script = root(name).join("usr/lib/libnvidia-ml.so.1.script");
+    if !script.exists() {
+        return None;
+    }
+    let folder = tempfile::tempdir_in(COMPILED.path()).expect("a temporary folder").keep();
+    let library = folder.join("libnvidia-ml.so.1");
+    std::fs::copy(COMPILED.path().join("mock.so"), &library).expect("copying");
+    std::fs::copy(script, folder.join("libnvidia-ml.so.1.script")).expect("copying");
+    Some(library)
 }
 
 /// The vitals without what is the test machine's own.

@@ -8,6 +8,7 @@ mod kfd;
 mod unified;
 
 pub(crate) use kfd::{Kind, Node, nodes};
+pub(crate) use unified::SYSTEM_RESERVE;
 
 use super::hwmon::Chip;
 use super::pci::Card;
@@ -21,6 +22,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use unified::Figures;
+
+/// Its own memory alone is counted then.
+const SHARES_UNKNOWN: &str = "whether it shares RAM is not known";
 
 /// What a card needs to be remembered from one reading to the next.
 #[derive(Debug, Clone, Default)]
@@ -111,9 +115,7 @@ fn memory(card: &Card, kind: &Kind, around: &Around<'_>) -> (Reading<Capacity>, 
         Kind::Discrete => (known(vram), Pool::Discrete { reserved: None }),
         Kind::Unknown(reason) => (
             known(vram),
-            Pool::Unknown(format!(
-                "whether it shares RAM is not known: {reason}; this is its own memory alone (mesh-agent doctor)"
-            )),
+            Pool::Unknown(format!("{SHARES_UNKNOWN}: {reason} (mesh-agent doctor says what helps)")),
         ),
         Kind::Integrated => {
             let figures = || {

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 pub(super) struct Gpus {
     root: PathBuf,
     nvidia: Nvidia,
-    overrides: GpuOverrides,
+    pub(super) overrides: GpuOverrides,
     /// What is remembered between readings. Held while they are read: readers of one machine take turns.
     seen: Mutex<Seen>,
 }
@@ -46,9 +46,11 @@ impl Default for Seen {
 
 impl Gpus {
     /// The machine's processors, with what the operator says of them.
-    pub(super) fn new(root: &Path, overrides: GpuOverrides) -> Self {
+    /// `library` is where NVIDIA's is, instead of where its driver installs it.
+    pub(super) fn new(root: &Path, overrides: GpuOverrides, library: Option<PathBuf>) -> Self {
         // Below another root the machine's own library would speak of another machine.
-        let library = (root != Path::new("/")).then(|| root.join("usr/lib/libnvidia-ml.so.1"));
+        let elsewhere = || (root != Path::new("/")).then(|| root.join("usr/lib/libnvidia-ml.so.1"));
+        let library = library.or_else(elsewhere);
         Self { nvidia: Nvidia::new(root, library), root: root.into(), overrides, seen: Mutex::default() }
     }
 

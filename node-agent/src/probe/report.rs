@@ -102,7 +102,13 @@ fn gpu(gpu: &Gpu, lines: &mut Lines) {
         GpuState::Asleep => "asleep".to_owned(),
         GpuState::Broken(fault, why) => format!("{}: {why}", fault.word()),
     };
-    lines.put("- state", &format!("{state}; driver {}", say(&gpu.driver, Clone::clone)));
+    // A card that cannot be used tells no driver, for the same reason.
+    let driver = match &gpu.driver {
+        Reading::Known(driver) => format!("; driver {driver}"),
+        Reading::Unknown(reason) if state.ends_with(reason) => String::new(),
+        Reading::Unknown(reason) => format!("; driver {}", unknown(reason)),
+    };
+    lines.put("- state", &format!("{state}{driver}"));
     let limit = |limit: &UnifiedLimit| match limit {
         UnifiedLimit::Driver => "the driver's limits",
         UnifiedLimit::Ram => "free RAM",
@@ -139,8 +145,10 @@ fn gpu(gpu: &Gpu, lines: &mut Lines) {
 }
 
 fn sensors(sensors: &GpuSensors, lines: &mut Lines) {
-    if let Reading::Unknown(reason) = &sensors.busy
-        && *sensors == GpuSensors::unknown(reason)
+    // One line says it where nothing is known; a sleeping card is not busy, and that is all.
+    if let Reading::Unknown(reason) = &sensors.power
+        && *sensors == (GpuSensors { busy: sensors.busy.clone(), ..GpuSensors::unknown(reason) })
+        && sensors.busy.known().is_none_or(|&busy| busy == 0)
     {
         return lines.put("- sensors", &unknown(reason));
     }
