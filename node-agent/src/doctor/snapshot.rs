@@ -102,9 +102,9 @@ impl Raw {
     /// The value of a kernel parameter on the command line, the last one given: `ttm.pages_limit`.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        let values =
+        let mut values =
             self.cmdline.split_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        values.last()
+        values.next_back()
     }
 }
 
