@@ -180,6 +180,20 @@ fn without_the_compute_driver_nobody_knows_which_and_the_report_says_so() {
 }
 
 #[test]
+fn a_folder_where_a_figure_belongs_leaves_the_pool_unknown_with_its_path() {
+    let machine = copied("half-missing");
+    let device = "sys/bus/pci/devices/0000:07:00.0";
+    write(&machine, &format!("{device}/mem_info_vram_used"), "0");
+    let integrated = vec!["0000:07:00.0".into()];
+    let probe = Probe::new(machine.path(), "/")
+        .with_overrides(GpuOverrides { integrated, ..GpuOverrides::default() });
+    let vitals = vitals(&probe, NOW);
+    let reason = unknown(&gpu(&vitals, 2).memory);
+    assert!(reason.contains("mem_info_gtt_total") && reason.contains("directory"), "{reason}");
+    assert!(matches!(&gpu(&vitals, 2).pool, Pool::Unknown(why) if why.contains(reason)));
+}
+
+#[test]
 fn throttle_counters_tell_from_the_second_reading_on() {
     let machine = copied("strix-halo-96g");
     let probe = Probe::new(machine.path(), "/");
