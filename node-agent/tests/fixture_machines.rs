@@ -227,6 +227,37 @@ fn a_sleeping_card_is_not_woken_and_shows_its_last_sensors() {
 }
 
 #[test]
+fn a_card_newer_than_this_agent_is_what_its_sensor_table_says_even_asleep() {
+    let machine = copied("zfs");
+    let node = "sys/class/kfd/kfd/topology/nodes/1/properties";
+    let text = std::fs::read_to_string(machine.path().join(node)).expect("it is there");
+    write(&machine, node, text.replace("gfx_target_version 110000", "gfx_target_version 990000"));
+    let probe = Probe::new(machine.path(), "/");
+    assert_eq!(gpu(&vitals(&probe, NOW), 0).pool, Pool::Discrete { reserved: None });
+    write(&machine, "sys/bus/pci/devices/0000:03:00.0/power/runtime_status", "suspended");
+    assert_eq!(gpu(&vitals(&probe, NOW + 20), 0).pool, Pool::Discrete { reserved: None });
+}
+
+#[test]
+fn an_idle_card_that_may_sleep_is_read_seldom_and_a_busy_one_always() {
+    let machine = copied("zfs");
+    let device = "sys/bus/pci/devices/0000:03:00.0";
+    write(&machine, &format!("{device}/power/control"), "auto");
+    let probe = Probe::new(machine.path(), "/");
+    let busy = |at| gpu(&vitals(&probe, at), 0).sensors.busy.clone();
+    assert_eq!(busy(NOW), Reading::Known(0));
+    write(&machine, &format!("{device}/gpu_busy_percent"), "90");
+    assert_eq!(busy(NOW + 50), Reading::Known(0), "it could not fall asleep otherwise");
+    assert_eq!(busy(NOW + 60), Reading::Known(90));
+    write(&machine, &format!("{device}/gpu_busy_percent"), "0");
+    assert_eq!(busy(NOW + 61), Reading::Known(0), "what works is read each time");
+    // A model on the card: it does not sleep anyway.
+    write(&machine, &format!("{device}/mem_info_vram_used"), "9000000000");
+    write(&machine, &format!("{device}/gpu_busy_percent"), "80");
+    assert_eq!(busy(NOW + 62), Reading::Known(80));
+}
+
+#[test]
 fn a_card_that_a_virtual_machine_has_is_there_and_broken() {
     let machine = copied("zfs");
     std::fs::remove_dir_all(machine.path().join("sys/class/drm")).expect("it is there");

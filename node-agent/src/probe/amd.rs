@@ -11,7 +11,7 @@ pub(crate) use kfd::{Kind, Node, nodes};
 pub(crate) use unified::SYSTEM_RESERVE;
 
 use super::hwmon::Chip;
-use super::pci::Card;
+use super::pci::{Card, REST_S};
 use super::{GpuOverrides, read_number, read_text};
 use gpu_metrics::{RESIDENCIES, Table, Throttle};
 use mesh_core::machine::{
@@ -23,6 +23,9 @@ use std::io::Read;
 use std::path::Path;
 use unified::Figures;
 
+/// A card that holds more has a model or a program on it: a display needs some 100 MiB.
+const IDLE_MEMORY: u64 = 512 << 20;
+
 /// Its own memory alone is counted then.
 const SHARES_UNKNOWN: &str = "whether it shares RAM is not known";
 
@@ -31,6 +34,8 @@ const SHARES_UNKNOWN: &str = "whether it shares RAM is not known";
 pub(crate) struct Before {
     /// The throttle counters of `gpu_metrics` 3.0.
     residency: Option<[u32; RESIDENCIES.len()]>,
+    /// What its sensor table says of itself; it does not change in its sleep.
+    integrated: Option<bool>,
     /// The sensors, for when reading them would wake it.
     sensors: Option<(u64, GpuSensors)>,
 }
@@ -54,11 +59,12 @@ pub(crate) fn gpu(card: &Card, around: &Around<'_>, before: &mut Before) -> Gpu 
     gpu.as_of = around.as_of;
     gpu.driver = driver(card, around.root);
     let asleep = card.is_asleep();
-    let table = if asleep { Err("it is asleep".to_owned()) } else { table(&card.device) };
-    let integrated = table.as_ref().ok().map(|table| table.integrated);
-    (gpu.memory, gpu.pool) = memory(card, &kind(card, around, integrated), around);
+    let rests = before.sensors.as_ref().is_some_and(|last| may_rest(card, last, around.as_of));
+    let table = if asleep || rests { Err("it is left alone".to_owned()) } else { table(&card.device) };
+    before.integrated = table.as_ref().ok().map(|table| table.integrated).or(before.integrated);
+    (gpu.memory, gpu.pool) = memory(card, &kind(card, around, before.integrated), around);
     gpu.state = state(card, asleep);
-    if asleep {
+    if asleep || rests {
         // Its last sensors, with their own time; without any, unknown.
         match &before.sensors {
             Some((as_of, sensors)) => (gpu.as_of, gpu.sensors) = (*as_of, sensors.clone()),
@@ -69,6 +75,17 @@ pub(crate) fn gpu(card: &Card, around: &Around<'_>, before: &mut Before) -> Gpu 
     gpu.sensors = sensors(card, &table, before);
     before.sensors = Some((around.as_of, gpu.sensors.clone()));
     gpu
+}
+
+/// Whether a card that may sleep is left alone now: it did nothing, and holds no more than a display needs. Its
+/// memory is counted by the driver and read without waking it.
+fn may_rest(card: &Card, (as_of, last): &(u64, GpuSensors), now: u64) -> bool {
+    let idle = last.busy.known() == Some(&0) && (*as_of..as_of.saturating_add(REST_S)).contains(&now);
+    let empty = || {
+        let used = amount(&card.device, "vram").map(|vram| vram.total.0 - vram.available.0);
+        used.is_ok_and(|used| used < IDLE_MEMORY)
+    };
+    idle && card.may_sleep() && empty()
 }
 
 /// Whether the card is integrated: the operator's word, else KFD's.

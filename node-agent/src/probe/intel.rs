@@ -2,15 +2,18 @@
 //! drivers have no file for memory in use, and an integrated processor's is RAM.
 
 use super::hwmon::Chip;
-use super::pci::Card;
+use super::pci::{Card, REST_S};
 use super::{read_number, read_text};
 use mesh_core::machine::{Gpu, GpuFault, GpuSensors, GpuState, GpuVendor, Pool, Reading, ThrottleCause};
 use std::path::Path;
 
-/// Energy counter of the last reading: (microjoules, seconds since 1970).
-#[derive(Debug, Clone, Copy, Default)]
+/// What is remembered from one reading to the next.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Before {
+    /// The energy counter: (microjoules, seconds since 1970).
     energy: Option<(u64, u64)>,
+    /// The last sensors and their stamp.
+    sensors: Option<(u64, GpuSensors)>,
 }
 
 /// Where Intel puts the integrated processor in every machine: bus 0, device 2.
@@ -36,10 +39,21 @@ pub(crate) fn gpu(card: &Card, as_of: u64, unix_s: u64, before: &mut Before) -> 
     } else if card.is_asleep() {
         gpu.state = GpuState::Asleep;
         gpu.sensors = GpuSensors::unknown("it is asleep, and reading it would wake it");
+    } else if let Some((last, sensors)) =
+        before.sensors.as_ref().filter(|(last, _)| may_rest(card, *last, as_of))
+    {
+        (gpu.as_of, gpu.sensors) = (*last, sensors.clone());
     } else {
         gpu.sensors = sensors(card, unix_s, before);
+        before.sensors = Some((as_of, gpu.sensors.clone()));
     }
     gpu
+}
+
+/// Engines seldom run on integrated processors of Intel's, and reading one keeps it from sleeping.
+fn may_rest(card: &Card, last: u64, now: u64) -> bool {
+    let integrated = card.slot.as_deref() == Some(INTEGRATED_SLOT);
+    integrated && (last..last.saturating_add(REST_S)).contains(&now) && card.may_sleep()
 }
 
 fn sensors(card: &Card, unix_s: u64, before: &mut Before) -> GpuSensors {

@@ -75,7 +75,16 @@ impl Card {
     pub(crate) fn is_asleep(&self) -> bool {
         read_text(&self.device.join("power/runtime_status")).is_ok_and(|status| status == "suspended")
     }
+
+    /// Whether the kernel may take its power off: being read all the time would keep it awake.
+    pub(crate) fn may_sleep(&self) -> bool {
+        read_text(&self.device.join("power/control")).is_ok_and(|control| control == "auto")
+    }
 }
+
+/// Seconds between two readings of a processor that may sleep and does nothing: the kernel takes its power off after
+/// a few seconds without a reading, and a reading gives it back for as long.
+pub(crate) const REST_S: u64 = 60;
 
 /// PCI vendors.
 pub(crate) const AMD: u16 = 0x1002;
