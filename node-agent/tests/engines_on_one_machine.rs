@@ -1,6 +1,8 @@
 //! The supervisor with real engines: the bundled llama.cpp server, an Ollama simulator, and strangers.
 #![cfg(target_os = "linux")]
 
+#[path = "engines_house/child_words.rs"]
+mod child_words;
 #[path = "engines_house/children.rs"]
 mod children;
 #[path = "engines_house/discovery.rs"]
