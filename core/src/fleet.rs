@@ -110,11 +110,12 @@ impl MachineView {
             .iter()
             .flat_map(|engine| engine.replicas.iter().map(move |replica| (engine, replica)))
             .filter(|(_, replica)| replica.model == *model)
-            .min_by_key(|(_, replica)| match replica.state {
-                Loaded => 0,
-                Loading => 1,
-                Available => 2,
-                Failed(_) => 3,
+            .min_by_key(|(_, replica)| match (&replica.state, replica.health.why()) {
+                (Loaded, None) => 0,
+                (Loaded, Some(_)) => 1,
+                (Loading, _) => 2,
+                (Available, _) => 3,
+                (Failed(_), _) => 4,
             })
     }
 }

@@ -7,6 +7,7 @@
 //! [`fleet`], [`routing`].
 
 pub mod fleet;
+pub mod gguf;
 pub mod health;
 pub mod id;
 pub mod machine;

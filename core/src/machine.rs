@@ -43,10 +43,15 @@ impl<T> Reading<T> {
         }
     }
 
-    /// The value changed by `change`; a reason stays what it is.
+    /// The value changed, or the reason kept.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Reading<U> {
+        self.and_then(|value| Reading::Known(change(value)))
+    }
+
+    /// The value read on, or the reason kept.
+    pub fn and_then<U>(self, read: impl FnOnce(T) -> Reading<U>) -> Reading<U> {
         match self {
-            Self::Known(value) => Reading::Known(change(value)),
+            Self::Known(value) => read(value),
             Self::Unknown(reason) => Reading::Unknown(reason),
         }
     }

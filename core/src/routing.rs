@@ -7,7 +7,7 @@
 use crate::fleet::{FleetView, MachineView};
 use crate::health::Liveness;
 use crate::id::{MachineId, ModeName, ModelId};
-use crate::machine::{EngineState, ReplicaState};
+use crate::machine::{EngineState, ReplicaHealth, ReplicaState, ThermalState};
 use crate::mode::Purpose;
 use crate::units::human_duration;
 use std::collections::BTreeMap;
@@ -99,6 +99,12 @@ pub enum Why {
     LoadFailed(String),
     /// The engine does not answer.
     EngineDown(String),
+    /// Its answers are empty or gibberish.
+    Quarantined(String),
+    /// It is far slower than it should be: it fell back to the CPU.
+    Degraded(String),
+    /// The machine is at its thermal limit.
+    Hot(String),
     /// The model does not do this.
     Cannot(&'static str),
     /// The context is too small: needed, there.
@@ -126,6 +132,9 @@ impl fmt::Display for Why {
             Self::Loading => write!(out, "still loading"),
             Self::LoadFailed(why) => write!(out, "could not be loaded: {}", ascii(why)),
             Self::EngineDown(why) => write!(out, "engine down: {}", ascii(why)),
+            Self::Quarantined(why) => write!(out, "quarantined: {}", ascii(why)),
+            Self::Degraded(why) => write!(out, "degraded: {}", ascii(why)),
+            Self::Hot(why) => write!(out, "too hot: {}", ascii(why)),
             Self::Cannot(what) => write!(out, "cannot {what}"),
             Self::ContextTooSmall(needs, has) => write!(out, "context too small: needs {needs}, has {has}"),
         }
@@ -252,7 +261,15 @@ fn machine_is_out(machine: &MachineView, now: crate::units::Moment) -> Option<Wh
     if machine.draining {
         return Some(Why::Draining);
     }
-    machine.path.is_none().then_some(Why::NoDataPath)
+    if machine.path.is_none() {
+        return Some(Why::NoDataPath);
+    }
+    // What runs there may end; firmware throttles by itself, and no running answer is cut for heat.
+    machine
+        .vitals
+        .as_ref()
+        .filter(|vitals| vitals.thermal.state == ThermalState::Hot)
+        .map(|vitals| Why::Hot(vitals.thermal.why.clone()))
 }
 
 /// `None` = the machine does not have the model.
@@ -280,6 +297,11 @@ fn assess<'a>(
         Ok(cold) => cold,
         Err(why) => return Some(Err(why)),
     };
+    match &replica.health {
+        ReplicaHealth::Quarantined(why) => return Some(Err(Why::Quarantined(why.clone()))),
+        ReplicaHealth::Degraded(why) => return Some(Err(Why::Degraded(why.clone()))),
+        ReplicaHealth::Unchecked | ReplicaHealth::Good => {}
+    }
     let able = match request.purpose {
         Purpose::Chat => (replica.abilities.chat != Some(false)).then_some(()).ok_or("chat"),
         Purpose::Embed => (replica.abilities.embed != Some(false)).then_some(()).ok_or("make embeddings"),
@@ -293,19 +315,25 @@ fn assess<'a>(
         return Some(Err(Why::ContextTooSmall(request.least_context, context)));
     }
     let in_flight = load.get(&(machine.id.clone(), model.clone())).copied().unwrap_or(0);
+    let thermal = machine.vitals.as_ref().map(|vitals| vitals.thermal.state).unwrap_or_default();
+    let derated = thermal == ThermalState::Derated;
+    // Throttled or on battery, two requests at once take longer than one after the other.
+    let slots = if derated { Some(1) } else { replica.slots };
     let doubt = if history.resting.is_some() {
         Some("has just failed several times")
     } else if machine.liveness == Liveness::Suspect {
         Some("has been silent or unreachable for a moment")
+    } else if derated {
+        Some("is near its thermal limit, throttled or on battery")
     } else {
         cold
     };
-    let (predicted_s, terms) = predict(&history.speed, request.prompt_tokens, in_flight, replica.slots);
+    let (predicted_s, terms) = predict(&history.speed, request.prompt_tokens, in_flight, slots);
     let candidate = Candidate {
         machine: machine.id.clone(),
         model: model.clone(),
         in_flight,
-        slots: replica.slots,
+        slots,
         context: replica.context,
         predicted_s,
         terms,

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_core::id::{MachineId, ModelId};
+use mesh_core::machine::Digest;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -91,9 +92,12 @@ pub(crate) enum Command {
     /// Make, list and revoke client API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Load and unload models
+    /// List, fetch, load, unload and delete models, and say where they fit
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Show one machine with everything that it says of itself
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Trade an operator token for credentials on this machine
     Login(LoginArgs),
 }
@@ -202,10 +206,69 @@ pub(crate) enum KeyCommand {
 /// `meshctl model …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
+    /// List the models of all machines, and what is on its way
+    List {
+        /// Of this machine only
+        #[arg(long, value_name = "NODE")]
+        node: Option<MachineId>,
+    },
+    /// Fetch a model onto a machine's disk
+    Pull(PullArgs),
     /// Bring a model into a machine's memory
-    Load(ModelArgs),
+    Load(LoadArgs),
     /// Take a model out of a machine's memory
     Unload(ModelArgs),
+    /// Delete a model from a machine's disk; it is unloaded first
+    Rm(ModelArgs),
+}
+
+/// `meshctl model pull`
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    #[command(flatten)]
+    pub(crate) which: ModelArgs,
+    /// Fetch this GGUF file [default: copy it from a machine of the mesh that has it, else let the engine fetch it]
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// What the file must be; without it the server is trusted
+    #[arg(long, value_name = "HEX", value_parser = digest)]
+    pub(crate) sha256: Option<Digest>,
+    /// Stop fetching it; what has come is deleted
+    #[arg(long, conflicts_with_all = ["url", "sha256"])]
+    pub(crate) cancel: bool,
+}
+
+/// `meshctl model load`
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    #[command(flatten)]
+    pub(crate) which: ModelArgs,
+    /// Tokens one request may hold [default: the machine decides]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) context: Option<u32>,
+    /// Requests at once [default: the machine decides]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) slots: Option<u32>,
+    /// Type of the KV cache: f16, q8_0, q4_0 [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) cache_type: Option<String>,
+}
+
+/// `meshctl node …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Show a machine: memory pools, sensors, engines, models, what is on its way
+    Show {
+        /// The machine
+        node: MachineId,
+        /// Print its profile instead: what was measured there, as JSON
+        #[arg(long)]
+        profile: bool,
+    },
+}
+
+fn digest(text: &str) -> Result<Digest, String> {
+    Digest::new(text).map_err(|error| error.to_string())
 }
 
 /// Which model where.
@@ -328,6 +391,10 @@ mod tests {
             "meshctl token create --role root",
             "meshctl token create --role node --ttl 1y",
             "meshctl model load x",
+            "meshctl model load x --node a --slots 0",
+            "meshctl model pull x --node a --sha256 abc",
+            "meshctl model pull x --node a --cancel --url http://127.0.0.1/x.gguf",
+            "meshctl node show",
             "meshctl model load ../x --node a",
             "meshctl model load x --node UPPER",
             "meshctl status --check --watch",

@@ -5,6 +5,7 @@ mod explain;
 mod key;
 mod login;
 mod model;
+mod node;
 mod status;
 mod token;
 
@@ -48,6 +49,7 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Token(command) => token::run(command, way, screen).await,
         Command::Key(command) => key::run(command, way, screen).await,
         Command::Model(command) => model::run(command, way, screen).await,
+        Command::Node(command) => node::run(command, way, screen).await,
         Command::Login(args) => login::run(args, way, screen).await,
     }
 }

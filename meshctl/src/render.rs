@@ -3,6 +3,8 @@
 
 pub(crate) mod access;
 pub(crate) mod explain;
+pub(crate) mod models;
+pub(crate) mod node;
 pub(crate) mod paint;
 pub(crate) mod quantity;
 pub(crate) mod status;

@@ -107,7 +107,8 @@ impl Agent {
         stop: CancellationToken,
     ) -> Result<Self, Complaint> {
         let metrics = Metrics::new(registry);
-        let probe = Arc::new(Probe::new(&options.root, config.model_folder(&options.data)));
+        let probe = Probe::new(&options.root, config.model_folder(&options.data));
+        let probe = Arc::new(probe.with_overrides(config.gpu_overrides()));
         let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
 
         let (stop_engines, stop_links) = (CancellationToken::new(), CancellationToken::new());

@@ -3,9 +3,11 @@
 
 use crate::engine::discover::DEFAULT_PLACES;
 use crate::engine::{EngineConfig, Program};
+use crate::probe::GpuOverrides;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::EngineKind;
 use mesh_core::thermal::Policy;
+use mesh_core::units::Bytes;
 use mesh_core::units::Celsius;
 use mesh_daemon::complaint::Complaint;
 use mesh_daemon::config_layers::{KeyLines, Layers, Loaded, Problem, complain, load};
@@ -32,6 +34,9 @@ pub const KEYS: &[&str] = &[
     "engines.*.embedding",
     "discover.enabled",
     "discover.addresses",
+    "gpu.unified",
+    "gpu.integrated",
+    "gpu.discrete",
     "thermal.goal",
     "thermal.on_battery",
     "sleep.inhibit_lid",
@@ -76,6 +81,8 @@ pub struct AgentConfig {
     pub engines: BTreeMap<String, EngineSection>,
     /// Looking for engines that run already.
     pub discover: Discover,
+    /// What the operator knows better of graphics processors.
+    pub gpu: GpuSection,
     /// When the machine counts as warm.
     pub thermal: ThermalSection,
     /// What happens around the machine's sleep.
@@ -141,6 +148,18 @@ impl Default for Discover {
     fn default() -> Self {
         Self { enabled: true, addresses: DEFAULT_PLACES.map(String::from).into() }
     }
+}
+
+/// The `[gpu]` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GpuSection {
+    /// What models may take of memory that CPU and graphics share: `96GiB`. Default: what the driver allows.
+    pub unified: Option<String>,
+    /// PCI addresses of processors that share RAM, where the agent does not see it.
+    pub integrated: Vec<String>,
+    /// PCI addresses of cards with memory of their own, where the agent does not see it.
+    pub discrete: Vec<String>,
 }
 
 /// The `[thermal]` section. Limits are not configured: the hardware reports its own.
@@ -262,6 +281,19 @@ impl AgentConfig {
                 );
             }
         }
+        if let Some(Err(error)) = self.gpu.unified.as_ref().map(|text| text.parse::<Bytes>()) {
+            problem("gpu.unified", error.to_string(), "");
+        }
+        for (key, list) in [("gpu.integrated", &self.gpu.integrated), ("gpu.discrete", &self.gpu.discrete)] {
+            for address in list.iter().filter(|address| !is_pci_address(address)) {
+                let hint = "write it as `mesh-agent probe` prints it: \"0000:c5:00.0\"";
+                problem(key, format!("`{address}` is no PCI address"), hint);
+            }
+        }
+        for address in self.gpu.integrated.iter().filter(|address| self.gpu.discrete.contains(address)) {
+            let message = format!("`{address}` is in gpu.integrated too");
+            problem("gpu.discrete", message, "remove it from one of them");
+        }
         for (name, section) in &self.engines {
             if let Err(error) = MachineId::new(name.clone()) {
                 let message = error.to_string().replace("machine name", "engine name");
@@ -279,6 +311,17 @@ impl AgentConfig {
     #[must_use]
     pub fn engine_configs(&self) -> Vec<EngineConfig> {
         self.engines.iter().filter_map(|(name, section)| section.check(name).ok()).collect()
+    }
+
+    /// What the operator says of graphics processors. [`read`] has reported what is no size before.
+    #[must_use]
+    pub fn gpu_overrides(&self) -> GpuOverrides {
+        let lower = |list: &[String]| list.iter().map(|address| address.to_lowercase()).collect();
+        GpuOverrides {
+            unified: self.gpu.unified.as_ref().and_then(|text| text.parse().ok()),
+            integrated: lower(&self.gpu.integrated),
+            discrete: lower(&self.gpu.discrete),
+        }
     }
 
     /// Where models are kept when nothing else is said.
@@ -409,6 +452,15 @@ fn is_host_and_port(text: &str) -> bool {
         }
     };
     host_ok && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// `0000:c5:00.0`: domain, bus, device, function.
+fn is_pci_address(text: &str) -> bool {
+    let shape = [4, 2, 2, 1];
+    let parts: Vec<&str> = text.split([':', '.']).collect();
+    parts.iter().map(|part| part.len()).eq(shape)
+        && parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && text.match_indices(['.']).eq([(10, ".")])
 }
 
 /// `http://host:port/…`: engines are spoken to over plain HTTP, without user names or queries.

@@ -4,25 +4,31 @@
 //! All paths are below a root that the caller chooses, so tests show it machines that they do not have.
 //! Reading may block for as long as a driver or a network disk likes: callers do it on a blocking thread.
 
+mod amd;
+mod drm_clients;
 mod gpu;
 mod host;
+mod hwmon;
+mod intel;
 mod memory;
+mod nvidia;
+mod pci;
 mod power;
+mod report;
 mod seldom;
 mod steps;
 mod throttle;
 
-use crate::config::{self, RunFlags};
+pub use report::{ProbeFlags, describe, render};
+
 use mesh_core::machine::{Capacity, Hardware, Power, Reading, Temperature, Vitals};
-use mesh_core::units::human_duration;
-use mesh_daemon::complaint::Complaint;
+use mesh_core::units::Bytes;
 use seldom::Seldom;
-use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use throttle::Throttle;
 
 /// The most bytes read of a file in `/proc` or `/sys`. The longest we read, `/proc/cpuinfo`, has about
@@ -35,11 +41,26 @@ const POWER_EVERY_S: u64 = 5;
 /// The disk, which may be on another machine. Who writes to it asks for himself.
 const DISK_EVERY_S: u64 = 10;
 
-/// Reads this machine.
+/// Colder or hotter than this is a broken sensor, or none behind the driver.
+const PLAUSIBLE: std::ops::RangeInclusive<f32> = -40.0..=150.0;
+
+/// What the operator says of graphics processors, where the probe cannot know or is wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GpuOverrides {
+    /// What models may take of the pool of integrated processors, in place of the driver's limits.
+    pub unified: Option<Bytes>,
+    /// PCI addresses, in lower case, of processors that share RAM.
+    pub integrated: Vec<String>,
+    /// PCI addresses, in lower case, of cards with memory of their own.
+    pub discrete: Vec<String>,
+}
+
+/// Reads this machine. Clones share what is remembered between readings.
 #[derive(Debug, Clone)]
 pub struct Probe {
     root: PathBuf,
     model_folder: PathBuf,
+    gpus: Arc<gpu::Gpus>,
     kept: Arc<Kept>,
 }
 
@@ -62,7 +83,15 @@ impl Probe {
             disk: Seldom::new(DISK_EVERY_S),
             disk_sensors: Seldom::new(host::DISK_SENSORS_EVERY_S),
         };
-        Self { root: root.into(), model_folder: model_folder.into(), kept: Arc::new(kept) }
+        let root = root.into();
+        let gpus = Arc::new(gpu::Gpus::new(&root, GpuOverrides::default()));
+        Self { root, model_folder: model_folder.into(), gpus, kept: Arc::new(kept) }
+    }
+
+    /// The same probe with the operator's word on graphics processors.
+    #[must_use]
+    pub fn with_overrides(self, overrides: GpuOverrides) -> Self {
+        Self { gpus: Arc::new(gpu::Gpus::new(&self.root, overrides)), ..self }
     }
 
     /// What does not change while the agent runs.
@@ -87,14 +116,15 @@ impl Probe {
     /// [`Probe::vitals`], stamped with the time that the caller has, in seconds since 1970.
     #[must_use]
     pub fn vitals_at(&self, unix_s: u64) -> Vitals {
+        let as_of = unix_s - unix_s % Vitals::AS_OF_STEP;
         let (ram, memory) = memory::memory(&self.root);
         let kept = &self.kept;
         steps::rounded(Vitals {
-            as_of: unix_s - unix_s % Vitals::AS_OF_STEP,
+            as_of,
             ram,
             memory,
             disk: kept.disk.read(&self.model_folder, unix_s, || host::disk(&self.model_folder)),
-            gpus: gpu::gpus(&self.root),
+            gpus: self.gpus.read(as_of, unix_s),
             temperatures: host::temperatures(&self.root, &kept.disk_sensors, unix_s),
             cpu_throttled: kept.throttle.read(&self.root),
             power: kept.power.read(&self.root, unix_s, || power::power(&self.root)),
@@ -106,6 +136,7 @@ impl Probe {
 
     /// The next readings are all new ones: the machine has slept, and what was kept is of another time.
     pub fn forget(&self) {
+        self.gpus.forget();
         self.kept.throttle.forget();
         self.kept.power.forget();
         self.kept.disk.forget();
@@ -125,6 +156,9 @@ fn read_text(path: &Path) -> Result<String, String> {
 /// A number in a file of its own.
 fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, String> {
     let text = read_text(path)?;
+    if text.is_empty() {
+        return Err(format!("{} is empty", path.display()));
+    }
     text.parse().map_err(|_| format!("{}: `{}` is no number", path.display(), shortened(&text)))
 }
 
@@ -146,99 +180,4 @@ fn numbered_folders(path: &Path, prefix: &str) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found.into_iter().map(|(_, path)| path).collect()
-}
-
-/// What `mesh-agent probe` was told on the command line.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct ProbeFlags {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// A configuration file [default: agent.toml in the data folder, where there is one]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
-
-/// `mesh-agent probe`: this machine as text for people, or as JSON with the sections of a report.
-///
-/// # Errors
-/// A complaint when the configuration, which names the folder of the models, is invalid.
-pub fn describe(data: &Path, flags: &ProbeFlags) -> Result<String, Complaint> {
-    let run_flags = RunFlags { config: flags.config.clone(), ..RunFlags::default() };
-    let probe = Probe::new("/", config::read(data, &run_flags)?.value.model_folder(data));
-    let (hardware, vitals) = (probe.hardware(), probe.vitals());
-    if flags.json {
-        return serde_json::to_string_pretty(&Sections { hardware, vitals })
-            .map(|text| text + "\n")
-            .map_err(|error| Complaint::new("cannot write this machine's report as JSON").cause(error));
-    }
-    Ok(render(&hardware, &vitals))
-}
-
-/// The sections of a report that the probe fills.
-#[derive(Serialize)]
-struct Sections {
-    hardware: Hardware,
-    vitals: Vitals,
-}
-
-/// The probe's findings for people, one fact a line.
-#[must_use]
-pub fn render(hardware: &Hardware, vitals: &Vitals) -> String {
-    let mut out = String::new();
-    let mut line = |name: &str, value: &str| {
-        out.push_str(&format!("{name:<12} {value}\n"));
-    };
-    line("host", &hardware.hostname);
-    line("system", &say(&hardware.system, Clone::clone));
-    line("cpu", &say(&hardware.cpu, |cpu| format!("{cpu}, {} threads", hardware.cpu_threads)));
-    line("ram", &say(&vitals.ram, capacity));
-    line("swap", &say(&vitals.memory.swap, |swap| format!("{} used of {}", swap.used, swap.total)));
-    line("disk", &say(&vitals.disk, capacity));
-    match &vitals.gpus {
-        Reading::Known(gpus) if gpus.is_empty() => line("gpu", "none"),
-        Reading::Known(gpus) => {
-            for gpu in gpus {
-                line("gpu", &format!("{}, memory {}", gpu.name, say(&gpu.memory, capacity)));
-            }
-        }
-        Reading::Unknown(reason) => line("gpu", &unknown(reason)),
-    }
-    match &vitals.temperatures {
-        Reading::Known(sensors) => {
-            for sensor in sensors {
-                let limit = sensor.limit.map_or_else(String::new, |limit| format!(" (limit {limit})"));
-                line("temperature", &format!("{} {}{limit}", sensor.sensor, sensor.value));
-            }
-        }
-        Reading::Unknown(reason) => line("temperature", &unknown(reason)),
-    }
-    line("power", &say(&vitals.power, supply));
-    line("load", &say(&vitals.load, |load| format!("{load:.1}")));
-    line("uptime", &say(&vitals.uptime_s, |&seconds| human_duration(Duration::from_secs(seconds))));
-    line("agent", &hardware.agent_version);
-    out
-}
-
-fn say<T>(reading: &Reading<T>, known: impl FnOnce(&T) -> String) -> String {
-    match reading {
-        Reading::Known(value) => known(value),
-        Reading::Unknown(reason) => unknown(reason),
-    }
-}
-
-fn unknown(reason: &str) -> String {
-    format!("unknown: {reason}")
-}
-
-fn capacity(capacity: &Capacity) -> String {
-    format!("{} free of {}", capacity.available, capacity.total)
-}
-
-fn supply(power: &Power) -> String {
-    match power {
-        Power::Mains => "mains".into(),
-        Power::Battery(Some(percent)) => format!("battery, {percent} % left"),
-        Power::Battery(None) => "battery".into(),
-    }
 }

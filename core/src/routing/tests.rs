@@ -207,3 +207,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_quarantined_or_degraded_replica_gets_nothing_and_says_why() {
+    use crate::machine::ReplicaHealth;
+    let (mut gibberish, mut slow) = (machine("a", &["m"]), machine("b", &["m"]));
+    gibberish.engines[0].replicas[0].health = ReplicaHealth::Quarantined("2 of 3 answers are empty".into());
+    slow.engines[0].replicas[0].health = ReplicaHealth::Degraded("cpu_fallback: 3 of 40 tokens/s".into());
+    let view = view_of(vec![gibberish, slow]);
+    let refusal = decide(&view, &load(&[]), &ask(&[model_id("m")]), NOW, 1).expect_err("nobody may serve");
+    let said =
+        ["a/m: quarantined: 2 of 3 answers are empty", "b/m: degraded: cpu_fallback: 3 of 40 tokens/s"];
+    assert_eq!(reasons(&refusal.rejected), said);
+    assert!(!refusal.is_permanent(), "it may pass the next check");
+}
+
+fn with_heat(name: &str, state: ThermalState) -> crate::fleet::MachineView {
+    let mut machine = machine(name, &["m"]);
+    let thermal = crate::machine::Thermal { state, why: "k10temp Tctl 97 of 100".into() };
+    machine.vitals = Some(crate::machine::Vitals { thermal, ..crate::machine::Vitals::unknown("test") });
+    machine
+}
+
+#[test]
+fn a_hot_machine_takes_no_new_requests() {
+    let view = view_of(vec![with_heat("a", ThermalState::Hot), with_heat("b", ThermalState::Ok)]);
+    let decision = decide(&view, &load(&[("b", "m", 9)]), &ask(&[model_id("m")]), NOW, 1).expect("b can");
+    assert_eq!(names(&decision), ["m@b"]);
+    assert_eq!(reasons(&decision.rejected), ["a: too hot: k10temp Tctl 97 of 100"]);
+}
+
+#[test]
+fn a_derated_machine_comes_after_a_busy_cool_one_and_has_one_slot() {
+    let view = view_of(vec![with_heat("a", ThermalState::Derated), with_heat("b", ThermalState::Ok)]);
+    let decision = decide(&view, &load(&[("b", "m", 9)]), &ask(&[model_id("m")]), NOW, 1).expect("both can");
+    assert_eq!(names(&decision), ["m@b", "m@a"]);
+    assert_eq!(decision.ranked[1].slots, Some(1));
+    let alone = view_of(vec![with_heat("a", ThermalState::Derated)]);
+    let decision = decide(&alone, &load(&[]), &ask(&[model_id("m")]), NOW, 1).expect("better than nobody");
+    assert_eq!(
+        decision.ranked[0].why.to_string(),
+        "last resort: is near its thermal limit, throttled or on battery"
+    );
+}

@@ -1,7 +1,12 @@
-//! `meshctl model`: load and unload, and wait until the machine's own report shows it.
+//! `meshctl model`: load and unload, and wait until the machine's own report shows it. The other verbs have
+//! files of their own.
+
+mod list;
+mod pull;
+mod remove;
 
 use super::status::fetch;
-use crate::cli::{ModelArgs, ModelCommand};
+use crate::cli::{LoadArgs, ModelArgs, ModelCommand};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
@@ -45,10 +50,42 @@ enum Progress {
 /// # Errors
 /// `NotFound` for an unknown node, `TimedOut` when the report does not come, `Failed` with the engine's words.
 pub(super) async fn run(command: ModelCommand, way: &Way, screen: &Screen) -> Result<(), Failure> {
-    let (wish, args) = match command {
-        ModelCommand::Load(args) => (Wish::Load, args),
-        ModelCommand::Unload(args) => (Wish::Unload, args),
-    };
+    match command {
+        ModelCommand::List { node } => list::run(node, way, screen).await,
+        ModelCommand::Pull(args) => pull::run(args, way, screen).await,
+        ModelCommand::Rm(args) => remove::run(args, way, screen).await,
+        ModelCommand::Load(LoadArgs { which, context, slots, cache_type }) => {
+            let request = DirectRequest {
+                node: which.node.to_string(),
+                action: "load".into(),
+                model: which.model.to_string(),
+                context,
+                slots,
+                cache_type: cache_type.unwrap_or_default(),
+                ..DirectRequest::default()
+            };
+            change(Wish::Load, which, request, way, screen).await
+        }
+        ModelCommand::Unload(which) => {
+            let request = DirectRequest {
+                node: which.node.to_string(),
+                action: "unload".into(),
+                model: which.model.to_string(),
+                ..DirectRequest::default()
+            };
+            change(Wish::Unload, which, request, way, screen).await
+        }
+    }
+}
+
+/// Loads or unloads.
+async fn change(
+    wish: Wish,
+    args: ModelArgs,
+    request: DirectRequest,
+    way: &Way,
+    screen: &Screen,
+) -> Result<(), Failure> {
     // `--timeout` bounds the waiting; a single call keeps its own limit.
     let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
     let before = fetch(&mut operators).await?;
@@ -57,12 +94,6 @@ pub(super) async fn run(command: ModelCommand, way: &Way, screen: &Screen) -> Re
         return done(wish, &args, Duration::ZERO, screen);
     }
     let old_failure = replica_failure(node, args.model.as_str());
-    let request = DirectRequest {
-        node: args.node.to_string(),
-        action: if wish == Wish::Load { "load" } else { "unload" }.into(),
-        model: args.model.to_string(),
-        ..DirectRequest::default()
-    };
     let _: DirectReply = operators.call(|mut client| async move { client.direct(request).await }).await?;
     if args.no_wait {
         return report(&args, "sent", "passed on; `meshctl status` shows what becomes of it", screen);
@@ -139,7 +170,9 @@ fn report(args: &ModelArgs, state: &str, words: &str, screen: &Screen) -> Result
 
 fn failed(wish: Wish, args: &ModelArgs, why: &str) -> Failure {
     let verb = if wish == Wish::Load { "load" } else { "unload" };
-    Failure::new(Kind::Failed, format!("{} did not {verb} {}", args.node, args.model)).cause(why)
+    // The agent's refusal begins so, and holds the numbers.
+    let kind = if why.starts_with("does not fit") { Kind::DoesNotFit } else { Kind::Failed };
+    Failure::new(kind, format!("{} did not {verb} {}", args.node, args.model)).cause(why)
 }
 
 fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Failure {

@@ -95,9 +95,9 @@ pub(crate) fn printable_lines(text: &str) -> String {
 /// A state word of the schema with its symbol and colour: the word alone would do, the rest is for the eye.
 pub(crate) fn state(word: &str, look: Look) -> (String, Paint) {
     let (symbol, ascii, paint) = match word {
-        "ready" | "loaded" | "up" | "open" => ("●", "*", Paint::Green),
+        "ready" | "loaded" | "up" | "open" | "good" => ("●", "*", Paint::Green),
         "loading" | "starting" | "draining" => ("◐", "~", Paint::Yellow),
-        "suspect" | "unserved" | "failed" => ("▲", "!", Paint::Yellow),
+        "suspect" | "unserved" | "failed" | "hot" | "degraded" | "quarantined" => ("▲", "!", Paint::Yellow),
         "offline" | "down" => ("✕", "x", Paint::Red),
         _ => ("○", "o", Paint::Dim),
     };

@@ -103,7 +103,8 @@ impl Operator for OperatorService {
             config_source: if snapshot.automatic { "automatic".into() } else { parts.config_source.clone() },
             in_flight: load.values().sum(),
         };
-        Ok(Response::new(status::compose(router, &snapshot, &load, &stats, parts.clock.now())))
+        let (now, unix_s) = (parts.clock.now(), unix_ms() / 1000);
+        Ok(Response::new(status::compose(router, &snapshot, &load, &stats, now, unix_s)))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainReply>, Status> {

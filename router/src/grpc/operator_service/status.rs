@@ -5,7 +5,7 @@ use crate::journal::ModeStats;
 use mesh_core::fleet::{FleetView, MachineView};
 use mesh_core::health::Liveness;
 use mesh_core::machine::{
-    Capacity, Engine, EngineState, GpuState, Pool, Power, Reading, Replica, ReplicaState,
+    Capacity, Engine, EngineState, GpuState, Pool, Power, Reading, Replica, ReplicaState, ThermalState,
 };
 use mesh_core::mode::Mode;
 use mesh_core::routing::Load;
@@ -17,6 +17,10 @@ use mesh_proto::v1::{
 };
 use std::collections::BTreeMap;
 
+/// Readings come at least every 10 s ([`mesh_core::machine::Vitals::AS_OF_STEP`]); clocks of two machines differ
+/// by seconds at most where time is synchronised.
+const STALE_READINGS_S: u64 = 60;
+
 /// The whole reply.
 pub(super) fn compose(
     router: RouterStatus,
@@ -24,9 +28,10 @@ pub(super) fn compose(
     load: &Load,
     stats: &BTreeMap<String, ModeStats>,
     now: Moment,
+    unix_s: u64,
 ) -> StatusReply {
     let nodes: Vec<NodeStatus> =
-        snapshot.view.machines.iter().map(|machine| node(machine, load, now)).collect();
+        snapshot.view.machines.iter().map(|machine| node(machine, load, now, unix_s)).collect();
     let modes: Vec<ModeStatus> =
         snapshot.modes.modes().iter().map(|mode| mode_status(mode, snapshot, stats)).collect();
     let models = models(snapshot);
@@ -34,7 +39,7 @@ pub(super) fn compose(
     StatusReply { router: Some(router), nodes, modes, models, health }
 }
 
-fn node(machine: &MachineView, load: &Load, now: Moment) -> NodeStatus {
+fn node(machine: &MachineView, load: &Load, now: Moment, unix_s: u64) -> NodeStatus {
     let (state, reason) = node_state(machine, now);
     let vitals = machine.vitals.as_ref();
     let hardware = machine.hardware.as_ref();
@@ -85,7 +90,7 @@ fn node(machine: &MachineView, load: &Load, now: Moment) -> NodeStatus {
             Some(Power::Battery(percent)) => *percent,
             Some(Power::Mains) | None => None,
         },
-        readings_age_s: None,
+        readings_age_s: vitals.filter(|v| v.as_of > 0).map(|v| unix_s.saturating_sub(v.as_of)),
         transfers: machine.store.transfers.iter().map(transfer_to_wire).collect(),
     }
 }
@@ -109,6 +114,9 @@ pub(super) fn node_state(machine: &MachineView, now: Moment) -> (&'static str, S
     }
     if machine.path.is_none() {
         return ("suspect", "no data link: is UDP blocked between agent and router?".into());
+    }
+    if let Some(vitals) = machine.vitals.as_ref().filter(|v| v.thermal.state == ThermalState::Hot) {
+        return ("hot", vitals.thermal.why.clone());
     }
     let mut replicas = machine.engines.iter().flat_map(|engine| &engine.replicas).peekable();
     if replicas.peek().is_none() {
@@ -203,8 +211,9 @@ fn reachable<'a>(
 fn mode_status(mode: &Mode, snapshot: &Snapshot, stats: &BTreeMap<String, ModeStats>) -> ModeStatus {
     let chain = snapshot.modes.chain(mode);
     let serves = |replica: &Replica, engine: &Engine| {
-        replica.state == ReplicaState::Loaded
-            || (replica.state == ReplicaState::Available && engine.kind.loads_on_demand())
+        replica.health.why().is_none()
+            && (replica.state == ReplicaState::Loaded
+                || (replica.state == ReplicaState::Available && engine.kind.loads_on_demand()))
     };
     let serving = chain.iter().find_map(|(model, from)| {
         let nodes: Vec<String> = reachable(&snapshot.view, model)
@@ -292,10 +301,19 @@ fn health(nodes: &[NodeStatus], modes: &[ModeStatus], automatic: bool) -> Vec<He
                 String::new(),
             )),
         }
+        lines.extend(machine_lines(node));
         for engine in &node.engines {
             if engine.state == "down" {
                 let message = format!("{} on {} does not answer: {}", engine.name, node.name, engine.reason);
                 lines.push(line("warning", message, String::new()));
+            }
+            for replica in engine.replicas.iter().filter(|replica| !replica.health_why.is_empty()) {
+                let message = format!(
+                    "{} on {} is {}: {}",
+                    replica.model, node.name, replica.health, replica.health_why
+                );
+                let hint = format!("meshctl model unload {} --node {}", replica.model, node.name);
+                lines.push(line("error", message, hint));
             }
             for replica in engine.replicas.iter().filter(|replica| replica.state == "failed") {
                 let message = format!("{} failed on {}: {}", replica.model, node.name, replica.failure);
@@ -314,6 +332,34 @@ fn health(nodes: &[NodeStatus], modes: &[ModeStatus], automatic: bool) -> Vec<He
     if automatic && !modes.is_empty() {
         let message = "modes are automatic: each uses the best model found".into();
         lines.push(line("info", message, String::new()));
+    }
+    lines
+}
+
+/// What is wrong with a machine that still serves.
+fn machine_lines(node: &NodeStatus) -> Vec<HealthLine> {
+    let mut lines = Vec::new();
+    let mut say = |level: &str, message: String| {
+        let hint = format!("meshctl node show {}", node.name);
+        lines.push(HealthLine { level: level.into(), message, hint });
+    };
+    // A hot machine's line is its state's.
+    if node.thermal == "derated" {
+        say("warning", format!("{} gets one request at a time: {}", node.name, node.thermal_why));
+    }
+    for gpu in &node.gpus {
+        match gpu.state.as_str() {
+            "ready" | "asleep" | "" => {}
+            fault => {
+                say("error", format!("{} on {} cannot be used: {fault}, {}", gpu.name, node.name, gpu.reason))
+            }
+        }
+    }
+    if let Some(age) = node.readings_age_s.filter(|&age| age > STALE_READINGS_S && node.state != "offline") {
+        say("warning", format!("{} has not read its sensors for {age} s: does a driver hang?", node.name));
+    }
+    for transfer in node.transfers.iter().filter(|transfer| transfer.state == "failed") {
+        say("warning", format!("{} did not get {}: {}", node.name, transfer.model, transfer.failure));
     }
     lines
 }

@@ -1,0 +1,32 @@
+//! `meshctl model list`: which machine has which model.
+
+use crate::command::node::{machines, read};
+use crate::connect::Way;
+use crate::exit::Failure;
+use crate::output::Screen;
+use crate::render;
+use mesh_core::id::MachineId;
+use mesh_proto::v1::MachineReport;
+use serde::Serialize;
+
+/// What `model list --json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    machines: &'a [MachineReport],
+}
+
+/// # Errors
+/// `NotFound` for an unknown machine.
+pub(super) async fn run(node: Option<MachineId>, way: &Way, screen: &Screen) -> Result<(), Failure> {
+    let mut operators = way.dial().await?;
+    let wanted = node.map(String::from).unwrap_or_default();
+    let machines = machines(&mut operators, &wanted).await?;
+    if screen.is_json() {
+        return screen.result(&render::json("mesh.models/v1", &Document { machines: &machines }, false));
+    }
+    let reports: Vec<_> = machines
+        .iter()
+        .map(|machine| Ok((machine.node.clone(), read(machine)?)))
+        .collect::<Result<_, Failure>>()?;
+    screen.result(&render::models::list(&reports, screen.look))
+}

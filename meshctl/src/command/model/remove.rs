@@ -1,0 +1,65 @@
+//! `meshctl model rm`: deletes a model from a machine's disk and waits until it is gone.
+
+use super::{LOOK_EVERY, USUAL_WAIT};
+use crate::cli::ModelArgs;
+use crate::command::node::{machines, read};
+use crate::connect::{Operators, Way};
+use crate::exit::{Failure, Kind};
+use crate::output::Screen;
+use crate::render::quantity::bytes;
+use mesh_core::machine::Report;
+use mesh_core::units::human_duration;
+use mesh_proto::v1::{DirectReply, DirectRequest};
+use tokio::time::Instant;
+
+/// # Errors
+/// `NotFound` for an unknown machine or model, `TimedOut` when it is not gone in time.
+pub(super) async fn run(args: ModelArgs, way: &Way, screen: &Screen) -> Result<(), Failure> {
+    let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
+    let before = report(&mut operators, &args).await?;
+    let size = size(&before, &args);
+    let request = DirectRequest {
+        node: args.node.to_string(),
+        action: "delete".into(),
+        model: args.model.to_string(),
+        ..DirectRequest::default()
+    };
+    let _: DirectReply = operators.call(|mut client| async move { client.direct(request).await }).await?;
+    if args.no_wait {
+        return super::report(
+            &args,
+            "sent",
+            "passed on; `meshctl model list` shows what becomes of it",
+            screen,
+        );
+    }
+    let (start, limit) = (Instant::now(), way.timeout.unwrap_or(USUAL_WAIT));
+    while is_there(&report(&mut operators, &args).await?, &args) {
+        if start.elapsed() >= limit {
+            let what = format!("{} is still on {} after {}", args.model, args.node, human_duration(limit));
+            return Err(Failure::new(Kind::TimedOut, what)
+                .cause("it is deleted once the requests that use it are answered, or the engine refuses")
+                .hint(format!("look again: meshctl node show {}", args.node)));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let freed = size.map_or_else(String::new, |size| format!(", {} are free again", bytes(size)));
+    super::report(&args, "deleted", &format!("{} is deleted from {}{freed}", args.model, args.node), screen)
+}
+
+async fn report(operators: &mut Operators, args: &ModelArgs) -> Result<Report, Failure> {
+    match machines(operators, args.node.as_str()).await?.first() {
+        Some(machine) => read(machine),
+        None => Err(Failure::new(Kind::NotFound, format!("no node named `{}`", args.node))),
+    }
+}
+
+fn size(report: &Report, args: &ModelArgs) -> Option<u64> {
+    let stored = report.store.iter().flat_map(|store| &store.models);
+    stored.filter(|stored| stored.model == args.model).map(|stored| stored.size.0).next()
+}
+
+fn is_there(report: &Report, args: &ModelArgs) -> bool {
+    let served = report.engines.iter().flatten().flat_map(|engine| &engine.replicas);
+    size(report, args).is_some() || served.into_iter().any(|replica| replica.model == args.model)
+}
