@@ -1,7 +1,7 @@
 //! How hot a machine is: readings and the time in, one [`Thermal`] state with its reason out.
 //!
-//! Heat is judged by headroom to the limit that the hardware itself reports. The goal of [`Policy`] is a wish of
-//! the router (prefer cooler machines), never a limit. What the hardware says of itself (throttle causes)
+//! Heat is judged by headroom to the limit that the hardware itself reports. The goal of [`Policy`] is a wish
+//! of the router (prefer cooler machines), never a limit. What the hardware says of itself (throttle causes)
 //! outranks what a thermometer says. A missing sensor is unknown, not cold. Nothing here reads a clock or a
 //! sensor: the agent calls [`Watch::observe`] once a second.
 //!
@@ -29,12 +29,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Over the goal for this long = warm. One long answer warms a small cooler for some seconds; that is no reason
-/// to send the next request elsewhere.
+/// Over the goal for this long = warm. One long answer warms a small cooler for some seconds; that is no
+/// reason to send the next request elsewhere.
 pub const WARM_AFTER: Duration = Duration::from_secs(30);
 /// Slowed down for this long = derated. Firmware sets these bits for a moment at every step of the load.
 pub const THROTTLED_AFTER: Duration = Duration::from_secs(5);
-/// Headroom in °C under which a machine is derated: drivers begin to hold clocks down some 10 °C below the limit.
+/// Headroom in °C under which a machine is derated: drivers begin to hold clocks down some 10 °C below the
+/// limit.
 pub const DERATED_HEADROOM: f32 = 12.0;
 /// Headroom in °C under which a machine is hot. The last request in flight may still add some degrees.
 pub const HOT_HEADROOM: f32 = 5.0;
@@ -204,8 +205,8 @@ impl Watch {
     }
 
     /// The machine has slept: smoothing and waiting start anew. States are kept until new readings have been
-    /// calm for [`LEAVE_AFTER`]. A gap between observations does the same; this is for clocks that stand still
-    /// while the machine sleeps.
+    /// calm for [`LEAVE_AFTER`]. A gap between observations does the same; this is for clocks that stand
+    /// still while the machine sleeps.
     pub fn resumed(&mut self, now: Moment) {
         // What was gone before the sleep stays gone.
         let last = self.last.unwrap_or(now);
@@ -331,7 +332,8 @@ fn battery_words(power: &Reading<Power>) -> String {
     }
 }
 
-/// One entry per name with a value that a chip can have. Twice the same name: the hotter one with the lower limit.
+/// One entry per name with a value that a chip can have. Twice the same name: the hotter one with the lower
+/// limit.
 fn plausible(sensors: &[Temperature]) -> impl Iterator<Item = (&str, f32, Option<f32>)> {
     let mut seen: BTreeMap<&str, (f32, Option<f32>)> = BTreeMap::new();
     for sensor in sensors.iter().filter(|sensor| sensor::is_value(sensor.value.0)) {

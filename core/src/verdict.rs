@@ -1,12 +1,12 @@
-//! Is an answer any good, and is a loaded model what it should be? Pure functions from what was seen to a verdict
-//! with its reason.
+//! Is an answer any good, and is a loaded model what it should be? Pure functions from what was seen to a
+//! verdict with its reason.
 //!
 //! [`judge`] looks at one answer, [`replica_verdict`] at the three answers to the fixed prompts of
 //! [`three_prompts`], [`speed_verdict`] and [`placement_verdict`] at what was measured beside them.
 //!
 //! The judge knows no language and no facts. It finds what broken weights, wrong templates and broken kernels
-//! produce: nothing, loops, bytes that are no text, pieces of words at random. Fluent nonsense passes. Reasons
-//! hold counts only, never a piece of the answer: they may be logged.
+//! produce: nothing, loops, bytes that are no text, scripts mixed at random. Fluent nonsense passes, and so do
+//! words of one script at random. Reasons hold counts only, never a piece of the answer: they may be logged.
 
 mod loops;
 mod measured;
@@ -46,15 +46,19 @@ pub struct Expectation {
     /// Repeated phrases are no fault. Base models that are asked greedily loop by nature; one character or
     /// one word without end is a fault of theirs too.
     pub may_loop: bool,
+    /// It must be made of words: the prompt asked for a sentence.
+    pub in_words: bool,
 }
 
 impl Expectation {
     /// An answer that somebody waits for: whole, and with an end.
-    pub const WHOLE: Self = Self { may_be_cut: false, may_loop: false };
-    /// The first few words of an answer.
-    pub const BEGINNING: Self = Self { may_be_cut: true, may_loop: false };
+    pub const WHOLE: Self = Self { may_be_cut: false, may_loop: false, in_words: false };
+    /// The beginning of an answer of any kind.
+    pub const BEGINNING: Self = Self { may_be_cut: true, may_loop: false, in_words: false };
+    /// The beginning of a sentence.
+    pub const SENTENCE: Self = Self { may_be_cut: true, may_loop: false, in_words: true };
     /// The first few words of a base model's continuation.
-    pub const CONTINUATION: Self = Self { may_be_cut: true, may_loop: true };
+    pub const CONTINUATION: Self = Self { may_be_cut: true, may_loop: true, in_words: false };
 }
 
 /// What an answer is. Each fault has one line of reason with counts.
@@ -96,41 +100,47 @@ impl Verdict {
     }
 }
 
-/// Judges one answer: empty first, then gibberish (noise often has loops in it), loops, and last whether it is whole.
+/// Judges one answer: whether there is any, whether its bytes are text (noise often has loops in it), whether
+/// it goes in circles, whether it mixes what no text mixes, and last whether it is whole.
 #[must_use]
 pub fn judge(answer: &Answer<'_>, expectation: Expectation) -> Verdict {
     let text = soup::without_special_tokens(answer.text);
     let cut = answer.finish_reason.is_some_and(|word| matches!(word, "length" | "max_tokens" | "limit"));
-    if text.trim().is_empty() {
+    if is_blank(&text) {
         if answer.tool_call {
             return Verdict::Good;
         }
-        let thoughts = answer.reasoning.map(str::trim).filter(|thoughts| !thoughts.is_empty());
-        // Thoughts that ran out of tokens are judged in the answer's place; thoughts that ended in nothing are not
-        // an answer.
+        let thoughts = answer.reasoning.map(str::trim).filter(|thoughts| !is_blank(thoughts));
+        // Thoughts that ran out of tokens are judged in the answer's place; thoughts that ended in nothing
+        // are not an answer.
         if let Some(thoughts) = thoughts.filter(|_| cut) {
-            return match form(thoughts, expectation) {
-                Verdict::Good => Verdict::Cut(format!("all {}went into thinking", counted(answer))),
-                fault => fault,
-            };
+            let fault = form(thoughts, expectation);
+            let whole =
+                || Verdict::Cut(format!("all went into thinking{}", counted(answer, "tokens generated")));
+            return fault.unwrap_or_else(whole);
         }
         return Verdict::Empty(why_empty(answer, thoughts.is_some()));
     }
-    match form(&text, expectation) {
-        Verdict::Good if cut && !expectation.may_be_cut => Verdict::Cut(
-            format!("the answer ended for want of tokens {}", counted(answer)).trim_end().to_owned(),
-        ),
-        verdict => verdict,
-    }
+    let ended_early = || {
+        let why = format!("the answer ended for want of tokens{}", counted(answer, "generated"));
+        if cut && !expectation.may_be_cut { Verdict::Cut(why) } else { Verdict::Good }
+    };
+    form(&text, expectation).unwrap_or_else(ended_early)
 }
 
-/// Judges the form of a text that is not empty.
-fn form(text: &str, expectation: Expectation) -> Verdict {
+/// White space, byte order marks and spaces of no width.
+fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || matches!(c, '\u{200B}'..='\u{200D}' | '\u{2060}' | '\u{FEFF}'))
+}
+
+/// What is wrong with the form of a text that is not empty.
+fn form(text: &str, expectation: Expectation) -> Option<Verdict> {
     let text = ends_of(text);
-    if let Some(why) = soup::why_gibberish(&text) {
-        return Verdict::Gibberish(why);
-    }
-    loops::why_repeated(&text, expectation.may_loop).map_or(Verdict::Good, Verdict::Repeated)
+    let fault = soup::why_broken(&text).map(Verdict::Gibberish);
+    let fault = fault.or_else(|| loops::why_repeated(&text, expectation.may_loop).map(Verdict::Repeated));
+    let fault = fault.or_else(|| soup::why_mixed(&text).map(Verdict::Gibberish));
+    let wordless = || soup::why_wordless(&text).filter(|_| expectation.in_words).map(Verdict::Gibberish);
+    fault.or_else(wordless)
 }
 
 /// The text, or the first and last half of [`LOOKED_AT`] characters of a long one.
@@ -144,8 +154,9 @@ fn ends_of(text: &str) -> std::borrow::Cow<'_, str> {
     if last <= first { text.into() } else { format!("{}\n{}", &text[..first], &text[last..]).into() }
 }
 
-fn counted(answer: &Answer<'_>) -> String {
-    answer.completion_tokens.map(|tokens| format!("{tokens} tokens ")).unwrap_or_default()
+/// `, 12 tokens generated`, where the engine has counted.
+fn counted(answer: &Answer<'_>, what: &str) -> String {
+    answer.completion_tokens.map(|tokens| format!(", {tokens} {what}")).unwrap_or_default()
 }
 
 fn why_empty(answer: &Answer<'_>, thought: bool) -> String {
@@ -153,15 +164,12 @@ fn why_empty(answer: &Answer<'_>, thought: bool) -> String {
         "the thinking ended without an answer"
     } else if answer.text.is_empty() {
         "no text"
-    } else if answer.text.trim().is_empty() {
+    } else if is_blank(answer.text) {
         "only white space"
     } else {
         "only special tokens"
     };
-    match answer.completion_tokens {
-        Some(tokens) => format!("{what}, {tokens} tokens generated"),
-        None => what.to_owned(),
-    }
+    format!("{what}{}", counted(answer, "tokens generated"))
 }
 
 /// What three answers to fixed prompts say of a replica.
@@ -176,9 +184,9 @@ pub enum ReplicaVerdict {
 
 /// Judges a replica by the verdicts on its probes, in their order.
 ///
-/// One empty, repeated or gibberish answer is enough: the prompts are greedy and easy, so a sound model answers all
-/// three with the same good text each time, and chance has no part in it. A cut answer is no fault: probes ask for
-/// few tokens. No verdict at all (the probes could not be sent) passes nothing.
+/// One empty, repeated or gibberish answer is enough: the prompts are greedy and easy, so a sound model
+/// answers all three with the same good text each time, and chance has no part in it. A cut answer is no
+/// fault: probes ask for few tokens. No verdict at all (the probes could not be sent) passes nothing.
 #[must_use]
 pub fn replica_verdict(verdicts: &[Verdict]) -> ReplicaVerdict {
     if verdicts.is_empty() {
@@ -197,9 +205,10 @@ pub fn replica_verdict(verdicts: &[Verdict]) -> ReplicaVerdict {
     match faults.first() {
         None => ReplicaVerdict::Pass,
         Some(first) => ReplicaVerdict::Quarantine(format!(
-            "{} of {} test answers are bad; {first}",
+            "{} of {} test answers {} bad; {first}",
             faults.len(),
-            verdicts.len()
+            verdicts.len(),
+            if faults.len() == 1 { "is" } else { "are" }
         )),
     }
 }

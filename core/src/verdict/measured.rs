@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 /// a fallback to the CPU costs two thirds and more (owner's ladder: 31.4 → 9.0 tokens/s at the first spill).
 pub const SLOWEST_SHARE: f64 = 0.5;
 
-/// Less of the predicted device bytes than this is a fallback. Weights and KV are predicted to the byte; the compute
-/// buffer is an upper bound up to 65 % too high, which of a whole model is some 10–20 %.
+/// Less of the predicted device bytes than this is a fallback. Weights and KV are predicted to the byte; the
+/// compute buffer is an upper bound up to 65 % too high, which of a whole model is some 10–20 %.
 const LEAST_DEVICE_SHARE: f64 = 0.75;
 
 /// Predictions under this cannot be told from the noise of other programs that come and go on the device.
@@ -17,8 +17,8 @@ const SMALLEST_VISIBLE: u64 = 256 << 20;
 /// What others on the device (a desktop, a browser) may free or take while a model loads.
 const NOISE: u64 = 64 << 20;
 
-/// `size_vram` under this share of `size` is a partial fallback, where the whole model was to be on the device. Engines
-/// that spill say so in whole layers, each at least some 1–3 %; rounding is far less.
+/// `size_vram` under this share of `size` is a partial fallback, where the whole model was to be on the
+/// device. Engines that spill say so in whole layers, each at least some 1–3 %; rounding is far less.
 const WHOLE_ON_DEVICE: f64 = 0.98;
 
 /// What a measured speed says.
@@ -58,7 +58,8 @@ pub fn speed_verdict(measured: Option<f64>, profile: Option<f64>) -> SpeedVerdic
 pub struct Placement {
     /// Bytes that were to land on devices, all parts of the footprint together.
     pub predicted_device: Bytes,
-    /// By how much the free memory of these devices shrank while it loaded. Signed: others may have freed some.
+    /// By how much the free memory of these devices shrank while it loaded. Signed: others may have freed
+    /// some.
     /// `None` = it cannot be read.
     pub measured_delta: Option<i64>,
     /// The model's whole size in memory by the engine's own word (Ollama's `size`).

@@ -32,7 +32,8 @@ pub struct Probe {
     pub max_tokens: u32,
     /// What an acceptable answer is like.
     pub expectation: Expectation,
-    /// Any of these, in any case, makes an answer right. For reports only: a small model may be wrong and sound.
+    /// Any of these, in any case, makes an answer right. For reports only: a small model may be wrong and
+    /// sound.
     pub right: &'static [&'static str],
 }
 
@@ -45,15 +46,16 @@ impl Probe {
     }
 }
 
-/// Enough to tell noise from text, on a CPU in some seconds; too few for a sound small model to begin a loop.
-const TOKENS: u32 = 32;
+/// Enough to tell noise from text, on a CPU in some seconds; too few for a sound small model to begin a loop,
+/// as greedy ones do within some 50 tokens.
+const TOKENS: u32 = 24;
 
 const fn chat(name: &'static str, prompt: &'static str, right: &'static [&'static str]) -> Probe {
     Probe {
         name,
         input: ProbeInput::Chat(prompt),
         max_tokens: TOKENS,
-        expectation: Expectation::BEGINNING,
+        expectation: Expectation::SENTENCE,
         right,
     }
 }
@@ -96,11 +98,11 @@ const FILL: [Probe; 3] = [
     ),
 ];
 
-/// The probes for a model with these abilities; `None` = a model that makes no text (embeddings only), which no
-/// prompt may condemn.
+/// The probes for a model with these abilities; `None` = a model that makes no text (embeddings only), which
+/// no prompt may condemn.
 ///
-/// A chat model is asked to chat, a model for filling in alone to fill in. A model of which nothing is known may be a
-/// base model: it is asked to go on with a text, which every model of text can, and may loop.
+/// A chat model is asked to chat, a model for filling in alone to fill in. A model of which nothing is known
+/// may be a base model: it is asked to go on with a text, which every model of text can, and may loop.
 #[must_use]
 pub fn three_prompts(abilities: &Abilities) -> Option<[Probe; 3]> {
     match (abilities.chat, abilities.fim, abilities.embed) {
