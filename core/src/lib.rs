@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod health;
 pub mod id;
 pub mod machine;
+pub mod memory;
 pub mod mode;
 pub mod routing;
 pub mod speed;

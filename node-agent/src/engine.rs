@@ -6,6 +6,7 @@
 mod ask;
 pub mod bundled;
 pub mod child;
+pub mod child_log;
 pub mod discover;
 mod last_words;
 pub mod llama_server;
@@ -15,8 +16,10 @@ pub mod openai;
 pub use ask::{Ask, AskError};
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use mesh_core::id::{IdError, ModelId};
-use mesh_core::machine::{EngineKind, EngineState, Replica, ReplicaState};
+use mesh_core::machine::{Capabilities, EngineKind, EngineState, Replica, ReplicaState};
+use mesh_core::memory::CacheType;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -91,17 +94,75 @@ pub trait Engine: Send + 'static {
     /// Asks the engine how it is, with GETs that neither wake nor load anything. The caller sets the limit.
     fn observe(&mut self) -> BoxFuture<'_, Observation>;
 
+    /// What this engine can be asked and told.
+    fn capabilities(&self) -> Capabilities;
+
     /// Brings a model into memory; `None` when this engine has no call for that.
-    fn load(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>>;
+    fn load(&self, request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>>;
 
     /// Takes a model out of memory; `None` when this engine has no call for that.
     fn unload(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>>;
+
+    /// Fetches a model onto the disk, telling how far it is; dropping the stream cancels. `None` when this
+    /// engine fetches nothing.
+    fn pull(&self, _upstream: &str) -> Option<PullStream> {
+        None
+    }
+
+    /// Deletes a model from the disk; `None` when this engine has no call for that.
+    fn delete(&self, _upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+        None
+    }
 
     /// Where requests go: the engine's path is this and `/v1/chat/completions`.
     fn base_url(&self) -> &str;
 
     /// The key requests must carry.
     fn api_key(&self) -> Option<&str>;
+}
+
+/// A model that shall be loaded. What is `None` the engine decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadRequest {
+    /// What the engine calls the model.
+    pub upstream: String,
+    /// Tokens one request may hold.
+    pub context: Option<u32>,
+    /// Requests at once.
+    pub slots: Option<u32>,
+    /// Type of the KV cache.
+    pub cache: Option<CacheType>,
+}
+
+impl LoadRequest {
+    /// `upstream` as the engine likes it.
+    #[must_use]
+    pub fn of(upstream: &str) -> Self {
+        Self { upstream: upstream.to_owned(), context: None, slots: None, cache: None }
+    }
+}
+
+/// How far an engine is with fetching a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Bytes on disk.
+    pub done: u64,
+    /// Bytes in all, once known.
+    pub total: Option<u64>,
+    /// The engine's own word for what it does.
+    pub status: String,
+}
+
+/// Progress until the model is there, or an error.
+pub type PullStream = BoxStream<'static, Result<PullProgress, AskError>>;
+
+/// What an engine says that a loaded model takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineMemory {
+    /// All of it.
+    pub size: u64,
+    /// What of it is on graphics processors.
+    pub size_vram: u64,
 }
 
 /// What an engine said of itself.
@@ -111,6 +172,8 @@ pub struct Observation {
     pub version: Option<String>,
     /// Whether it answers.
     pub state: EngineState,
+    /// Requests that wait in it, by its own count.
+    pub queued: Option<u32>,
     /// The models it has, loaded or not.
     pub held: Vec<Held>,
 }
@@ -119,13 +182,17 @@ impl Observation {
     /// The engine does not answer, and why.
     #[must_use]
     pub fn down(reason: impl Into<String>) -> Self {
-        Self { version: None, state: EngineState::Down(reason.into()), held: Vec::new() }
+        Self::without_models(EngineState::Down(reason.into()))
+    }
+
+    fn without_models(state: EngineState) -> Self {
+        Self { version: None, state, queued: None, held: Vec::new() }
     }
 
     /// The engine answers that it is not ready yet.
     #[must_use]
     pub fn starting() -> Self {
-        Self { version: None, state: EngineState::Starting, held: Vec::new() }
+        Self::without_models(EngineState::Starting)
     }
 }
 
@@ -136,6 +203,8 @@ pub struct Held {
     pub replica: Replica,
     /// What the engine calls it.
     pub upstream: String,
+    /// What the engine says that it takes.
+    pub memory: Option<EngineMemory>,
 }
 
 impl Held {
@@ -144,7 +213,8 @@ impl Held {
     /// # Errors
     /// [`IdError`] when not even the last part of the name is a valid model name.
     pub fn new(upstream: &str, state: ReplicaState) -> Result<Self, IdError> {
-        Ok(Self { replica: Replica::new(model_id(upstream)?, state), upstream: upstream.to_owned() })
+        let replica = Replica::new(model_id(upstream)?, state);
+        Ok(Self { replica, upstream: upstream.to_owned(), memory: None })
     }
 }
 

@@ -3,6 +3,8 @@
 //! No connection is kept because llama.cpp's server gives each open one a thread of a small pool.
 
 use bytes::BytesMut;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, Stream, StreamExt};
 use reqwest::{Client, Method, StatusCode, Url, redirect};
 use serde::de::DeserializeOwned;
 use std::sync::OnceLock;
@@ -12,6 +14,8 @@ use std::time::Duration;
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// The longest answer that is read: a list of a thousand models is far smaller.
 const ANSWER_LIMIT: usize = 4 << 20;
+/// The longest line of an answer in lines.
+const LINE_LIMIT: usize = 64 << 10;
 /// How much of an engine's own error text is kept.
 const ERROR_TEXT: usize = 200;
 
@@ -170,6 +174,67 @@ impl Ask {
         self.read(path, &answer)
     }
 
+    /// DELETEs with `body`; what is answered is not looked at beyond its status.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub(crate) async fn delete(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        within: Duration,
+    ) -> Result<(), AskError> {
+        self.good(Method::DELETE, path, Some(body), within).await.map(drop)
+    }
+
+    /// POSTs `body` to `path` and reads its answer as JSON documents, one on each line, as they come. Between two
+    /// lines at most `patience` may pass.
+    pub(crate) fn lines<T: DeserializeOwned + Send + 'static>(
+        &self,
+        path: &'static str,
+        body: &serde_json::Value,
+        patience: Duration,
+    ) -> BoxStream<'static, Result<T, AskError>> {
+        let ask = self.clone();
+        let mut request = client().post(format!("{}{path}", self.base)).json(body);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        let begin = async move {
+            let silent =
+                || AskError::Silent { base: ask.base.clone(), path: path.to_owned(), within: patience };
+            let answer = tokio::time::timeout(patience, request.send()).await.map_err(|_| silent())?;
+            let answer = answer.map_err(|error| ask.named(&error, path, patience))?;
+            let status = answer.status();
+            let mut lines = Lines { ask, path, patience, answer, unread: BytesMut::new(), ended: false };
+            if status.is_success() {
+                return Ok(lines);
+            }
+            let text = lines.error_body().await;
+            let (base, path) = (lines.ask.base, path.to_owned());
+            Err(AskError::Status { base, path, status: status.as_u16(), text })
+        };
+        begin
+            .map(|begun| match begun {
+                Ok(lines) => lines.stream().left_stream(),
+                Err(error) => stream::iter([Err(error)]).right_stream(),
+            })
+            .flatten_stream()
+            .boxed()
+    }
+
+    /// What an error of the client means.
+    fn named(&self, error: &reqwest::Error, path: &str, within: Duration) -> AskError {
+        let (base, path) = (self.base.clone(), path.to_owned());
+        if error.is_timeout() {
+            AskError::Silent { base, path, within }
+        } else if error.is_connect() {
+            AskError::Refused { base }
+        } else {
+            AskError::Broke { base, path, why: innermost(error) }
+        }
+    }
+
     /// GETs `path` and returns whatever was answered.
     ///
     /// # Errors
@@ -212,16 +277,7 @@ impl Ask {
         body: Option<&serde_json::Value>,
         within: Duration,
     ) -> Result<Answer, AskError> {
-        let named = |error: &reqwest::Error| {
-            let (base, path) = (self.base.clone(), path.to_owned());
-            if error.is_timeout() {
-                AskError::Silent { base, path, within }
-            } else if error.is_connect() {
-                AskError::Refused { base }
-            } else {
-                AskError::Broke { base, path, why: innermost(error) }
-            }
-        };
+        let named = |error: &reqwest::Error| self.named(error, path, within);
         let mut request = client().request(method, format!("{}{path}", self.base)).timeout(within);
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
@@ -243,6 +299,79 @@ impl Ask {
             body.extend_from_slice(&part);
         }
         Ok(Answer { status: answer.status(), server, of_a_mesh, body: body.freeze() })
+    }
+}
+
+/// An answer of JSON lines.
+struct Lines {
+    ask: Ask,
+    path: &'static str,
+    patience: Duration,
+    answer: reqwest::Response,
+    unread: BytesMut,
+    ended: bool,
+}
+
+impl Lines {
+    fn stream<T: DeserializeOwned + Send + 'static>(self) -> impl Stream<Item = Result<T, AskError>> + Send {
+        stream::unfold(Some(self), |state| async move {
+            let mut lines = state?;
+            match lines.next().await {
+                Ok(Some(line)) => match lines.ask.read(lines.path, &line) {
+                    Ok(value) => Some((Ok(value), Some(lines))),
+                    Err(error) => Some((Err(error), None)),
+                },
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    /// The next line that is not empty.
+    async fn next(&mut self) -> Result<Option<BytesMut>, AskError> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {
+                let mut line = self.unread.split_to(end + 1);
+                line.truncate(end);
+                if line.iter().any(|byte| !byte.is_ascii_whitespace()) {
+                    return Ok(Some(line));
+                }
+                continue;
+            }
+            if self.ended {
+                let rest = std::mem::take(&mut self.unread);
+                return Ok(Some(rest).filter(|rest| !rest.is_empty()));
+            }
+            if self.unread.len() > LINE_LIMIT {
+                return Err(AskError::TooLong { base: self.ask.base.clone(), path: self.path.to_owned() });
+            }
+            match self.more().await? {
+                Some(bytes) => self.unread.extend_from_slice(&bytes),
+                None => self.ended = true,
+            }
+        }
+    }
+
+    async fn more(&mut self) -> Result<Option<bytes::Bytes>, AskError> {
+        match tokio::time::timeout(self.patience, self.answer.chunk()).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => Err(self.ask.named(&error, self.path, self.patience)),
+            Err(_) => {
+                let (base, path) = (self.ask.base.clone(), self.path.to_owned());
+                Err(AskError::Silent { base, path, within: self.patience })
+            }
+        }
+    }
+
+    /// The text of an answer that is an error.
+    async fn error_body(&mut self) -> String {
+        while let Ok(Some(bytes)) = self.more().await {
+            self.unread.extend_from_slice(&bytes);
+            if self.unread.len() > LINE_LIMIT {
+                break;
+            }
+        }
+        error_text(&self.unread)
     }
 }
 

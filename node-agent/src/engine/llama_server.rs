@@ -3,9 +3,9 @@
 //! Asked each 1.3 s: `/health`, `/props`, and `/metrics` where it is on; `/v1/models` when the model changed.
 //! Never `/slots`: that keeps a server with an idle timer from sleeping. It has no call to load or unload.
 
-use super::{Ask, AskError, Engine, Held, Observation};
+use super::{Ask, AskError, Engine, Held, LoadRequest, Observation};
 use futures_util::future::BoxFuture;
-use mesh_core::machine::{Abilities, EngineState, ReplicaState};
+use mesh_core::machine::{Abilities, Capabilities, EngineState, ReplicaState};
 use mesh_core::units::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
@@ -21,8 +21,8 @@ pub struct LlamaServer {
     ask: Ask,
     /// Known for a child from its configuration; an endpoint does not tell.
     embedding: Option<bool>,
-    /// The last count of requests, and when to ask for it again.
-    busy: Option<u32>,
+    /// The last counts of requests, and when to ask for them again.
+    counts: Counts,
     ask_busy_at: Instant,
     /// What `/v1/models` said, with the model it was about.
     model: Option<(String, ModelEntry)>,
@@ -32,7 +32,7 @@ impl LlamaServer {
     /// A server that `ask` reaches. `embedding` says whether it was started to make embeddings.
     #[must_use]
     pub fn new(ask: Ask, embedding: Option<bool>) -> Self {
-        Self { ask, embedding, busy: None, ask_busy_at: Instant::now(), model: None }
+        Self { ask, embedding, counts: Counts::default(), ask_busy_at: Instant::now(), model: None }
     }
 
     async fn look(&mut self) -> Result<Observation, AskError> {
@@ -47,8 +47,8 @@ impl LlamaServer {
         let Some(slots) = props.total_slots else {
             return Err(self.ask.unexpected("/props", "no `total_slots`; is it in router mode?"));
         };
-        let (health, busy) = futures_util::join!(self.ask.any("/health"), self.count_busy(&props));
-        self.note(busy);
+        let (health, counts) = futures_util::join!(self.ask.any("/health"), self.count(&props));
+        self.note(counts);
         if !health?.status.is_success() {
             return Ok(Observation::starting());
         }
@@ -57,7 +57,7 @@ impl LlamaServer {
         let mut held = Held::new(&upstream, ReplicaState::Loaded)
             .map_err(|e| self.ask.unexpected("/props", e.to_string()))?;
         held.replica.slots = Some(slots);
-        held.replica.busy = self.busy;
+        held.replica.busy = self.counts.busy;
         held.replica.context = props.default_generation_settings.n_ctx.filter(|&n| n > 0);
         held.replica.trained_context = entry.meta.n_ctx_train;
         held.replica.parameters = entry.meta.n_params;
@@ -70,24 +70,29 @@ impl LlamaServer {
             vision: props.modalities.vision,
             fim: None,
         };
-        Ok(Observation { version: props.version(), state: EngineState::Up, held: vec![held] })
+        Ok(Observation {
+            version: props.version(),
+            state: EngineState::Up,
+            queued: self.counts.queued,
+            held: vec![held],
+        })
     }
 
-    /// The engine's own count; outer `None` when it did not say in time.
-    async fn count_busy(&self, props: &Props) -> Option<Option<u32>> {
+    /// The engine's own counts; `None` when it did not say in time.
+    async fn count(&self, props: &Props) -> Option<Counts> {
         if props.endpoint_metrics == Some(false) {
-            return Some(None);
+            return Some(Counts::default());
         }
         if Instant::now() < self.ask_busy_at {
             return None;
         }
         let text = timeout(COUNT_WITHIN, self.ask.text("/metrics")).await.ok()?;
-        Some(text.ok().and_then(|text| requests_processing(&text)))
+        Some(text.map(|text| Counts::of(&text)).unwrap_or_default())
     }
 
-    fn note(&mut self, busy: Option<Option<u32>>) {
-        match busy {
-            Some(count) => self.busy = count,
+    fn note(&mut self, counts: Option<Counts>) {
+        match counts {
+            Some(counts) => self.counts = counts,
             // The last count stands; asking on would take the server's threads one by one.
             None if Instant::now() >= self.ask_busy_at => self.ask_busy_at = Instant::now() + COUNT_PAUSE,
             None => {}
@@ -123,7 +128,19 @@ impl Engine for LlamaServer {
         })
     }
 
-    fn load(&self, _upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            has_slots: true,
+            // `/metrics` counts them, where it is on.
+            has_queue: true,
+            has_context: true,
+            has_timings: true,
+            abort_safe: true,
+            ..Capabilities::default()
+        }
+    }
+
+    fn load(&self, _request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>> {
         None
     }
 
@@ -213,9 +230,25 @@ struct ModelMeta {
     size: Option<u64>,
 }
 
-/// The gauge `llamacpp:requests_processing` of a Prometheus text.
-fn requests_processing(metrics: &str) -> Option<u32> {
-    let value = metrics.lines().find_map(|line| line.strip_prefix("llamacpp:requests_processing "))?;
+/// What `/metrics` counts; `None` where it does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    busy: Option<u32>,
+    queued: Option<u32>,
+}
+
+impl Counts {
+    /// From a Prometheus text.
+    fn of(metrics: &str) -> Self {
+        Self {
+            busy: gauge(metrics, "llamacpp:requests_processing "),
+            queued: gauge(metrics, "llamacpp:requests_deferred "),
+        }
+    }
+}
+
+fn gauge(metrics: &str, name: &str) -> Option<u32> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name))?;
     value.trim().parse::<f64>().ok().filter(|v| (0.0..1e6).contains(v)).map(|v| v as u32)
 }
 
@@ -264,10 +297,11 @@ mod tests {
     }
 
     #[test]
-    fn the_busy_count_is_the_processing_gauge() {
-        assert_eq!(requests_processing(METRICS), Some(0));
-        assert_eq!(requests_processing("llamacpp:requests_processing 2\n"), Some(2));
-        assert_eq!(requests_processing("llamacpp:requests_processing NaN\nother 1"), None);
-        assert_eq!(requests_processing(""), None);
+    fn the_counts_are_the_gauges_of_requests() {
+        assert_eq!(Counts::of(METRICS), Counts { busy: Some(0), queued: Some(0) });
+        let text = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 3\n";
+        assert_eq!(Counts::of(text), Counts { busy: Some(2), queued: Some(3) });
+        assert_eq!(Counts::of("llamacpp:requests_processing NaN\nother 1"), Counts::default());
+        assert_eq!(Counts::of(""), Counts::default());
     }
 }

@@ -3,9 +3,10 @@
 //! Asked each 1.3 s: `/api/version`, `/api/tags`, `/api/ps`. `POST /api/show` once per model and digest, in
 //! the background. It has no view of slots or load, so those stay unknown.
 
-use super::{Ask, AskError, Engine, Held, Observation};
+use super::{Ask, AskError, Engine, EngineMemory, Held, LoadRequest, Observation, PullProgress, PullStream};
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use mesh_core::machine::{Abilities, EngineState, ReplicaState};
+use mesh_core::machine::{Abilities, Capabilities, Digest, EngineState, ReplicaState};
 use mesh_core::units::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,6 +18,12 @@ use tokio::task::JoinSet;
 const LOAD_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How long `/api/show` may take on a busy machine.
 const SHOW_WITHIN: Duration = Duration::from_secs(10);
+/// How long a pull may say nothing: it verifies a hundred gigabytes in silence.
+const PULL_PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// How long a deletion may take.
+const DELETE_WITHIN: Duration = Duration::from_secs(60);
+/// Layers of one model; models have under ten.
+const LAYER_LIMIT: usize = 256;
 /// Shows at a time, so that a library of hundreds is no storm.
 const SHOWS_AT_ONCE: usize = 2;
 /// The most models reported.
@@ -55,7 +62,12 @@ impl Ollama {
             .iter()
             .filter_map(|tag| held(tag, loaded.get(tag.name.as_str()).copied(), self.details.get(&tag.key())))
             .collect();
-        Ok(Observation { version: Some(version.chars().take(64).collect()), state: EngineState::Up, held })
+        Ok(Observation {
+            version: Some(version.chars().take(64).collect()),
+            state: EngineState::Up,
+            queued: None,
+            held,
+        })
     }
 
     /// Takes in the shows that ended and starts those still to be asked.
@@ -96,14 +108,33 @@ impl Engine for Ollama {
         Box::pin(async { self.look().await.unwrap_or_else(|error| Observation::down(error.to_string())) })
     }
 
-    fn load(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
-        let ask = self.ask.clone();
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            can_load: true,
+            can_unload: true,
+            can_pull: true,
+            can_delete: true,
+            has_context: true,
+            has_timings: true,
+            abort_safe: true,
+            can_size: true,
+            ..Capabilities::default()
+        }
+    }
+
+    fn load(&self, request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+        let (ask, upstream) = (self.ask.clone(), request.upstream.as_str());
         // An embedding model refuses /api/generate; an empty list of inputs loads it all the same.
-        let (path, body) = if self.makes_only_embeddings(upstream) {
+        let (path, mut body) = if self.makes_only_embeddings(upstream) {
             ("/api/embed", json!({ "model": upstream, "input": [], "keep_alive": -1 }))
         } else {
             ("/api/generate", json!({ "model": upstream, "keep_alive": -1, "stream": false }))
         };
+        // Its own default depends on the memory of the machine and cuts prompts without a word. Slots and cache
+        // type are settings of the whole server.
+        if let Some(context) = request.context {
+            body["options"] = json!({ "num_ctx": context });
+        }
         Some(Box::pin(async move { ask.post::<Value>(path, &body, LOAD_WITHIN).await.map(drop) }))
     }
 
@@ -111,6 +142,34 @@ impl Engine for Ollama {
         let ask = self.ask.clone();
         let body = json!({ "model": upstream, "keep_alive": 0, "stream": false });
         Some(Box::pin(async move { ask.post::<Value>("/api/generate", &body, LOAD_WITHIN).await.map(drop) }))
+    }
+
+    fn pull(&self, upstream: &str) -> Option<PullStream> {
+        let body = json!({ "model": upstream, "stream": true });
+        let lines = self.ask.lines::<PullLine>("/api/pull", &body, PULL_PATIENCE);
+        let ask = self.ask.clone();
+        // Layers are fetched one after the other, each with its own count.
+        let mut layers: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        Some(Box::pin(lines.map(move |line| {
+            let line = line?;
+            if let Some(error) = line.error {
+                return Err(ask.unexpected("/api/pull", error.chars().take(200).collect::<String>()));
+            }
+            if let Some(digest) = line.digest.filter(|_| layers.len() < LAYER_LIMIT) {
+                layers.insert(digest, (line.completed.unwrap_or(0), line.total.unwrap_or(0)));
+            }
+            let sum = |part: fn(&(u64, u64)) -> u64| layers.values().map(part).fold(0, u64::saturating_add);
+            Ok(PullProgress {
+                done: sum(|layer| layer.0),
+                total: Some(sum(|layer| layer.1)).filter(|&total| total > 0),
+                status: line.status.chars().take(64).collect(),
+            })
+        })))
+    }
+
+    fn delete(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+        let (ask, body) = (self.ask.clone(), json!({ "model": upstream }));
+        Some(Box::pin(async move { ask.delete("/api/delete", &body, DELETE_WITHIN).await }))
     }
 
     fn base_url(&self) -> &str {
@@ -129,6 +188,8 @@ fn held(tag: &Tag, running: Option<&Process>, details: Option<&Details>) -> Opti
     held.replica.size = tag.size.map(Bytes);
     // What is allocated, which Ollama chooses by memory and not by the model.
     held.replica.context = running.and_then(|p| p.context_length).filter(|&n| n > 0);
+    held.replica.digest = Digest::new(&tag.digest).ok();
+    held.memory = running.and_then(|p| Some(EngineMemory { size: p.size?, size_vram: p.size_vram? }));
     if let Some(details) = details {
         held.replica.trained_context = details.trained_context;
         held.replica.parameters = details.parameters;
@@ -177,6 +238,19 @@ struct Running {
 struct Process {
     name: String,
     context_length: Option<u32>,
+    size: Option<u64>,
+    size_vram: Option<u64>,
+}
+
+/// A line of `POST /api/pull`.
+#[derive(Debug, Deserialize)]
+struct PullLine {
+    #[serde(default)]
+    status: String,
+    digest: Option<String>,
+    total: Option<u64>,
+    completed: Option<u64>,
+    error: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -228,8 +302,16 @@ mod tests {
     #[test]
     fn a_model_in_memory_has_its_allocated_context_and_one_on_disk_has_none() {
         let tag = Tag { name: "qwen3:8b".into(), size: Some(5_200_000_000), digest: "d".into() };
-        let running = Process { name: "qwen3:8b".into(), context_length: Some(4096) };
-        let loaded = held(&tag, Some(&running), None).expect("a good name").replica;
+        let running = Process {
+            name: "qwen3:8b".into(),
+            context_length: Some(4096),
+            size: Some(6_000_000_000),
+            size_vram: Some(4_000_000_000),
+        };
+        let loaded = held(&tag, Some(&running), None).expect("a good name");
+        let memory = EngineMemory { size: 6_000_000_000, size_vram: 4_000_000_000 };
+        assert_eq!(loaded.memory, Some(memory), "a third of it is in RAM");
+        let loaded = loaded.replica;
         assert_eq!((loaded.state, loaded.context), (ReplicaState::Loaded, Some(4096)));
         let on_disk = held(&tag, None, None).expect("a good name").replica;
         assert_eq!((on_disk.state, on_disk.context, on_disk.slots), (ReplicaState::Available, None, None));

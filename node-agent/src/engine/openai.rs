@@ -3,9 +3,9 @@
 //! Lemonade: `/api/v1/health` lists what is loaded, `/api/v1/models` what is there. LM Studio:
 //! `/api/v1/models`, before 0.4 `/api/v0/models`. vLLM: `/v1/models`, `/version` and `/metrics`, one model.
 
-use super::{Ask, AskError, Engine, Held, Observation};
+use super::{Ask, AskError, Engine, Held, LoadRequest, Observation};
 use futures_util::future::BoxFuture;
-use mesh_core::machine::{Abilities, EngineKind, EngineState, ReplicaState};
+use mesh_core::machine::{Abilities, Capabilities, EngineKind, EngineState, ReplicaState};
 use mesh_core::units::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ impl OpenAi {
         );
         let (health, models) = (health?, models?);
         let held = models.data.iter().take(MODEL_LIMIT).filter_map(|m| m.held(&health)).collect();
-        Ok(Observation { version: health.version, state: EngineState::Up, held })
+        Ok(Observation { version: health.version, state: EngineState::Up, queued: None, held })
     }
 
     async fn look_at_lm_studio(&mut self) -> Result<Observation, AskError> {
@@ -80,7 +80,7 @@ impl OpenAi {
             .map(|m| (m.key.clone(), m.loaded_instances.iter().map(|i| i.id.clone()).collect()))
             .collect();
         let held = models.iter().filter_map(LmStudioModel::held).collect();
-        Ok(Observation { version: None, state: EngineState::Up, held })
+        Ok(Observation { version: None, state: EngineState::Up, queued: None, held })
     }
 
     async fn look_at_vllm(&self) -> Result<Observation, AskError> {
@@ -94,7 +94,12 @@ impl OpenAi {
         // The count is of the whole server, so it belongs to a model only where there is one.
         let busy = busy.filter(|_| models.len() == 1);
         let held = models.iter().take(MODEL_LIMIT).filter_map(|m| m.held(busy)).collect();
-        Ok(Observation { version: version.ok().map(|v| v.version), state: EngineState::Up, held })
+        Ok(Observation {
+            version: version.ok().map(|v| v.version),
+            state: EngineState::Up,
+            queued: None,
+            held,
+        })
     }
 }
 
@@ -103,10 +108,32 @@ impl Engine for OpenAi {
         Box::pin(async { self.look().await.unwrap_or_else(|error| Observation::down(error.to_string())) })
     }
 
-    fn load(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+    fn capabilities(&self) -> Capabilities {
+        let abort_safe = true;
+        match self.kind {
+            EngineKind::Lemonade | EngineKind::LmStudio => Capabilities {
+                can_load: true,
+                can_unload: true,
+                has_context: true,
+                abort_safe,
+                ..Capabilities::default()
+            },
+            EngineKind::Vllm
+            | EngineKind::LlamaServer
+            | EngineKind::Ollama
+            | EngineKind::LlamaRouter
+            | EngineKind::Sglang
+            | EngineKind::TabbyApi
+            | EngineKind::KoboldCpp
+            | EngineKind::LocalAi
+            | EngineKind::OpenAi => Capabilities { has_context: true, abort_safe, ..Capabilities::default() },
+        }
+    }
+
+    fn load(&self, request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>> {
         let (path, body) = match self.kind {
-            EngineKind::Lemonade => ("/v1/load", json!({ "model_name": upstream })),
-            EngineKind::LmStudio => ("/api/v1/models/load", json!({ "model": upstream })),
+            EngineKind::Lemonade => ("/v1/load", json!({ "model_name": request.upstream })),
+            EngineKind::LmStudio => ("/api/v1/models/load", json!({ "model": request.upstream })),
             EngineKind::Vllm
             | EngineKind::LlamaServer
             | EngineKind::Ollama

@@ -228,7 +228,7 @@ impl ChildKeeper {
         held.replica.size = std::fs::metadata(&self.spec.model).ok().map(|file| Bytes(file.len()));
         held.replica.abilities.embed = Some(self.spec.embedding);
         held.replica.abilities.chat = Some(!self.spec.embedding);
-        let seen = Observation { version: None, state, held: vec![held] };
+        let seen = Observation { version: None, state, queued: None, held: vec![held] };
         self.roster.change(&self.name, |row| row.show(seen));
     }
 

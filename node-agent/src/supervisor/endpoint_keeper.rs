@@ -4,7 +4,7 @@
 
 use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, LOOK_WITHIN, RETRY_AFTER};
-use crate::engine::{AskError, Engine, Observation};
+use crate::engine::{AskError, Engine, LoadRequest, Observation};
 use futures_util::future::BoxFuture;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{EngineState, ReplicaState};
@@ -170,7 +170,7 @@ impl EndpointKeeper {
             }
             None => {}
         }
-        let Some(call) = self.engine.load(&upstream) else {
+        let Some(call) = self.engine.load(&LoadRequest::of(&upstream)) else {
             tracing::warn!(engine = self.name, %model, "this engine cannot be told to load a model; start it with the model");
             return;
         };

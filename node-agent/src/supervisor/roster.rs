@@ -149,7 +149,7 @@ impl Row {
         self.engine.state = seen.state;
         self.upstream.clear();
         self.engine.replicas.clear();
-        for Held { replica, upstream } in seen.held {
+        for Held { replica, upstream, .. } in seen.held {
             // Two names of one engine may clean up to the same; the first has it.
             if !self.upstream.contains_key(&replica.model) {
                 self.upstream.insert(replica.model.clone(), upstream);
@@ -373,7 +373,7 @@ mod tests {
             let mut row = Row::new(Engine::new(name, EngineKind::LlamaServer, false), mpsc::channel(1).0);
             row.answers_at(&format!("http://127.0.0.1/{name}"), Some("key"));
             let held = Held::new("tiny", state.clone()).expect("a good name");
-            row.show(Observation { version: None, state: EngineState::Up, held: vec![held] });
+            row.show(Observation { version: None, state: EngineState::Up, queued: None, held: vec![held] });
             assert!(roster.add(row));
         }
         roster
