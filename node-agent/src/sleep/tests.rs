@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+/// Of paused time: what has not happened by then never will.
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
 /// What happened, in order.
 type Log = Arc<Mutex<Vec<&'static str>>>;
 
@@ -143,11 +146,13 @@ impl House {
     }
 
     async fn until(&mut self, state: SleepState) {
-        self.sleep.state.wait_for(|is| *is == state).await.expect("the keeper runs");
+        let reached = timeout(AN_HOUR, self.sleep.state.wait_for(|is| *is == state)).await;
+        reached.expect("in time").expect("the keeper runs");
     }
 
     async fn resumed(&mut self, times: u64) {
-        self.sleep.resumes.wait_for(|count| *count == times).await.expect("the keeper runs");
+        let reached = timeout(AN_HOUR, self.sleep.resumes.wait_for(|count| *count == times)).await;
+        reached.expect("in time").expect("the keeper runs");
         self.settle().await;
     }
 
