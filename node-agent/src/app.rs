@@ -110,6 +110,7 @@ impl Agent {
         let probe = Probe::new(&options.root, config.model_folder(&options.data));
         let probe = Arc::new(probe.with_overrides(config.gpu_overrides()));
         let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
+        let (keeper, vitals) = VitalsKeeper::new(probe, first, config.thermal.policy(), metrics.clone());
 
         let (stop_engines, stop_links) = (CancellationToken::new(), CancellationToken::new());
         let supervisor = Supervisor::start(
@@ -126,7 +127,6 @@ impl Agent {
             stop_engines.clone(),
         );
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
-        let (keeper, vitals) = VitalsKeeper::new(probe, first, config.thermal.policy(), metrics.clone());
         let reports = Reports {
             hardware: Arc::new(hardware),
             vitals: vitals.reported.clone(),
