@@ -12,8 +12,10 @@ use crate::router_link::control::{ControlLink, Pacing};
 use crate::router_link::data::DataLink;
 use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
+use crate::sleep::{Clocks, Logind, Sleep, SleepConfig, SleepKeeper, boot_clock, wall_clock};
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
-use crate::vitals::{VitalsKeeper, look};
+use crate::vitals::{VitalsHandle, VitalsKeeper, look};
+use futures_util::future::BoxFuture;
 use mesh_core::id::{MachineId, machine_id_from_hostname};
 use mesh_core::machine::Engine;
 use mesh_daemon::complaint::{Complaint, exit};
@@ -85,6 +87,10 @@ pub struct Agent {
     pub supervisor: SupervisorHandle,
     /// What the agent says of its machine, for a router in the same process.
     pub reports: Reports,
+    /// The machine's vitals, each second.
+    pub vitals: VitalsHandle,
+    /// The machine's sleep.
+    pub sleep: Sleep,
     closing: JoinHandle<()>,
 }
 
@@ -105,6 +111,7 @@ impl Agent {
         let probe = Probe::new(&options.root, config.model_folder(&options.data));
         let probe = Arc::new(probe.with_overrides(config.gpu_overrides()));
         let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
+        let (keeper, vitals) = VitalsKeeper::new(probe, first, config.thermal.policy(), metrics.clone());
 
         let (stop_engines, stop_links) = (CancellationToken::new(), CancellationToken::new());
         let supervisor = Supervisor::start(
@@ -121,7 +128,6 @@ impl Agent {
             stop_engines.clone(),
         );
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
-        let (keeper, vitals) = VitalsKeeper::new(probe, first, config.thermal.policy(), metrics.clone());
         let reports = Reports {
             hardware: Arc::new(hardware),
             vitals: vitals.reported.clone(),
@@ -134,6 +140,22 @@ impl Agent {
         let tasks = TaskTracker::new();
         tasks.spawn(keeper.run(stop_links.clone()));
         tasks.spawn(count_engines(supervisor.engines(), metrics.clone(), stop_links.clone()));
+        let (told_draining, told) = watch::channel(false);
+        let (goodbyes, sleep) = SleepKeeper::new(SleepConfig {
+            connect: Logind::connect(None),
+            clocks: Clocks::new(vec![boot_clock(options.root), wall_clock()]),
+            inhibit_lid: config.sleep.inhibit_lid,
+            refuse: {
+                let serve = serve.clone();
+                Arc::new(move |asleep| serve.rest(asleep))
+            },
+            told: options.uplink.is_some().then_some(told),
+            read_anew: {
+                let vitals = vitals.clone();
+                Box::new(move || read_anew(vitals.clone()))
+            },
+        });
+        tasks.spawn(goodbyes.run(stop_links.clone()));
         if let Some(uplink) = options.uplink {
             let (up, control_up) = watch::channel(false);
             let wishes = supervisor.clone();
@@ -145,6 +167,7 @@ impl Agent {
                 boot_id: format!("{:016x}", rand::random::<u64>()),
                 metrics: metrics.clone(),
                 up,
+                told_draining,
                 pacing: Pacing::default(),
             };
             tasks.spawn(control.run(stop_links.clone()));
@@ -156,7 +179,7 @@ impl Agent {
         let closing =
             Closing { serve: serve.clone(), supervisor: supervisor.clone(), tasks, stop_links, stop_engines };
         let closing = tokio::spawn(closing.run(stop));
-        Ok(Self { name: options.name, serve, supervisor, reports, closing })
+        Ok(Self { name: options.name, serve, supervisor, reports, vitals, sleep, closing })
     }
 
     /// Completes when the agent has ended after its stop: nothing runs any more, no engine of ours is left.
@@ -201,6 +224,13 @@ impl Closing {
         self.stop_engines.cancel();
         self.supervisor.stopped().await;
     }
+}
+
+/// The machine as it is after its sleep. Nobody waits for the answer of a reader that has ended.
+fn read_anew(vitals: VitalsHandle) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        vitals.read_anew().await;
+    })
 }
 
 async fn count_engines(

@@ -101,7 +101,7 @@ impl VitalsKeeper {
             }
             if let Some(answer) = asked {
                 // Who asked may have gone.
-                drop(answer.send(()));
+                answer.send(()).ok();
             }
         }
     }

@@ -30,7 +30,7 @@ fn without_noise(known: &Vitals, seen: &Vitals) -> Vitals {
     keep(&known.ram, &mut calm.ram, near(MEMORY));
     memory(&known.memory, &mut calm.memory);
     keep(&known.disk, &mut calm.disk, near(DISK));
-    keep(&known.temperatures, &mut calm.temperatures, sensors_near);
+    keep(&known.temperatures, &mut calm.temperatures, |a, b| sensors_near(a, b));
     if let (Reading::Known(known), Reading::Known(calm)) = (&known.gpus, &mut calm.gpus) {
         for (known, calm) in known.iter().zip(calm) {
             gpu(known, calm);
@@ -87,7 +87,7 @@ fn gpu(known: &Gpu, calm: &mut Gpu) {
     keep(&known.fan, &mut calm.fan, |_, _| true);
     keep(&known.performance_state, &mut calm.performance_state, |_, _| true);
     keep(&known.throttle, &mut calm.throttle, |_, _| true);
-    keep(&known.temperatures, &mut calm.temperatures, sensors_near);
+    keep(&known.temperatures, &mut calm.temperatures, |a, b| sensors_near(a, b));
 }
 
 /// Puts `known` in the place of `seen` where that is noise. What becomes known or unknown is none; the words of a
@@ -107,7 +107,7 @@ fn near(bytes: u64) -> impl Fn(&Capacity, &Capacity) -> bool {
     move |a, b| a.total == b.total && a.available.0.abs_diff(b.available.0) < bytes
 }
 
-fn sensors_near(known: &Vec<Temperature>, seen: &Vec<Temperature>) -> bool {
+fn sensors_near(known: &[Temperature], seen: &[Temperature]) -> bool {
     known.len() == seen.len()
         && known.iter().zip(seen).all(|(a, b)| {
             a.sensor == b.sensor && a.limit == b.limit && (a.value.0 - b.value.0).abs() < DEGREES
@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn what_someone_decides_by_matters_at_once() {
-        let changes: [(&str, fn(&mut Vitals)); 12] = [
+        type Change = fn(&mut Vitals);
+        let changes: [(&str, Change); 12] = [
             ("memory", |seen| seen.ram = gib(64, 29_000)),
             ("a limit", |seen| seen.ram = gib(63, 30_000)),
             ("memory unknown", |seen| seen.ram = Reading::unknown("gone")),

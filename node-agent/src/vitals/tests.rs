@@ -15,6 +15,11 @@ struct House {
     task: JoinHandle<()>,
 }
 
+/// Of paused time, one reading a second: what has not happened after ten minutes never will.
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(600), future).await.expect("in time")
+}
+
 fn write(root: &Path, file: &str, text: &str) {
     let path = root.join(file);
     std::fs::create_dir_all(path.parent().expect("below the root")).expect("created");
@@ -76,9 +81,9 @@ async fn a_machine_near_its_limit_is_reported_hot_and_after_two_minutes_overheat
     let mut house = House::new(Policy::default());
     house.write("sys/class/hwmon/hwmon0/temp1_input", "98000\n");
     let hot = |vitals: &Arc<Vitals>| vitals.thermal.state == ThermalState::Hot;
-    house.vitals.reported.wait_for(hot).await.expect("it reads");
+    in_time(house.vitals.reported.wait_for(hot)).await.expect("it reads");
     assert!(!*house.vitals.overheated.borrow());
-    house.vitals.overheated.wait_for(|&overheated| overheated).await.expect("it reads");
+    in_time(house.vitals.overheated.wait_for(|&overheated| overheated)).await.expect("it reads");
     house.end().await;
 }
 
@@ -103,7 +108,8 @@ async fn small_changes_are_fresh_at_once_and_reported_when_asked_for() {
     let mut house = House::new(Policy::default());
     let first = house.vitals.reported.borrow_and_update().ram.clone();
     house.write("proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 4128768 kB\n");
-    let seen = house.vitals.fresh.wait_for(|vitals| vitals.ram != first).await.expect("it reads").clone();
+    let changed = house.vitals.fresh.wait_for(|vitals| vitals.ram != first);
+    let seen = in_time(changed).await.expect("it reads").clone();
     if seen.as_of == house.vitals.reported.borrow().as_of {
         assert_eq!(house.vitals.reported.borrow().ram, first, "64 MiB wait for the next report");
     }
