@@ -15,9 +15,12 @@ use crate::router_link::control::{ControlLink, Pacing};
 use crate::router_link::data::DataLink;
 use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
+use crate::sleep::{Clocks, Logind, Sleep, SleepConfig, SleepKeeper, boot_clock, wall_clock};
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
+use crate::vitals::{VitalsHandle, VitalsKeeper, look};
+use futures_util::future::BoxFuture;
 use mesh_core::id::{MachineId, machine_id_from_hostname};
-use mesh_core::machine::{Directive, Engine, PullSource, Store, Transfer, Vitals};
+use mesh_core::machine::{Directive, Engine, PullSource, Store, Transfer};
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::metrics_endpoint;
 use mesh_daemon::port_holder::{Protocol, cannot_listen};
@@ -31,12 +34,9 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// How often the machine is read.
-const PROBE_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often engines are looked for at the addresses where they may be.
 const RESCAN: Duration = Duration::from_secs(10);
@@ -97,6 +97,10 @@ pub struct Agent {
     pub direct: Direct,
     /// What the agent says of its machine, for a router in the same process.
     pub reports: Reports,
+    /// The machine's vitals, each second.
+    pub vitals: VitalsHandle,
+    /// The machine's sleep.
+    pub sleep: Sleep,
     closing: JoinHandle<()>,
 }
 
@@ -114,14 +118,16 @@ impl Agent {
         stop: CancellationToken,
     ) -> Result<Self, Complaint> {
         let metrics = Metrics::new(registry);
-        let probe = Arc::new(Probe::new(&options.root, config.model_folder(&options.data)));
+        let probe = Probe::new(&options.root, config.model_folder(&options.data));
+        let probe = Arc::new(probe.with_overrides(config.gpu_overrides()));
         let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
+        let (keeper, vitals) =
+            VitalsKeeper::new(probe.clone(), first, config.thermal.policy(), metrics.clone());
 
         let (stop_engines, stop_links) = (CancellationToken::new(), CancellationToken::new());
         let store = StoreHandle::start(store_config(&options.data, config), stop_links.clone());
-        let (vitals, vitals_seen) = watch::channel(Arc::new(first));
         let state = options.data.join("agent");
-        let profile = look(probe.clone(), move |_| ProfileHandle::open(&state)).await?;
+        let profile = look(probe, move |_| ProfileHandle::open(&state)).await?;
         let supervisor = Supervisor::start(
             SupervisorConfig {
                 engines: config.engine_configs(),
@@ -133,7 +139,7 @@ impl Agent {
                 engine_folder: options.data.join("engine"),
                 rescan: RESCAN,
                 store: Some(store.clone()),
-                vitals: vitals_seen.clone(),
+                vitals: vitals.fresh.clone(),
                 profile: profile.clone(),
                 launch: config.launch.defaults(),
                 truth: config.truth,
@@ -150,7 +156,7 @@ impl Agent {
         tasks.spawn(join_transfers(store.watch(), supervisor.transfers(), joined, stop_links.clone()));
         let reports = Reports {
             hardware: Arc::new(hardware),
-            vitals: vitals_seen,
+            vitals: vitals.reported.clone(),
             engines: supervisor.engines(),
             store: whole_store,
             profile: profile.watch(),
@@ -165,8 +171,24 @@ impl Agent {
         };
         tasks.spawn(describe(profile.clone(), seen, stop_links.clone()));
         let keeping = tokio::spawn(profile.keep(stop_engines.clone()));
-        tasks.spawn(read_vitals(probe, vitals, stop_links.clone()));
+        tasks.spawn(keeper.run(stop_links.clone()));
         tasks.spawn(count_engines(supervisor.engines(), metrics.clone(), stop_links.clone()));
+        let (told_draining, told) = watch::channel(false);
+        let (goodbyes, sleep) = SleepKeeper::new(SleepConfig {
+            connect: Logind::connect(None),
+            clocks: Clocks::new(vec![boot_clock(options.root), wall_clock()]),
+            inhibit_lid: config.sleep.inhibit_lid,
+            refuse: {
+                let serve = serve.clone();
+                Arc::new(move |asleep| serve.rest(asleep))
+            },
+            told: options.uplink.is_some().then_some(told),
+            read_anew: {
+                let (vitals, supervisor) = (vitals.clone(), supervisor.clone());
+                Box::new(move || read_anew(vitals.clone(), supervisor.clone()))
+            },
+        });
+        tasks.spawn(goodbyes.run(stop_links.clone()));
         if let Some(uplink) = options.uplink {
             let (up, control_up) = watch::channel(false);
             let control = ControlLink {
@@ -177,6 +199,7 @@ impl Agent {
                 boot_id: format!("{:016x}", rand::random::<u64>()),
                 metrics: metrics.clone(),
                 up,
+                told_draining,
                 pacing: Pacing::default(),
             };
             tasks.spawn(control.run(stop_links.clone()));
@@ -195,7 +218,7 @@ impl Agent {
             keeping,
         };
         let closing = tokio::spawn(closing.run(stop));
-        Ok(Self { name: options.name, serve, supervisor, store, direct, reports, closing })
+        Ok(Self { name: options.name, serve, supervisor, store, direct, reports, vitals, sleep, closing })
     }
 
     /// Completes when the agent has ended after its stop: nothing runs any more, no engine of ours is left.
@@ -312,37 +335,13 @@ async fn join_transfers(
     }
 }
 
-/// Reads the machine each second. A driver that hangs holds up the vitals and nothing else.
-async fn read_vitals(probe: Arc<Probe>, vitals: watch::Sender<Arc<Vitals>>, stop: CancellationToken) {
-    let mut tick = interval(PROBE_PERIOD);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let seen = tokio::select! {
-            () = stop.cancelled() => return,
-            seen = async { tick.tick().await; look(probe.clone(), Probe::vitals).await } => seen,
-        };
-        match seen {
-            Ok(seen) => {
-                vitals.send_if_modified(|known| {
-                    let changed = **known != seen;
-                    if changed {
-                        *known = Arc::new(seen);
-                    }
-                    changed
-                });
-            }
-            Err(complaint) => tracing::error!("{complaint}"),
-        }
-    }
-}
-
-async fn look<T: Send + 'static>(
-    probe: Arc<Probe>,
-    read: impl FnOnce(&Probe) -> T + Send + 'static,
-) -> Result<T, Complaint> {
-    tokio::task::spawn_blocking(move || read(&probe))
-        .await
-        .map_err(|error| Complaint::new("reading this machine failed").cause(error))
+/// The machine as it is after its sleep. Nobody waits for the answer of a reader that has ended.
+fn read_anew(vitals: VitalsHandle, supervisor: SupervisorHandle) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        vitals.read_anew().await;
+        // What the engines had on a graphics processor may be lost.
+        supervisor.resumed();
+    })
 }
 
 async fn count_engines(

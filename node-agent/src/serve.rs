@@ -19,7 +19,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Response, StatusCode, redirect};
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -69,7 +69,15 @@ pub struct Serve {
     engines: Client,
     metrics: Metrics,
     in_flight: watch::Sender<usize>,
+    refusing: Mutex<Refusing>,
     draining: watch::Sender<bool>,
+}
+
+/// Why new requests are refused. Each reason comes and goes without the other.
+#[derive(Debug, Default)]
+struct Refusing {
+    stopping: bool,
+    asleep: bool,
 }
 
 impl Serve {
@@ -97,6 +105,7 @@ impl Serve {
             engines,
             metrics,
             in_flight: watch::Sender::new(0),
+            refusing: Mutex::default(),
             draining: watch::Sender::new(false),
         }))
     }
@@ -116,7 +125,20 @@ impl Serve {
 
     /// From now on every new request is refused; running ones go on.
     pub fn drain(&self) {
-        self.draining.send_replace(true);
+        self.refuse(|refusing| refusing.stopping = true);
+    }
+
+    /// Refuses new requests while the machine goes to sleep and until it is ready again.
+    pub fn rest(&self, asleep: bool) {
+        self.refuse(|refusing| refusing.asleep = asleep);
+    }
+
+    fn refuse(&self, change: impl FnOnce(&mut Refusing)) {
+        // Held while it is told, or two changes could be told in the wrong order.
+        let mut refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut refusing);
+        let draining = refusing.stopping || refusing.asleep;
+        self.draining.send_if_modified(|known| std::mem::replace(known, draining) != draining);
     }
 
     /// Whether new requests are refused.
@@ -185,7 +207,7 @@ pub(crate) fn refuse(serve: &Serve, kind: &'static str, message: String) -> Resp
 async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
     let serve = running.serve.clone();
     if *serve.draining.borrow() {
-        return running.refuse("draining", "this machine is shutting down".into());
+        return running.refuse("draining", "this machine is shutting down or going to sleep".into());
     }
     if !frame::PATHS.contains(&head.path.as_str()) {
         let path: String = head.path.chars().take(64).collect();

@@ -64,6 +64,7 @@ fn link(mesh: &Mesh, router: SocketAddr, pacing: Pacing) -> Link {
         boot_id: "boot-1".into(),
         metrics: Metrics::new(&mut Registry::default()),
         up: watch::Sender::new(false),
+        told_draining: watch::Sender::new(false),
         pacing,
     };
     let stop = CancellationToken::new();
