@@ -5,6 +5,7 @@
 
 use crate::config::{self, AgentConfig, RunFlags};
 use crate::engine::bundled::BundledEngine;
+use crate::engine::guard;
 use crate::metrics::Metrics;
 use crate::probe::Probe;
 use crate::router_link::control::{ControlLink, Pacing};
@@ -251,6 +252,7 @@ async fn count_engines(
 /// # Errors
 /// A complaint when the machine has not joined, its certificate has ended, or an address cannot be used.
 pub async fn run(data: &Path, config: AgentConfig, stop: CancellationToken) -> Result<(), Complaint> {
+    guard::claim();
     let uplink = joined(data, &config)?;
     let name = uplink.identity.current().peer().name.clone();
     let (agents, router) = (name.clone(), uplink.router.clone());

@@ -18,7 +18,7 @@ mod scout;
 pub use roster::{Lease, LeaseRefusal};
 
 use crate::engine::child::ChildSpec;
-use crate::engine::{EngineConfig, adapter, discover};
+use crate::engine::{EngineConfig, Sizing, adapter, discover};
 use child_keeper::ChildKeeper;
 use endpoint_keeper::EndpointKeeper;
 use mesh_core::id::ModelId;
@@ -175,7 +175,9 @@ impl House {
             }
             EngineConfig::Child { name, program, model, alias, context, slots, embedding } => {
                 let engine_folder = engine_folder.to_owned();
-                let spec = ChildSpec { program, engine_folder, model, alias, context, slots, embedding };
+                let sizing = Sizing::default_for(context, slots);
+                let spec =
+                    ChildSpec { program, engine_folder, model, alias, sizing, projector: None, embedding };
                 let (send, orders) = mpsc::channel(ORDER_QUEUE);
                 if !self.roster.add(Row::new(Engine::new(&name, EngineKind::LlamaServer, true), send)) {
                     tracing::warn!(engine = name, "two engines have this name; the second is not used");

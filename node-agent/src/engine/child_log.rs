@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(reported.bytes(BufferKind::Kv, false), 786 << 20);
         assert_eq!(
             reported.bytes(BufferKind::Compute, false),
-            417_732_813,
+            417_731_707,
             "the last of the reserved graphs"
         );
         assert_eq!(reported.bytes(BufferKind::Compute, true), 73_033_318);

@@ -223,8 +223,8 @@ impl ChildKeeper {
     /// Shows the one model of this child as its configuration has it.
     fn show(&self, state: EngineState, replica: ReplicaState) {
         let Ok(mut held) = Held::new(self.spec.alias.as_str(), replica) else { return };
-        held.replica.slots = Some(self.spec.slots);
-        held.replica.context = Some(self.spec.context);
+        held.replica.slots = Some(self.spec.sizing.slots);
+        held.replica.context = Some(self.spec.sizing.context);
         held.replica.size = std::fs::metadata(&self.spec.model).ok().map(|file| Bytes(file.len()));
         held.replica.abilities.embed = Some(self.spec.embedding);
         held.replica.abilities.chat = Some(!self.spec.embedding);
