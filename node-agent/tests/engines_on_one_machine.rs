@@ -13,3 +13,5 @@ mod installation;
 mod ollama;
 #[path = "ollama_simulator/simulator.rs"]
 mod simulator;
+#[path = "engines_house/stored.rs"]
+mod stored;
