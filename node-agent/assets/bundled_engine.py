@@ -1,6 +1,7 @@
 """Serve one model with llama.cpp's own HTTP server (from the xllamacpp wheel) until asked to stop.
 
     bundled_engine.py MODEL --alias NAME [--host 127.0.0.1] [--port 0] [--context TOKENS] [--slots N] [--embedding]
+                      [--cache-type f16] [--ubatch N] [--cache-ram MIB] [--checkpoints N] [--gpu-layers N] [--mmproj F]
 
 CONTEXT is per request: the engine shares its cache evenly between the slots, so it is given slots x context.
 The API key comes in the environment variable MODEMESH_ENGINE_KEY, never as an argument others could read.
@@ -50,6 +51,12 @@ def arguments():
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--embedding", action="store_true")
+    parser.add_argument("--cache-type", default="f16")
+    parser.add_argument("--ubatch", type=int, default=512)
+    parser.add_argument("--cache-ram", type=int, default=0)
+    parser.add_argument("--checkpoints", type=int, default=0)
+    parser.add_argument("--gpu-layers", type=int)
+    parser.add_argument("--mmproj")
     return parser.parse_args()
 
 
@@ -75,8 +82,8 @@ def parameters(engine, args):
     params.use_jinja = True
     params.ui = False
     params.offline = True
-    # Warnings and errors: lines about single requests are of no use to the agent.
-    params.verbosity = 2
+    # The level at which buffer sizes are said. The agent keeps no line that comes after the model is loaded.
+    params.verbosity = 4
     # /slots keeps a sleeping model awake and shows prompts; /props and /metrics do neither.
     params.endpoint_slots = False
     params.endpoint_props = True
@@ -84,6 +91,16 @@ def parameters(engine, args):
     key = os.environ.pop("MODEMESH_ENGINE_KEY", "")
     if key:
         params.api_keys = [key]
+    kinds = engine.ggml_type.__members__
+    params.cache_type_k = params.cache_type_v = kinds["GGML_TYPE_" + args.cache_type.upper()]
+    params.n_ubatch = args.ubatch
+    params.n_batch = max(args.ubatch, params.n_batch)
+    params.cache_ram_mib = args.cache_ram
+    params.n_ctx_checkpoints = args.checkpoints
+    if args.gpu_layers is not None:
+        params.n_gpu_layers = args.gpu_layers
+    if args.mmproj:
+        params.mmproj.path = args.mmproj
     if args.embedding:
         params.embedding = True
         if not names_its_pooling(args.model):

@@ -6,6 +6,7 @@
 use crate::config::{self, AgentConfig, RunFlags};
 use crate::engine::EngineConfig;
 use crate::engine::bundled::BundledEngine;
+use crate::engine::guard;
 use crate::metrics::Metrics;
 use crate::model_store::{StoreConfig, StoreHandle, StoreWish};
 use crate::probe::Probe;
@@ -363,6 +364,7 @@ async fn count_engines(
 /// # Errors
 /// A complaint when the machine has not joined, its certificate has ended, or an address cannot be used.
 pub async fn run(data: &Path, config: AgentConfig, stop: CancellationToken) -> Result<(), Complaint> {
+    guard::claim();
     let uplink = joined(data, &config)?;
     let name = uplink.identity.current().peer().name.clone();
     let (agents, router) = (name.clone(), uplink.router.clone());

@@ -5,11 +5,14 @@
 
 mod ask;
 pub mod bundled;
-pub mod capabilities;
 pub mod child;
 pub mod child_log;
 pub mod discover;
+pub mod flags;
+pub mod generic;
+pub mod guard;
 mod last_words;
+pub mod llama_router;
 pub mod llama_server;
 pub mod ollama;
 pub mod openai;
@@ -21,9 +24,11 @@ pub use sizing::Sizing;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use generic::Generic;
 use mesh_core::id::{IdError, ModelId};
 use mesh_core::machine::{Capabilities, EngineKind, EngineState, Replica, ReplicaState};
 use mesh_core::memory::CacheType;
+use openai::OpenAi;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -244,15 +249,16 @@ pub fn adapter(kind: EngineKind, url: &str, api_key: Option<String>) -> Result<B
     Ok(match kind {
         EngineKind::LlamaServer => Box::new(llama_server::LlamaServer::new(ask(root)?, None)),
         EngineKind::Ollama => Box::new(ollama::Ollama::new(ask(root)?)),
-        EngineKind::Lemonade
-        | EngineKind::LmStudio
-        | EngineKind::Vllm
-        | EngineKind::LlamaRouter
-        | EngineKind::Sglang
-        | EngineKind::TabbyApi
-        | EngineKind::KoboldCpp
-        | EngineKind::LocalAi
-        | EngineKind::OpenAi => Box::new(openai::OpenAi::new(kind, ask(openai::base_for(kind, &root))?)),
+        EngineKind::LlamaRouter => Box::new(llama_router::LlamaRouter::new(ask(root)?)),
+        EngineKind::Sglang => Box::new(Generic::new(generic::Dialect::Sglang, ask(root)?)),
+        EngineKind::TabbyApi => Box::new(Generic::new(generic::Dialect::TabbyApi, ask(root)?)),
+        EngineKind::KoboldCpp => Box::new(Generic::new(generic::Dialect::KoboldCpp, ask(root)?)),
+        EngineKind::LocalAi => Box::new(Generic::new(generic::Dialect::LocalAi, ask(root)?)),
+        EngineKind::OpenAi => Box::new(Generic::new(generic::Dialect::Plain, ask(root)?)),
+        // Its paths begin with `/api`.
+        EngineKind::Lemonade => Box::new(OpenAi::new(openai::Dialect::Lemonade, ask(format!("{root}/api"))?)),
+        EngineKind::LmStudio => Box::new(OpenAi::new(openai::Dialect::LmStudio, ask(root)?)),
+        EngineKind::Vllm => Box::new(OpenAi::new(openai::Dialect::Vllm, ask(root)?)),
     })
 }
 

@@ -1,6 +1,10 @@
 //! The supervisor with real engines: the bundled llama.cpp server, an Ollama simulator, and strangers.
 #![cfg(target_os = "linux")]
 
+#[path = "engines_house/adapters.rs"]
+mod adapters;
+#[path = "engines_house/child_words.rs"]
+mod child_words;
 #[path = "engines_house/children.rs"]
 mod children;
 #[path = "engines_house/discovery.rs"]
@@ -15,3 +19,5 @@ mod ollama;
 mod simulator;
 #[path = "engines_house/stored.rs"]
 mod stored;
+#[path = "engines_house/web_server.rs"]
+mod web_server;

@@ -174,6 +174,19 @@ impl Ask {
         self.read(path, &answer)
     }
 
+    /// POSTs `body` to `path`; what is answered is not looked at beyond its status.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub(crate) async fn post_unread(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        within: Duration,
+    ) -> Result<(), AskError> {
+        self.good(Method::POST, path, Some(body), within).await.map(drop)
+    }
+
     /// DELETEs with `body`; what is answered is not looked at beyond its status.
     ///
     /// # Errors

@@ -5,21 +5,28 @@
 //! again is the supervisor's business.
 
 use super::bundled::BundledEngine;
+use super::child_log::Reported;
+use super::guard::{Enclosure, dies_first, enclose, kills_on_this_machine};
 use super::last_words::{LINE_LIMIT, LastWords};
-use super::{Ask, AskError, Program, Reported, Sizing};
+use super::{Ask, AskError, Program, Sizing, flags};
 use crate::engine::llama_server::LlamaServer;
 use mesh_core::id::ModelId;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use rand::RngCore;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
+
+/// How the reason begins when memory ran out.
+pub const OUT_OF_MEMORY: &str = "out of memory";
 
 /// How long a child may take to end by itself after SIGTERM.
 pub const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -35,8 +42,10 @@ pub struct ChildSpec {
     pub model: PathBuf,
     /// The model's name towards clients.
     pub alias: ModelId,
-    /// How it is to be loaded.
+    /// With how much context, how many slots and which caches.
     pub sizing: Sizing,
+    /// A vision projector's file.
+    pub projector: Option<PathBuf>,
     /// Whether it makes embeddings.
     pub embedding: bool,
 }
@@ -76,7 +85,12 @@ pub struct Child {
     _stdin: Option<ChildStdin>,
     words: Arc<LastWords>,
     said: Arc<Mutex<Reported>>,
+    version: Option<String>,
     listening: watch::Receiver<Option<String>>,
+    over: watch::Receiver<bool>,
+    enclosure: Option<Enclosure>,
+    /// How often the kernel had killed for memory when this process began.
+    kills_before: u64,
     key: String,
     embedding: bool,
 }
@@ -90,7 +104,7 @@ impl Child {
         std::fs::File::open(&spec.model)
             .map_err(|source| StartError::Model { path: spec.model.clone(), source })?;
         let key = random_key();
-        let mut command = command(spec, &key)?;
+        let (mut command, version) = command(spec, &key).await?;
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -99,9 +113,10 @@ impl Child {
             .process_group(0)
             .kill_on_drop(true);
         let program = command.as_std().get_program().to_string_lossy().into_owned();
+        let kills_before = kills_on_this_machine();
         let mut process = spawn(command).await.map_err(|source| StartError::Spawn { program, source })?;
         let (heard, listening) = watch::channel(None);
-        let ear = Ear { words: Arc::default(), said: Arc::default(), heard: Arc::new(heard) };
+        let ear = Ear { words: Arc::default(), said: Arc::default(), listening: Arc::new(heard) };
         if let Some(stdout) = process.stdout.take() {
             tokio::spawn(listen(stdout, ear.clone()));
         }
@@ -109,13 +124,22 @@ impl Child {
             tokio::spawn(listen(stderr, ear.clone()));
         }
         let group = process.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let enclosure = process.id().and_then(|pid| {
+            dies_first(pid);
+            enclose(&enclosure_name(&spec.alias), pid)
+        });
+        let Ear { words, said, .. } = ear;
         Ok(Self {
             group,
             _stdin: process.stdin.take(),
             process,
-            words: ear.words,
-            said: ear.said,
+            words,
+            said,
+            version,
             listening,
+            over: watch_the_end(group),
+            enclosure,
+            kills_before,
             key,
             embedding: spec.embedding,
         })
@@ -137,16 +161,19 @@ impl Child {
         }
     }
 
-    /// The number of its process; `None` after its end.
+    /// What it has said so far of the memory it takes; complete once it serves.
+    #[must_use]
+    pub fn said(&self) -> Reported {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // What its program's `--version` told.
+        said.version = said.version.or_else(|| self.version.clone());
+        said
+    }
+
+    /// Its process, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.id()
-    }
-
-    /// What it said of itself so far: its memory, its layers, its version. Complete once it serves.
-    #[must_use]
-    pub fn said(&self) -> Arc<Reported> {
-        Arc::new(lock(&self.said).clone())
     }
 
     /// From now on the child serves requests, and its words may be about them: only those that tell of a
@@ -157,36 +184,60 @@ impl Child {
 
     /// Resolves when the process ended by itself, with the reason for a person.
     pub async fn ended(&mut self) -> String {
-        let status = match self.process.wait().await {
-            Ok(status) => how(status),
-            Err(error) => format!("cannot be waited for: {error}"),
-        };
-        // What it started goes with it: a script's engine must not stay behind with all its memory.
+        self.over().await;
+        // What it started goes with it: a script's engine must not stay behind with all its memory. Until it is
+        // waited for, its number is nobody else's.
         self.signal(Signal::SIGKILL);
+        let status = self.process.wait().await;
         // What it said last may still be in the pipe.
         let closed = async { while self.listening.changed().await.is_ok() {} };
         drop(tokio::time::timeout(Duration::from_millis(500), closed).await);
+        let how = match &status {
+            Ok(status) => how(*status),
+            Err(error) => format!("cannot be waited for: {error}"),
+        };
         let words = self.words.reason();
-        if words.is_empty() { status } else { format!("{status}: {words}") }
+        let why = if words.is_empty() { how } else { format!("{how}: {words}") };
+        if self.ran_out_of_memory(status.ok()) {
+            return format!(
+                "{OUT_OF_MEMORY}: {why}; load it with less context, or unload another model first"
+            );
+        }
+        why
+    }
+
+    /// By its own words, or because the kernel killed it while it killed for memory.
+    fn ran_out_of_memory(&self, status: Option<ExitStatus>) -> bool {
+        use std::os::unix::process::ExitStatusExt as _;
+        let killed = status.and_then(|status| status.signal()) == Some(Signal::SIGKILL as i32);
+        let in_its_group = self.enclosure.as_ref().map_or(0, Enclosure::kills) > 0;
+        self.said().out_of_memory || (killed && (in_its_group || kills_on_this_machine() > self.kills_before))
     }
 
     /// Ends the process and all it started: SIGTERM, after [`STOP_WITHIN`] SIGKILL. Returns when it is gone.
     pub async fn stop(mut self) {
         self.signal(Signal::SIGTERM);
-        if tokio::time::timeout(STOP_WITHIN, self.process.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_WITHIN, self.over()).await.is_err() {
             tracing::warn!(
                 pid = self.group.map_or(0, Pid::as_raw),
                 "engine ignored SIGTERM for {} s and is killed",
                 STOP_WITHIN.as_secs()
             );
             self.signal(Signal::SIGKILL);
-            drop(self.process.wait().await);
+            self.over().await;
         }
         self.signal(Signal::SIGKILL);
+        drop(self.process.wait().await);
+    }
+
+    /// Resolves when the process has ended; it is not waited for yet.
+    async fn over(&mut self) {
+        // An error means that whoever watched is gone, and with it any reason to go on waiting here.
+        drop(self.over.wait_for(|&over| over).await);
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(group) = self.group {
+        if let Some(group) = self.group.filter(|_| self.process.id().is_some()) {
             // It may be gone already, which is what is wanted.
             let _gone = killpg(group, signal);
         }
@@ -195,44 +246,36 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // The group too, for programs that are scripts around the engine; not after it was waited for,
-        // because its number may be another's by then.
-        if self.process.id().is_some() {
-            self.signal(Signal::SIGKILL);
-        }
+        // The group too, for programs that are scripts around the engine.
+        self.signal(Signal::SIGKILL);
     }
 }
 
-/// The command line and environment of `spec`.
-fn command(spec: &ChildSpec, key: &str) -> Result<Command, StartError> {
-    let context = spec.sizing.context.max(1);
-    let slots = spec.sizing.slots.max(1);
-    let mut command = match &spec.program {
-        Program::Bundled => {
-            let engine = BundledEngine::find(&spec.engine_folder)
-                .ok_or_else(|| StartError::NotInstalled { folder: spec.engine_folder.clone() })?;
-            let mut command = Command::new(engine.python());
-            // -I: neither the user's site packages nor the environment change what is loaded.
-            command.arg("-I").arg(engine.script()).arg(&spec.model);
-            command.args(["--alias", spec.alias.as_str(), "--port", "0"]);
-            command.args(["--context", &context.to_string(), "--slots", &slots.to_string()]);
-            if spec.embedding {
-                command.arg("--embedding");
-            }
-            command
-        }
-        Program::Path(path) => {
-            let mut command = tied_to_the_agent(path);
-            command.arg("-m").arg(&spec.model);
-            command.args(["--alias", spec.alias.as_str(), "--host", "127.0.0.1", "--port", "0"]);
-            // llama-server shares its context between the slots.
-            command.args(["-c", &spec.sizing.total_context().to_string(), "-np", &slots.to_string()]);
-            command.arg("--metrics");
-            if spec.embedding {
-                command.args(["--embedding", "-ub", &context.to_string(), "-b", &context.to_string()]);
-            }
-            command
-        }
+/// Becomes true when process `pid` has ended. It stays to be waited for, so that its number and that of its group
+/// are not given to another meanwhile.
+fn watch_the_end(pid: Option<Pid>) -> watch::Receiver<bool> {
+    let (tell, over) = watch::channel(pid.is_none());
+    if let Some(pid) = pid {
+        tokio::task::spawn_blocking(move || {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            while waitid(Id::Pid(pid), flags) == Err(Errno::EINTR) {}
+            tell.send_replace(true);
+        });
+    }
+    over
+}
+
+/// A cgroup's name: letters, digits, `-`, `_` and `.` of the model's name.
+fn enclosure_name(alias: &ModelId) -> String {
+    let clean = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '.' };
+    alias.as_str().chars().map(clean).take(100).collect()
+}
+
+/// The command line and environment of `spec`, and the program's build where it tells.
+async fn command(spec: &ChildSpec, key: &str) -> Result<(Command, Option<String>), StartError> {
+    let (mut command, version) = match &spec.program {
+        Program::Bundled => (bundled_command(spec)?, None),
+        Program::Path(path) => server_command(spec, path).await,
     };
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -242,7 +285,74 @@ fn command(spec: &ChildSpec, key: &str) -> Result<Command, StartError> {
         }
     }
     command.env("MODEMESH_ENGINE_KEY", key).env("LLAMA_API_KEY", key);
+    Ok((command, version))
+}
+
+fn bundled_command(spec: &ChildSpec) -> Result<Command, StartError> {
+    let engine = BundledEngine::find(&spec.engine_folder)
+        .ok_or_else(|| StartError::NotInstalled { folder: spec.engine_folder.clone() })?;
+    let sizing = &spec.sizing;
+    let mut command = Command::new(engine.python());
+    // -I: neither the user's site packages nor the environment change what is loaded.
+    command.arg("-I").arg(engine.script()).arg(&spec.model);
+    command.args(["--alias", spec.alias.as_str(), "--port", "0"]);
+    command.args(["--context", &sizing.context.to_string(), "--slots", &sizing.slots.to_string()]);
+    command.args(["--cache-type", sizing.cache.word(), "--ubatch", &sizing.ubatch.to_string()]);
+    command.args(["--cache-ram", &(sizing.prompt_cache.0 >> 20).to_string()]);
+    command.args(["--checkpoints", &sizing.checkpoints.to_string()]);
+    if let Some(layers) = sizing.gpu_layers {
+        command.args(["--gpu-layers", &layers.to_string()]);
+    }
+    if let Some(projector) = &spec.projector {
+        command.arg("--mmproj").arg(projector);
+    }
+    if spec.embedding {
+        command.arg("--embedding");
+    }
     Ok(command)
+}
+
+async fn server_command(spec: &ChildSpec, path: &Path) -> (Command, Option<String>) {
+    let flags = flags::of_program(&on_the_search_path(path)).await;
+    let mut sizing = spec.sizing.clone();
+    if spec.embedding {
+        // An input longer than the physical batch is refused.
+        sizing.ubatch = sizing.ubatch.max(sizing.context);
+    }
+    let mut command = tied_to_the_agent(path);
+    command.arg("-m").arg(&spec.model);
+    command.args(["--alias", spec.alias.as_str(), "--host", "127.0.0.1", "--port", "0"]);
+    if flags.is_known() {
+        let arguments = flags.arguments(&sizing);
+        if !arguments.left_out.is_empty() {
+            tracing::warn!(
+                program = %path.display(), model = %spec.alias,
+                "this build has no flags for: {}", arguments.left_out.join(", ")
+            );
+        }
+        command.args(arguments.words).args(flags.house_rules());
+    } else {
+        // Words that every build of the last years has.
+        command.args(["-c", &sizing.total_context().to_string(), "-np", &sizing.slots.to_string()]);
+        command.args(["-ub", &sizing.ubatch.to_string(), "--metrics"]);
+    }
+    if let Some(projector) = &spec.projector {
+        command.arg("--mmproj").arg(projector);
+    }
+    if spec.embedding {
+        command.args(["--embedding", "-b", &sizing.ubatch.to_string()]);
+    }
+    (command, flags.version)
+}
+
+/// The file behind a bare name, so that a changed program is noticed.
+fn on_the_search_path(program: &Path) -> PathBuf {
+    if program.components().count() > 1 {
+        return program.to_owned();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
+    found.unwrap_or_else(|| program.to_owned())
 }
 
 /// `program`, started so that the kernel ends it with the agent, where this system has `setpriv`.
@@ -315,16 +425,28 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// What hears a child's words.
+/// Who hears what a child says.
 #[derive(Clone)]
 struct Ear {
     words: Arc<LastWords>,
     said: Arc<Mutex<Reported>>,
-    heard: Arc<watch::Sender<Option<String>>>,
+    listening: Arc<watch::Sender<Option<String>>>,
 }
 
-fn lock(said: &Mutex<Reported>) -> MutexGuard<'_, Reported> {
-    said.lock().unwrap_or_else(PoisonError::into_inner)
+impl Ear {
+    fn hear(&self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        if !self.words.serves() {
+            self.said.lock().unwrap_or_else(PoisonError::into_inner).hear(&line);
+        }
+        if let Some(url) = listening_at(&line)
+            && self.listening.borrow().is_none()
+        {
+            self.listening.send_replace(Some(url));
+            return;
+        }
+        self.words.hear(&line);
+    }
 }
 
 /// Reads lines of any length in bounded memory until the pipe closes.
@@ -338,30 +460,14 @@ async fn listen(mut pipe: impl AsyncRead + Unpin, ear: Ear) {
         };
         for &byte in read {
             if byte == b'\n' {
-                ear.take_in(&line);
+                ear.hear(&line);
                 line.clear();
             } else if line.len() < 4 * LINE_LIMIT {
                 line.push(byte);
             }
         }
     }
-    ear.take_in(&line);
-}
-
-impl Ear {
-    fn take_in(&self, line: &[u8]) {
-        let line = String::from_utf8_lossy(line);
-        if let Some(url) = listening_at(&line)
-            && self.heard.borrow().is_none()
-        {
-            self.heard.send_replace(Some(url));
-            return;
-        }
-        if !self.words.serves() {
-            lock(&self.said).hear(&line);
-        }
-        self.words.hear(&line);
-    }
+    ear.hear(&line);
 }
 
 /// The loopback address in `LISTENING http://127.0.0.1:PORT` or llama-server's `server is listening on …`.
@@ -398,8 +504,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_line_is_read_in_bounded_memory() {
-        let ear =
-            Ear { words: Arc::default(), said: Arc::default(), heard: Arc::new(watch::channel(None).0) };
+        let listening = Arc::new(watch::Sender::new(None));
+        let ear = Ear { words: Arc::default(), said: Arc::default(), listening };
         listen(tokio::io::repeat(b'x').take(8 << 20), ear.clone()).await;
         assert_eq!(ear.words.reason().len(), LINE_LIMIT);
     }

@@ -8,13 +8,17 @@ use mesh_core::machine::EngineKind;
 use serde_json::Value;
 use std::net::IpAddr;
 
-/// Where engines listen by default: Lemonade, Ollama, llama-server, LM Studio, vLLM (and old Lemonade).
-pub const DEFAULT_PLACES: [&str; 5] = [
+/// Where engines listen by default: Lemonade, Ollama, llama-server and LocalAI, LM Studio, vLLM (and old
+/// Lemonade), SGLang, TabbyAPI, KoboldCpp.
+pub const DEFAULT_PLACES: [&str; 8] = [
     "http://127.0.0.1:13305",
     "http://127.0.0.1:11434",
     "http://127.0.0.1:8080",
     "http://127.0.0.1:1234",
     "http://127.0.0.1:8000",
+    "http://127.0.0.1:30000",
+    "http://127.0.0.1:5000",
+    "http://127.0.0.1:5001",
 ];
 
 /// What was found at an address.
@@ -63,13 +67,50 @@ async fn by_answers(ask: &Ask) -> Result<Finding, AskError> {
     if lm_studio(ask).await? {
         return Ok(Finding::Engine(EngineKind::LmStudio));
     }
-    let version = ask.any("/version").await?;
+    let kobold = json_of(&ask.any("/api/extra/version").await?).unwrap_or_default();
+    if kobold["result"] == "KoboldCpp" {
+        return Ok(Finding::Engine(EngineKind::KoboldCpp));
+    }
     let models = ask.any("/v1/models").await?;
+    if let Some(finding) = tabby(ask, &models).await? {
+        return Ok(finding);
+    }
+    let system = json_of(&ask.any("/system").await?).unwrap_or_default();
+    if system["backends"].is_array() && system["loaded_models"].is_array() {
+        return Ok(Finding::Engine(EngineKind::LocalAi));
+    }
+    for path in ["/server_info", "/get_server_info"] {
+        let info = json_of(&ask.any(path).await?).unwrap_or_default();
+        if info["model_path"].is_string() && info["tp_size"].is_u64() {
+            return Ok(Finding::Engine(EngineKind::Sglang));
+        }
+    }
+    let version = ask.any("/version").await?;
     let is_vllm = json_of(&version).is_some_and(|body| body["version"].is_string())
-        && json_of(&models).is_some_and(|body| {
-            body["data"].as_array().is_some_and(|list| list.iter().any(|m| m["owned_by"] == "vllm"))
-        });
+        && owners(&models).iter().any(|owner| owner == "vllm");
     Ok(if is_vllm { Finding::Engine(EngineKind::Vllm) } else { Finding::Stranger })
+}
+
+/// Who owns the models of an OpenAI list.
+fn owners(models: &Answer) -> Vec<String> {
+    let body = json_of(models).unwrap_or_default();
+    let list = body["data"].as_array().into_iter().flatten();
+    list.filter_map(|model| model["owned_by"].as_str().map(str::to_owned)).collect()
+}
+
+/// TabbyAPI asks for a key unless it was told not to.
+async fn tabby(ask: &Ask, models: &Answer) -> Result<Option<Finding>, AskError> {
+    let kind = EngineKind::TabbyApi;
+    if owners(models).iter().any(|owner| owner == "tabbyAPI") {
+        return Ok(Some(Finding::Engine(kind)));
+    }
+    if models.status != 401 {
+        return Ok(None);
+    }
+    let health = json_of(&ask.any("/health").await?).unwrap_or_default();
+    let is_tabby = health["status"].is_string() && health["issues"].is_array();
+    Ok(is_tabby
+        .then_some(Finding::Unusable(kind, "it asks for an API key: add it to the agent's configuration")))
 }
 
 async fn ollama(ask: &Ask) -> Result<Option<Finding>, AskError> {
@@ -113,7 +154,7 @@ fn llama_server(props: &Answer) -> Option<Finding> {
             if !is_ours {
                 None
             } else if body["role"] == "router" {
-                Some(Finding::Unusable(kind, "it runs in router mode: start one llama-server per model"))
+                Some(Finding::Engine(EngineKind::LlamaRouter))
             } else {
                 body["total_slots"].is_u64().then_some(Finding::Engine(kind))
             }
@@ -189,7 +230,8 @@ mod tests {
         let locked = include_bytes!("../../tests/captures/llama-server-auth-none-props.json");
         assert!(matches!(llama_server(&answer(401, "llama.cpp", locked)), Some(Finding::Unusable(..))));
         let router = include_bytes!("../../tests/captures/llama-server-router-props.json");
-        assert!(matches!(llama_server(&answer(200, "llama.cpp", router)), Some(Finding::Unusable(..))));
+        let found = Some(Finding::Engine(EngineKind::LlamaRouter));
+        assert_eq!(llama_server(&answer(200, "llama.cpp", router)), found);
         assert_eq!(llama_server(&answer(503, "nginx", b"busy")), None);
         assert_eq!(llama_server(&answer(200, "nginx", b"{}")), None);
     }

@@ -45,7 +45,7 @@ impl LastWords {
     pub(super) fn hear(&self, line: &str) {
         let line = line.trim();
         let mut words = self.lock();
-        if line.is_empty() || (words.serving && !tells_of_the_machine(line)) {
+        if line.is_empty() || is_news(line) || (words.serving && !tells_of_the_machine(line)) {
             return;
         }
         if words.lines.len() >= KEPT_LINES {
@@ -85,10 +85,19 @@ fn tells_of_the_machine(line: &str) -> bool {
         })
 }
 
+/// Whether a line is at llama.cpp's level of news, which explains no end: `0.00.003.519 I text`.
+fn is_news(line: &str) -> bool {
+    line.split_once(" I ").is_some_and(|(stamp, _)| is_stamp(stamp))
+}
+
+fn is_stamp(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+
 /// The text of a line at error level: llama.cpp writes `0.00.003.519 E text`.
 fn error_of(line: &str) -> Option<&str> {
     let (stamp, text) = line.split_once(" E ")?;
-    stamp.bytes().all(|b| b.is_ascii_digit() || b == b'.').then(|| text.trim())
+    is_stamp(stamp).then(|| text.trim())
 }
 
 #[cfg(test)]

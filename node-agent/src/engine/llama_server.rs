@@ -247,7 +247,7 @@ impl Counts {
     }
 }
 
-fn gauge(metrics: &str, name: &str) -> Option<u32> {
+pub(super) fn gauge(metrics: &str, name: &str) -> Option<u32> {
     let value = metrics.lines().find_map(|line| line.strip_prefix(name))?;
     value.trim().parse::<f64>().ok().filter(|v| (0.0..1e6).contains(v)).map(|v| v as u32)
 }

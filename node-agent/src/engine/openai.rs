@@ -5,7 +5,7 @@
 
 use super::{Ask, AskError, Engine, Held, LoadRequest, Observation};
 use futures_util::future::BoxFuture;
-use mesh_core::machine::{Abilities, Capabilities, EngineKind, EngineState, ReplicaState};
+use mesh_core::machine::{Abilities, Capabilities, EngineState, ReplicaState};
 use mesh_core::units::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,37 +19,35 @@ const MODEL_LIMIT: usize = 1000;
 
 /// Adapter for one engine of these kinds.
 pub struct OpenAi {
-    kind: EngineKind,
+    dialect: Dialect,
     ask: Ask,
     /// LM Studio unloads an instance, not a model: instances by model, as last seen.
     instances: BTreeMap<String, Vec<String>>,
 }
 
-/// The base address of `kind` at `root`: Lemonade's begins with `/api`.
-pub(crate) fn base_for(kind: EngineKind, root: &str) -> String {
-    if kind == EngineKind::Lemonade { format!("{root}/api") } else { root.to_owned() }
+/// How these engines tell of themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Lemonade.
+    Lemonade,
+    /// LM Studio.
+    LmStudio,
+    /// vLLM.
+    Vllm,
 }
 
 impl OpenAi {
-    /// The engine of `kind` that `ask` reaches.
+    /// The engine of `dialect` that `ask` reaches.
     #[must_use]
-    pub fn new(kind: EngineKind, ask: Ask) -> Self {
-        Self { kind, ask, instances: BTreeMap::new() }
+    pub fn new(dialect: Dialect, ask: Ask) -> Self {
+        Self { dialect, ask, instances: BTreeMap::new() }
     }
 
     async fn look(&mut self) -> Result<Observation, AskError> {
-        match self.kind {
-            EngineKind::Lemonade => self.look_at_lemonade().await,
-            EngineKind::LmStudio => self.look_at_lm_studio().await,
-            EngineKind::Vllm
-            | EngineKind::LlamaServer
-            | EngineKind::Ollama
-            | EngineKind::LlamaRouter
-            | EngineKind::Sglang
-            | EngineKind::TabbyApi
-            | EngineKind::KoboldCpp
-            | EngineKind::LocalAi
-            | EngineKind::OpenAi => self.look_at_vllm().await,
+        match self.dialect {
+            Dialect::Lemonade => self.look_at_lemonade().await,
+            Dialect::LmStudio => self.look_at_lm_studio().await,
+            Dialect::Vllm => self.look_at_vllm().await,
         }
     }
 
@@ -90,16 +88,13 @@ impl OpenAi {
             self.ask.text("/metrics"),
         );
         let models = models?.data;
-        let busy = metrics.ok().and_then(|text| requests_running(&text));
+        let metrics = metrics.unwrap_or_default();
+        let busy = gauges(&metrics, "vllm:num_requests_running");
+        let queued = gauges(&metrics, "vllm:num_requests_waiting");
         // The count is of the whole server, so it belongs to a model only where there is one.
         let busy = busy.filter(|_| models.len() == 1);
         let held = models.iter().take(MODEL_LIMIT).filter_map(|m| m.held(busy)).collect();
-        Ok(Observation {
-            version: version.ok().map(|v| v.version),
-            state: EngineState::Up,
-            queued: None,
-            held,
-        })
+        Ok(Observation { version: version.ok().map(|v| v.version), state: EngineState::Up, queued, held })
     }
 }
 
@@ -110,62 +105,50 @@ impl Engine for OpenAi {
 
     fn capabilities(&self) -> Capabilities {
         let abort_safe = true;
-        match self.kind {
-            EngineKind::Lemonade | EngineKind::LmStudio => Capabilities {
+        match self.dialect {
+            Dialect::Lemonade | Dialect::LmStudio => Capabilities {
                 can_load: true,
                 can_unload: true,
                 has_context: true,
                 abort_safe,
                 ..Capabilities::default()
             },
-            EngineKind::Vllm
-            | EngineKind::LlamaServer
-            | EngineKind::Ollama
-            | EngineKind::LlamaRouter
-            | EngineKind::Sglang
-            | EngineKind::TabbyApi
-            | EngineKind::KoboldCpp
-            | EngineKind::LocalAi
-            | EngineKind::OpenAi => Capabilities { has_context: true, abort_safe, ..Capabilities::default() },
+            Dialect::Vllm => Capabilities {
+                has_queue: true,
+                has_context: true,
+                has_kv_usage: true,
+                abort_safe,
+                ..Capabilities::default()
+            },
         }
     }
 
     fn load(&self, request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>> {
-        let (path, body) = match self.kind {
-            EngineKind::Lemonade => ("/v1/load", json!({ "model_name": request.upstream })),
-            EngineKind::LmStudio => ("/api/v1/models/load", json!({ "model": request.upstream })),
-            EngineKind::Vllm
-            | EngineKind::LlamaServer
-            | EngineKind::Ollama
-            | EngineKind::LlamaRouter
-            | EngineKind::Sglang
-            | EngineKind::TabbyApi
-            | EngineKind::KoboldCpp
-            | EngineKind::LocalAi
-            | EngineKind::OpenAi => return None,
+        let (path, body) = match self.dialect {
+            Dialect::Lemonade => ("/v1/load", json!({ "model_name": request.upstream })),
+            Dialect::LmStudio => {
+                let mut body = json!({ "model": request.upstream });
+                if let Some(context) = request.context {
+                    body["context_length"] = json!(context);
+                }
+                ("/api/v1/models/load", body)
+            }
+            Dialect::Vllm => return None,
         };
         Some(post_all(self.ask.clone(), path, vec![body]))
     }
 
     fn unload(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
-        match self.kind {
-            EngineKind::Lemonade => {
+        match self.dialect {
+            Dialect::Lemonade => {
                 Some(post_all(self.ask.clone(), "/v1/unload", vec![json!({ "model_name": upstream })]))
             }
-            EngineKind::LmStudio => {
+            Dialect::LmStudio => {
                 let instances = self.instances.get(upstream).into_iter().flatten();
                 let bodies = instances.map(|id| json!({ "instance_id": id })).collect();
                 Some(post_all(self.ask.clone(), "/api/v1/models/unload", bodies))
             }
-            EngineKind::Vllm
-            | EngineKind::LlamaServer
-            | EngineKind::Ollama
-            | EngineKind::LlamaRouter
-            | EngineKind::Sglang
-            | EngineKind::TabbyApi
-            | EngineKind::KoboldCpp
-            | EngineKind::LocalAi
-            | EngineKind::OpenAi => None,
+            Dialect::Vllm => None,
         }
     }
 
@@ -352,11 +335,11 @@ impl VllmModel {
     }
 }
 
-/// The sum of the gauges `vllm:num_requests_running{…}` of a Prometheus text.
-fn requests_running(metrics: &str) -> Option<u32> {
+/// The sum of a gauge over all its labels in a Prometheus text.
+pub(super) fn gauges(metrics: &str, name: &str) -> Option<u32> {
     let values: Vec<f64> = metrics
         .lines()
-        .filter(|line| line.starts_with("vllm:num_requests_running"))
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
         .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
         .filter(|value| (0.0..1e6).contains(value))
         .collect();
@@ -423,8 +406,8 @@ mod tests {
     #[test]
     fn vllm_gauges_are_summed_and_sizes_are_read() {
         let metrics = "# HELP x\nvllm:num_requests_running{model_name=\"a b\"} 3.0\n";
-        assert_eq!(requests_running(metrics), Some(3));
-        assert_eq!(requests_running("nothing"), None);
+        assert_eq!(gauges(metrics, "vllm:num_requests_running"), Some(3));
+        assert_eq!(gauges("nothing", "vllm:num_requests_running"), None);
         for (text, number) in [
             ("7B", Some(7_000_000_000)),
             ("1.5B", Some(1_500_000_000)),

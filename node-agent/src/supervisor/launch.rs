@@ -12,7 +12,7 @@ use mesh_core::fit::{Choice, Claim, Demand, Margin, Offload, Pools, Trial, Wante
 use mesh_core::gguf::{self, Header, Outcome};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Digest, LoadWish, Replica, ReplicaMemory, Vitals};
-use mesh_core::memory::{CacheType, CpuMoe, Footprint, GpuLayers, HOST_OVERHEAD, Options, Shape, footprint};
+use mesh_core::memory::{CacheType, Footprint, HOST_OVERHEAD, Options, Shape, footprint};
 use mesh_core::profile::{LoadKey, LoadOptions, Measured, MeasuredBy};
 use mesh_core::units::Bytes;
 use std::fs::File;
@@ -231,6 +231,10 @@ impl Berth {
             model: self.file().to_owned(),
             alias: self.alias.clone(),
             sizing: planned.sizing.clone(),
+            projector: match &self.source {
+                Source::Configured { .. } => None,
+                Source::Stored(stored) => stored.projector.clone(),
+            },
             embedding: facts.embedding,
         };
         profile.change(|profile, at| {

@@ -2,74 +2,14 @@
 
 use crate::house::{House, bundled};
 use crate::simulator::OllamaSimulator;
+use crate::web_server::{HANGS, WebServer};
 use mesh_core::machine::{EngineKind, EngineState, ReplicaState};
 use node_agent::engine::discover::{Finding, identify};
 use node_agent::engine::{EngineConfig, adapter};
 use std::net::SocketAddr;
 use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-
-/// A web server with the same answer to everything that is not in `pages`.
-struct WebServer {
-    address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-impl WebServer {
-    async fn start(header: &'static str, pages: &'static [(&'static str, &'static str)]) -> Self {
-        Self::start_on(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), header, pages)
-    }
-
-    fn start_on(
-        listener: TcpListener,
-        header: &'static str,
-        pages: &'static [(&'static str, &'static str)],
-    ) -> Self {
-        let address = listener.local_addr().expect("bound");
-        let task = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut bytes = vec![0; 4096];
-                    let read = stream.read(&mut bytes).await.unwrap_or(0);
-                    let head = String::from_utf8_lossy(&bytes[..read]).into_owned();
-                    assert!(head.is_empty() || head.starts_with("GET "), "only GETs identify: {head}");
-                    let path = head.split_whitespace().nth(1).unwrap_or_default();
-                    let page = pages.iter().find(|(at, _)| *at == path).map_or("<html>hello</html>", |p| p.1);
-                    if page == HANGS {
-                        return std::future::pending().await;
-                    }
-                    let (status, page) = match page.strip_prefix(LOADING) {
-                        Some(page) => ("503 Service Unavailable", page),
-                        None => ("200 OK", page),
-                    };
-                    let reply = format!(
-                        "HTTP/1.1 {status}\r\n{header}content-length: {}\r\nconnection: close\r\n\r\n{page}",
-                        page.len()
-                    );
-                    drop(stream.write_all(reply.as_bytes()).await);
-                });
-            }
-        });
-        Self { address, task }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-}
-
-impl Drop for WebServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// A page that never comes.
-const HANGS: &str = "hangs";
-/// What a page of status 503 begins with.
-const LOADING: &str = "503 ";
 
 /// Answers as Ollama does, as Lemonade also does.
 const AS_OLLAMA: (&str, &str) = ("/", "Ollama is running");
