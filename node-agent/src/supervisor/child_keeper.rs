@@ -21,7 +21,7 @@ use crate::engine::{Engine as _, Held, Observation};
 use crate::profile::ProfileHandle;
 use crate::reservation::{Ledger, Reservation};
 use futures_util::future::{BoxFuture, OptionFuture};
-use mesh_core::machine::{EngineState, LoadWish, ReplicaState};
+use mesh_core::machine::{Capabilities, EngineState, LoadWish, ReplicaState};
 use mesh_core::units::human_duration;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +83,7 @@ impl ChildKeeper {
     }
 
     async fn keep(&mut self) {
+        self.roster.change(&self.name, |row| row.can(self.capabilities(Capabilities::default())));
         let mut backoff = Backoff::default();
         let mut ever_served = true;
         let mut wish = LoadWish::from(self.berth.alias.clone());
@@ -217,7 +218,11 @@ impl ChildKeeper {
                 }
             }
         };
-        self.roster.change(&self.name, |row| row.answers_at(engine.base_url(), engine.api_key()));
+        let capabilities = self.capabilities(engine.capabilities());
+        self.roster.change(&self.name, |row| {
+            row.answers_at(engine.base_url(), engine.api_key());
+            row.can(capabilities);
+        });
         self.serve(child, &mut engine, reservation, &planned).await
     }
 
@@ -355,6 +360,11 @@ impl ChildKeeper {
                 false
             }
         }
+    }
+
+    /// What the engine can, and what its keeper does for it.
+    fn capabilities(&self, engine: Capabilities) -> Capabilities {
+        Capabilities { can_load: true, can_unload: true, can_size: self.berth.flexible, ..engine }
     }
 
     fn drain(&self) -> BoxFuture<'static, ()> {
