@@ -6,8 +6,10 @@
 //! anything.
 
 mod choice;
+mod plan;
 
 pub use choice::{Choice, Offload, SHORTEST_CONTEXT, Trial, Wanted, choose};
+pub use plan::plan;
 
 use crate::machine::{Capacity, Gpu, GpuState, Pool, Reading, Vitals};
 use crate::units::Bytes;

@@ -9,6 +9,7 @@ use crate::gguf::{Header, Value};
 use crate::units::Bytes;
 use keys::Keys;
 use recurrence::Recurrence;
+use serde::{Deserialize, Serialize};
 use windows::Windows;
 
 /// The most layers; the deepest published models have 126.
@@ -36,7 +37,8 @@ pub enum ShapeError {
 }
 
 /// How far the architecture's formula is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Known {
     /// To the byte.
     Exactly,
@@ -47,7 +49,7 @@ pub enum Known {
 }
 
 /// One layer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Layer {
     /// Bytes of weights that are no experts.
     pub dense: u64,
@@ -66,7 +68,7 @@ pub struct Layer {
 }
 
 /// What of a model decides its memory.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
     /// As llama.cpp names it.
     pub architecture: String,

@@ -75,7 +75,7 @@ impl Operator for Scripted {
         Ok(Response::new(MachinesReply::default()))
     }
 
-    async fn model_header(&self, _: Request<ModelHeaderRequest>) -> Reply<ModelHeaderReply> {
+    async fn model_shape(&self, _: Request<ModelShapeRequest>) -> Reply<ModelShapeReply> {
         Err(Status::not_found("no machine has it"))
     }
 }

@@ -15,7 +15,7 @@ const WHO: &str = "modemesh agent";
     default_path = "/org/freedesktop/login1",
     gen_blocking = false
 )]
-trait Manager {
+trait Login {
     fn inhibit(&self, what: &str, who: &str, why: &str, mode: &str) -> zbus::Result<OwnedFd>;
 
     #[zbus(signal)]
@@ -24,7 +24,7 @@ trait Manager {
 
 /// A connection to logind.
 pub struct Logind {
-    manager: ManagerProxy<'static>,
+    manager: LoginProxy<'static>,
     announcements: PrepareForSleepStream,
 }
 
@@ -47,7 +47,7 @@ impl Logind {
             Some(address) => zbus::connection::Builder::address(address.as_str())?,
             None => zbus::connection::Builder::system()?,
         };
-        let manager = ManagerProxy::new(&connection.build().await?).await?;
+        let manager = LoginProxy::new(&connection.build().await?).await?;
         // Before the first inhibitor, or a sleep between the two would go unheard.
         let announcements = manager.receive_prepare_for_sleep().await?;
         Ok(Self { manager, announcements })

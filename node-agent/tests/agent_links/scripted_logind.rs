@@ -103,12 +103,12 @@ impl Inhibited {
     }
 }
 
-struct Manager {
+struct FakeLogin {
     taken: mpsc::Sender<Inhibited>,
 }
 
 #[zbus::interface(name = "org.freedesktop.login1.Manager")]
-impl Manager {
+impl FakeLogin {
     async fn inhibit(
         &self,
         what: String,
@@ -146,7 +146,7 @@ impl ScriptedLogind {
         let (sender, taken) = mpsc::channel(8);
         let builder = zbus::connection::Builder::address(bus.address.as_str()).expect("an address");
         let builder = builder.name("org.freedesktop.login1").expect("a name");
-        let builder = builder.serve_at(PATH, Manager { taken: sender }).expect("a path");
+        let builder = builder.serve_at(PATH, FakeLogin { taken: sender }).expect("a path");
         let connection = soon("the bus lets logind in", builder.build()).await.expect("it does");
         Self { connection, taken }
     }
@@ -161,6 +161,6 @@ impl ScriptedLogind {
 
     pub(crate) async fn announce(&self, asleep: bool) {
         let emitter = SignalEmitter::new(&self.connection, PATH).expect("a path");
-        Manager::prepare_for_sleep(&emitter, asleep).await.expect("the bus carries it");
+        FakeLogin::prepare_for_sleep(&emitter, asleep).await.expect("the bus carries it");
     }
 }

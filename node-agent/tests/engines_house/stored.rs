@@ -52,7 +52,7 @@ struct Shelves {
 }
 
 impl Shelves {
-    async fn with(
+    fn with(
         models: &[(&str, PathBuf)],
         free_mib: u64,
         truth: TruthConfig,
@@ -84,7 +84,7 @@ impl Shelves {
     }
 
     async fn of(models: &[(&str, PathBuf)], free_mib: u64) -> Self {
-        let shelves = Self::with(models, free_mib, TruthConfig::OFF, |_| Vec::new()).await;
+        let shelves = Self::with(models, free_mib, TruthConfig::OFF, |_| Vec::new());
         for (name, _) in models {
             shelves.house.until_replica(name, "on its shelf", |r| r.state == ReplicaState::Available).await;
         }
@@ -240,7 +240,7 @@ async fn a_file_that_the_configuration_names_has_one_row_and_not_two() {
     }
     let configured = |shelf: &Path| vec![child(Program::Bundled, shelf.join("tiny.gguf"), "mine")];
     let models = [("tiny", trained()), ("other", trained())];
-    let shelves = Shelves::with(&models, 60_000, TruthConfig::OFF, configured).await;
+    let shelves = Shelves::with(&models, 60_000, TruthConfig::OFF, configured);
     shelves.house.until_replica("other", "on its shelf", |r| r.state == ReplicaState::Available).await;
     shelves.house.until_replica("mine", "loaded", is_loaded).await;
     let engines = shelves.house.handle.engines().borrow().clone();
@@ -280,7 +280,7 @@ async fn a_model_with_random_weights_is_quarantined_and_the_trained_one_passes()
         return;
     }
     let models = [("tiny-trained", trained()), ("tiny-random", random())];
-    let shelves = Shelves::with(&models, 60_000, TruthConfig::default(), |_| Vec::new()).await;
+    let shelves = Shelves::with(&models, 60_000, TruthConfig::default(), |_| Vec::new());
     for (name, _) in &models {
         shelves.house.until_replica(name, "on its shelf", |r| r.state == ReplicaState::Available).await;
         shelves.load(wish(name));
@@ -304,7 +304,7 @@ async fn without_prompts_random_weights_may_serve() {
         return;
     }
     let truth = TruthConfig { enabled: true, prompts: false };
-    let shelves = Shelves::with(&[("tiny-random", random())], 60_000, truth, |_| Vec::new()).await;
+    let shelves = Shelves::with(&[("tiny-random", random())], 60_000, truth, |_| Vec::new());
     shelves.house.until_replica("tiny-random", "on its shelf", |r| r.state == ReplicaState::Available).await;
     shelves.load(wish("tiny-random"));
     let checked = |r: &Replica| r.health != ReplicaHealth::Unchecked;

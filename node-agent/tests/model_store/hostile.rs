@@ -32,7 +32,7 @@ async fn a_page_instead_of_a_model_is_refused_after_its_first_bytes() {
         let page = "<!DOCTYPE html><title>Please log in</title>".repeat(2000);
         Reply { endless: true, ..Reply::new("200 OK", page) }
             .with("content-type", "text/html")
-            .with("content-length", "50000000000")
+            .with("content-length", "300000000")
     })
     .await;
     let house = House::start();

@@ -157,8 +157,11 @@ async fn serve(
         drop(open.wait_for(|open| *open).await);
     }
     stream.write_all(&body[gate..]).await?;
-    while reply.endless {
-        stream.write_all(&reply.body).await?;
+    if reply.endless {
+        // Ends when the other side hangs up.
+        loop {
+            stream.write_all(&reply.body).await?;
+        }
     }
     stream.shutdown().await
 }

@@ -138,10 +138,9 @@ impl House {
 
     /// Why `name` could not be fetched.
     async fn failure(&self, name: &str) -> String {
-        match self.over(name).await.state {
-            TransferState::Failed(why) => why,
-            other => panic!("it did not fail: {other:?}"),
-        }
+        let state = self.over(name).await.state;
+        let TransferState::Failed(why) = state else { panic!("it did not fail: {state:?}") };
+        why
     }
 
     /// Fetches `wish` and checks that the store has exactly `file` under its name.

@@ -1802,25 +1802,19 @@ pub struct MachineReport {
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ModelHeaderRequest {
+pub struct ModelShapeRequest {
     #[prost(string, tag = "1")]
     pub model: ::prost::alloc::string::String,
     /// On this machine; empty = on any that has it.
     #[prost(string, tag = "2")]
     pub node: ::prost::alloc::string::String,
-    /// How many bytes; at most 32 MiB.
-    #[prost(uint64, tag = "3")]
-    pub length: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ModelHeaderReply {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub head: ::prost::bytes::Bytes,
-    #[prost(uint64, tag = "2")]
-    pub file_size: u64,
-    #[prost(string, tag = "3")]
-    pub node: ::prost::alloc::string::String,
+pub struct ModelShapeReply {
+    /// mesh_core::memory::Shape as JSON.
+    #[prost(string, tag = "1")]
+    pub shape_json: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod operator_client {
@@ -2122,12 +2116,12 @@ pub mod operator_client {
             req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "Machines"));
             self.inner.unary(req, path, codec).await
         }
-        /// The first bytes of a stored model's file, enough to read its header.
-        pub async fn model_header(
+        /// What of a stored model decides its memory, read from its file's header on the machine that has it.
+        pub async fn model_shape(
             &mut self,
-            request: impl tonic::IntoRequest<super::ModelHeaderRequest>,
+            request: impl tonic::IntoRequest<super::ModelShapeRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ModelHeaderReply>,
+            tonic::Response<super::ModelShapeReply>,
             tonic::Status,
         > {
             self.inner
@@ -2140,11 +2134,11 @@ pub mod operator_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-                "/mesh.v1.Operator/ModelHeader",
+                "/mesh.v1.Operator/ModelShape",
             );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(GrpcMethod::new("mesh.v1.Operator", "ModelHeader"));
+                .insert(GrpcMethod::new("mesh.v1.Operator", "ModelShape"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -2207,14 +2201,11 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::MachinesRequest>,
         ) -> std::result::Result<tonic::Response<super::MachinesReply>, tonic::Status>;
-        /// The first bytes of a stored model's file, enough to read its header.
-        async fn model_header(
+        /// What of a stored model decides its memory, read from its file's header on the machine that has it.
+        async fn model_shape(
             &self,
-            request: tonic::Request<super::ModelHeaderRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ModelHeaderReply>,
-            tonic::Status,
-        >;
+            request: tonic::Request<super::ModelShapeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ModelShapeReply>, tonic::Status>;
     }
     /// Operator plane (TCP 7402). Every call needs a certificate with the operator role.
     /// The messages are also the JSON that `meshctl --json` prints, so states are words.
@@ -2730,25 +2721,25 @@ pub mod operator_server {
                     };
                     Box::pin(fut)
                 }
-                "/mesh.v1.Operator/ModelHeader" => {
+                "/mesh.v1.Operator/ModelShape" => {
                     #[allow(non_camel_case_types)]
-                    struct ModelHeaderSvc<T: Operator>(pub Arc<T>);
+                    struct ModelShapeSvc<T: Operator>(pub Arc<T>);
                     impl<
                         T: Operator,
-                    > tonic::server::UnaryService<super::ModelHeaderRequest>
-                    for ModelHeaderSvc<T> {
-                        type Response = super::ModelHeaderReply;
+                    > tonic::server::UnaryService<super::ModelShapeRequest>
+                    for ModelShapeSvc<T> {
+                        type Response = super::ModelShapeReply;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<super::ModelHeaderRequest>,
+                            request: tonic::Request<super::ModelShapeRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as Operator>::model_header(&inner, request).await
+                                <T as Operator>::model_shape(&inner, request).await
                             };
                             Box::pin(fut)
                         }
@@ -2759,7 +2750,7 @@ pub mod operator_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-                        let method = ModelHeaderSvc(inner);
+                        let method = ModelShapeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

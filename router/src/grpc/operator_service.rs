@@ -12,7 +12,7 @@ use mesh_proto::v1::operator_server::Operator;
 use mesh_proto::v1::{
     CreateKeyReply, CreateKeyRequest, CreateTokenReply, CreateTokenRequest, DirectReply, DirectRequest,
     ExplainReply, ExplainRequest, KeyLine, ListKeysReply, ListKeysRequest, ListTokensReply,
-    ListTokensRequest, MachinesReply, MachinesRequest, ModelHeaderReply, ModelHeaderRequest, RevokeReply,
+    ListTokensRequest, MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, RevokeReply,
     RevokeRequest, RouterStatus, StatusReply, StatusRequest, TokenLine,
 };
 use std::time::Duration;
@@ -216,10 +216,7 @@ impl Operator for OperatorService {
         Ok(Response::new(MachinesReply { machines: vec![machines::report_of(known, now)] }))
     }
 
-    async fn model_header(
-        &self,
-        _: Request<ModelHeaderRequest>,
-    ) -> Result<Response<ModelHeaderReply>, Status> {
+    async fn model_shape(&self, _: Request<ModelShapeRequest>) -> Result<Response<ModelShapeReply>, Status> {
         Err(Status::unimplemented("headers are not read yet"))
     }
 

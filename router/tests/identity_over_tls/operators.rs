@@ -11,7 +11,7 @@ use mesh_proto::v1::operator_server::Operator;
 use mesh_proto::v1::{
     CreateKeyReply, CreateKeyRequest, CreateTokenReply, CreateTokenRequest, DirectReply, DirectRequest,
     ExplainReply, ExplainRequest, ListKeysReply, ListKeysRequest, ListTokensReply, ListTokensRequest,
-    MachinesReply, MachinesRequest, ModelHeaderReply, ModelHeaderRequest, RevokeReply, RevokeRequest,
+    MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, RevokeReply, RevokeRequest,
     RouterStatus, StatusReply, StatusRequest,
 };
 use router::grpc::serve_operators;
@@ -59,7 +59,7 @@ answers!(
     revoke_key(RevokeRequest) -> RevokeReply,
     direct(DirectRequest) -> DirectReply,
     machines(MachinesRequest) -> MachinesReply,
-    model_header(ModelHeaderRequest) -> ModelHeaderReply
+    model_shape(ModelShapeRequest) -> ModelShapeReply
 );
 
 async fn start(plane: &Plane) -> String {

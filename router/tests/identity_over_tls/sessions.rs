@@ -59,7 +59,8 @@ async fn an_agent_of_another_protocol_is_told_both_versions() {
     let mut client = node(&plane, "strix").await;
     let (code, why) = answer(&mut client, hello(99, "boot")).await;
     assert_eq!(code, Code::FailedPrecondition);
-    assert!(why.contains("agent speaks protocol 99, router needs 1"), "{why}");
+    let both = format!("agent speaks protocol 99, router needs {}", mesh_proto::PROTOCOL);
+    assert!(why.contains(&both), "{why}");
 }
 
 #[tokio::test]
