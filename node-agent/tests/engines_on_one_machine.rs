@@ -15,6 +15,8 @@ mod house;
 mod installation;
 #[path = "engines_house/ollama.rs"]
 mod ollama;
+#[path = "engines_house/outside.rs"]
+mod outside;
 #[path = "ollama_simulator/simulator.rs"]
 mod simulator;
 #[path = "engines_house/stored.rs"]

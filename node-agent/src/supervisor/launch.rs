@@ -215,8 +215,7 @@ impl Berth {
         let decide = |pools: &Pools, claims: &[Claim]| {
             self.choose(&request, &facts, pools.clone(), claims, margin, profile, version)
         };
-        let who = format!("{} (loading or loaded here)", self.alias);
-        let (reservation, choice) = ledger.admit(&who, holders, decide).await?;
+        let (reservation, choice) = ledger.admit(self.alias.as_str(), holders, decide).await?;
         let planned = self.planned(&request, &facts, &choice, &ledger.vitals(), version);
         if choice.trial.context < request.sizing.context {
             tracing::info!(

@@ -120,7 +120,7 @@ impl Librarian {
                 continue;
             }
             let Some(file) = self.store.file(model) else { continue };
-            if self.is_configured(&file.path) {
+            if self.configured_as(&file.path).is_some() {
                 continue;
             }
             if let Some(shelf) = self.take_up(model, file) {
@@ -129,10 +129,11 @@ impl Librarian {
         }
     }
 
-    fn is_configured(&self, file: &Path) -> bool {
+    /// The model under which the configuration names `file`.
+    fn configured_as(&self, file: &Path) -> Option<&ModelId> {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let file = real(file);
-        self.configured.iter().any(|(path, _)| real(path) == file)
+        self.configured.iter().find(|(path, _)| real(path) == file).map(|(_, name)| name)
     }
 
     fn take_up(&self, model: &ModelId, file: StoredFile) -> Option<Shelf> {
@@ -183,9 +184,7 @@ impl Librarian {
             .as_ref()
             .map(|shelf| shelf.file.path.clone())
             .or_else(|| Some(self.store.file(&model)?.path));
-        let named =
-            |file: &Path| self.configured.iter().find(|(path, _)| path == file).map(|(_, name)| name.clone());
-        let configured = file.as_deref().and_then(named);
+        let configured = file.as_deref().and_then(|file| self.configured_as(file)).cloned();
         let roster = self.house.roster.clone();
         self.house.tasks.spawn(async move {
             if let Some(name) = configured {
