@@ -223,7 +223,7 @@ impl Book {
                     device: entry.device.clone(),
                     on_device: left.device,
                     on_host: left.host,
-                    promised: false,
+                    promised: !entry.shows,
                 }
             })
             .collect()
