@@ -1,6 +1,7 @@
 //! The reader of GGUF headers: against files that it did not write, against an independent reader, and against
 //! files that lie.
 
+mod corpus;
 mod crosscheck;
 mod hostile;
 mod sizes;
