@@ -102,8 +102,8 @@ pub enum GgufError {
     /// `general.alignment` is no power of two up to its limit.
     #[error("general.alignment is {found}: it must be a power of two up to {ALIGNMENT_LIMIT}")]
     Alignment {
-        /// What the file says.
-        found: u64,
+        /// What the file says: 64 characters at most.
+        found: String,
     },
     /// A tensor with a dimension of zero, or with a first dimension that its type cannot have.
     #[error("tensor `{name}`: dimensions {dims:?} do not fit type {kind}")]
@@ -115,13 +115,15 @@ pub enum GgufError {
         /// Its type.
         kind: String,
     },
-    /// The size of a tensor or of all together overflows.
-    #[error("tensor `{name}`: dimensions {dims:?} overflow")]
+    /// The size of a tensor or the place of its end overflows.
+    #[error("tensor `{name}`: dimensions {dims:?} at offset {offset} overflow")]
     Overflow {
         /// The tensor.
         name: String,
         /// Its dimensions.
         dims: Vec<u64>,
+        /// Where it begins in the data.
+        offset: u64,
     },
     /// A tensor's offset is not aligned.
     #[error("tensor `{name}`: offset {offset} is not aligned to {alignment}")]
@@ -234,11 +236,11 @@ fn header(cursor: &mut Cursor<'_>, file_size: Option<u64>) -> Result<Header, Sto
     let metadata = metadata(cursor, entry_count)?;
     let alignment = match metadata.get("general.alignment") {
         None => DEFAULT_ALIGNMENT,
-        Some(value) => value.number().unwrap_or(0),
+        Some(value) => value
+            .number()
+            .filter(|number| number.is_power_of_two() && *number <= ALIGNMENT_LIMIT)
+            .ok_or_else(|| GgufError::Alignment { found: shown(&value.to_string()) })?,
     };
-    if !alignment.is_power_of_two() || alignment > ALIGNMENT_LIMIT {
-        return Err(GgufError::Alignment { found: alignment }.into());
-    }
     let listed = tensors::listed(cursor, tensor_count)?;
     let data_offset = cursor.position().next_multiple_of(alignment);
     let table = tensors::sized(listed, alignment, data_offset, file_size)?;

@@ -172,10 +172,7 @@ pub(super) fn sized(
         }
         let tensor = &tensors[at];
         let name = || shown(&tensor.name);
-        let end = tensor
-            .offset
-            .checked_add(tensor.bytes)
-            .ok_or_else(|| GgufError::Overflow { name: name(), dims: tensor.dims.clone() })?;
+        let end = tensor.offset.checked_add(tensor.bytes).ok_or_else(|| overflow(tensor))?;
         if let Some(offset) = next.filter(|&offset| offset < end) {
             let second = shown(&tensors[order[place + 1]].name);
             return Err(GgufError::Overlap { first: name(), second, offset, end });
@@ -188,6 +185,10 @@ pub(super) fn sized(
     Ok(Table { tensors, unknown_types, sizes_complete })
 }
 
+fn overflow(tensor: &TensorInfo) -> GgufError {
+    GgufError::Overflow { name: shown(&tensor.name), dims: tensor.dims.clone(), offset: tensor.offset }
+}
+
 /// `None` for a type that is not in the table.
 fn bytes_of(tensor: &TensorInfo) -> Result<Option<u64>, GgufError> {
     let wrong = || GgufError::Dimensions {
@@ -195,7 +196,7 @@ fn bytes_of(tensor: &TensorInfo) -> Result<Option<u64>, GgufError> {
         dims: tensor.dims.clone(),
         kind: tensor.kind.to_string(),
     };
-    let overflow = || GgufError::Overflow { name: shown(&tensor.name), dims: tensor.dims.clone() };
+    let overflow = || overflow(tensor);
     if tensor.dims.contains(&0) {
         return Err(wrong());
     }

@@ -2,6 +2,7 @@
 
 use super::cursor::{Cursor, Stop};
 use super::{ARRAY_LIMIT, GgufError, STRING_LIMIT, shown};
+use std::fmt;
 
 /// Arrays up to this length are kept: one entry for each layer of the deepest model, with room.
 const KEPT_ITEMS: u64 = 4096;
@@ -62,6 +63,19 @@ impl Value {
             Self::Text(text) => text.len() as u64,
             Self::Array(array) => array.items.as_ref().map_or(0, |items| 32 * items.len() as u64),
             Self::Unsigned(_) | Self::Signed(_) | Self::Float(_) | Self::Bool(_) => 16,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsigned(value) => write!(out, "{value}"),
+            Self::Signed(value) => write!(out, "{value}"),
+            Self::Float(value) => write!(out, "{value}"),
+            Self::Bool(value) => write!(out, "{value}"),
+            Self::Text(value) => write!(out, "{value:?}"),
+            Self::Array(array) => write!(out, "a list of {}", array.length),
         }
     }
 }

@@ -12,7 +12,9 @@ pub(super) fn full_cells(options: &Options) -> u64 {
 /// (streams, context of each). A unified cache is one stream that all slots share.
 fn streams(options: &Options) -> (u64, u64) {
     let slots = u64::from(options.slots.max(1));
-    if options.unified { (1, options.context) } else { (slots, options.context / slots) }
+    // llama.cpp pads the whole before it shares it out, and each share again.
+    let context = padded(options.context);
+    if options.unified { (1, context) } else { (slots, context / slots) }
 }
 
 fn padded(cells: u64) -> u64 {

@@ -132,6 +132,18 @@ fn caches_are_what_llama_cpp_allocates_to_the_byte() {
 }
 
 #[test]
+fn a_context_is_padded_before_it_is_shared_out_and_after() {
+    let model = plain("llama", [1, 64, 1, 1, 64]);
+    let cells = |context, slots, unified| {
+        kv(&model, &options(context, slots, unified, CacheType::F16, 512)) / (2 * 2 * 64)
+    };
+    assert_eq!((cells(1, 1, true), cells(257, 1, true), cells(512, 4, true)), (256, 512, 512));
+    assert_eq!(cells(512, 2, false), 2 * 256);
+    assert_eq!(cells(513, 2, false), 2 * 512, "768 / 2 = 384, which takes 512");
+    assert_eq!(cells(1024, 3, false), 3 * 512, "341 takes 512");
+}
+
+#[test]
 fn a_token_costs_what_is_published() {
     for (name, shape, bytes) in [
         ("Llama-3.1-8B", plain("llama", [32, 4096, 32, 8, 128]), 131_072_u64),
