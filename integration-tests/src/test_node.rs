@@ -80,16 +80,17 @@ impl EngineSpec {
     }
 }
 
-/// A data folder with `agent.toml`, the bundled engine, and credentials from a real join.
+/// A data folder with `agent.toml`, which begins with `settings`, the bundled engine, and credentials from a real join.
 pub(crate) async fn joined(
     name: &MachineId,
     router: &str,
     token: &JoinToken,
     engines: &[EngineSpec],
+    settings: &str,
 ) -> TempDir {
     let data = tempfile::tempdir().expect("a temporary folder");
     let sections: String = engines.iter().enumerate().map(|(at, engine)| engine.toml(at)).collect();
-    let text = format!("[discover]\nenabled = false\n[metrics]\nlisten = \"\"\n{sections}");
+    let text = format!("{settings}[discover]\nenabled = false\n[metrics]\nlisten = \"\"\n{sections}");
     std::fs::write(data.path().join("agent.toml"), text).expect("a file in our folder");
     std::os::unix::fs::symlink(absolute(&engine_folder()), data.path().join("engine"))
         .expect("a link in our folder");
@@ -213,20 +214,18 @@ pub struct NodeProcess {
     /// Its name.
     pub name: MachineId,
     child: Child,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl NodeProcess {
     pub(crate) fn start(name: MachineId, data: TempDir) -> Self {
-        let program = std::env::current_exe().expect("this program");
-        let child = Command::new(program)
-            .args(["--exact", "agent_process", "--ignored", "--nocapture"])
-            .env(DATA, data.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("this program again");
-        Self { name, child, _data: data }
+        Self { name, child: spawn(data.path()), data }
+    }
+
+    /// Starts it again after it was killed, with everything that it had on disk.
+    pub fn start_again(&mut self) {
+        self.kill();
+        self.child = spawn(self.data.path());
     }
 
     /// `kill -9`. Returns when the process is gone.
@@ -237,6 +236,17 @@ impl NodeProcess {
         self.child.kill().expect("our child");
         self.child.wait().expect("our child");
     }
+}
+
+fn spawn(data: &Path) -> Child {
+    let program = std::env::current_exe().expect("this program");
+    Command::new(program)
+        .args(["--exact", "agent_process", "--ignored", "--nocapture"])
+        .env(DATA, data)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("this program again")
 }
 
 impl Drop for NodeProcess {
