@@ -97,8 +97,19 @@ impl TestMesh {
 
     /// The same, for a node that reaches the router at another address.
     pub async fn node_by_way_of(&self, router: SocketAddr, name: &str, engines: &[EngineSpec]) -> TestNode {
+        self.node_with(router, name, engines, "").await
+    }
+
+    /// The same, with `settings` at the beginning of its `agent.toml`.
+    pub async fn node_with(
+        &self,
+        router: SocketAddr,
+        name: &str,
+        engines: &[EngineSpec],
+        settings: &str,
+    ) -> TestNode {
         let (name, router) = (machine(name), router.to_string());
-        let data = joined(&name, &router, &self.token(&name).await, engines).await;
+        let data = joined(&name, &router, &self.token(&name).await, engines, settings).await;
         let node = TestNode::start(name, &router, data).await;
         self.until_serves(&node.name, engines).await;
         node
@@ -106,8 +117,14 @@ impl TestMesh {
 
     /// A node in a process of its own. The test's program must have the test `agent_process`.
     pub async fn node_process(&self, name: &str, engines: &[EngineSpec]) -> NodeProcess {
+        self.node_process_with(name, engines, "").await
+    }
+
+    /// The same, with `settings` at the beginning of its `agent.toml`.
+    pub async fn node_process_with(&self, name: &str, engines: &[EngineSpec], settings: &str) -> NodeProcess {
         let name = machine(name);
-        let data = joined(&name, &self.router().agents.to_string(), &self.token(&name).await, engines).await;
+        let router = self.router().agents.to_string();
+        let data = joined(&name, &router, &self.token(&name).await, engines, settings).await;
         let node = NodeProcess::start(name, data);
         self.until_serves(&node.name, engines).await;
         node

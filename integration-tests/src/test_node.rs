@@ -80,20 +80,25 @@ impl EngineSpec {
     }
 }
 
-/// A data folder with `agent.toml`, the bundled engine, and credentials from a real join.
+/// A data folder with `agent.toml`, which begins with `settings`, the bundled engine, and credentials from a real join.
 pub(crate) async fn joined(
     name: &MachineId,
     router: &str,
     token: &JoinToken,
     engines: &[EngineSpec],
+    settings: &str,
 ) -> TempDir {
     let data = tempfile::tempdir().expect("a temporary folder");
     let sections: String = engines.iter().enumerate().map(|(at, engine)| engine.toml(at)).collect();
-    // No checks: their questions take slots that tests count, and models with random weights fail them. No models
-    // but those of the test: the engine's folder has one of its own.
+    // No models but those of the test: the engine's folder has one of its own.
+    let models = if settings.contains("model_folder") {
+        String::new()
+    } else {
+        format!("model_folder = {:?}\n", data.path().join("models").display().to_string())
+    };
+    // No checks: their questions take slots that tests count, and models with random weights fail them.
     let text = format!(
-        "model_folder = {:?}\n[discover]\nenabled = false\n[truth]\nenabled = false\n[metrics]\nlisten = \"\"\n{sections}",
-        data.path().join("models").display().to_string()
+        "{settings}{models}[discover]\nenabled = false\n[truth]\nenabled = false\n[metrics]\nlisten = \"\"\n{sections}"
     );
     std::fs::write(data.path().join("agent.toml"), text).expect("a file in our folder");
     std::os::unix::fs::symlink(absolute(&engine_folder()), data.path().join("engine"))
@@ -218,20 +223,18 @@ pub struct NodeProcess {
     /// Its name.
     pub name: MachineId,
     child: Child,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl NodeProcess {
     pub(crate) fn start(name: MachineId, data: TempDir) -> Self {
-        let program = std::env::current_exe().expect("this program");
-        let child = Command::new(program)
-            .args(["--exact", "agent_process", "--ignored", "--nocapture"])
-            .env(DATA, data.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("this program again");
-        Self { name, child, _data: data }
+        Self { name, child: spawn(data.path()), data }
+    }
+
+    /// Starts it again after it was killed, with everything that it had on disk.
+    pub fn start_again(&mut self) {
+        self.kill();
+        self.child = spawn(self.data.path());
     }
 
     /// `kill -9`. Returns when the process is gone.
@@ -242,6 +245,17 @@ impl NodeProcess {
         self.child.kill().expect("our child");
         self.child.wait().expect("our child");
     }
+}
+
+fn spawn(data: &Path) -> Child {
+    let program = std::env::current_exe().expect("this program");
+    Command::new(program)
+        .args(["--exact", "agent_process", "--ignored", "--nocapture"])
+        .env(DATA, data)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("this program again")
 }
 
 impl Drop for NodeProcess {

@@ -154,6 +154,7 @@ impl Shelf {
         journal.synced = journal.synced.min(length);
         journal.wish = wish.clone();
         journal.digest = wish.digest.clone().or(journal.digest);
+        journal.total = journal.total.or(wish.size.map(|size| size.0));
         (journal.boot, journal.failed) = (boot(), false);
         self.write(&journal)?;
         Ok((Part { file, length }, journal))
