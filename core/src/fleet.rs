@@ -323,6 +323,7 @@ pub(crate) mod tests {
             cpu_threads: 2,
             system: crate::machine::Reading::unknown("test"),
             agent_version: "0".into(),
+            launch: None,
         };
         let full = Report {
             hardware: Some(hardware),

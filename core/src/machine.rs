@@ -86,6 +86,21 @@ pub struct Hardware {
     pub system: Reading<String>,
     /// The agent's version.
     pub agent_version: String,
+    /// How it starts the models of its store, where it can.
+    pub launch: Option<Launch>,
+}
+
+/// How an agent starts the models of its store where nobody says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The program, for people: `bundled`, or the file's name.
+    pub program: String,
+    /// Whether that can use graphics processors.
+    pub uses_gpu: bool,
+    /// Tokens of one request; fewer where the model was trained for fewer, or the memory is short.
+    pub context: u32,
+    /// Requests at once.
+    pub slots: u32,
 }
 
 /// A message from a machine about itself. A section that is `None` has not changed since the last report;

@@ -27,6 +27,12 @@ pub const DEVICE_OVERHEAD: Bytes = Bytes(512 << 20);
 pub const HOST_OVERHEAD: Bytes = Bytes(150 << 20);
 /// What a vision projector's work needs beside its weights, which the engine's own fit does not know.
 pub const PROJECTOR_HEADROOM: Bytes = Bytes(1 << 30);
+/// RAM for prompts that were computed before, in an engine that the mesh starts: an editor's system prompt of 10,000
+/// tokens is kept over a change of topic, and a small machine can afford it.
+pub const LAUNCHED_PROMPT_CACHE: Bytes = Bytes(512 << 20);
+/// Saved states of each slot in an engine that the mesh starts: models with windows or recurrent layers need them to
+/// take up a prompt in its middle.
+pub const LAUNCHED_CHECKPOINTS: u32 = 4;
 /// Part of the compute bound that depends on nothing.
 const COMPUTE_BASE: u64 = 16 << 20;
 
@@ -115,6 +121,17 @@ impl Options {
             projector: None,
             draft: None,
             mtp: false,
+        }
+    }
+
+    /// How agents start engines of their own. Never llama-server's defaults, which are 8 GiB of saved prompts and 32
+    /// saved states for each slot.
+    #[must_use]
+    pub fn launched(context_per_slot: u64, slots: u32) -> Self {
+        Self {
+            prompt_cache: LAUNCHED_PROMPT_CACHE,
+            checkpoints: LAUNCHED_CHECKPOINTS,
+            ..Self::new(context_per_slot, slots)
         }
     }
 }

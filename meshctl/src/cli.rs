@@ -3,6 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::Digest;
+use mesh_core::memory::CacheType;
+use reqwest::Url;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -220,6 +222,8 @@ pub(crate) enum ModelCommand {
     Unload(ModelArgs),
     /// Delete a model from a machine's disk; it is unloaded first
     Rm(ModelArgs),
+    /// Tell which machines can hold a model now, and why others cannot
+    Fit(FitArgs),
 }
 
 /// `meshctl model pull`
@@ -252,6 +256,62 @@ pub(crate) struct LoadArgs {
     /// Type of the KV cache: f16, q8_0, q4_0 [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub(crate) cache_type: Option<String>,
+}
+
+/// `meshctl model fit`
+#[derive(Debug, Args)]
+pub(crate) struct FitArgs {
+    /// A model on a disk of the mesh, a GGUF file here, or the URL of one: only its header is read
+    #[arg(value_name = "MODEL|FILE.gguf|URL")]
+    pub(crate) model: FitSource,
+    /// On this machine only
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<MachineId>,
+    /// Tokens one request may hold [default: what the machine would give it, or fewer]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) context: Option<u32>,
+    /// Requests at once [default: what the machine would give it]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) slots: Option<u32>,
+    /// Type of the KV cache: f16, q8_0, q4_0
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
+    pub(crate) cache_type: CacheType,
+}
+
+/// Where the header of a model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FitSource {
+    /// On a machine of the mesh.
+    Model(ModelId),
+    /// On this machine.
+    File(PathBuf),
+    /// On a web server.
+    Url(Url),
+}
+
+impl std::str::FromStr for FitSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains("://") {
+            let url = Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
+            return match url.scheme() {
+                "http" | "https" => Ok(Self::Url(url)),
+                other => Err(format!("a URL begins with http or https, not with {other}")),
+            };
+        }
+        // Names of models may end so too; a file is then meant only where there is one or a path is written.
+        let is_path = text.starts_with(['/', '.', '~']) || std::path::Path::new(text).is_file();
+        if is_path || text.to_ascii_lowercase().ends_with(".gguf") {
+            return Ok(Self::File(text.into()));
+        }
+        ModelId::new(text).map(Self::Model).map_err(|error| error.to_string())
+    }
+}
+
+fn cache_type(word: &str) -> Result<CacheType, String> {
+    CacheType::from_word(word)
+        .ok_or_else(|| format!("`{word}` is no type of KV cache; f16 and q8_0 are some"))
 }
 
 /// `meshctl node …`

@@ -3,6 +3,7 @@
 
 pub(crate) mod access;
 pub(crate) mod explain;
+pub(crate) mod fit;
 pub(crate) mod models;
 pub(crate) mod node;
 pub(crate) mod paint;
@@ -29,5 +30,7 @@ pub(crate) fn json<T: Serialize>(schema: &'static str, body: &T, one_line: bool)
     text.expect("messages of numbers and texts are always JSON") + "\n"
 }
 
+#[cfg(test)]
+mod machine_tests;
 #[cfg(test)]
 mod tests;

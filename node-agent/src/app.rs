@@ -120,7 +120,8 @@ impl Agent {
         let metrics = Metrics::new(registry);
         let probe = Probe::new(&options.root, config.model_folder(&options.data));
         let probe = Arc::new(probe.with_overrides(config.gpu_overrides()));
-        let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
+        let (mut hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
+        hardware.launch = Some(config.launch.told());
         let (keeper, vitals) =
             VitalsKeeper::new(probe.clone(), first, config.thermal.policy(), metrics.clone());
 

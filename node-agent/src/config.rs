@@ -7,7 +7,7 @@ use crate::probe::GpuOverrides;
 use crate::supervisor::LaunchDefaults;
 use crate::truth::TruthConfig;
 use mesh_core::id::{MachineId, ModelId};
-use mesh_core::machine::EngineKind;
+use mesh_core::machine::{EngineKind, Launch};
 use mesh_core::thermal::Policy;
 use mesh_core::units::{Bytes, Celsius};
 use mesh_daemon::complaint::Complaint;
@@ -127,6 +127,19 @@ impl Default for LaunchSection {
 }
 
 impl LaunchSection {
+    /// As the machine tells it.
+    #[must_use]
+    pub fn told(&self) -> Launch {
+        let name = Path::new(&self.program).file_name().map(|name| name.to_string_lossy().into_owned());
+        Launch {
+            program: name.unwrap_or_else(|| self.program.clone()),
+            // The bundled engine is built for the processor only.
+            uses_gpu: self.program != BUNDLED,
+            context: self.context,
+            slots: self.slots,
+        }
+    }
+
     /// In the supervisor's words.
     #[must_use]
     pub fn defaults(&self) -> LaunchDefaults {

@@ -30,6 +30,7 @@ mod space;
 mod transfer;
 mod transfers;
 
+pub(crate) use header::whole as whole_header;
 pub use lend::Lent;
 pub use naming::NameError;
 pub use peers::{PeerAnswer, PeerLink, Peers};

@@ -113,6 +113,7 @@ impl Probe {
             cpu_threads: host::cpu_threads(&self.root),
             system: host::system(&self.root),
             agent_version: env!("CARGO_PKG_VERSION").into(),
+            launch: None,
         }
     }
 

@@ -54,6 +54,7 @@ async fn full() -> Value {
         quantisation: None,
         parameters: None,
         trained_context: None,
+        projector: None,
         broken: None,
     };
     let handle = ProfileHandle::in_memory();

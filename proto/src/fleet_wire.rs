@@ -15,7 +15,7 @@ pub use wish::{directive_from_wire, directive_to_wire};
 use crate::v1;
 use engine::{engine_from_wire, engine_to_wire};
 use mesh_core::id::{IdError, ModelId};
-use mesh_core::machine::{DigestError, EngineKind, Hardware, Report};
+use mesh_core::machine::{DigestError, EngineKind, Hardware, Launch, Report};
 use reading::{text_from_wire, text_to_wire};
 use std::sync::Arc;
 use store::{store_from_wire, store_to_wire};
@@ -153,6 +153,12 @@ fn hardware_to_wire(hardware: &Hardware) -> v1::Hardware {
         cpu_threads: hardware.cpu_threads,
         system: text_to_wire(&hardware.system),
         agent_version: hardware.agent_version.clone(),
+        launch: hardware.launch.as_ref().map(|launch| v1::Launch {
+            program: shorten(launch.program.clone()),
+            uses_gpu: launch.uses_gpu,
+            context: launch.context,
+            slots: launch.slots,
+        }),
     }
 }
 
@@ -163,6 +169,16 @@ fn hardware_from_wire(hardware: v1::Hardware) -> Result<Hardware, WireError> {
         cpu_threads: hardware.cpu_threads,
         system: text_from_wire("hardware.system", hardware.system)?,
         agent_version: text("hardware.agent_version", hardware.agent_version)?,
+        launch: hardware.launch.map(launch_from_wire).transpose()?,
+    })
+}
+
+fn launch_from_wire(launch: v1::Launch) -> Result<Launch, WireError> {
+    Ok(Launch {
+        program: text("hardware.launch.program", launch.program)?,
+        uses_gpu: launch.uses_gpu,
+        context: launch.context,
+        slots: launch.slots,
     })
 }
 
@@ -253,6 +269,7 @@ mod tests {
             quantisation: Some("Q8_0".into()),
             parameters: Some(1),
             trained_context: None,
+            projector: Some(Bytes(7)),
             broken: None,
         };
         Store { models: vec![stored], transfers: vec![transfer], refusals: vec![refusal] }
@@ -267,6 +284,12 @@ mod tests {
                 cpu_threads: 32,
                 system: Reading::unknown("no /proc"),
                 agent_version: "0.1.0".into(),
+                launch: Some(Launch {
+                    program: "llama-server".into(),
+                    uses_gpu: true,
+                    context: 16_384,
+                    slots: 2,
+                }),
             }),
             vitals: Some(Vitals {
                 as_of: 1_790_000_000,

@@ -194,6 +194,7 @@ impl Router {
             fleet: fleet.clone(),
             in_flight: in_flight.clone(),
             journal: journal.clone(),
+            blobs: blobs.clone(),
             ledger: ledger.clone(),
             pin: pin.clone(),
             name: settings.name.to_string(),

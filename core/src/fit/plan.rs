@@ -6,7 +6,13 @@ use crate::memory::{CpuMoe, Footprint, GpuLayers, Options, Shape, footprint};
 /// The best way to load `shape` with `options` into `pools` as they are now, and what that would take.
 /// `options.context` counts all slots; less of it is proposed where `context_is_open`.
 #[must_use]
-pub fn plan(shape: &Shape, options: &Options, context_is_open: bool, pools: &Pools) -> (Choice, Footprint) {
+pub fn plan(
+    shape: &Shape,
+    options: &Options,
+    context_is_open: bool,
+    pools: &Pools,
+    margin: Margin,
+) -> (Choice, Footprint) {
     let slots = u64::from(options.slots.max(1));
     let layers = shape.layers.len();
     let wanted = Wanted {
@@ -17,7 +23,7 @@ pub fn plan(shape: &Shape, options: &Options, context_is_open: bool, pools: &Poo
         divisible: layers > 1,
     };
     let predict = |trial: Trial| footprint(shape, &loaded(options, trial));
-    let choice = choose(pools, &[], wanted, Margin::Default, |trial| {
+    let choice = choose(pools, &[], wanted, margin, |trial| {
         let footprint = predict(trial);
         Demand { device: footprint.device.total(), host: footprint.host.total() }
     });
@@ -92,7 +98,7 @@ mod tests {
     }
 
     fn way(vram: u64, ram: u64, context: u64, open: bool) -> (bool, Offload, u32) {
-        let (choice, _) = plan(&shape(), &Options::new(context, 1), open, &pools(vram, ram));
+        let (choice, _) = plan(&shape(), &Options::new(context, 1), open, &pools(vram, ram), Margin::Default);
         (choice.fit.fits, choice.trial.offload, choice.trial.context)
     }
 
@@ -109,7 +115,7 @@ mod tests {
         let (fits, offload, context) = way(0, 8, 65_536, true);
         assert!(fits && offload == Offload::None && (2048..65_536).contains(&context), "{context}");
         assert!(!way(0, 8, 65_536, false).0);
-        let (choice, _) = plan(&shape(), &Options::new(2048, 1), true, &pools(0, 2));
+        let (choice, _) = plan(&shape(), &Options::new(2048, 1), true, &pools(0, 2), Margin::Default);
         assert!(!choice.fit.fits && choice.fit.why.contains("GiB"), "{}", choice.fit.why);
     }
 }

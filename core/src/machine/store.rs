@@ -73,6 +73,8 @@ pub struct StoredModel {
     pub parameters: Option<u64>,
     /// Tokens it was trained for.
     pub trained_context: Option<u32>,
+    /// Bytes of the file that turns images or sound into tokens for it, which is loaded with it.
+    pub projector: Option<Bytes>,
     /// Why it cannot be loaded, where its header tells.
     pub broken: Option<String>,
 }

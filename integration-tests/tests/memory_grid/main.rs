@@ -26,8 +26,9 @@ use std::process::{Command, Stdio};
 const MIB: f64 = 1_048_576.0;
 /// Half of the last digit that the log prints, and a hair for its binary fractions.
 const RESOLUTION: f64 = 0.005 + 1e-9;
-/// How far the compute bound may lie above what was measured: its constant part and a factor.
-const SLACK: (f64, f64) = (16.0, 3.0);
+/// How far the compute bound may lie above what was measured: a constant in MiB, which is what tiny models see of it, and
+/// the factor that was found over published models.
+const SLACK: (f64, f64) = (40.0, 1.65);
 
 struct Model {
     name: &'static str,
@@ -72,10 +73,9 @@ fn grid(model: &Model) -> Vec<Options> {
     let mut loads = Vec::new();
     for &cache in model.types {
         for slots in [1, 2, 4] {
-            for unified in [true, false] {
-                for (context, ubatch) in
-                    [(256, 512), (512, 512), (1024, 512), (2048, 512), (2048, 128), (8192, 512), (700, 512)]
-                {
+            // One slot has nothing to share.
+            for unified in [true, false].into_iter().take(if slots == 1 { 1 } else { 2 }) {
+                for (context, ubatch) in [(256, 512), (700, 512), (2048, 512), (2048, 128), (8192, 512)] {
                     let flash_attention = true;
                     let how = Options { context, unified, ubatch, flash_attention, ..Options::new(1, slots) };
                     let gpu_layers = GpuLayers::None;
@@ -184,11 +184,12 @@ fn compare(model: &Model, how: &Options, seen: &Value) -> (Footprint, f64) {
     let caches = seen["caches"].as_array().map_or(0, Vec::len).max(1) as f64;
     about(sum(&seen["caches"], "mib"), needs.host.kv.0, caches, "cache");
     about(sum(&seen["states"], "mib"), needs.host.recurrent.0, 1.0, "states");
-    let recurrent = model.shape.layers.iter().filter(|layer| layer.state_floats > 0).count() as u64;
+    // The line counts all layers, also those without a state; its size does not.
     for state in seen["states"].as_array().into_iter().flatten() {
-        assert_eq!((number(state, "cells"), number(state, "layers")), (u64::from(how.slots), recurrent));
+        assert_eq!(number(state, "cells"), u64::from(how.slots), "{what}");
     }
-    assert_eq!(seen["states"].as_array().map_or(0, Vec::len), usize::from(recurrent > 0), "{what}");
+    let is_recurrent = model.shape.layers.iter().any(|layer| layer.state_floats > 0);
+    assert_eq!(seen["states"].as_array().map_or(0, Vec::len), usize::from(is_recurrent), "{what}");
     let compute = mib(seen, "compute") + mib(seen, "output");
     let bound = needs.host.compute.0 as f64 / MIB;
     assert!(bound >= compute, "compute: the engine {compute} MiB, our bound {bound} MiB: {what}");

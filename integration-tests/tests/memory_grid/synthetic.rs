@@ -186,6 +186,7 @@ pub(crate) fn nemotron_h() -> Vec<u8> {
     let turns = |values: [u32; 3]| Meta::U32s(values.repeat(2));
     model.0 = model
         .0
+        .entry("nemotron_h.attention.layer_norm_epsilon", Meta::F32(1e-5))
         .entry("nemotron_h.attention.head_count_kv", turns([0, 0, 2]))
         .entry("nemotron_h.feed_forward_length", turns([0, 128, 0]));
     model.put("output.weight", &[64, VOCABULARY]);

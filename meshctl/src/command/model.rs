@@ -1,6 +1,8 @@
 //! `meshctl model`: load and unload, and wait until the machine's own report shows it. The other verbs have
 //! files of their own.
 
+mod fit;
+mod header;
 mod list;
 mod pull;
 mod remove;
@@ -53,6 +55,7 @@ pub(super) async fn run(command: ModelCommand, way: &Way, screen: &Screen) -> Re
     match command {
         ModelCommand::List { node } => list::run(node, way, screen).await,
         ModelCommand::Pull(args) => pull::run(args, way, screen).await,
+        ModelCommand::Fit(args) => fit::run(args, way, screen).await,
         ModelCommand::Rm(args) => remove::run(args, way, screen).await,
         ModelCommand::Load(LoadArgs { which, context, slots, cache_type }) => {
             let request = DirectRequest {

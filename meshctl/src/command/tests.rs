@@ -23,6 +23,9 @@ struct Scripted {
     mesh: watch::Sender<StatusReply>,
     /// What a directive makes of the model.
     becomes: &'static str,
+    /// The machines, and the shape of their one model.
+    machines: Vec<MachineReport>,
+    shape: Option<String>,
     asked: Arc<Notify>,
 }
 
@@ -72,11 +75,12 @@ impl Operator for Scripted {
     }
 
     async fn machines(&self, _: Request<MachinesRequest>) -> Reply<MachinesReply> {
-        Ok(Response::new(MachinesReply::default()))
+        Ok(Response::new(MachinesReply { machines: self.machines.clone() }))
     }
 
     async fn model_shape(&self, _: Request<ModelShapeRequest>) -> Reply<ModelShapeReply> {
-        Err(Status::not_found("no machine has it"))
+        let shape_json = self.shape.clone().ok_or_else(|| Status::not_found("no machine has it"))?;
+        Ok(Response::new(ModelShapeReply { shape_json }))
     }
 }
 
@@ -141,7 +145,7 @@ fn scripted(state: &str, becomes: &'static str) -> Scripted {
         ..NodeStatus::default()
     };
     let (mesh, _) = watch::channel(StatusReply { nodes: vec![node], ..StatusReply::default() });
-    Scripted { mesh, becomes, asked: Arc::new(Notify::new()) }
+    Scripted { mesh, becomes, machines: vec![], shape: None, asked: Arc::new(Notify::new()) }
 }
 
 /// Runs one command line against a fresh router.
@@ -243,3 +247,5 @@ async fn a_watch_survives_a_restart_of_the_router() {
     };
     again.stop().await;
 }
+
+mod fit;

@@ -63,7 +63,15 @@ fn hardware_lines(hardware: &Hardware, vitals: Option<&Vitals>, look: Look) -> V
             cpu.push_str(", throttled");
         }
     }
-    vec![line("host", &host), line("cpu", &cpu)]
+    let mut lines = vec![line("host", &host), line("cpu", &cpu)];
+    if let Some(launch) = &hardware.launch {
+        let on = if launch.uses_gpu { "" } else { ", on the processor only" };
+        let slots = launch.slots;
+        let program = look.text(&launch.program);
+        let size = context(launch.context);
+        lines.push(line("loads with", &format!("{program}{on}, context {size}, {slots} at once")));
+    }
+    lines
 }
 
 fn vitals_lines(vitals: &Vitals, look: Look) -> Vec<String> {

@@ -21,6 +21,7 @@ fn quiet() -> Snapshot {
         cpu_threads: 1,
         system: Reading::Known("Linux 6.17.1-1".into()),
         agent_version: "0".into(),
+        launch: None,
     };
     let vitals = Vitals {
         ram: Reading::Known(of(64, 60)),

@@ -1,17 +1,7 @@
 //! With how much context, how many slots and which caches an engine of our own is started.
-//!
-//! Never llama-server's defaults: they are four slots, 8 GiB of saved prompts and 32 saved states for each slot.
 
 use mesh_core::memory::{CacheType, CpuMoe, GpuLayers, Options};
 use mesh_core::units::Bytes;
-
-/// RAM for prompts that were computed before: an agent's system prompt of 10,000 tokens is kept over a change of
-/// topic, and a small machine can afford it.
-const PROMPT_CACHE: Bytes = Bytes(512 << 20);
-/// Saved states of each slot, which models with windows or recurrent layers need to take up a prompt in its middle.
-const CHECKPOINTS: u32 = 4;
-/// llama.cpp's own batch: larger ones read prompts faster and take more scratch.
-const UBATCH: u32 = 512;
 
 /// How large a model is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,15 +30,17 @@ impl Sizing {
     /// The usual sizes around `context` tokens for each of `slots` requests.
     #[must_use]
     pub fn default_for(context: u32, slots: u32) -> Self {
+        let (context, slots) = (context.max(1), slots.max(1));
+        let options = Options::launched(u64::from(context), slots);
         Self {
-            context: context.max(1),
-            slots: slots.max(1),
-            cache: CacheType::F16,
-            ubatch: UBATCH,
+            context,
+            slots,
+            cache: options.cache_k,
+            ubatch: options.ubatch,
             gpu_layers: None,
             cpu_moe: None,
-            prompt_cache: PROMPT_CACHE,
-            checkpoints: CHECKPOINTS,
+            prompt_cache: options.prompt_cache,
+            checkpoints: options.checkpoints,
             direct_io: false,
         }
     }

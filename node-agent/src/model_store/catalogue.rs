@@ -155,7 +155,13 @@ impl Catalogue {
 
     /// What is reported.
     pub(super) fn reported(&self) -> Vec<StoredModel> {
-        self.models.iter().take(MODELS).map(|(name, model)| model.reported(name)).collect()
+        let projector = |model: &Model| {
+            self.files.get(model.projector.as_ref()?).map(|file| Bytes(file.found.identity.size))
+        };
+        let models = self.models.iter().take(MODELS);
+        models
+            .map(|(name, model)| StoredModel { projector: projector(model), ..model.reported(name) })
+            .collect()
     }
 
     /// A file with this digest.
@@ -183,6 +189,7 @@ impl Model {
             trained_context: header
                 .and_then(|header| header.arch_number("context_length"))
                 .and_then(|tokens| u32::try_from(tokens).ok()),
+            projector: None,
             broken: self.header.as_ref().err().cloned(),
         }
     }

@@ -13,7 +13,7 @@ const LIMIT: u64 = 256 << 20;
 
 /// Why a file's header could not be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HeaderError {
+pub(crate) enum HeaderError {
     /// The disk failed.
     #[error("reading it: {0}")]
     Read(#[from] io::Error),
@@ -64,7 +64,7 @@ pub(super) fn so_far(
 }
 
 /// The header of a whole file of `size` bytes.
-pub(super) fn whole(file: &File, size: u64) -> Result<Header, HeaderError> {
+pub(crate) fn whole(file: &File, size: u64) -> Result<Header, HeaderError> {
     match so_far(file, size, 0, Some(size))? {
         Progress::Whole(header) => Ok(*header),
         Progress::Needs(needed) => Err(GgufError::CutShort { size, needed }.into()),

@@ -4,25 +4,19 @@ use super::load_facts::LoadFacts;
 use super::resident::resident;
 use crate::engine::child::ChildSpec;
 use crate::engine::{BufferKind, Program, Reported, Sizing};
-use crate::model_store::StoredFile;
+use crate::model_store::{StoredFile, whole_header};
 use crate::profile::ProfileHandle;
 use crate::reservation::{Ledger, Refused, Reservation, Shrunk};
 use crate::truth::RAM;
 use mesh_core::fit::{Choice, Claim, Demand, Margin, Offload, Pools, Trial, Wanted, choose};
-use mesh_core::gguf::{self, Header, Outcome};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Digest, LoadWish, Replica, ReplicaMemory, Vitals};
 use mesh_core::memory::{CacheType, Footprint, HOST_OVERHEAD, Options, Shape, footprint};
 use mesh_core::profile::{LoadKey, LoadOptions, Measured, MeasuredBy};
 use mesh_core::units::Bytes;
 use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// How much of a file is read at first: the metadata of most models without their vocabulary.
-const FIRST_READ: u64 = 1 << 20;
-/// No header is longer: vocabularies have up to 20 MiB.
-const HEADER_LIMIT: u64 = 256 << 20;
 /// What the driver may have given to others while a model loaded, until the difference tells nothing of the model.
 const PLAUSIBLE: u64 = 2 << 30;
 
@@ -179,7 +173,8 @@ impl Berth {
                 let path = file.clone();
                 let read = move || {
                     let size = std::fs::metadata(&path).map_or(0, |file| file.len());
-                    let header = header_of(&path, size);
+                    // Parts of a split model are known by their sizes only.
+                    let header = File::open(&path).ok().and_then(|file| whole_header(&file, size).ok());
                     let shape = header.and_then(|header| Shape::from_header(&header).ok());
                     shape.unwrap_or_else(|| Shape::of_size(Bytes(size)))
                 };
@@ -387,27 +382,6 @@ fn predict(facts: &Facts, sizing: &Sizing) -> Footprint {
     // Embeddings are computed in one step.
     let ubatch = if facts.embedding { sizing.context } else { options.ubatch };
     footprint(&facts.shape, &Options { ubatch, projector: facts.projector, ..options })
-}
-
-/// The header of a file that the store has not read; `None` when it is none. Parts of a split model are known by
-/// their sizes only.
-fn header_of(path: &Path, size: u64) -> Option<Header> {
-    let mut file = File::open(path).ok()?;
-    let (mut bytes, mut want) = (Vec::new(), FIRST_READ);
-    loop {
-        let missing = want.saturating_sub(bytes.len() as u64);
-        file.by_ref().take(missing).read_to_end(&mut bytes).ok()?;
-        match gguf::read(&bytes, Some(size)).ok()? {
-            Outcome::Complete(header) => return Some(header),
-            Outcome::NeedMore { at_least } => {
-                let have = bytes.len() as u64;
-                if have < want || at_least > HEADER_LIMIT || have >= HEADER_LIMIT {
-                    return None;
-                }
-                want = at_least.max(have * 2).min(HEADER_LIMIT);
-            }
-        }
-    }
 }
 
 /// What a load took, by the best source there is, kept in the profile and told to the mesh.

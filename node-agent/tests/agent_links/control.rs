@@ -50,6 +50,7 @@ fn link(mesh: &Mesh, router: SocketAddr, pacing: Pacing) -> Link {
         cpu_threads: 2,
         system: Reading::unknown("test"),
         agent_version: "0".into(),
+        launch: None,
     };
     let control = ControlLink {
         router: router.to_string(),

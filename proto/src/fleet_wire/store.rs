@@ -61,6 +61,7 @@ fn stored_to_wire(stored: &StoredModel) -> v1::StoredModel {
         quantisation: stored.quantisation.clone().map(shorten),
         parameters: stored.parameters,
         trained_context: stored.trained_context,
+        projector: stored.projector.map(|bytes| bytes.0),
         broken: stored.broken.clone().map(shorten),
     }
 }
@@ -75,6 +76,7 @@ fn stored_from_wire(stored: v1::StoredModel) -> Result<StoredModel, WireError> {
         quantisation: words("store.models.quantisation", stored.quantisation)?,
         parameters: stored.parameters,
         trained_context: stored.trained_context,
+        projector: stored.projector.map(Bytes),
         broken: words("store.models.broken", stored.broken)?,
     })
 }

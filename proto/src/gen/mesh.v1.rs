@@ -280,6 +280,21 @@ pub struct Hardware {
     pub system: ::core::option::Option<TextReading>,
     #[prost(string, tag = "5")]
     pub agent_version: ::prost::alloc::string::String,
+    /// How it starts the models of its store.
+    #[prost(message, optional, tag = "6")]
+    pub launch: ::core::option::Option<Launch>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Launch {
+    #[prost(string, tag = "1")]
+    pub program: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub uses_gpu: bool,
+    #[prost(uint32, tag = "3")]
+    pub context: u32,
+    #[prost(uint32, tag = "4")]
+    pub slots: u32,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -737,6 +752,9 @@ pub struct StoredModel {
     pub trained_context: ::core::option::Option<u32>,
     #[prost(string, optional, tag = "8")]
     pub broken: ::core::option::Option<::prost::alloc::string::String>,
+    /// Bytes of the file that turns images or sound into tokens.
+    #[prost(uint64, optional, tag = "9")]
+    pub projector: ::core::option::Option<u64>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

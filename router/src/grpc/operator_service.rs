@@ -2,10 +2,12 @@
 //! before any of these runs.
 
 use crate::fleet_keeper::{FleetHandle, NotAttached};
+use crate::forward::blobs::{Blobs, HeaderError};
 use crate::forward::in_flight::InFlight;
 use crate::journal::{Journal, NotFound};
 use crate::ledger::{LedgerError, LedgerHandle};
-use mesh_core::id::MachineId;
+use mesh_core::id::{MachineId, ModelId};
+use mesh_core::memory::Shape;
 use mesh_daemon::clock::{Clock, unix_ms};
 use mesh_proto::identity::{JoinToken, Peer, Role};
 use mesh_proto::v1::operator_server::Operator;
@@ -31,6 +33,8 @@ pub struct OperatorParts {
     pub in_flight: InFlight,
     /// Records of requests.
     pub journal: Journal,
+    /// Headers of stored models.
+    pub blobs: Blobs,
     /// Tokens and keys.
     pub ledger: LedgerHandle,
     /// What tokens pin.
@@ -216,8 +220,27 @@ impl Operator for OperatorService {
         Ok(Response::new(MachinesReply { machines: vec![machines::report_of(known, now)] }))
     }
 
-    async fn model_shape(&self, _: Request<ModelShapeRequest>) -> Result<Response<ModelShapeReply>, Status> {
-        Err(Status::unimplemented("headers are not read yet"))
+    async fn model_shape(
+        &self,
+        request: Request<ModelShapeRequest>,
+    ) -> Result<Response<ModelShapeReply>, Status> {
+        let ModelShapeRequest { model, node } = request.into_inner();
+        let model = ModelId::new(&model).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let node = if node.is_empty() { None } else { Some(machine(&node)?) };
+        let header =
+            self.parts.blobs.model_header(node.as_ref(), &model).await.map_err(|error| match error {
+                HeaderError::Nowhere(_) => Status::not_found(error.to_string()),
+                HeaderError::Slow { .. } => Status::deadline_exceeded(error.to_string()),
+                HeaderError::Link { .. }
+                | HeaderError::Refused { .. }
+                | HeaderError::Gguf(_)
+                | HeaderError::TooLong => Status::failed_precondition(error.to_string()),
+            })?;
+        let shape = Shape::from_header(&header)
+            .map_err(|error| Status::failed_precondition(format!("`{model}`: {error}")))?;
+        let shape_json =
+            serde_json::to_string(&shape).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(ModelShapeReply { shape_json }))
     }
 
     async fn direct(&self, request: Request<DirectRequest>) -> Result<Response<DirectReply>, Status> {
