@@ -141,6 +141,7 @@ impl Agent {
                 rescan: RESCAN,
                 store: Some(store.clone()),
                 vitals: vitals.fresh.clone(),
+                overheated: vitals.overheated.clone(),
                 profile: profile.clone(),
                 launch: config.launch.defaults(),
                 truth: config.truth,

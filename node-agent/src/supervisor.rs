@@ -7,12 +7,14 @@
 //! | scout | the places to look at | new keepers | stopped |
 //! | librarian | the store's models | a resting keeper for each | stopped |
 //! | [checks](crate::truth) | loaded models | their health | stopped |
+//! | cooler | whether the machine stays hot | wishes to unload, and to load again | stopped |
 //!
 //! `serve.rs` asks for a lease for each request: one short lock, no I/O. `router_link.rs` watches
 //! [`SupervisorHandle::engines`] and passes directives on.
 
 mod backoff;
 mod child_keeper;
+mod cooler;
 mod endpoint_keeper;
 mod engine_pulls;
 mod launch;
@@ -34,6 +36,7 @@ use crate::profile::ProfileHandle;
 use crate::reservation::{Ledger, blind};
 use crate::truth::{Checks, HttpProber, TruthConfig};
 use child_keeper::ChildKeeper;
+use cooler::Cooler;
 use endpoint_keeper::EndpointKeeper;
 use engine_pulls::EnginePulls;
 use futures_util::future::BoxFuture;
@@ -73,6 +76,8 @@ pub struct SupervisorConfig {
     pub store: Option<StoreHandle>,
     /// What the machine says of itself: loads are admitted by it.
     pub vitals: watch::Receiver<Arc<Vitals>>,
+    /// Whether the machine has been hot for so long that its models are to be unloaded.
+    pub overheated: watch::Receiver<bool>,
     /// What is learned is kept there.
     pub profile: ProfileHandle,
     /// How stored models are started.
@@ -93,6 +98,7 @@ impl SupervisorConfig {
             rescan: Duration::from_secs(15),
             store: None,
             vitals: blind(),
+            overheated: watch::channel(false).1,
             profile: ProfileHandle::in_memory(),
             launch: LaunchDefaults::default(),
             truth: TruthConfig::OFF,
@@ -132,7 +138,7 @@ impl Supervisor {
         let house = House {
             roster: Arc::new(Roster::new()),
             tasks: TaskTracker::new(),
-            ledger: Ledger::new(config.vitals),
+            ledger: Ledger::new(config.vitals.clone()),
             profile: config.profile,
             pulls: EnginePulls::default(),
         };
@@ -165,14 +171,17 @@ impl Supervisor {
                 Err(error) => tracing::error!("no model is checked, for want of an HTTP client: {error}"),
             }
         }
-        let tasks = house.tasks.clone();
-        let closing = stop;
+        let House { roster, tasks, ledger, pulls, profile: _ } = house;
+        let handle = SupervisorHandle { roster, tasks, ledger, pulls, releases, resumed };
+        let cooler =
+            Cooler { supervisor: handle.clone(), overheated: config.overheated, vitals: config.vitals };
+        handle.tasks.spawn(cooler.run(stop.clone()));
+        let tasks = handle.tasks.clone();
         tokio::spawn(async move {
-            closing.cancelled().await;
+            stop.cancelled().await;
             tasks.close();
         });
-        let House { roster, tasks, ledger, pulls, profile: _ } = house;
-        SupervisorHandle { roster, tasks, ledger, pulls, releases, resumed }
+        handle
     }
 }
 

@@ -10,7 +10,7 @@ use crate::reservation::{Ledger, Refused, Reservation, Shrunk};
 use crate::truth::RAM;
 use mesh_core::fit::{Choice, Claim, Demand, Margin, Offload, Pools, Trial, Wanted, choose};
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Digest, LoadWish, Replica, ReplicaMemory, Vitals};
+use mesh_core::machine::{Digest, LoadWish, Replica, ReplicaMemory, Thermal, ThermalState, Vitals};
 use mesh_core::memory::{CacheType, Footprint, HOST_OVERHEAD, Options, Shape, footprint};
 use mesh_core::profile::{LoadKey, LoadOptions, Measured, MeasuredBy};
 use mesh_core::units::Bytes;
@@ -78,12 +78,40 @@ pub(super) enum NoBerth {
     /// It does not fit.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The machine takes no load in its thermal state.
+    #[error(transparent)]
+    Heat(#[from] TooWarm),
     /// The wish names a cache that is none.
     #[error("`{word}` is no type of KV cache; f16 and q8_0 are some")]
     CacheType {
         /// As wished.
         word: String,
     },
+}
+
+/// A machine that takes no load in its thermal state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the machine takes no load while it is {}: {}{}", thermal.state.word(), thermal.why, self.advice())]
+pub(super) struct TooWarm {
+    thermal: Thermal,
+}
+
+impl TooWarm {
+    /// Refuses a wish while the machine is derated or hot, and what its owner wrote down only while it is hot: a
+    /// laptop that starts on battery serves what it was set up for.
+    pub(super) fn check(vitals: &Vitals, wished: bool) -> Result<(), Self> {
+        let state = vitals.thermal.state;
+        let may = if wished { state.admits_load() } else { state != ThermalState::Hot };
+        if may { Ok(()) } else { Err(Self { thermal: vitals.thermal.clone() }) }
+    }
+
+    fn advice(&self) -> &'static str {
+        if self.thermal.why.contains("on battery") {
+            "; its owner can allow that with thermal.on_battery in agent.toml"
+        } else {
+            "; it takes some again a minute after it has cooled down"
+        }
+    }
 }
 
 /// A model that may start now.
@@ -204,6 +232,7 @@ impl Berth {
         profile: &ProfileHandle,
         version: Option<&str>,
     ) -> Result<Berthed, NoBerth> {
+        TooWarm::check(&ledger.vitals(), self.flexible)?;
         let facts = self.facts().await;
         let request = self.request(wish, &facts)?;
         let margin = Margin::of(&profile.read(mesh_core::profile::Profile::residuals));
@@ -245,6 +274,7 @@ impl Berth {
         own: ReplicaMemory,
         profile: &ProfileHandle,
     ) -> Result<(), NoBerth> {
+        TooWarm::check(&ledger.vitals(), self.flexible)?;
         let facts = self.facts().await;
         let request = self.request(wish, &facts)?;
         let margin = Margin::of(&profile.read(mesh_core::profile::Profile::residuals));

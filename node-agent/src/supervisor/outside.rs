@@ -1,5 +1,6 @@
 //! Loads by engines that the agent did not start: admitted by what little is known of the model, measured after.
 
+use super::launch::TooWarm;
 use crate::engine::{AskError, Held};
 use crate::profile::ProfileHandle;
 use crate::reservation::{Ledger, Refused, Shrunk};
@@ -23,6 +24,9 @@ pub(super) enum OutsideError {
     /// It does not fit.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The machine takes no load in its thermal state.
+    #[error(transparent)]
+    Heat(#[from] TooWarm),
     /// The engine could not.
     #[error(transparent)]
     Engine(#[from] AskError),
@@ -65,6 +69,7 @@ pub(super) async fn load(
     ledger: Ledger,
     profile: ProfileHandle,
 ) -> Result<Option<Loaded>, OutsideError> {
+    TooWarm::check(&ledger.vitals(), true)?;
     // Nothing to judge by: the engine must know.
     let Some(size) = known.held.replica.size else {
         call.await?;

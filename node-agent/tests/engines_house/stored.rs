@@ -3,7 +3,8 @@
 use crate::house::{House, PATIENCE, bundled, child, engine_folder, model, processes_of, replica};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
-    Capacity, Directive, EngineState, LoadWish, Reading, Replica, ReplicaHealth, ReplicaState, Store, Vitals,
+    Capacity, Directive, EngineState, LoadWish, Reading, Replica, ReplicaHealth, ReplicaState, Store,
+    Thermal, ThermalState, Vitals,
 };
 use mesh_core::profile::MeasuredBy;
 use mesh_core::units::Bytes;
@@ -47,6 +48,7 @@ struct Shelves {
     store: StoreHandle,
     profile: ProfileHandle,
     vitals: watch::Sender<Arc<Vitals>>,
+    overheated: watch::Sender<bool>,
     folder: TempDir,
     _stop: DropGuard,
 }
@@ -67,12 +69,14 @@ impl Shelves {
         let stop = CancellationToken::new();
         let store = StoreHandle::start(StoreConfig::new(&shelf, &folder.path().join("state")), stop.clone());
         let (vitals, seen) = watch::channel(machine(free_mib));
+        let (overheated, is_overheated) = watch::channel(false);
         let profile = ProfileHandle::in_memory();
         let house = House::of(SupervisorConfig {
             engines: engines(&shelf),
             discover: Vec::new(),
             store: Some(store.clone()),
             vitals: seen,
+            overheated: is_overheated,
             profile: profile.clone(),
             launch: LaunchDefaults { program: Program::Bundled, context: 1024, slots: 2 },
             truth,
@@ -80,7 +84,7 @@ impl Shelves {
         });
         let releasing = house.handle.clone();
         store.release_with(Arc::new(move |model| releasing.release(&model)));
-        Self { house, store, profile, vitals, folder, _stop: stop.drop_guard() }
+        Self { house, store, profile, vitals, overheated, folder, _stop: stop.drop_guard() }
     }
 
     async fn of(models: &[(&str, PathBuf)], free_mib: u64) -> Self {
@@ -89,6 +93,14 @@ impl Shelves {
             shelves.house.until_replica(name, "on its shelf", |r| r.state == ReplicaState::Available).await;
         }
         shelves
+    }
+
+    /// The machine is in this thermal state now.
+    fn is(&self, state: ThermalState, why: &str) {
+        self.vitals.send_modify(|vitals| {
+            let thermal = Thermal { state, why: why.into() };
+            *vitals = Arc::new(Vitals { thermal, ..(**vitals).clone() });
+        });
     }
 
     fn load(&self, wish: LoadWish) {
@@ -126,23 +138,26 @@ async fn a_stored_model_rests_until_it_is_wished_and_takes_the_sizes_of_the_wish
     if bundled().await.is_none() {
         return;
     }
-    let shelves = Shelves::of(&[("tiny", trained())], 60_000).await;
+    let shelves = Shelves::of(&[("resting", trained())], 60_000).await;
     let engines = shelves.house.handle.engines().borrow().clone();
-    assert_eq!((engines[0].name.as_str(), &engines[0].state), ("store/tiny", &EngineState::Up));
+    assert_eq!((engines[0].name.as_str(), &engines[0].state), ("store/resting", &EngineState::Up));
     let resting = &engines[0].replicas[0];
     assert_eq!((resting.trained_context, resting.parameters), (Some(2048), Some(1_377_600)));
-    assert_eq!(shelves.house.handle.lease(&model("tiny")).await.expect_err("resting").kind(), "not_loaded");
-    assert!(processes_of("tiny").is_empty());
+    assert_eq!(
+        shelves.house.handle.lease(&model("resting")).await.expect_err("resting").kind(),
+        "not_loaded"
+    );
+    assert!(processes_of("resting").is_empty());
 
     // Nothing wished: the configured default of context and slots.
-    shelves.load(wish("tiny"));
-    let seen = shelves.house.until_replica("tiny", "loaded", is_loaded).await;
+    shelves.load(wish("resting"));
+    let seen = shelves.house.until_replica("resting", "loaded", is_loaded).await;
     assert_eq!((seen.context, seen.slots), (Some(1024), Some(2)));
-    let lease = shelves.house.handle.lease(&model("tiny")).await.expect("loaded");
+    let lease = shelves.house.handle.lease(&model("resting")).await.expect("loaded");
 
     // Measured after a moment: nothing on a device, its process in RAM.
     let measured = |r: &Replica| r.memory.is_some_and(|memory| memory.measured);
-    let seen = shelves.house.until_replica("tiny", "measured", measured).await;
+    let seen = shelves.house.until_replica("resting", "measured", measured).await;
     let memory = seen.memory.expect("measured");
     assert_eq!(memory.device, Bytes(0));
     assert!((20 * MIB..2000 * MIB).contains(&memory.host.0), "{}", memory.host);
@@ -155,17 +170,17 @@ async fn a_stored_model_rests_until_it_is_wished_and_takes_the_sizes_of_the_wish
     assert!(took.host.0 >= memory.host.0, "with the room that caches of prompts may take later");
 
     // Another size is another load; it waits for the request.
-    shelves.load(LoadWish { context: Some(2048), slots: Some(1), ..wish("tiny") });
-    shelves.house.until_replica("tiny", "draining", |r| r.state == ReplicaState::Available).await;
-    assert_eq!(processes_of("tiny").len(), 1, "a request holds it");
+    shelves.load(LoadWish { context: Some(2048), slots: Some(1), ..wish("resting") });
+    shelves.house.until_replica("resting", "draining", |r| r.state == ReplicaState::Available).await;
+    assert_eq!(processes_of("resting").len(), 1, "a request holds it");
     drop(lease);
     let other = |r: &Replica| is_loaded(r) && r.context == Some(2048) && r.slots == Some(1);
-    shelves.house.until_replica("tiny", "loaded in another size", other).await;
+    shelves.house.until_replica("resting", "loaded in another size", other).await;
 
-    shelves.house.handle.direct(Directive::Unload(model("tiny")));
+    shelves.house.handle.direct(Directive::Unload(model("resting")));
     shelves
         .house
-        .until("resting", |e| e[0].state == EngineState::Up && processes_of("tiny").is_empty())
+        .until("resting", |e| e[0].state == EngineState::Up && processes_of("resting").is_empty())
         .await;
     shelves.stopped().await;
 }
@@ -175,25 +190,25 @@ async fn a_load_that_does_not_fit_is_refused_with_the_numbers_and_forgiven_when_
     if bundled().await.is_none() {
         return;
     }
-    let shelves = Shelves::of(&[("tiny", trained())], 300).await;
-    shelves.load(LoadWish { context: Some(1024), ..wish("tiny") });
-    let failed = shelves.house.until_replica("tiny", "refused", |r| failure(r).is_some()).await;
+    let shelves = Shelves::of(&[("refused", trained())], 300).await;
+    shelves.load(LoadWish { context: Some(1024), ..wish("refused") });
+    let failed = shelves.house.until_replica("refused", "refused", |r| failure(r).is_some()).await;
     let why = failure(&failed).expect("a reason");
     for part in ["does not fit", "of RAM", "300 MiB are free", "too few"] {
         assert!(why.contains(part), "{part} in: {why}");
     }
-    assert!(processes_of("tiny").is_empty(), "nothing was started");
-    let lease = shelves.house.handle.lease(&model("tiny")).await.expect_err("refused");
+    assert!(processes_of("refused").is_empty(), "nothing was started");
+    let lease = shelves.house.handle.lease(&model("refused")).await.expect_err("refused");
     assert!(lease.to_string().contains("300 MiB"), "{lease}");
     // Room, and another wish: it is tried again, ten seconds after the refusal at the earliest.
     shelves.vitals.send_replace(machine(60_000));
-    shelves.load(wish("tiny"));
-    shelves.house.until_replica("tiny", "loaded", is_loaded).await;
+    shelves.load(wish("refused"));
+    shelves.house.until_replica("refused", "loaded", is_loaded).await;
     // A cache that is none is refused in words.
-    shelves.house.handle.direct(Directive::Unload(model("tiny")));
-    shelves.house.until_replica("tiny", "resting", |r| r.state == ReplicaState::Available).await;
-    shelves.load(LoadWish { cache_type: Some("q99".into()), ..wish("tiny") });
-    let failed = shelves.house.until_replica("tiny", "refused", |r| failure(r).is_some()).await;
+    shelves.house.handle.direct(Directive::Unload(model("refused")));
+    shelves.house.until_replica("refused", "resting", |r| r.state == ReplicaState::Available).await;
+    shelves.load(LoadWish { cache_type: Some("q99".into()), ..wish("refused") });
+    let failed = shelves.house.until_replica("refused", "refused", |r| failure(r).is_some()).await;
     assert!(failure(&failed).is_some_and(|why| why.contains("`q99` is no type of KV cache")), "{failed:?}");
     shelves.stopped().await;
 }
@@ -254,21 +269,21 @@ async fn a_model_that_is_deleted_is_let_go_once_its_requests_are_answered() {
     if bundled().await.is_none() {
         return;
     }
-    let shelves = Shelves::of(&[("tiny", trained())], 60_000).await;
-    shelves.load(wish("tiny"));
-    shelves.house.until_replica("tiny", "loaded", is_loaded).await;
-    let lease = shelves.house.handle.lease(&model("tiny")).await.expect("loaded");
-    let file = shelves.folder.path().join("models/tiny.gguf");
-    shelves.store.direct(StoreWish::Delete(model("tiny")));
-    shelves.house.until_replica("tiny", "draining", |r| r.state == ReplicaState::Available).await;
+    let shelves = Shelves::of(&[("deleted", trained())], 60_000).await;
+    shelves.load(wish("deleted"));
+    shelves.house.until_replica("deleted", "loaded", is_loaded).await;
+    let lease = shelves.house.handle.lease(&model("deleted")).await.expect("loaded");
+    let file = shelves.folder.path().join("models/deleted.gguf");
+    shelves.store.direct(StoreWish::Delete(model("deleted")));
+    shelves.house.until_replica("deleted", "draining", |r| r.state == ReplicaState::Available).await;
     // Wishes meanwhile change nothing.
-    shelves.load(wish("tiny"));
-    assert!(file.exists() && processes_of("tiny").len() == 1, "a request holds it");
+    shelves.load(wish("deleted"));
+    assert!(file.exists() && processes_of("deleted").len() == 1, "a request holds it");
     drop(lease);
     shelves.until_stored("deleted", |store| store.models.is_empty()).await;
     shelves.house.until("its row is gone", |engines| engines.is_empty()).await;
-    assert!(!file.exists() && processes_of("tiny").is_empty());
-    shelves.load(wish("tiny"));
+    assert!(!file.exists() && processes_of("deleted").is_empty());
+    shelves.load(wish("deleted"));
     let never: ModelId = model("never-there");
     shelves.house.handle.release(&never).await;
     shelves.stopped().await;
@@ -310,5 +325,69 @@ async fn without_prompts_random_weights_may_serve() {
     let checked = |r: &Replica| r.health != ReplicaHealth::Unchecked;
     let seen = shelves.house.until_replica("tiny-random", "checked", checked).await;
     assert_eq!(seen.health, ReplicaHealth::Good);
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn a_machine_near_its_limit_or_on_battery_takes_no_wished_load_and_says_what_helps() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let shelves = Shelves::of(&[("derated", trained()), ("hot", random())], 60_000).await;
+    for (name, state, why, helps) in [
+        ("derated", ThermalState::Derated, "on battery, 80 % left", "thermal.on_battery"),
+        ("hot", ThermalState::Hot, "GPU 86 of 87 \u{b0}C", "cooled down"),
+    ] {
+        shelves.is(state, why);
+        shelves.load(wish(name));
+        let refused = shelves.house.until_replica(name, "refused", |r| failure(r).is_some()).await;
+        let text = failure(&refused).unwrap_or_default();
+        assert!(text.contains(why) && text.contains(state.word()) && text.contains(helps), "{text}");
+        assert!(processes_of(name).is_empty());
+    }
+    shelves.is(ThermalState::Warm, "over its goal");
+    shelves.house.handle.direct(Directive::Unload(model("derated")));
+    shelves.house.until_replica("derated", "forgiven", |r| failure(r).is_none()).await;
+    shelves.load(wish("derated"));
+    shelves.house.until_replica("derated", "loaded", is_loaded).await;
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn an_overheated_machine_unloads_after_the_last_answer_and_loads_the_same_again_when_cool() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let shelves = Shelves::of(&[("heated", trained()), ("cold", random())], 60_000).await;
+    shelves.load(LoadWish { context: Some(512), slots: Some(1), ..wish("heated") });
+    shelves.house.until_replica("heated", "loaded", is_loaded).await;
+    let lease = shelves.house.handle.lease(&model("heated")).await.expect("loaded");
+
+    shelves.is(ThermalState::Hot, "GPU 86 of 87 \u{b0}C");
+    shelves.overheated.send_replace(true);
+    shelves.house.until_replica("heated", "draining", |r| !is_loaded(r)).await;
+    assert_eq!(processes_of("heated").len(), 1, "an answer is on its way");
+    drop(lease);
+    shelves.house.until("unloaded", |_| processes_of("heated").is_empty()).await;
+
+    // Cooler, and not cool enough.
+    shelves.overheated.send_replace(false);
+    shelves.is(ThermalState::Derated, "GPU 80 of 87 \u{b0}C");
+    shelves.is(ThermalState::Ok, "GPU 60 of 87 \u{b0}C");
+    let seen = shelves.house.until_replica("heated", "loaded again", is_loaded).await;
+    assert_eq!((seen.context, seen.slots), (Some(512), Some(1)));
+    assert!(processes_of("cold").is_empty(), "what was not loaded is not loaded now");
+
+    // What somebody else took out meanwhile and deleted does not come back.
+    shelves.is(ThermalState::Hot, "GPU 86 of 87 \u{b0}C");
+    shelves.overheated.send_replace(true);
+    shelves.house.until("unloaded", |_| processes_of("heated").is_empty()).await;
+    shelves.store.direct(StoreWish::Delete(model("heated")));
+    shelves.until_stored("deleted", |store| store.models.len() == 1).await;
+    shelves.overheated.send_replace(false);
+    shelves.is(ThermalState::Ok, "GPU 60 of 87 \u{b0}C");
+    shelves.load(wish("cold"));
+    shelves.house.until_replica("cold", "loaded", is_loaded).await;
+    assert!(processes_of("heated").is_empty());
     shelves.stopped().await;
 }
