@@ -249,6 +249,8 @@ struct Feasible<'a> {
     candidate: Candidate,
     /// Not the first choice for its health, and why; healthy ones have none.
     doubt: Option<&'static str>,
+    /// By how much heat makes it look slower: [`ThermalState::routing_factor`].
+    heat: f64,
     preference: usize,
     mode: Option<&'a ModeName>,
     dice: u64,
@@ -328,7 +330,8 @@ fn assess<'a>(
     } else {
         cold
     };
-    let (predicted_s, terms) = predict(&history.speed, request.prompt_tokens, in_flight, slots);
+    let heat = thermal.routing_factor();
+    let (predicted_s, terms) = predict(&history.speed, request.prompt_tokens, in_flight, slots, heat);
     let candidate = Candidate {
         machine: machine.id.clone(),
         model: model.clone(),
@@ -339,35 +342,45 @@ fn assess<'a>(
         terms,
         why: Why::OnlyCandidate,
     };
-    Some(Ok(Feasible { candidate, doubt, preference: 0, mode: None, dice: 0 }))
+    Some(Ok(Feasible { candidate, doubt, heat, preference: 0, mode: None, dice: 0 }))
 }
 
-/// Predicted seconds: waiting for a slot, reading the prompt, writing the answer.
+/// Predicted seconds: waiting for a slot, reading the prompt, writing the answer; and what heat adds so that cooler
+/// machines are preferred.
 fn predict(
     speed: &crate::speed::Speed,
     prompt_tokens: u64,
     in_flight: u32,
     slots: Option<u32>,
+    heat: f64,
 ) -> (Option<f64>, Vec<Term>) {
     let Some(seconds) = speed.seconds(prompt_tokens) else { return (None, Vec::new()) };
     let slots = slots.unwrap_or(1).max(1);
     let ahead = (in_flight + 1).saturating_sub(slots);
     let wait = f64::from(ahead) * (seconds.prefill + seconds.decode) / f64::from(slots);
     let total = wait + seconds.prefill + seconds.decode;
-    (Some(total), vec![("wait", wait), ("prefill", seconds.prefill), ("decode", seconds.decode)])
+    let mut terms = vec![("wait", wait), ("prefill", seconds.prefill), ("decode", seconds.decode)];
+    if heat > 1.0 {
+        terms.push(("heat", total * (heat - 1.0)));
+    }
+    (Some(total * heat), terms)
 }
 
 fn rank(mut feasible: Vec<Feasible<'_>>, own_mode: Option<&ModeName>) -> Vec<Candidate> {
     // Seconds and counts cannot be compared with each other, so one yardstick serves the whole list.
     let by_seconds = feasible.iter().all(|option| option.candidate.predicted_s.is_some());
-    let cost = |candidate: &Candidate| match candidate.predicted_s {
+    let cost = |option: &Feasible<'_>| match option.candidate.predicted_s {
         Some(seconds) if by_seconds => seconds,
-        _ => f64::from(candidate.in_flight) / f64::from(candidate.slots.unwrap_or(1).max(1)),
+        // One more request, each as long as heat makes it: of two idle machines the cooler one comes first.
+        _ => {
+            let slots = f64::from(option.candidate.slots.unwrap_or(1).max(1));
+            (f64::from(option.candidate.in_flight + 1) * option.heat - 1.0) / slots
+        }
     };
     feasible.sort_by(|a, b| {
         (a.doubt.is_some(), a.preference)
             .cmp(&(b.doubt.is_some(), b.preference))
-            .then_with(|| cost(&a.candidate).total_cmp(&cost(&b.candidate)))
+            .then_with(|| cost(a).total_cmp(&cost(b)))
             .then_with(|| a.dice.cmp(&b.dice))
     });
     let all = feasible.len();

@@ -250,3 +250,32 @@ fn a_derated_machine_comes_after_a_busy_cool_one_and_has_one_slot() {
         "last resort: is near its thermal limit, throttled or on battery"
     );
 }
+
+#[test]
+fn a_warm_machine_is_chosen_only_where_the_cool_one_would_be_a_third_slower() {
+    let view = view_of(vec![with_heat("warm", ThermalState::Warm), with_heat("cool", ThermalState::Ok)]);
+    let first = |counts: &[(&str, &str, u32)]| {
+        let models = [model_id("m")];
+        let decision = decide(&view, &load(counts), &ask(&models), NOW, 1).expect("two can serve");
+        decision.ranked[0].machine.to_string()
+    };
+    assert_eq!(first(&[]), "cool", "whatever the dice say");
+    assert_eq!(first(&[("cool", "m", 1)]), "warm");
+
+    let timed = |heat, rate: f64| {
+        let mut machine = with_heat(if heat == ThermalState::Ok { "cool" } else { "warm" }, heat);
+        let speed = Speed { prefill: Some(rate * 10.0), decode: Some(rate), answer_tokens: Some(100.0) };
+        machine.history.insert(model_id("m"), History { resting: None, speed });
+        machine
+    };
+    for (rate, best) in [(125.0, "cool"), (140.0, "warm")] {
+        let view = view_of(vec![timed(ThermalState::Warm, rate), timed(ThermalState::Ok, 100.0)]);
+        let models = [model_id("m")];
+        let decision = decide(&view, &Load::new(), &ask(&models), NOW, 1).expect("two can serve");
+        assert_eq!(decision.ranked[0].machine.to_string(), best, "at {rate} tokens/s");
+        let warm = decision.ranked.iter().find(|one| one.machine.as_str() == "warm").expect("it can serve");
+        let sum: f64 = warm.terms.iter().map(|term| term.1).sum();
+        assert!((sum - warm.predicted_s.expect("speeds are known")).abs() < 1e-9, "terms add up");
+        assert!(warm.terms.iter().any(|term| term.0 == "heat"));
+    }
+}
