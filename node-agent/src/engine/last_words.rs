@@ -36,6 +36,11 @@ impl LastWords {
         words.lines.clear();
     }
 
+    /// Whether it serves requests already.
+    pub(super) fn serves(&self) -> bool {
+        self.lock().serving
+    }
+
     /// Takes in one line.
     pub(super) fn hear(&self, line: &str) {
         let line = line.trim();
@@ -63,7 +68,7 @@ impl LastWords {
 }
 
 /// Whether a line of a serving engine is about the machine and can hold no prompt.
-fn tells_of_the_machine(line: &str) -> bool {
+pub(super) fn tells_of_the_machine(line: &str) -> bool {
     const ABOUT_THE_MACHINE: [&str; 7] = [
         "out of memory",
         "GGML_ASSERT",
