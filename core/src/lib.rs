@@ -3,9 +3,10 @@
 //! This crate decides and does nothing else: it reads no clock, socket, file, environment or random
 //! source. Callers tell it what time it is ([`units::Moment`]) and hand it dice.
 //!
-//! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`health`], [`speed`], [`thermal`], [`verdict`],
+//! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`profile`], [`health`], [`speed`], [`thermal`], [`verdict`],
 //! [`fleet`], [`routing`].
 
+pub mod fit;
 pub mod fleet;
 pub mod gguf;
 pub mod health;
@@ -13,6 +14,7 @@ pub mod id;
 pub mod machine;
 pub mod memory;
 pub mod mode;
+pub mod profile;
 pub mod routing;
 pub mod speed;
 pub mod thermal;

@@ -15,7 +15,9 @@ pub use engine::{
 pub use gpu::{
     Gpu, GpuFault, GpuProcess, GpuSensors, GpuState, GpuVendor, Pool, ThrottleCause, UnifiedLimit,
 };
-pub use store::{Digest, DigestError, Store, StoredModel, Transfer, TransferKind, TransferState};
+pub use store::{
+    Digest, DigestError, Store, StoreRefusal, StoredModel, Transfer, TransferKind, TransferState,
+};
 pub use vitals::{HostMemory, Power, Swap, Temperature, Thermal, ThermalState, Vitals};
 pub use wish::{Directive, LoadWish, PullSource, PullWish};
 

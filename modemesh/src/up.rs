@@ -120,7 +120,7 @@ pub async fn start(
         &router,
         name,
         agent.serve.clone(),
-        agent.supervisor.clone(),
+        agent.direct.clone(),
         agent.reports.clone(),
         stop_router.clone(),
     )

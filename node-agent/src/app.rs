@@ -4,17 +4,23 @@
 //! `modemesh up`, which hands requests and reports over within one process.
 
 use crate::config::{self, AgentConfig, RunFlags};
+use crate::engine::EngineConfig;
 use crate::engine::bundled::BundledEngine;
 use crate::engine::guard;
 use crate::metrics::Metrics;
+use crate::model_store::{StoreConfig, StoreHandle, StoreWish};
 use crate::probe::Probe;
+use crate::profile::{ProfileHandle, Seen, describe};
 use crate::router_link::control::{ControlLink, Pacing};
 use crate::router_link::data::DataLink;
 use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
+use crate::sleep::{Clocks, Logind, Sleep, SleepConfig, SleepKeeper, boot_clock, wall_clock};
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
+use crate::vitals::{VitalsHandle, VitalsKeeper, look};
+use futures_util::future::BoxFuture;
 use mesh_core::id::{MachineId, machine_id_from_hostname};
-use mesh_core::machine::{Engine, Vitals};
+use mesh_core::machine::{Directive, Engine, PullSource, Store, Transfer};
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::metrics_endpoint;
 use mesh_daemon::port_holder::{Protocol, cannot_listen};
@@ -28,12 +34,9 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// How often the machine is read.
-const PROBE_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often engines are looked for at the addresses where they may be.
 const RESCAN: Duration = Duration::from_secs(10);
@@ -77,6 +80,9 @@ pub struct JoinFlags {
     pub name: Option<String>,
 }
 
+/// Where directives go.
+pub type Direct = Arc<dyn Fn(Directive) + Send + Sync>;
+
 /// A running agent.
 pub struct Agent {
     /// The machine's name in the mesh.
@@ -85,8 +91,16 @@ pub struct Agent {
     pub serve: Arc<Serve>,
     /// Owns the engines.
     pub supervisor: SupervisorHandle,
+    /// Owns the model files.
+    pub store: StoreHandle,
+    /// Takes directives to whoever follows them, for a router in the same process.
+    pub direct: Direct,
     /// What the agent says of its machine, for a router in the same process.
     pub reports: Reports,
+    /// The machine's vitals, each second.
+    pub vitals: VitalsHandle,
+    /// The machine's sleep.
+    pub sleep: Sleep,
     closing: JoinHandle<()>,
 }
 
@@ -104,10 +118,16 @@ impl Agent {
         stop: CancellationToken,
     ) -> Result<Self, Complaint> {
         let metrics = Metrics::new(registry);
-        let probe = Arc::new(Probe::new(&options.root, config.model_folder(&options.data)));
+        let probe = Probe::new(&options.root, config.model_folder(&options.data));
+        let probe = Arc::new(probe.with_overrides(config.gpu_overrides()));
         let (hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
+        let (keeper, vitals) =
+            VitalsKeeper::new(probe.clone(), first, config.thermal.policy(), metrics.clone());
 
         let (stop_engines, stop_links) = (CancellationToken::new(), CancellationToken::new());
+        let store = StoreHandle::start(store_config(&options.data, config), stop_links.clone());
+        let state = options.data.join("agent");
+        let profile = look(probe, move |_| ProfileHandle::open(&state)).await?;
         let supervisor = Supervisor::start(
             SupervisorConfig {
                 engines: config.engine_configs(),
@@ -118,34 +138,68 @@ impl Agent {
                 },
                 engine_folder: options.data.join("engine"),
                 rescan: RESCAN,
+                store: Some(store.clone()),
+                vitals: vitals.fresh.clone(),
+                profile: profile.clone(),
+                launch: config.launch.defaults(),
+                truth: config.truth,
             },
             stop_engines.clone(),
         );
+        let releasing = supervisor.clone();
+        store.release_with(Arc::new(move |model| releasing.release(&model)));
         let serve = Serve::new(supervisor.clone(), metrics.clone())?;
-        let (vitals, vitals_seen) = watch::channel(Arc::new(first));
+        serve.lend_from(store.clone());
+        let direct = direct(supervisor.clone(), store.clone());
+        let tasks = TaskTracker::new();
+        let (joined, whole_store) = watch::channel(Arc::default());
+        tasks.spawn(join_transfers(store.watch(), supervisor.transfers(), joined, stop_links.clone()));
         let reports = Reports {
             hardware: Arc::new(hardware),
-            vitals: vitals_seen,
+            vitals: vitals.reported.clone(),
             engines: supervisor.engines(),
-            store: watch::channel(Arc::default()).1,
-            profile: watch::channel(Arc::from("{}")).1,
+            store: whole_store,
+            profile: profile.watch(),
             draining: serve.draining(),
         };
 
-        let tasks = TaskTracker::new();
-        tasks.spawn(read_vitals(probe, vitals, stop_links.clone()));
+        let seen = Seen {
+            hardware: reports.hardware.clone(),
+            vitals: reports.vitals.clone(),
+            engines: reports.engines.clone(),
+            store: store.watch(),
+        };
+        tasks.spawn(describe(profile.clone(), seen, stop_links.clone()));
+        let keeping = tokio::spawn(profile.keep(stop_engines.clone()));
+        tasks.spawn(keeper.run(stop_links.clone()));
         tasks.spawn(count_engines(supervisor.engines(), metrics.clone(), stop_links.clone()));
+        let (told_draining, told) = watch::channel(false);
+        let (goodbyes, sleep) = SleepKeeper::new(SleepConfig {
+            connect: Logind::connect(None),
+            clocks: Clocks::new(vec![boot_clock(options.root), wall_clock()]),
+            inhibit_lid: config.sleep.inhibit_lid,
+            refuse: {
+                let serve = serve.clone();
+                Arc::new(move |asleep| serve.rest(asleep))
+            },
+            told: options.uplink.is_some().then_some(told),
+            read_anew: {
+                let (vitals, supervisor) = (vitals.clone(), supervisor.clone());
+                Box::new(move || read_anew(vitals.clone(), supervisor.clone()))
+            },
+        });
+        tasks.spawn(goodbyes.run(stop_links.clone()));
         if let Some(uplink) = options.uplink {
             let (up, control_up) = watch::channel(false);
-            let wishes = supervisor.clone();
             let control = ControlLink {
                 router: uplink.router.clone(),
                 identity: uplink.identity.clone(),
                 reports: reports.clone(),
-                direct: Arc::new(move |directive| wishes.direct(directive)),
+                direct: direct.clone(),
                 boot_id: format!("{:016x}", rand::random::<u64>()),
                 metrics: metrics.clone(),
                 up,
+                told_draining,
                 pacing: Pacing::default(),
             };
             tasks.spawn(control.run(stop_links.clone()));
@@ -154,10 +208,17 @@ impl Agent {
             tasks.spawn(data.run(stop_links.clone()));
         }
         tasks.close();
-        let closing =
-            Closing { serve: serve.clone(), supervisor: supervisor.clone(), tasks, stop_links, stop_engines };
+        let closing = Closing {
+            serve: serve.clone(),
+            supervisor: supervisor.clone(),
+            store: store.clone(),
+            tasks,
+            stop_links,
+            stop_engines,
+            keeping,
+        };
         let closing = tokio::spawn(closing.run(stop));
-        Ok(Self { name: options.name, serve, supervisor, reports, closing })
+        Ok(Self { name: options.name, serve, supervisor, store, direct, reports, vitals, sleep, closing })
     }
 
     /// Completes when the agent has ended after its stop: nothing runs any more, no engine of ours is left.
@@ -172,9 +233,12 @@ impl Agent {
 struct Closing {
     serve: Arc<Serve>,
     supervisor: SupervisorHandle,
+    store: StoreHandle,
     tasks: TaskTracker,
     stop_links: CancellationToken,
     stop_engines: CancellationToken,
+    /// Writes the profile.
+    keeping: JoinHandle<()>,
 }
 
 impl Closing {
@@ -198,43 +262,86 @@ impl Closing {
         // 3. The links say goodbye; what is left is reset.
         self.stop_links.cancel();
         self.tasks.wait().await;
+        self.store.stopped().await;
         // 4. Nobody needs the engines any more.
         self.stop_engines.cancel();
         self.supervisor.stopped().await;
+        drop(self.keeping.await);
     }
 }
 
-/// Reads the machine each second. A driver that hangs holds up the vitals and nothing else.
-async fn read_vitals(probe: Arc<Probe>, vitals: watch::Sender<Arc<Vitals>>, stop: CancellationToken) {
-    let mut tick = interval(PROBE_PERIOD);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let seen = tokio::select! {
-            () = stop.cancelled() => return,
-            seen = async { tick.tick().await; look(probe.clone(), Probe::vitals).await } => seen,
-        };
-        match seen {
-            Ok(seen) => {
-                vitals.send_if_modified(|known| {
-                    let changed = **known != seen;
-                    if changed {
-                        *known = Arc::new(seen);
-                    }
-                    changed
-                });
+fn store_config(data: &Path, config: &AgentConfig) -> StoreConfig {
+    let mut store = StoreConfig::new(&config.model_folder(data), &data.join("store"));
+    store.bandwidth = config.store.bandwidth();
+    let engines = config.engine_configs();
+    store.kept = engines
+        .into_iter()
+        .filter_map(|engine| match engine {
+            EngineConfig::Child { model, .. } => Some(model),
+            EngineConfig::Endpoint { .. } => None,
+        })
+        .chain(BundledEngine::find(&data.join("engine")).map(|engine| engine.model()))
+        .collect();
+    store
+}
+
+/// Files are the store's, memory is the supervisor's, and what an engine fetches by itself is the supervisor's too.
+fn direct(supervisor: SupervisorHandle, store: StoreHandle) -> Direct {
+    Arc::new(move |directive| match directive {
+        Directive::Pull(wish) if wish.source != PullSource::Engine => store.direct(StoreWish::Pull(wish)),
+        Directive::CancelPull(model) => {
+            store.direct(StoreWish::Cancel(model.clone()));
+            supervisor.direct(Directive::CancelPull(model));
+        }
+        Directive::Delete(model) => {
+            let on_an_engine = supervisor.deletes(&model);
+            if on_an_engine {
+                supervisor.direct(Directive::Delete(model.clone()));
             }
-            Err(complaint) => tracing::error!("{complaint}"),
+            let listed = store.watch().borrow().models.iter().any(|stored| stored.model == model);
+            if listed || !on_an_engine {
+                store.direct(StoreWish::Delete(model));
+            }
+        }
+        Directive::Load(_) | Directive::Unload(_) | Directive::Pull(_) => supervisor.direct(directive),
+    })
+}
+
+/// The store with what engines fetch by themselves.
+async fn join_transfers(
+    mut store: watch::Receiver<Arc<Store>>,
+    mut by_engines: watch::Receiver<Arc<Vec<Transfer>>>,
+    joined: watch::Sender<Arc<Store>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let mut whole = (**store.borrow_and_update()).clone();
+        whole.transfers.extend(by_engines.borrow_and_update().iter().cloned());
+        joined.send_if_modified(|known| {
+            let differs = **known != whole;
+            if differs {
+                *known = Arc::new(whole);
+            }
+            differs
+        });
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = store.changed() => changed,
+            changed = by_engines.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
         }
     }
 }
 
-async fn look<T: Send + 'static>(
-    probe: Arc<Probe>,
-    read: impl FnOnce(&Probe) -> T + Send + 'static,
-) -> Result<T, Complaint> {
-    tokio::task::spawn_blocking(move || read(&probe))
-        .await
-        .map_err(|error| Complaint::new("reading this machine failed").cause(error))
+/// The machine as it is after its sleep. Nobody waits for the answer of a reader that has ended.
+fn read_anew(vitals: VitalsHandle, supervisor: SupervisorHandle) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        vitals.read_anew().await;
+        // What the engines had on a graphics processor may be lost.
+        supervisor.resumed();
+    })
 }
 
 async fn count_engines(

@@ -3,8 +3,13 @@
 
 use crate::engine::discover::DEFAULT_PLACES;
 use crate::engine::{EngineConfig, Program};
+use crate::probe::GpuOverrides;
+use crate::supervisor::LaunchDefaults;
+use crate::truth::TruthConfig;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::EngineKind;
+use mesh_core::thermal::Policy;
+use mesh_core::units::{Bytes, Celsius};
 use mesh_daemon::complaint::Complaint;
 use mesh_daemon::config_layers::{KeyLines, Layers, Loaded, Problem, complain, load};
 use mesh_daemon::telemetry::Telemetry;
@@ -19,6 +24,7 @@ pub const KEYS: &[&str] = &[
     "name",
     "router",
     "model_folder",
+    "store.bandwidth",
     "engines.*.kind",
     "engines.*.url",
     "engines.*.api_key",
@@ -28,8 +34,19 @@ pub const KEYS: &[&str] = &[
     "engines.*.context",
     "engines.*.slots",
     "engines.*.embedding",
+    "launch.program",
+    "launch.context",
+    "launch.slots",
+    "truth.enabled",
+    "truth.prompts",
     "discover.enabled",
     "discover.addresses",
+    "gpu.unified",
+    "gpu.integrated",
+    "gpu.discrete",
+    "thermal.goal",
+    "thermal.on_battery",
+    "sleep.inhibit_lid",
     "metrics.listen",
     "telemetry.log",
     "telemetry.log_format",
@@ -54,6 +71,11 @@ const SLOT_LIMIT: u32 = 256;
 /// The longest context any engine serves today, with room to grow.
 const CONTEXT_LIMIT: u32 = 16 * 1024 * 1024;
 
+/// Slower than any line that models come over: a typing error in the unit.
+const LEAST_BANDWIDTH: u64 = 64 * 1024;
+/// A goal below is met by no machine that works, one above is past the limits of most hardware.
+const GOALS: std::ops::RangeInclusive<f32> = 30.0..=100.0;
+
 /// `agent.toml` with the environment and flags merged in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -64,14 +86,82 @@ pub struct AgentConfig {
     pub router: Option<String>,
     /// Where models are kept: whose disk is watched. Default: `engine/models` in the data folder.
     pub model_folder: Option<PathBuf>,
+    /// Fetching models.
+    pub store: StoreSection,
     /// Engines by the name they have in reports.
     pub engines: BTreeMap<String, EngineSection>,
+    /// How models of the store are started.
+    pub launch: LaunchSection,
+    /// Checks of loaded models.
+    pub truth: TruthConfig,
     /// Looking for engines that run already.
     pub discover: Discover,
+    /// What the operator knows better of graphics processors.
+    pub gpu: GpuSection,
+    /// When the machine counts as warm.
+    pub thermal: ThermalSection,
+    /// What happens around the machine's sleep.
+    pub sleep: SleepSection,
     /// The agent's own `/metrics`.
     pub metrics: MetricsSection,
     /// Logs and traces.
     pub telemetry: Telemetry,
+}
+
+/// The `[launch]` section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaunchSection {
+    /// What starts stored models: `bundled`, or the path of a llama-server program.
+    pub program: String,
+    /// Tokens one request may hold where nobody wishes otherwise.
+    pub context: u32,
+    /// Requests served at once where nobody wishes otherwise.
+    pub slots: u32,
+}
+
+impl Default for LaunchSection {
+    fn default() -> Self {
+        Self { program: BUNDLED.into(), context: LaunchDefaults::CONTEXT, slots: LaunchDefaults::SLOTS }
+    }
+}
+
+impl LaunchSection {
+    /// In the supervisor's words.
+    #[must_use]
+    pub fn defaults(&self) -> LaunchDefaults {
+        LaunchDefaults {
+            program: if self.program == BUNDLED {
+                Program::Bundled
+            } else {
+                Program::Path(self.program.clone().into())
+            },
+            context: self.context,
+            slots: self.slots,
+        }
+    }
+}
+
+/// The `[store]` section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreSection {
+    /// The most that downloads and copies together may bring in each second: `20MiB`; `0B` = no limit.
+    pub bandwidth: String,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { bandwidth: "0B".into() }
+    }
+}
+
+impl StoreSection {
+    /// Bytes each second; `None` = no limit. Something else than a size was reported before and is no limit.
+    #[must_use]
+    pub fn bandwidth(&self) -> Option<u64> {
+        self.bandwidth.parse().ok().map(|Bytes(bytes)| bytes).filter(|bytes| *bytes > 0)
+    }
 }
 
 /// One engine: either one that runs already (`url`), or one that the agent starts (`program`, `model`).
@@ -129,6 +219,51 @@ impl Default for Discover {
     fn default() -> Self {
         Self { enabled: true, addresses: DEFAULT_PLACES.map(String::from).into() }
     }
+}
+
+/// The `[gpu]` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GpuSection {
+    /// What models may take of memory that CPU and graphics share: `96GiB`. Default: what the driver allows.
+    pub unified: Option<String>,
+    /// PCI addresses of processors that share RAM, where the agent does not see it.
+    pub integrated: Vec<String>,
+    /// PCI addresses of cards with memory of their own, where the agent does not see it.
+    pub discrete: Vec<String>,
+}
+
+/// The `[thermal]` section. Limits are not configured: the hardware reports its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ThermalSection {
+    /// Above this many °C for a while, other machines are preferred.
+    pub goal: f32,
+    /// Whether the machine may work on battery as if it were plugged in.
+    pub on_battery: bool,
+}
+
+impl Default for ThermalSection {
+    fn default() -> Self {
+        let policy = Policy::default();
+        Self { goal: policy.goal.0, on_battery: policy.battery_allowed }
+    }
+}
+
+impl ThermalSection {
+    /// As [`mesh_core::thermal`] takes it.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy { goal: Celsius(self.goal), battery_allowed: self.on_battery }
+    }
+}
+
+/// The `[sleep]` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SleepSection {
+    /// Whether closing the lid is kept from putting the machine to sleep while the agent runs.
+    pub inhibit_lid: bool,
 }
 
 /// The `[metrics]` section.
@@ -196,6 +331,39 @@ impl AgentConfig {
                 "write ip:port, as in \"127.0.0.1:7403\", or \"\" for none",
             );
         }
+        match self.store.bandwidth.parse::<Bytes>() {
+            Err(error) => problem("store.bandwidth", error.to_string(), "as in \"20MiB\" each second"),
+            Ok(Bytes(slow)) if slow > 0 && slow < LEAST_BANDWIDTH => problem(
+                "store.bandwidth",
+                format!("{} each second would take weeks for one model", Bytes(slow)),
+                "write 64KiB or more, or \"0B\" for no limit",
+            ),
+            Ok(_) => {}
+        }
+        if self.launch.program.is_empty() {
+            problem("launch.program", "the program is empty".into(), "write \"bundled\" or a path");
+        }
+        if !(1..=CONTEXT_LIMIT).contains(&self.launch.context) {
+            let message =
+                format!("a context of {} tokens is not within 1 to {CONTEXT_LIMIT}", self.launch.context);
+            problem("launch.context", message, "");
+        }
+        if !(1..=SLOT_LIMIT).contains(&self.launch.slots) {
+            let message = format!("{} slots are not within 1 to {SLOT_LIMIT}", self.launch.slots);
+            problem("launch.slots", message, "");
+        }
+        if !GOALS.contains(&self.thermal.goal) {
+            problem(
+                "thermal.goal",
+                format!(
+                    "a goal of {} °C is not within {} to {}",
+                    self.thermal.goal,
+                    GOALS.start(),
+                    GOALS.end()
+                ),
+                "70 suits most machines; limits are the hardware's own and are not set here",
+            );
+        }
         for address in &self.discover.addresses {
             if !is_host_and_port(address) && !is_url(address) {
                 problem(
@@ -204,6 +372,19 @@ impl AgentConfig {
                     "write host:port or http://host:port",
                 );
             }
+        }
+        if let Some(Err(error)) = self.gpu.unified.as_ref().map(|text| text.parse::<Bytes>()) {
+            problem("gpu.unified", error.to_string(), "");
+        }
+        for (key, list) in [("gpu.integrated", &self.gpu.integrated), ("gpu.discrete", &self.gpu.discrete)] {
+            for address in list.iter().filter(|address| !is_pci_address(address)) {
+                let hint = "write it as `mesh-agent probe` prints it: \"0000:c5:00.0\"";
+                problem(key, format!("`{address}` is no PCI address"), hint);
+            }
+        }
+        for address in self.gpu.integrated.iter().filter(|address| self.gpu.discrete.contains(address)) {
+            let message = format!("`{address}` is in gpu.integrated too");
+            problem("gpu.discrete", message, "remove it from one of them");
         }
         for (name, section) in &self.engines {
             if let Err(error) = MachineId::new(name.clone()) {
@@ -222,6 +403,17 @@ impl AgentConfig {
     #[must_use]
     pub fn engine_configs(&self) -> Vec<EngineConfig> {
         self.engines.iter().filter_map(|(name, section)| section.check(name).ok()).collect()
+    }
+
+    /// What the operator says of graphics processors. [`read`] has reported what is no size before.
+    #[must_use]
+    pub fn gpu_overrides(&self) -> GpuOverrides {
+        let lower = |list: &[String]| list.iter().map(|address| address.to_lowercase()).collect();
+        GpuOverrides {
+            unified: self.gpu.unified.as_ref().and_then(|text| text.parse().ok()),
+            integrated: lower(&self.gpu.integrated),
+            discrete: lower(&self.gpu.discrete),
+        }
     }
 
     /// Where models are kept when nothing else is said.
@@ -353,6 +545,15 @@ fn is_host_and_port(text: &str) -> bool {
         }
     };
     host_ok && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// `0000:c5:00.0`: domain, bus, device, function.
+fn is_pci_address(text: &str) -> bool {
+    let shape = [4, 2, 2, 1];
+    let parts: Vec<&str> = text.split([':', '.']).collect();
+    parts.iter().map(|part| part.len()).eq(shape)
+        && parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && text.match_indices(['.']).eq([(10, ".")])
 }
 
 /// `http://host:port/…`: engines are spoken to over plain HTTP, without user names or queries.

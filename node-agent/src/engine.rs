@@ -19,6 +19,7 @@ pub mod openai;
 mod sizing;
 
 pub use ask::{Ask, AskError};
+pub use child_log::{Buffer, BufferKind, Reported};
 pub use sizing::Sizing;
 
 use futures_util::future::BoxFuture;

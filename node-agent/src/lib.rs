@@ -9,7 +9,9 @@
 //! | task | input | output | ends when |
 //! |---|---|---|---|
 //! | supervisor | configuration, directives, engines' answers | engines and their models, leases | told to, last of all; its children are gone then |
-//! | vitals | `/proc`, `/sys`, the models' disk, each second | `watch` of [`mesh_core::machine::Vitals`] | the links are stopped |
+//! | [model store](model_store) | the model folder, wishes | `watch` of [`mesh_core::machine::Store`], model files | the links are stopped |
+//! | [vitals] | `/proc`, `/sys`, the models' disk, each second | two `watch`es of [`mesh_core::machine::Vitals`]: fresh, and worth a report | the links are stopped |
+//! | [sleep] | logind's announcements, clocks that run on | draining around a sleep, a reading anew after it | the links are stopped |
 //! | engine counters | the supervisor's engines | the metric `engine_up` | the links are stopped |
 //! | [control link](router_link::control) | vitals, engines, draining; directives from the router | reports and heartbeats to the router; directives to the supervisor; renewed certificates | the links are stopped |
 //! | [data link](router_link::data) | requests from the router | answers, one task for each request | the links are stopped; what still runs is reset |
@@ -20,9 +22,16 @@
 
 pub mod app;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod metrics;
+pub mod model_store;
 pub mod probe;
+pub mod profile;
+pub mod reservation;
 pub mod router_link;
 pub mod serve;
+pub mod sleep;
 pub mod supervisor;
+pub mod truth;
+pub mod vitals;

@@ -2,11 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use mesh_daemon::{complaint, data_folder, stop_signal, telemetry};
-use node_agent::{app, config, probe};
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
+use node_agent::{app, config, doctor, probe};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 /// The hands of modemesh on one machine
 #[derive(Parser)]
@@ -29,6 +26,8 @@ enum Command {
     Run(config::RunFlags),
     /// Say what this machine tells the router of itself
     Probe(probe::ProbeFlags),
+    /// Say what limits this machine and how to change it
+    Doctor(doctor::DoctorFlags),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +52,7 @@ async fn act(cli: Cli) -> anyhow::Result<()> {
             return Ok(app::run(&data, config, stop_signal::on_ctrl_c_or_term()?).await?);
         }
         Command::Probe(flags) => probe::describe(&data, &flags)?,
+        Command::Doctor(flags) => doctor::describe(&data, &flags)?,
     };
     Ok(std::io::stdout().write_all(said.as_bytes())?)
 }

@@ -1,11 +1,12 @@
 //! What the agent counts. The names and meanings are listed in `docs/metrics.md`.
 
-use mesh_core::machine::{Directive, Engine, EngineState};
+use mesh_core::machine::{Directive, Engine, EngineState, ThermalState, Vitals};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
 
 /// How a request ended, or why it never began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,19 @@ struct ReportLabel {
     sections: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ThermalLabel {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GpuLabel {
+    gpu: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Unlabelled {}
+
 /// The agent's counters. Clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -89,12 +103,19 @@ pub struct Metrics {
     pub(crate) request_bytes: Counter,
     /// Bytes of answers passed on.
     pub(crate) answer_bytes: Counter,
+    /// Bytes of model files lent to other machines.
+    pub(crate) lent_bytes: Counter,
     engine_up: Family<EngineLabel, Gauge>,
     link_up: Family<LinkLabel, Gauge>,
     reports: Family<ReportLabel, Counter>,
     /// Heartbeats sent.
     pub(crate) heartbeats: Counter,
     directives: Family<WishLabel, Counter>,
+    thermal: Family<ThermalLabel, Gauge>,
+    // Families, for a gauge that is not known has no line.
+    hottest: Family<Unlabelled, Gauge<f64, AtomicU64>>,
+    ram_available: Family<Unlabelled, Gauge>,
+    gpu_memory_available: Family<GpuLabel, Gauge>,
 }
 
 impl Metrics {
@@ -120,6 +141,12 @@ impl Metrics {
             Unit::Bytes,
             metrics.answer_bytes.clone(),
         );
+        registry.register_with_unit(
+            "modemesh_agent_lent",
+            "Bytes of model files lent to other machines",
+            Unit::Bytes,
+            metrics.lent_bytes.clone(),
+        );
         registry.register("modemesh_agent_engine_up", "1 when the engine answers", metrics.engine_up.clone());
         registry.register(
             "modemesh_agent_link_up",
@@ -136,6 +163,29 @@ impl Metrics {
             "modemesh_agent_directives",
             "Directives received from the router",
             metrics.directives.clone(),
+        );
+        registry.register(
+            "modemesh_agent_thermal_state",
+            "1 for the state that the machine is in",
+            metrics.thermal.clone(),
+        );
+        registry.register_with_unit(
+            "modemesh_agent_temperature_hottest",
+            "The machine's hottest sensor",
+            Unit::Celsius,
+            metrics.hottest.clone(),
+        );
+        registry.register_with_unit(
+            "modemesh_agent_ram_available",
+            "Main memory that models may take",
+            Unit::Bytes,
+            metrics.ram_available.clone(),
+        );
+        registry.register_with_unit(
+            "modemesh_agent_gpu_memory_available",
+            "Memory of a graphics processor that models may take",
+            Unit::Bytes,
+            metrics.gpu_memory_available.clone(),
         );
         metrics
     }
@@ -174,6 +224,29 @@ impl Metrics {
         self.directives.get_or_create(&WishLabel { wish }).inc();
     }
 
+    /// Shows what an operator graphs of the vitals. What is unknown has no line.
+    pub(crate) fn vitals(&self, vitals: &Vitals) {
+        for state in ThermalState::ALL {
+            let label = ThermalLabel { state: state.word() };
+            self.thermal.get_or_create(&label).set(i64::from(state == vitals.thermal.state));
+        }
+        self.hottest.clear();
+        if let Some(hottest) = vitals.hottest() {
+            self.hottest.get_or_create(&Unlabelled {}).set(hottest.value.0.into());
+        }
+        self.ram_available.clear();
+        if let Some(ram) = vitals.ram.known() {
+            self.ram_available.get_or_create(&Unlabelled {}).set(in_gauge(ram.available.0));
+        }
+        self.gpu_memory_available.clear();
+        for gpu in vitals.gpus.known().into_iter().flatten() {
+            if let Some(memory) = gpu.memory.known() {
+                let label = GpuLabel { gpu: gpu.id.clone() };
+                self.gpu_memory_available.get_or_create(&label).set(in_gauge(memory.available.0));
+            }
+        }
+    }
+
     /// Shows exactly these engines; one that is gone leaves no stale line.
     pub(crate) fn engines(&self, engines: &[Engine]) {
         self.engine_up.clear();
@@ -182,4 +255,8 @@ impl Metrics {
             self.engine_up.get_or_create(&label).set(i64::from(engine.state == EngineState::Up));
         }
     }
+}
+
+fn in_gauge(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

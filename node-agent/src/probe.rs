@@ -4,43 +4,104 @@
 //! All paths are below a root that the caller chooses, so tests show it machines that they do not have.
 //! Reading may block for as long as a driver or a network disk likes: callers do it on a blocking thread.
 
+mod amd;
+mod drm_clients;
 mod gpu;
 mod host;
+mod hwmon;
+mod intel;
+mod memory;
 mod nvidia;
+mod pci;
+mod power;
+mod report;
+mod seldom;
+mod steps;
+mod throttle;
 
-use crate::config::{self, RunFlags};
-use mesh_core::machine::{Capacity, Hardware, Reading, Temperature, Vitals};
-use mesh_core::units::{Bytes, Celsius, human_duration};
-use mesh_daemon::complaint::Complaint;
-use serde::Serialize;
+pub use report::{ProbeFlags, describe, render};
+
+pub(crate) use amd::SYSTEM_RESERVE;
+pub(crate) use pci::cards;
+
+use mesh_core::machine::{Capacity, Hardware, Power, Reading, Temperature, Vitals};
+use mesh_core::units::Bytes;
+use seldom::Seldom;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use throttle::Throttle;
 
 /// The most bytes read of a file in `/proc` or `/sys`. The longest we read, `/proc/cpuinfo`, has about
 /// 1.6 KB for each thread: room for 600 threads.
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// Steps of memory and disk sizes. Free memory changes with every breath of a machine; 16 MiB are far below
-/// the size of any model.
-const MEMORY_STEP: u64 = 16 << 20;
+/// The power supplies. Asking a battery wakes a laptop's embedded controller; who pulls the plug is in no hurry.
+const POWER_EVERY_S: u64 = 5;
 
-/// The uptime is a fact for people, who read it in minutes at best.
-const UPTIME_STEP_S: u64 = 60;
+/// The disk, which may be on another machine. Who writes to it asks for himself.
+const DISK_EVERY_S: u64 = 10;
 
-/// Reads this machine.
+/// Colder or hotter than this is a broken sensor, or none behind the driver.
+const PLAUSIBLE: std::ops::RangeInclusive<f32> = -40.0..=150.0;
+
+/// What the operator says of graphics processors, where the probe cannot know or is wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GpuOverrides {
+    /// What models may take of the pool of integrated processors, in place of the driver's limits.
+    pub unified: Option<Bytes>,
+    /// PCI addresses, in lower case, of processors that share RAM.
+    pub integrated: Vec<String>,
+    /// PCI addresses, in lower case, of cards with memory of their own.
+    pub discrete: Vec<String>,
+}
+
+/// Reads this machine. Clones share what is remembered between readings.
 #[derive(Debug, Clone)]
 pub struct Probe {
     root: PathBuf,
     model_folder: PathBuf,
+    gpus: Arc<gpu::Gpus>,
+    kept: Arc<Kept>,
+}
+
+/// What is remembered from one reading to the next.
+#[derive(Debug)]
+struct Kept {
+    throttle: Throttle,
+    power: Seldom<Reading<Power>>,
+    disk: Seldom<Reading<Capacity>>,
+    disk_sensors: Seldom<Vec<Temperature>>,
 }
 
 impl Probe {
     /// A probe that finds `/proc` and `/sys` below `root` (in production `/`) and asks for the disk that
     /// holds `model_folder`.
     pub fn new(root: impl Into<PathBuf>, model_folder: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), model_folder: model_folder.into() }
+        let kept = Kept {
+            throttle: Throttle::default(),
+            power: Seldom::new(POWER_EVERY_S),
+            disk: Seldom::new(DISK_EVERY_S),
+            disk_sensors: Seldom::new(host::DISK_SENSORS_EVERY_S),
+        };
+        let root = root.into();
+        let gpus = Arc::new(gpu::Gpus::new(&root, GpuOverrides::default(), None));
+        Self { root, model_folder: model_folder.into(), gpus, kept: Arc::new(kept) }
+    }
+
+    /// The same probe with the operator's word on graphics processors.
+    #[must_use]
+    pub fn with_overrides(self, overrides: GpuOverrides) -> Self {
+        Self { gpus: Arc::new(gpu::Gpus::new(&self.root, overrides, None)), ..self }
+    }
+
+    /// The same probe that asks `library` of NVIDIA's cards, as a machine below another root may have it.
+    #[must_use]
+    pub fn with_nvidia_library(self, library: PathBuf) -> Self {
+        let overrides = self.gpus.overrides.clone();
+        Self { gpus: Arc::new(gpu::Gpus::new(&self.root, overrides, Some(library))), ..self }
     }
 
     /// What does not change while the agent runs.
@@ -58,57 +119,43 @@ impl Probe {
     /// What changes from second to second, rounded.
     #[must_use]
     pub fn vitals(&self) -> Vitals {
-        rounded(Vitals {
-            ram: host::ram(&self.root),
-            disk: host::disk(&self.model_folder),
-            gpus: gpu::gpus(&self.root),
-            temperatures: host::temperatures(&self.root),
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.vitals_at(now.as_secs())
+    }
+
+    /// [`Probe::vitals`], stamped with the time that the caller has, in seconds since 1970.
+    #[must_use]
+    pub fn vitals_at(&self, unix_s: u64) -> Vitals {
+        let as_of = unix_s - unix_s % Vitals::AS_OF_STEP;
+        let (ram, memory) = memory::memory(&self.root);
+        let kept = &self.kept;
+        steps::rounded(Vitals {
+            as_of,
+            ram,
+            memory,
+            disk: kept.disk.read(&self.model_folder, unix_s, || host::disk(&self.model_folder)),
+            gpus: self.gpus.read(as_of, unix_s),
+            temperatures: host::temperatures(&self.root, &kept.disk_sensors, unix_s),
+            cpu_throttled: kept.throttle.read(&self.root),
+            power: kept.power.read(&self.root, unix_s, || power::power(&self.root)),
             load: host::load(&self.root),
             uptime_s: host::uptime(&self.root),
-            ..Vitals::unknown("not read yet")
+            ..Vitals::unknown("judged while the agent runs")
         })
     }
-}
 
-/// Rounds what jitters. A report goes to the router whenever a value differs from the one sent last, so
-/// without this every machine would send its vitals each second for the sake of a few kilobytes; and nobody,
-/// person or placement, decides by less than these steps.
-fn rounded(vitals: Vitals) -> Vitals {
-    let Vitals { ram, disk, gpus, temperatures, load, uptime_s, .. } = vitals.clone();
-    let cooled = |sensor: Temperature| Temperature { value: Celsius(sensor.value.0.round()), ..sensor };
-    Vitals {
-        ram: map(ram, in_steps),
-        disk: map(disk, in_steps),
-        gpus: map(gpus, |gpus| {
-            gpus.into_iter()
-                .map(|mut gpu| {
-                    gpu.memory = map(gpu.memory, in_steps);
-                    gpu
-                })
-                .collect()
-        }),
-        temperatures: map(temperatures, |sensors| sensors.into_iter().map(cooled).collect()),
-        load: map(load, |load| (load * 10.0).round() / 10.0),
-        uptime_s: map(uptime_s, |seconds| seconds - seconds % UPTIME_STEP_S),
-        ..vitals
-    }
-}
-
-/// What is available is rounded down: a report must not promise more than there is.
-fn in_steps(capacity: Capacity) -> Capacity {
-    let available = capacity.available.0;
-    Capacity { available: Bytes(available - available % MEMORY_STEP), ..capacity }
-}
-
-fn map<T, U>(reading: Reading<T>, change: impl FnOnce(T) -> U) -> Reading<U> {
-    match reading {
-        Reading::Known(value) => Reading::Known(change(value)),
-        Reading::Unknown(reason) => Reading::Unknown(reason),
+    /// The next readings are all new ones: the machine has slept, and what was kept is of another time.
+    pub fn forget(&self) {
+        self.gpus.forget();
+        self.kept.throttle.forget();
+        self.kept.power.forget();
+        self.kept.disk.forget();
+        self.kept.disk_sensors.forget();
     }
 }
 
 /// A small text file, trimmed; bytes that are no UTF-8 are replaced. The error is a reason for people.
-fn read_text(path: &Path) -> Result<String, String> {
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(FILE_LIMIT).read_to_end(&mut bytes))
@@ -117,8 +164,11 @@ fn read_text(path: &Path) -> Result<String, String> {
 }
 
 /// A number in a file of its own.
-fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, String> {
+pub(crate) fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, String> {
     let text = read_text(path)?;
+    if text.is_empty() {
+        return Err(format!("{} is empty", path.display()));
+    }
     text.parse().map_err(|_| format!("{}: `{}` is no number", path.display(), shortened(&text)))
 }
 
@@ -140,89 +190,4 @@ fn numbered_folders(path: &Path, prefix: &str) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found.into_iter().map(|(_, path)| path).collect()
-}
-
-/// What `mesh-agent probe` was told on the command line.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct ProbeFlags {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// A configuration file [default: agent.toml in the data folder, where there is one]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
-
-/// `mesh-agent probe`: this machine as text for people, or as JSON with the sections of a report.
-///
-/// # Errors
-/// A complaint when the configuration, which names the folder of the models, is invalid.
-pub fn describe(data: &Path, flags: &ProbeFlags) -> Result<String, Complaint> {
-    let run_flags = RunFlags { config: flags.config.clone(), ..RunFlags::default() };
-    let probe = Probe::new("/", config::read(data, &run_flags)?.value.model_folder(data));
-    let (hardware, vitals) = (probe.hardware(), probe.vitals());
-    if flags.json {
-        return serde_json::to_string_pretty(&Sections { hardware, vitals })
-            .map(|text| text + "\n")
-            .map_err(|error| Complaint::new("cannot write this machine's report as JSON").cause(error));
-    }
-    Ok(render(&hardware, &vitals))
-}
-
-/// The sections of a report that the probe fills.
-#[derive(Serialize)]
-struct Sections {
-    hardware: Hardware,
-    vitals: Vitals,
-}
-
-/// The probe's findings for people, one fact a line.
-#[must_use]
-pub fn render(hardware: &Hardware, vitals: &Vitals) -> String {
-    let mut out = String::new();
-    let mut line = |name: &str, value: &str| {
-        out.push_str(&format!("{name:<12} {value}\n"));
-    };
-    line("host", &hardware.hostname);
-    line("system", &say(&hardware.system, Clone::clone));
-    line("cpu", &say(&hardware.cpu, |cpu| format!("{cpu}, {} threads", hardware.cpu_threads)));
-    line("ram", &say(&vitals.ram, capacity));
-    line("disk", &say(&vitals.disk, capacity));
-    match &vitals.gpus {
-        Reading::Known(gpus) if gpus.is_empty() => line("gpu", "none"),
-        Reading::Known(gpus) => {
-            for gpu in gpus {
-                line("gpu", &format!("{}, memory {}", gpu.name, say(&gpu.memory, capacity)));
-            }
-        }
-        Reading::Unknown(reason) => line("gpu", &unknown(reason)),
-    }
-    match &vitals.temperatures {
-        Reading::Known(sensors) => {
-            for sensor in sensors {
-                let limit = sensor.limit.map_or_else(String::new, |limit| format!(" (limit {limit})"));
-                line("temperature", &format!("{} {}{limit}", sensor.sensor, sensor.value));
-            }
-        }
-        Reading::Unknown(reason) => line("temperature", &unknown(reason)),
-    }
-    line("load", &say(&vitals.load, |load| format!("{load:.1}")));
-    line("uptime", &say(&vitals.uptime_s, |&seconds| human_duration(Duration::from_secs(seconds))));
-    line("agent", &hardware.agent_version);
-    out
-}
-
-fn say<T>(reading: &Reading<T>, known: impl FnOnce(&T) -> String) -> String {
-    match reading {
-        Reading::Known(value) => known(value),
-        Reading::Unknown(reason) => unknown(reason),
-    }
-}
-
-fn unknown(reason: &str) -> String {
-    format!("unknown: {reason}")
-}
-
-fn capacity(capacity: &Capacity) -> String {
-    format!("{} free of {}", capacity.available, capacity.total)
 }

@@ -4,6 +4,7 @@
 //! What it does not do: choose (the router did), look into bodies, or retry.
 
 use crate::metrics::{Metrics, Outcome};
+use crate::model_store::StoreHandle;
 use crate::supervisor::{Lease, SupervisorHandle};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
@@ -13,11 +14,12 @@ use mesh_daemon::complaint::Complaint;
 use mesh_daemon::telemetry;
 use mesh_proto::frame;
 use mesh_proto::v1::response_head;
-use mesh_proto::v1::{EngineAnswer, Refused, RequestHead, ResponseHead};
+use mesh_proto::v1::{BlobReply, BlobRequest, EngineAnswer, Refused, RequestHead, ResponseHead};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Response, StatusCode, redirect};
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -52,13 +54,30 @@ pub struct Answer {
     pub body: BoxStream<'static, Result<Bytes, EngineBroke>>,
 }
 
+/// Bytes of a model file, or why there are none.
+pub struct BlobAnswer {
+    /// The first message of the answer.
+    pub head: ResponseHead,
+    /// The bytes; after an error there are no more. Dropping it closes the file.
+    pub body: BoxStream<'static, io::Result<Bytes>>,
+}
+
 /// Everything that answering needs.
 pub struct Serve {
     supervisor: SupervisorHandle,
+    store: OnceLock<StoreHandle>,
     engines: Client,
     metrics: Metrics,
     in_flight: watch::Sender<usize>,
+    refusing: Mutex<Refusing>,
     draining: watch::Sender<bool>,
+}
+
+/// Why new requests are refused. Each reason comes and goes without the other.
+#[derive(Debug, Default)]
+struct Refusing {
+    stopping: bool,
+    asleep: bool,
 }
 
 impl Serve {
@@ -82,16 +101,44 @@ impl Serve {
             .map_err(|error| Complaint::new("cannot make an HTTP client for engines").cause(error))?;
         Ok(Arc::new(Self {
             supervisor,
+            store: OnceLock::new(),
             engines,
             metrics,
             in_flight: watch::Sender::new(0),
+            refusing: Mutex::default(),
             draining: watch::Sender::new(false),
         }))
     }
 
+    /// From now on files of `store` are lent to the router.
+    pub fn lend_from(&self, store: StoreHandle) {
+        if self.store.set(store).is_err() {
+            tracing::warn!("there is a store already whose files are lent");
+        }
+    }
+
+    /// The store whose files are lent.
+    #[must_use]
+    pub fn store(&self) -> Option<&StoreHandle> {
+        self.store.get()
+    }
+
     /// From now on every new request is refused; running ones go on.
     pub fn drain(&self) {
-        self.draining.send_replace(true);
+        self.refuse(|refusing| refusing.stopping = true);
+    }
+
+    /// Refuses new requests while the machine goes to sleep and until it is ready again.
+    pub fn rest(&self, asleep: bool) {
+        self.refuse(|refusing| refusing.asleep = asleep);
+    }
+
+    fn refuse(&self, change: impl FnOnce(&mut Refusing)) {
+        // Held while it is told, or two changes could be told in the wrong order.
+        let mut refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut refusing);
+        let draining = refusing.stopping || refusing.asleep;
+        self.draining.send_if_modified(|known| std::mem::replace(known, draining) != draining);
     }
 
     /// Whether new requests are refused.
@@ -121,6 +168,35 @@ pub async fn answer(serve: &Arc<Serve>, head: RequestHead, body: Bytes) -> Answe
     ask(running, head, body).instrument(span).await
 }
 
+/// Answers a wish for bytes of a model file. Like [`answer`], it never fails. It is no request: it neither counts
+/// as one nor keeps a draining agent up.
+pub async fn blob(serve: &Serve, request: &BlobRequest) -> BlobAnswer {
+    let no = |kind: &str, message: String| {
+        tracing::debug!(kind, message, "no file lent");
+        BlobAnswer { head: refusal_head(kind, message), body: stream::empty().boxed() }
+    };
+    if *serve.draining.borrow() {
+        return no("draining", "this machine is shutting down".into());
+    }
+    let Some(store) = serve.store.get() else {
+        return no("no_such_blob", "this machine has no model store".into());
+    };
+    match store.lend(request).await {
+        Ok(lent) => {
+            let reply = BlobReply { size: lent.size, holder: String::new(), parts: lent.parts };
+            let lent_bytes = serve.metrics.lent_bytes.clone();
+            let count = move |piece: &io::Result<Bytes>| {
+                if let Ok(bytes) = piece {
+                    lent_bytes.inc_by(bytes.len() as u64);
+                }
+            };
+            let head = ResponseHead { outcome: Some(response_head::Outcome::Blob(reply)) };
+            BlobAnswer { head, body: lent.body.inspect(count).boxed() }
+        }
+        Err(Refused { kind, message }) => no(&kind, message),
+    }
+}
+
 /// Refuses a request that never reached [`answer`], and counts it.
 pub(crate) fn refuse(serve: &Serve, kind: &'static str, message: String) -> ResponseHead {
     serve.metrics.request(Outcome::Refused(kind));
@@ -131,7 +207,7 @@ pub(crate) fn refuse(serve: &Serve, kind: &'static str, message: String) -> Resp
 async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
     let serve = running.serve.clone();
     if *serve.draining.borrow() {
-        return running.refuse("draining", "this machine is shutting down".into());
+        return running.refuse("draining", "this machine is shutting down or going to sleep".into());
     }
     if !frame::PATHS.contains(&head.path.as_str()) {
         let path: String = head.path.chars().take(64).collect();

@@ -5,6 +5,8 @@
 //! |---|---|---|---|
 //! | keeper, one per engine | orders, the engine's answers | its row of the roster | stopped, or its engine is gone |
 //! | scout | the places to look at | new keepers | stopped |
+//! | librarian | the store's models | a resting keeper for each | stopped |
+//! | [checks](crate::truth) | loaded models | their health | stopped |
 //!
 //! `serve.rs` asks for a lease for each request: one short lock, no I/O. `router_link.rs` watches
 //! [`SupervisorHandle::engines`] and passes directives on.
@@ -12,23 +14,40 @@
 mod backoff;
 mod child_keeper;
 mod endpoint_keeper;
-mod roster;
+mod engine_pulls;
+mod launch;
+mod lease;
+mod librarian;
+pub(crate) mod load_facts;
+mod outside;
+mod resident;
+pub(crate) mod roster;
+pub(crate) mod row;
 mod scout;
 
-pub use roster::{Lease, LeaseRefusal};
+pub use launch::LaunchDefaults;
+pub use lease::{Lease, LeaseRefusal};
 
-use crate::engine::child::ChildSpec;
-use crate::engine::{EngineConfig, Sizing, adapter, discover};
+use crate::engine::{EngineConfig, adapter, discover};
+use crate::model_store::StoreHandle;
+use crate::profile::ProfileHandle;
+use crate::reservation::{Ledger, blind};
+use crate::truth::{Checks, HttpProber, TruthConfig};
 use child_keeper::ChildKeeper;
 use endpoint_keeper::EndpointKeeper;
+use engine_pulls::EnginePulls;
+use futures_util::future::BoxFuture;
+use launch::{Berth, Source};
+use librarian::{Librarian, Release};
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Directive, Engine, EngineKind, EngineState};
-use roster::{ORDER_QUEUE, Order, Roster, Row};
+use mesh_core::machine::{Directive, Engine, EngineKind, EngineState, PullSource, Transfer, Vitals};
+use roster::{ORDER_QUEUE, Order, Roster};
+use row::Row;
 use scout::Scout;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -50,10 +69,21 @@ pub struct SupervisorConfig {
     pub engine_folder: PathBuf,
     /// How often the places are looked at again.
     pub rescan: Duration,
+    /// The models on disk, each of which can be loaded.
+    pub store: Option<StoreHandle>,
+    /// What the machine says of itself: loads are admitted by it.
+    pub vitals: watch::Receiver<Arc<Vitals>>,
+    /// What is learned is kept there.
+    pub profile: ProfileHandle,
+    /// How stored models are started.
+    pub launch: LaunchDefaults,
+    /// What is checked of loaded models.
+    pub truth: TruthConfig,
 }
 
 impl SupervisorConfig {
-    /// No configured engine, the usual places, a rescan each 15 s.
+    /// No configured engine, the usual places, a rescan each 15 s; no store, nothing known of the machine and
+    /// nothing checked.
     #[must_use]
     pub fn new(engine_folder: PathBuf) -> Self {
         Self {
@@ -61,6 +91,11 @@ impl SupervisorConfig {
             discover: discover::DEFAULT_PLACES.map(str::to_owned).into(),
             engine_folder,
             rescan: Duration::from_secs(15),
+            store: None,
+            vitals: blind(),
+            profile: ProfileHandle::in_memory(),
+            launch: LaunchDefaults::default(),
+            truth: TruthConfig::OFF,
         }
     }
 }
@@ -78,6 +113,10 @@ pub struct Supervisor;
 pub struct SupervisorHandle {
     roster: Arc<Roster>,
     tasks: TaskTracker,
+    ledger: Ledger,
+    pulls: EnginePulls,
+    releases: mpsc::Sender<Release>,
+    resumed: Arc<Notify>,
 }
 
 impl std::fmt::Debug for SupervisorHandle {
@@ -90,19 +129,50 @@ impl Supervisor {
     /// Starts all tasks; they end after `stop`. Must be called inside a tokio runtime.
     #[must_use]
     pub fn start(config: SupervisorConfig, stop: CancellationToken) -> SupervisorHandle {
-        let house = House { roster: Arc::new(Roster::new()), tasks: TaskTracker::new() };
+        let house = House {
+            roster: Arc::new(Roster::new()),
+            tasks: TaskTracker::new(),
+            ledger: Ledger::new(config.vitals),
+            profile: config.profile,
+            pulls: EnginePulls::default(),
+        };
+        let configured = config.engines.iter().filter_map(|engine| match engine {
+            EngineConfig::Child { model, alias, .. } => Some((model.clone(), alias.clone())),
+            EngineConfig::Endpoint { .. } => None,
+        });
+        let configured: Vec<(PathBuf, ModelId)> = configured.collect();
         for engine in config.engines {
             house.keep_configured(engine, &config.engine_folder, &stop);
         }
         let scout = Scout::new(house.clone(), &config.discover, config.rescan, stop.clone());
         house.tasks.spawn(scout.run());
+        let (releases, to_release) = mpsc::channel(ORDER_QUEUE);
+        if let Some(store) = config.store {
+            let (folder, stop) = (config.engine_folder, stop.clone());
+            let librarian = Librarian::new(house.clone(), store, config.launch, folder, configured, stop);
+            house.tasks.spawn(librarian.run(to_release));
+        }
+        let resumed = Arc::new(Notify::new());
+        if config.truth.enabled {
+            match HttpProber::new() {
+                Ok(prober) => {
+                    let (roster, ledger) = (house.roster.clone(), house.ledger.clone());
+                    let profile = house.profile.clone();
+                    let prober = Arc::new(prober);
+                    let checks = Checks::new(config.truth, roster, ledger, profile, prober, resumed.clone());
+                    house.tasks.spawn(checks.run(stop.clone()));
+                }
+                Err(error) => tracing::error!("no model is checked, for want of an HTTP client: {error}"),
+            }
+        }
         let tasks = house.tasks.clone();
         let closing = stop;
         tokio::spawn(async move {
             closing.cancelled().await;
             tasks.close();
         });
-        SupervisorHandle { roster: house.roster, tasks: house.tasks }
+        let House { roster, tasks, ledger, pulls, profile: _ } = house;
+        SupervisorHandle { roster, tasks, ledger, pulls, releases, resumed }
     }
 }
 
@@ -134,9 +204,24 @@ impl SupervisorHandle {
                 let targets = self.roster.who_unloads(&model);
                 (Order::Unload(model), targets)
             }
-            Directive::Pull(_) | Directive::CancelPull(_) | Directive::Delete(_) => {
-                tracing::warn!("the supervisor has no store");
-                return;
+            Directive::Pull(wish) => {
+                if !matches!(wish.source, PullSource::Engine) {
+                    tracing::warn!(model = %wish.model, "the supervisor fetches through engines only; the store fetches the rest");
+                    return;
+                }
+                let targets = self.roster.who_pulls();
+                if targets.is_none() {
+                    self.pulls.failed(&wish.model, "no engine of this machine can fetch models by itself");
+                }
+                (Order::Pull(wish.model), targets.into_iter().collect())
+            }
+            Directive::CancelPull(model) => {
+                let targets = self.roster.who_may_pull();
+                (Order::CancelPull(model), targets)
+            }
+            Directive::Delete(model) => {
+                let targets = self.roster.who_deletes(&model);
+                (Order::Delete(model), targets)
             }
         };
         if targets.is_empty() {
@@ -147,6 +232,44 @@ impl SupervisorHandle {
                 tracing::warn!(engine, %error, ?order, "directive dropped");
             }
         }
+    }
+
+    /// Whether an engine of its own has `model` on its disk: then deleting it is that engine's work, and the
+    /// supervisor's.
+    #[must_use]
+    pub fn deletes(&self, model: &ModelId) -> bool {
+        !self.roster.who_deletes(model).is_empty()
+    }
+
+    /// What engines fetch by themselves, and what ended within the last minutes.
+    #[must_use]
+    pub fn transfers(&self) -> watch::Receiver<Arc<Vec<Transfer>>> {
+        self.pulls.watch()
+    }
+
+    /// Takes `model` out of the memory of engines that the agent starts, and completes when no request and no
+    /// process uses its file any more. It is not loaded again while the store is deleting it.
+    #[must_use]
+    pub fn release(&self, model: &ModelId) -> BoxFuture<'static, ()> {
+        let (done, released) = oneshot::channel();
+        let (releases, release) = (self.releases.clone(), Release { model: model.clone(), done });
+        Box::pin(async move {
+            // Without a store, or after the end, nobody holds a stored model.
+            if releases.send(release).await.is_ok() {
+                drop(released.await);
+            }
+        })
+    }
+
+    /// The machine has slept: all loaded models are checked again. Called when the probe has been read anew.
+    pub fn resumed(&self) {
+        self.resumed.notify_one();
+    }
+
+    /// The ledger of this machine's memory.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// After stop: resolves when every child process is gone.
@@ -160,6 +283,9 @@ impl SupervisorHandle {
 struct House {
     roster: Arc<Roster>,
     tasks: TaskTracker,
+    ledger: Ledger,
+    profile: ProfileHandle,
+    pulls: EnginePulls,
 }
 
 impl House {
@@ -174,17 +300,32 @@ impl House {
                 self.keep_endpoint(name, kind, &url, api_key, stop.clone());
             }
             EngineConfig::Child { name, program, model, alias, context, slots, embedding } => {
-                let engine_folder = engine_folder.to_owned();
-                let sizing = Sizing::default_for(context, slots);
-                let spec =
-                    ChildSpec { program, engine_folder, model, alias, sizing, projector: None, embedding };
                 let (send, orders) = mpsc::channel(ORDER_QUEUE);
                 if !self.roster.add(Row::new(Engine::new(&name, EngineKind::LlamaServer, true), send)) {
                     tracing::warn!(engine = name, "two engines have this name; the second is not used");
                     return;
                 }
-                let (roster, stop) = (Arc::clone(&self.roster), stop.clone());
-                self.tasks.spawn(ChildKeeper { name, spec, roster, orders, stop }.run());
+                let keeper = ChildKeeper {
+                    name,
+                    berth: Berth {
+                        alias,
+                        program,
+                        engine_folder: engine_folder.to_owned(),
+                        context,
+                        slots,
+                        flexible: false,
+                        source: Source::Configured { file: model, embedding },
+                    },
+                    rests: false,
+                    roster: self.roster.clone(),
+                    orders,
+                    ledger: self.ledger.clone(),
+                    profile: self.profile.clone(),
+                    retire: CancellationToken::new(),
+                    stop: stop.clone(),
+                    version: None,
+                };
+                self.tasks.spawn(keeper.run());
             }
         }
     }
@@ -211,11 +352,12 @@ impl House {
             }
         };
         row.answers_at(engine.base_url(), engine.api_key());
+        row.can(engine.capabilities());
         if !self.roster.add(row) {
             tracing::warn!(engine = name, "two engines have this name; the second is not used");
             return false;
         }
-        self.tasks.spawn(EndpointKeeper::new(name, engine, Arc::clone(&self.roster), orders, stop).run());
+        self.tasks.spawn(EndpointKeeper::new(name, kind, engine, self, orders, stop).run());
         true
     }
 }

@@ -1,8 +1,10 @@
 //! What the agent's configuration accepts, and what it says when it does not.
 
 use mesh_core::machine::EngineKind;
+use mesh_core::units::Bytes;
 use node_agent::config::{AgentConfig, RunFlags, read};
 use node_agent::engine::{EngineConfig, Program};
+use node_agent::probe::GpuOverrides;
 use std::path::{Path, PathBuf};
 
 fn read_text(text: &str) -> Result<AgentConfig, mesh_daemon::complaint::Complaint> {
@@ -97,4 +99,32 @@ fn a_flag_beats_the_file() {
     std::fs::write(data.path().join("agent.toml"), "router = \"one.lan:7401\"\n").expect("writing");
     let flags = RunFlags { router: Some("[fd7a::1]:7401".into()), ..RunFlags::default() };
     assert_eq!(read(data.path(), &flags).expect("valid").value.router.as_deref(), Some("[fd7a::1]:7401"));
+}
+
+#[test]
+fn what_the_operator_says_of_graphics_is_read_in_the_kernels_writing() {
+    let config = read_text(
+        "[gpu]\nunified = \"96GiB\"\nintegrated = [\"0000:C5:00.0\"]\ndiscrete = [\"0000:03:00.0\"]\n",
+    )
+    .expect("valid");
+    let said = config.gpu_overrides();
+    assert_eq!(said.unified, Some(Bytes(96 << 30)));
+    assert_eq!((said.integrated, said.discrete), (vec!["0000:c5:00.0".into()], vec!["0000:03:00.0".into()]));
+    assert_eq!(AgentConfig::default().gpu_overrides(), GpuOverrides::default());
+}
+
+#[test]
+fn graphics_that_make_no_sense_are_refused() {
+    let cases = [
+        ("unified = \"96\"", "`96` is no size"),
+        ("integrated = [\"c5:00.0\"]", "`c5:00.0` is no PCI address"),
+        ("discrete = [\"0000.c5:00:0\"]", "is no PCI address"),
+        ("discrete = [\"0000:c5:0g.0\"]", "is no PCI address"),
+        ("discrete = [\"\"]", "is no PCI address"),
+        ("integrated = [\"0000:c5:00.0\"]\ndiscrete = [\"0000:c5:00.0\"]", "is in gpu.integrated too"),
+    ];
+    for (text, part) in cases {
+        let complaint = read_text(&format!("[gpu]\n{text}\n")).expect_err(text).to_string();
+        assert!(complaint.contains(part), "{text}: {complaint}");
+    }
 }

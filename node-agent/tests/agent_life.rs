@@ -37,6 +37,7 @@ async fn an_agent_in_process_reports_answers_and_ends_on_stop() {
         path: "/v1/completions".into(),
         body_length: 0,
         traceparent: String::new(),
+        blob: None,
     };
     let answer = serve::answer(&agent.serve, head, bytes::Bytes::new()).await;
     let Some(response_head::Outcome::Refused(refused)) = answer.head.outcome else { panic!("no such model") };

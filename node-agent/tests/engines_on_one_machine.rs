@@ -17,5 +17,7 @@ mod installation;
 mod ollama;
 #[path = "ollama_simulator/simulator.rs"]
 mod simulator;
+#[path = "engines_house/stored.rs"]
+mod stored;
 #[path = "engines_house/web_server.rs"]
 mod web_server;

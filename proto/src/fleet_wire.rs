@@ -172,8 +172,9 @@ mod tests {
     use mesh_core::machine::{
         Abilities, Capabilities, Capacity, Digest, Directive, Engine, EngineState, Gpu, GpuFault, GpuProcess,
         GpuSensors, GpuState, GpuVendor, HostMemory, LoadWish, Pool, Power, PullSource, PullWish, Reading,
-        Replica, ReplicaHealth, ReplicaMemory, ReplicaState, Store, StoredModel, Swap, Temperature, Thermal,
-        ThermalState, ThrottleCause, Transfer, TransferKind, TransferState, UnifiedLimit, Vitals,
+        Replica, ReplicaHealth, ReplicaMemory, ReplicaState, Store, StoreRefusal, StoredModel, Swap,
+        Temperature, Thermal, ThermalState, ThrottleCause, Transfer, TransferKind, TransferState,
+        UnifiedLimit, Vitals,
     };
     use mesh_core::units::{Bytes, Celsius};
 
@@ -243,6 +244,7 @@ mod tests {
             total: Some(Bytes(10)),
             rate: None,
         };
+        let refusal = StoreRefusal { model: model.clone(), reason: "an engine needs it".into() };
         let stored = StoredModel {
             model,
             digest: Some(digest()),
@@ -253,7 +255,7 @@ mod tests {
             trained_context: None,
             broken: None,
         };
-        Store { models: vec![stored], transfers: vec![transfer] }
+        Store { models: vec![stored], transfers: vec![transfer], refusals: vec![refusal] }
     }
 
     fn full_report() -> Report {

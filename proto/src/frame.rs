@@ -3,7 +3,7 @@
 //! Nothing here knows QUIC: frames are written to bytes and read from any [`AsyncRead`], so the same code
 //! serves both ends and the tests.
 
-use crate::v1::{RequestHead, ResponseHead};
+use crate::v1::{AgentRequest, RequestHead, ResponseHead};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -17,6 +17,12 @@ pub const BODY_LIMIT: u64 = 256 * 1024 * 1024;
 /// Paths on an engine that a router may ask for. The agent refuses every other path, so a stolen router
 /// certificate cannot reach an engine's administration.
 pub const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
+
+/// Streams that an agent may have open to the router at once: two copies, and room for their successors.
+pub const AGENT_STREAMS: u32 = 4;
+
+/// Streams of model files go after those of requests; requests have quinn's usual 0.
+pub const BLOB_PRIORITY: i32 = -1;
 
 /// Codes of RESET and STOP_SENDING on a request's stream.
 pub mod code {
@@ -71,6 +77,14 @@ pub async fn read_request_head(from: &mut (impl AsyncRead + Unpin)) -> Result<Re
     read_head(from).await
 }
 
+/// Reads what an agent asks of the router.
+///
+/// # Errors
+/// [`FrameError`] when the stream ends, the head is too long or no [`AgentRequest`].
+pub async fn read_agent_request(from: &mut (impl AsyncRead + Unpin)) -> Result<AgentRequest, FrameError> {
+    read_head(from).await
+}
+
 /// Reads the head of a response.
 ///
 /// # Errors
@@ -100,6 +114,7 @@ mod tests {
             path: PATHS[0].into(),
             body_length: 3,
             traceparent: String::new(),
+            blob: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::config::Settings;
 use crate::fleet_keeper::FleetHandle;
 use crate::forward::agent_links::AgentLinks;
+use crate::forward::blobs::Blobs;
 use crate::forward::in_flight::InFlight;
 use crate::forward::{Forward, quic_links};
 use crate::grpc::fleet_service::FleetServiceParts;
@@ -58,6 +59,8 @@ pub struct Router {
     pub pin: String,
     /// Requests in flight.
     pub in_flight: InFlight,
+    /// The model files that the machines have.
+    pub blobs: Blobs,
     tasks: TaskTracker,
 }
 
@@ -169,7 +172,15 @@ impl Router {
         tasks.spawn(papers.keep(certificate, own, stop.clone()));
         let endpoint = quic_links::endpoint(sockets.agents_udp, data_tls)
             .map_err(|error| Complaint::new(format!("QUIC cannot start on {agents}")).cause(error))?;
-        tasks.spawn(quic_links::serve(endpoint, links.clone(), fleet.clone(), ledger.clone(), stop.clone()));
+        let blobs = Blobs::new(links.clone(), fleet.clone());
+        tasks.spawn(quic_links::serve(
+            endpoint,
+            links.clone(),
+            fleet.clone(),
+            ledger.clone(),
+            blobs.clone(),
+            stop.clone(),
+        ));
         let parts = FleetServiceParts {
             fleet: fleet.clone(),
             ledger: ledger.clone(),
@@ -208,7 +219,7 @@ impl Router {
             stop.cancel();
         });
         tasks.close();
-        Ok(Self { clients, agents, operators, fleet, links, ledger, pin, in_flight, tasks })
+        Ok(Self { clients, agents, operators, fleet, links, ledger, pin, in_flight, blobs, tasks })
     }
 
     /// The base URL for clients on this machine.

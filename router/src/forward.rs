@@ -10,6 +10,7 @@
 
 pub mod agent_links;
 pub mod attempt;
+pub mod blobs;
 pub mod in_flight;
 pub mod quic_links;
 pub mod stream_guard;

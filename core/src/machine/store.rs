@@ -176,6 +176,15 @@ pub struct Transfer {
     pub rate: Option<Bytes>,
 }
 
+/// A wish about a model's files that was not followed lately, so that whoever wished learns why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreRefusal {
+    /// Which.
+    pub model: ModelId,
+    /// What was not done and why, in words for a person.
+    pub reason: String,
+}
+
 /// All of a machine's store.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Store {
@@ -183,6 +192,8 @@ pub struct Store {
     pub models: Vec<StoredModel>,
     /// Models on their way, and those that ended within the last minutes.
     pub transfers: Vec<Transfer>,
+    /// Wishes of the last minutes that were refused.
+    pub refusals: Vec<StoreRefusal>,
 }
 
 #[cfg(test)]

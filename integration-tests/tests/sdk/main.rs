@@ -40,6 +40,8 @@ impl Up {
                 ("embed".into(), bundled_section(embedding_model(), "tiny-embed", true)),
             ]
             .into(),
+            // Without the model that the engine's folder has of its own.
+            model_folder: Some(data.path().join("models")),
             ..AgentConfig::default()
         };
         let stop = CancellationToken::new();

@@ -62,9 +62,12 @@ pub(super) struct Cast {
 /// `agent.toml`, as far as the demonstration uses it.
 #[derive(serde::Serialize)]
 struct AgentFile {
+    /// Its own, and empty: each machine has the one model that it is here for.
+    model_folder: PathBuf,
     metrics: BTreeMap<&'static str, String>,
     discover: BTreeMap<&'static str, bool>,
     telemetry: BTreeMap<&'static str, String>,
+    truth: BTreeMap<&'static str, bool>,
     engines: BTreeMap<&'static str, EngineSection>,
 }
 
@@ -190,9 +193,12 @@ async fn end(mut process: Child) {
 
 fn write_agent_file(folder: &Path, section: EngineSection) -> anyhow::Result<()> {
     let file = AgentFile {
+        model_folder: folder.join("models"),
         metrics: BTreeMap::from([("listen", String::new())]),
         discover: BTreeMap::from([("enabled", false)]),
         telemetry: BTreeMap::from([("log", "error".into())]),
+        // Two of the three models have random weights: what they say is no language.
+        truth: BTreeMap::from([("prompts", false)]),
         engines: BTreeMap::from([("llama", section)]),
     };
     let text = toml_edit::ser::to_string_pretty(&file)?;

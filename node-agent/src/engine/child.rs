@@ -164,13 +164,10 @@ impl Child {
     /// What it has said so far of the memory it takes; complete once it serves.
     #[must_use]
     pub fn said(&self) -> Reported {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The engine's build, where its program tells.
-    #[must_use]
-    pub fn version(&self) -> Option<&str> {
-        self.version.as_deref()
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // What its program's `--version` told.
+        said.version = said.version.or_else(|| self.version.clone());
+        said
     }
 
     /// Its process, while it runs.

@@ -60,6 +60,8 @@ pub struct Reported {
     pub buffers: Vec<Buffer>,
     /// Layers on devices, of all.
     pub offloaded: Option<(u32, u32)>,
+    /// Its version, where it tells: `b11549`.
+    pub version: Option<String>,
     /// It said that memory ran out.
     pub out_of_memory: bool,
 }

@@ -1,102 +1,132 @@
-//! Graphics processors, as far as files tell: NVIDIA's driver lists its own in `/proc`, all drivers show
-//! theirs in `/sys/class/drm`.
+//! All graphics processors of the machine, of all vendors: NVIDIA's by its own library, all others by what their
+//! drivers show in `/sys/class/drm`, and what no driver shows by the PCI bus.
 
-use super::{numbered_folders, read_number, read_text, shortened};
-use mesh_core::machine::{Capacity, Gpu, GpuVendor, Reading};
-use mesh_core::units::Bytes;
+use super::pci::{self, AMD, Card, INTEL, NVIDIA};
+use super::{GpuOverrides, amd, drm_clients::Holders, intel, nvidia::Nvidia};
+use mesh_core::machine::{Gpu, GpuVendor, Reading, Temperature};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-const NVIDIA_MEMORY: &str =
-    "NVIDIA's driver tells it only to its own library (NVML), which this agent does not use";
-const INTEL_MEMORY: &str = "Intel's driver has no file for it";
-
-/// All graphics processors with a vendor we know. A machine with none has an empty list.
-pub(super) fn gpus(root: &Path) -> Reading<Vec<Gpu>> {
-    let drm = root.join("sys/class/drm");
-    let listed = root.join("proc/driver/nvidia/gpus");
-    if !drm.exists() && !listed.exists() && !root.join("sys/class").exists() {
-        return Reading::unknown("neither /sys/class nor /proc/driver/nvidia/gpus is visible to the agent");
-    }
-    let (slots, mut gpus): (Vec<String>, Vec<Gpu>) = nvidia(&listed).into_iter().unzip();
-    for device in numbered_folders(&drm, "card").into_iter().map(|card| card.join("device")) {
-        let slot = uevent(&device, "PCI_SLOT_NAME");
-        // What NVIDIA's driver has listed already comes again here; without a slot we cannot tell, and then
-        // one card too few is better than every card twice.
-        let known = slot.as_ref().map_or(!slots.is_empty(), |slot| slots.contains(slot));
-        gpus.extend(card(&device, known));
-    }
-    Reading::Known(gpus)
+/// The graphics processors below one root.
+#[derive(Debug)]
+pub(super) struct Gpus {
+    root: PathBuf,
+    nvidia: Nvidia,
+    pub(super) overrides: GpuOverrides,
+    /// What is remembered between readings. Held while they are read: readers of one machine take turns.
+    seen: Mutex<Seen>,
 }
 
-/// (PCI slot, processor) of each folder that NVIDIA's driver makes.
-fn nvidia(listed: &Path) -> Vec<(String, Gpu)> {
-    let Ok(entries) = std::fs::read_dir(listed) else { return Vec::new() };
-    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    folders.sort();
-    let gpu = |folder: PathBuf| {
-        let slot = folder.file_name()?.to_str()?.to_lowercase();
-        let text = read_text(&folder.join("information")).unwrap_or_default();
-        let model = text.lines().find_map(|line| line.strip_prefix("Model:")).map(shortened_name);
-        let name = model.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("NVIDIA GPU at {slot}"));
-        let gpu = Gpu::unknown(&slot, &name, GpuVendor::Nvidia, NVIDIA_MEMORY);
-        Some((slot, gpu))
-    };
-    folders.into_iter().filter_map(gpu).collect()
+/// What changes seldom, or is needed to see a change.
+#[derive(Debug)]
+struct Seen {
+    /// When cards and holders were looked up. They are again with each new stamp of a report: every
+    /// `Vitals::AS_OF_STEP` seconds, because looking at every process and PCI device each second is dear.
+    looked_up: Option<u64>,
+    cards: Vec<Card>,
+    nodes: Result<Vec<amd::Node>, String>,
+    holders: Holders,
+    amd: BTreeMap<String, amd::Before>,
+    intel: BTreeMap<String, intel::Before>,
 }
 
-fn card(device: &Path, listed_by_nvidia: bool) -> Option<Gpu> {
-    let vendor = read_text(&device.join("vendor")).ok()?;
-    match vendor.as_str() {
-        "0x1002" => Some(Gpu {
-            memory: amd_memory(device),
-            ..Gpu::unknown("", &name(device, "AMD"), GpuVendor::Amd, "not read yet")
-        }),
-        "0x10de" if listed_by_nvidia => None,
-        "0x10de" => Some(Gpu::unknown("", &name(device, "NVIDIA"), GpuVendor::Nvidia, NVIDIA_MEMORY)),
-        "0x8086" => Some(Gpu::unknown("", &name(device, "Intel"), GpuVendor::Intel, INTEL_MEMORY)),
-        // Display adapters of servers and virtual machines.
-        _ => None,
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            looked_up: None,
+            cards: Vec::new(),
+            nodes: Ok(Vec::new()),
+            holders: Holders::default(),
+            amd: BTreeMap::new(),
+            intel: BTreeMap::new(),
+        }
     }
 }
 
-/// The card's own memory. On processors with shared memory this is only the part that the firmware set
-/// aside; what else the driver may map comes out of RAM and is counted there.
-fn amd_memory(device: &Path) -> Reading<Capacity> {
-    let read = || {
-        let total: u64 = read_number(&device.join("mem_info_vram_total"))?;
-        let used: u64 = read_number(&device.join("mem_info_vram_used"))?;
-        let available = total
-            .checked_sub(used)
-            .ok_or_else(|| format!("the driver says {used} of {total} bytes are used"))?;
-        Ok(Capacity { total: Bytes(total), available: Bytes(available) })
-    };
-    read().map_or_else(Reading::Unknown, Reading::Known)
+impl Gpus {
+    /// The machine's processors, with what the operator says of them.
+    /// `library` is where NVIDIA's is, instead of where its driver installs it.
+    pub(super) fn new(root: &Path, overrides: GpuOverrides, library: Option<PathBuf>) -> Self {
+        // Below another root the machine's own library would speak of another machine.
+        let elsewhere = || (root != Path::new("/")).then(|| root.join("usr/lib/libnvidia-ml.so.1"));
+        let library = library.or_else(elsewhere);
+        Self { nvidia: Nvidia::new(root, library), root: root.into(), overrides, seen: Mutex::default() }
+    }
+
+    /// What was remembered is of another time: the machine has slept.
+    pub(super) fn forget(&self) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen::default();
+    }
+
+    /// All graphics processors with a vendor we know. A machine with none has an empty list.
+    pub(super) fn read(&self, as_of: u64, unix_s: u64) -> Reading<Vec<Gpu>> {
+        let root = self.root.as_path();
+        if !root.join("proc/driver/nvidia/gpus").exists() && !root.join("sys/class").exists() {
+            return Reading::unknown(
+                "neither /sys/class nor /proc/driver/nvidia/gpus is visible to the agent",
+            );
+        }
+        // A reader that panicked left a state that is as good as any older one.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = &mut *seen;
+        if seen.looked_up != Some(as_of) {
+            seen.cards = pci::cards(root);
+            if seen.cards.iter().any(|card| card.vendor == AMD) {
+                seen.nodes = amd::nodes(root);
+            }
+            let in_files = seen.cards.iter().any(|card| card.vendor != NVIDIA);
+            seen.holders = if in_files { Holders::read(root) } else { Holders::default() };
+            seen.looked_up = Some(as_of);
+        }
+        let mut gpus = self.nvidia.gpus(as_of);
+        let by_driver: Vec<String> = gpus.iter().map(|gpu| gpu.id.clone()).collect();
+        let around = amd::Around { root, nodes: &seen.nodes, overrides: &self.overrides, as_of };
+        for card in &seen.cards {
+            let id = card.id();
+            gpus.extend(match card.vendor {
+                AMD => {
+                    let mut gpu = amd::gpu(card, &around, seen.amd.entry(id).or_default());
+                    gpu.processes = seen.holders.of(&gpu.id);
+                    Some(gpu)
+                }
+                INTEL => {
+                    let mut gpu = intel::gpu(card, as_of, unix_s, seen.intel.entry(id).or_default());
+                    gpu.processes = seen.holders.of(&gpu.id);
+                    Some(gpu)
+                }
+                // What NVIDIA's library has is not taken again. Without an address we cannot tell, and then one card too few is better than each twice.
+                NVIDIA if by_driver.contains(&id) || (card.slot.is_none() && !by_driver.is_empty()) => None,
+                NVIDIA => Some(Gpu {
+                    as_of,
+                    ..Gpu::unknown(
+                        &id,
+                        &card.name(),
+                        GpuVendor::Nvidia,
+                        "NVIDIA's own driver does not hold it",
+                    )
+                }),
+                // Display adapters of servers and virtual machines.
+                _ => None,
+            });
+        }
+        tell_apart(&mut gpus);
+        Reading::Known(gpus)
+    }
 }
 
-/// `product_name` where the driver has one, else vendor, PCI id and driver: `AMD GPU 1002:1586 (amdgpu)`.
-fn name(device: &Path, vendor: &str) -> String {
-    let product = read_text(&device.join("product_name")).map(|text| shortened(&text)).unwrap_or_default();
-    if !product.is_empty() {
-        return product;
+/// Two cards both have an `amdgpu edge`: the second's becomes `amdgpu edge 2`, so that a person and the thermal
+/// state can tell which is hot.
+fn tell_apart(gpus: &mut [Gpu]) {
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for gpu in gpus {
+        let Reading::Known(sensors) = &mut gpu.sensors.temperatures else { continue };
+        for Temperature { sensor, .. } in sensors {
+            let count = counts.entry(sensor.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                *sensor = format!("{sensor} {count}");
+            }
+        }
     }
-    let mut name = format!("{vendor} GPU");
-    if let Some(id) = uevent(device, "PCI_ID") {
-        name.push(' ');
-        name.push_str(&id);
-    }
-    if let Some(driver) = uevent(device, "DRIVER") {
-        name.push_str(&format!(" ({driver})"));
-    }
-    name
-}
-
-/// One value of the device's `uevent` file, in lower case as PCI addresses are written.
-fn uevent(device: &Path, key: &str) -> Option<String> {
-    let text = read_text(&device.join("uevent")).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
-    Some(shortened(value).to_lowercase()).filter(|value| !value.is_empty())
-}
-
-fn shortened_name(text: &str) -> String {
-    shortened(text.trim())
 }

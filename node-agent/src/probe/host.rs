@@ -1,25 +1,23 @@
-//! The machine without its graphics processors: names, memory, disk, load and temperatures.
+//! The machine without its graphics processors: names, disk, load and temperatures.
 
+use super::seldom::Seldom;
 use super::{numbered_folders, read_number, read_text, shortened};
 use mesh_core::machine::{Capacity, Reading, Temperature};
 use mesh_core::units::{Bytes, Celsius};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// hwmon drivers whose temperatures are of parts that serve models. Left out on purpose: `acpitz`, often a
-/// constant, and radios, batteries and memory modules, which say nothing of an engine's load.
-const HWMON_DRIVERS: [&str; 10] = [
-    "k10temp",
-    "zenpower",
-    "coretemp",
-    "cpu_thermal",
-    "amdgpu",
-    "nouveau",
-    "i915",
-    "xe",
-    "nvme",
-    "drivetemp",
-];
+/// hwmon drivers of processors, and of disks. Left out on purpose: `acpitz`, often a constant; radios, batteries
+/// and memory modules, which say nothing of an engine's load; and graphics drivers, whose sensors are in the
+/// report of their processor.
+const PROCESSORS: [&str; 4] = ["k10temp", "zenpower", "coretemp", "cpu_thermal"];
+const DISKS: [&str; 2] = ["nvme", "drivetemp"];
+
+/// A disk's temperature is a command to the disk: asked each second, some never rest. They warm slowly.
+pub(super) const DISK_SENSORS_EVERY_S: u64 = 60;
+
+/// Thermal zones that are no processor's: firmware's own, often constants, and radios.
+const OTHER_ZONES: [&str; 5] = ["acpitz", "INT34", "iwlwifi", "pch_", "BAT"];
 
 /// A report holds at most this many sensors; two processors with all their cores have about as many.
 const SENSOR_LIMIT: usize = 64;
@@ -65,25 +63,6 @@ pub(super) fn cpu_threads(root: &Path) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// `MemAvailable`, never `MemFree`: the page cache that holds a model's file is free for the next model.
-pub(super) fn ram(root: &Path) -> Reading<Capacity> {
-    let path = root.join("proc/meminfo");
-    let entry = |text: &str, key: &str| {
-        let value = field(text, key).ok_or_else(|| format!("{} has no {key}", path.display()))?;
-        let kib: Option<u64> = value.strip_suffix("kB").and_then(|number| number.trim().parse().ok());
-        kib.and_then(|kib| kib.checked_mul(1024))
-            .map(Bytes)
-            .ok_or_else(|| format!("{}: {key} is `{}`", path.display(), shortened(value)))
-    };
-    reading(read_text(&path).and_then(|text| {
-        let (total, available) = (entry(&text, "MemTotal")?, entry(&text, "MemAvailable")?);
-        if available > total {
-            return Err(format!("{}: {available} available of {total}", path.display()));
-        }
-        Ok(Capacity { total, available })
-    }))
-}
-
 /// The disk below `folder`, or below its nearest parent that exists. Available is what an unprivileged
 /// process may take: the root's reserve is not counted.
 pub(super) fn disk(folder: &Path) -> Reading<Capacity> {
@@ -109,11 +88,25 @@ pub(super) fn uptime(root: &Path) -> Reading<u64> {
     first_number(&root.join("proc/uptime")).map_or_else(Reading::Unknown, |up| Reading::Known(up as u64))
 }
 
-/// The sensors of known hwmon drivers; where there is none, the thermal zones.
-pub(super) fn temperatures(root: &Path) -> Reading<Vec<Temperature>> {
-    let mut found = hwmon(&root.join("sys/class/hwmon"));
-    if found.is_empty() {
-        found = thermal_zones(&root.join("sys/class/thermal"));
+/// The sensors of known hwmon drivers; where none is a processor's, the thermal zones too.
+pub(super) fn temperatures(
+    root: &Path,
+    disks: &Seldom<Vec<Temperature>>,
+    unix_s: u64,
+) -> Reading<Vec<Temperature>> {
+    let (mut found, mut has_processor) = (Vec::new(), false);
+    for chip in numbered_folders(&root.join("sys/class/hwmon"), "hwmon") {
+        let Ok(driver) = read_text(&chip.join("name")) else { continue };
+        if DISKS.contains(&driver.as_str()) {
+            found.extend(disks.read(&chip, unix_s, || sensors(&chip, &driver)));
+        } else if PROCESSORS.contains(&driver.as_str()) {
+            let sensors = without_doubles(sensors(&chip, &driver));
+            has_processor |= !sensors.is_empty();
+            found.extend(sensors);
+        }
+    }
+    if !has_processor {
+        found.extend(thermal_zones(&root.join("sys/class/thermal")));
     }
     if found.is_empty() {
         return Reading::unknown("no readable sensor under /sys/class/hwmon or /sys/class/thermal");
@@ -123,25 +116,25 @@ pub(super) fn temperatures(root: &Path) -> Reading<Vec<Temperature>> {
     Reading::Known(found)
 }
 
-fn hwmon(folder: &Path) -> Vec<Temperature> {
-    let mut found = Vec::new();
-    for chip in numbered_folders(folder, "hwmon") {
-        let Ok(driver) = read_text(&chip.join("name")) else { continue };
-        if !HWMON_DRIVERS.contains(&driver.as_str()) {
-            continue;
-        }
-        let mut sensors: Vec<Temperature> = temperature_inputs(&chip)
-            .into_iter()
-            .filter_map(|number| sensor(&chip, &driver, number))
-            .collect();
-        // A package is as hot as its hottest core: the cores would only make reports long.
-        let package = |sensor: &Temperature| sensor.sensor.starts_with("coretemp Package");
-        if sensors.iter().any(package) {
-            sensors.retain(package);
-        }
-        found.extend(sensors);
+fn sensors(chip: &Path, driver: &str) -> Vec<Temperature> {
+    temperature_inputs(chip).into_iter().filter_map(|number| sensor(chip, driver, number)).collect()
+}
+
+/// A package is as hot as its hottest core: the cores would only make reports long. And `Tctl` of old AMD
+/// processors carries an offset for the fan; where it does, the driver shows the true `Tdie` beside it.
+fn without_doubles(mut sensors: Vec<Temperature>) -> Vec<Temperature> {
+    let has = |sensors: &[Temperature], label: &str| {
+        sensors
+            .iter()
+            .any(|sensor| sensor.sensor.split_once(' ').is_some_and(|(_, is)| is.starts_with(label)))
+    };
+    if has(&sensors, "Package") {
+        sensors.retain(|sensor| sensor.sensor.starts_with("coretemp Package"));
     }
-    found
+    if has(&sensors, "Tdie") {
+        sensors.retain(|sensor| !sensor.sensor.ends_with(" Tctl"));
+    }
+    sensors
 }
 
 /// The numbers N of `tempN_input` in one chip's folder.
@@ -170,6 +163,9 @@ fn sensor(chip: &Path, driver: &str, number: u32) -> Option<Temperature> {
 fn thermal_zones(folder: &Path) -> Vec<Temperature> {
     let zone = |path: PathBuf| {
         let name = read_text(&path.join("type")).ok().map(|text| shortened(&text))?;
+        if OTHER_ZONES.iter().any(|other| name.starts_with(other)) {
+            return None;
+        }
         Some(Temperature { sensor: name, value: millidegrees(&path.join("temp"))?, limit: None })
     };
     numbered_folders(folder, "thermal_zone").into_iter().filter_map(zone).collect()

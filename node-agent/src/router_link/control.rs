@@ -71,6 +71,8 @@ pub struct ControlLink {
     pub metrics: Metrics,
     /// Shows the data link whether a session stands.
     pub up: watch::Sender<bool>,
+    /// Shows whether the report that we drain has left.
+    pub told_draining: watch::Sender<bool>,
     /// How often, how long.
     pub pacing: Pacing,
 }
@@ -164,6 +166,7 @@ impl ControlLink {
 
     fn set_up(&self, up: bool) {
         self.up.send_replace(up);
+        self.told_draining.send_replace(false);
         self.metrics.link(Link::Control, up);
     }
 
@@ -225,6 +228,9 @@ impl ControlLink {
                     Err(ended) => return ended,
                 },
                 () = self.reports.changed() => self.offer_changes(&mut session),
+                () = taken(&session.up), if session.drains() && !*self.told_draining.borrow() => {
+                    self.told_draining.send_replace(true);
+                }
                 _ = tick.tick() => {
                     // A report that found the queue full is offered again.
                     self.offer_changes(&mut session);
@@ -268,6 +274,9 @@ impl ControlLink {
         if session.offer(agent_message::Kind::Report(report_to_wire(&delta))) {
             session.sent = now;
             self.metrics.report(false);
+            if !session.drains() {
+                self.told_draining.send_replace(false);
+            }
         }
     }
 
@@ -314,6 +323,11 @@ impl Session {
         self.up.try_send(AgentMessage { kind: Some(kind) }).is_ok()
     }
 
+    /// Whether the last report queued says that we drain.
+    fn drains(&self) -> bool {
+        self.sent.draining == Some(true)
+    }
+
     /// Ends our side and waits a moment for the router's, so that the last report is not lost in a buffer.
     async fn farewell(self) -> Ended {
         let Self { up, mut down, .. } = self;
@@ -321,6 +335,14 @@ impl Session {
         let until_the_end = async { while let Ok(Some(_)) = down.message().await {} };
         drop(timeout(FAREWELL_LIMIT, until_the_end).await);
         Ended::Stopped
+    }
+}
+
+/// Completes when the connection has taken all that was queued.
+async fn taken(up: &mpsc::Sender<AgentMessage>) {
+    if up.reserve_many(QUEUE).await.is_err() {
+        // Its end shows on the way down.
+        std::future::pending().await
     }
 }
 

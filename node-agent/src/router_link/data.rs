@@ -4,17 +4,22 @@
 //! router ──► head, body ──► serve ──► engine
 //!        ◄── head + first bytes, chunks as they come, FIN
 //! ```
+//! A stream may also want bytes of a model file; and the agent opens a few itself, for files that other machines
+//! have. Files go after requests in everything: in the packets, and in how many may be under way.
+//!
 //! FIN means complete and nothing else does: whatever ends a reply early resets its stream. The router's
 //! STOP_SENDING or RESET, or the loss of the connection, cancels the engine at once.
 
 use super::{Backoff, Identity, Reachability, STOOD, dice};
 use crate::metrics::{Link, Metrics};
-use crate::serve::{self, Answer, EngineBroke, Serve};
+use crate::model_store::{PeerAnswer, PeerLink};
+use crate::serve::{self, Answer, BlobAnswer, EngineBroke, Serve};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use mesh_proto::frame::{self, alpn, code};
 use mesh_proto::identity::{Credentials, tls};
-use mesh_proto::v1::{RequestHead, response_head};
+use mesh_proto::v1::{AgentRequest, BlobRequest, RequestHead, agent_request, response_head};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
     ClientConfig, Connection, Endpoint, IdleTimeout, MtuDiscoveryConfig, RecvStream, SendStream,
@@ -56,6 +61,9 @@ const FIRST_BYTES: Duration = Duration::from_millis(5);
 
 /// Chunks that are there already are sent as one write up to this size; never is one waited for.
 const COALESCE: usize = 16 * 1024;
+
+/// The most bytes of a file taken from its stream at once.
+const FILE_CHUNK: usize = 64 * 1024;
 
 /// How long the goodbye may take to leave the machine.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -121,7 +129,13 @@ impl DataLink {
         let since = tokio::time::Instant::now();
         router_is.back(&self.router);
         self.metrics.link(Link::Data, true);
+        if let Some(store) = self.serve.store() {
+            store.peers().set(Some(Arc::new(FilesByRouter { connection: connection.clone() })));
+        }
         let ended = self.accept(&connection, stop).await;
+        if let Some(store) = self.serve.store() {
+            store.peers().set(None);
+        }
         if since.elapsed() >= STOOD {
             backoff.reset();
         }
@@ -276,7 +290,15 @@ impl Exchange {
         let Self { serve, bodies, mut reply, mut recv, cut } = self;
         let stopped = reply.send.stopped();
         let exchange = async {
-            let Some(request) = read(&serve, &bodies, &mut reply, &mut recv).await? else { return Ok(()) };
+            let head = read_head(&mut recv).await?;
+            if let Some(wanted) = &head.blob {
+                return tokio::select! {
+                    lent = lend(&serve, wanted, &mut reply.send) => lent,
+                    early = tail(&mut recv) => Err(early),
+                };
+            }
+            let request = read(&serve, &bodies, head, &mut reply, &mut recv).await?;
+            let Some(request) = request else { return Ok(()) };
             tokio::select! {
                 answered = pass_on(&serve, request, &mut reply.send) => answered,
                 early = tail(&mut recv) => Err(early),
@@ -309,14 +331,8 @@ struct Request {
     room: OwnedSemaphorePermit,
 }
 
-/// The whole request; `None` when it was refused by its head alone.
-async fn read(
-    serve: &Serve,
-    bodies: &Arc<Semaphore>,
-    reply: &mut Reply,
-    recv: &mut RecvStream,
-) -> Result<Option<Request>, Early> {
-    let head = timeout(REQUEST_STALL, frame::read_request_head(recv))
+async fn read_head(recv: &mut RecvStream) -> Result<RequestHead, Early> {
+    timeout(REQUEST_STALL, frame::read_request_head(recv))
         .await
         .map_err(|_| Early::BadFrame("its head did not come".into()))?
         .map_err(|error| match error {
@@ -325,7 +341,17 @@ async fn read(
             frame::FrameError::TooLong(_) | frame::FrameError::Decode(_) => {
                 Early::BadFrame(error.to_string())
             }
-        })?;
+        })
+}
+
+/// The whole request; `None` when it was refused by its head alone.
+async fn read(
+    serve: &Serve,
+    bodies: &Arc<Semaphore>,
+    head: RequestHead,
+    reply: &mut Reply,
+    recv: &mut RecvStream,
+) -> Result<Option<Request>, Early> {
     if head.body_length > frame::BODY_LIMIT {
         let message =
             format!("a body of {} bytes is over the limit of {}", head.body_length, frame::BODY_LIMIT);
@@ -406,6 +432,73 @@ async fn pass_on(serve: &Arc<Serve>, request: Request, send: &mut SendStream) ->
         }
     }
     Ok(())
+}
+
+/// Sends bytes of a model file, after everything that requests have to send.
+async fn lend(serve: &Serve, wanted: &BlobRequest, send: &mut SendStream) -> Result<(), Early> {
+    // Fails only on a stream that has ended.
+    drop(send.set_priority(frame::BLOB_PRIORITY));
+    let BlobAnswer { head, mut body } = serve::blob(serve, wanted).await;
+    write(send, frame::encode_head(&head, b"")).await?;
+    while let Some(piece) = body.next().await {
+        let bytes = piece.map_err(|error| {
+            tracing::warn!("a model file that is lent cannot be read on: {error}");
+            Early::Broke
+        })?;
+        write(send, bytes).await?;
+    }
+    Ok(())
+}
+
+/// Asks the router for files, on streams that the agent opens.
+struct FilesByRouter {
+    connection: Connection,
+}
+
+impl PeerLink for FilesByRouter {
+    fn fetch(&self, request: BlobRequest) -> BoxFuture<'static, Result<PeerAnswer, String>> {
+        fetch(self.connection.clone(), request).boxed()
+    }
+}
+
+async fn fetch(connection: Connection, request: BlobRequest) -> Result<PeerAnswer, String> {
+    let (send, recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
+    let mut stream = FileStream { send, recv, complete: false };
+    let request = AgentRequest { kind: Some(agent_request::Kind::Blob(request)) };
+    let asked = stream.send.write_chunk(frame::encode_head(&request, b"")).await;
+    asked.map_err(|error| error.to_string())?;
+    // Fails when the router stopped the stream, and then its answer says why.
+    drop(stream.send.finish());
+    let head = frame::read_response_head(&mut stream.recv).await.map_err(|error| error.to_string())?;
+    let body = futures_util::stream::unfold(Some(stream), |stream| async move {
+        let mut stream = stream?;
+        match stream.recv.read_chunk(FILE_CHUNK, true).await {
+            Ok(Some(chunk)) => Some((Ok(chunk.bytes), Some(stream))),
+            Ok(None) => {
+                stream.complete = true;
+                None
+            }
+            Err(error) => Some((Err(format!("the other machine broke off: {error}")), None)),
+        }
+    });
+    Ok(PeerAnswer { head, body: body.boxed() })
+}
+
+/// Resets both directions when dropped before the file is complete, so that the machine that sends it stops.
+struct FileStream {
+    send: SendStream,
+    recv: RecvStream,
+    complete: bool,
+}
+
+impl Drop for FileStream {
+    fn drop(&mut self) {
+        if !self.complete {
+            // Both fail only on streams that have ended anyway.
+            drop(self.send.reset(VarInt::from_u32(code::CANCELLED)));
+            drop(self.recv.stop(VarInt::from_u32(code::CANCELLED)));
+        }
+    }
 }
 
 fn joined(first: Bytes, second: &[u8]) -> Bytes {

@@ -1,22 +1,28 @@
-//! Keeps one engine that the agent starts: starts it, watches it, starts it again, stops it.
+//! Keeps one engine that the agent starts: admits it, starts it, watches it, starts it again, stops it.
 //!
 //! ```text
-//!            ┌────────────── Load ───────────────┐
-//!            ▼                                   │
-//! start ► Starting ─says where─► Serving ─Unload─► Resting
-//!            ▲  │                   │
-//!            │  └─────ends──────────┤ (or is deaf for a minute)
-//!            └──pause 1 s … 60 s──Broken
+//!             ┌───────────────────── Load ─────────────────────┐
+//!             ▼                                                │
+//! start ► Admission ─fits─► Starting ─says where─► Serving ─Unload─► Resting ◄─ stored models begin here
+//!             │                 ▲  │                   │               ▲
+//!             │ does not fit    │  └─────ends──────────┤               │
+//!             │                 └──pause 1 s … 60 s──Broken            │
+//!             └────────── Failed, with the numbers ────────────────────┘ (configured ones try again)
 //! ```
 
 use super::endpoint_keeper::look;
-use super::roster::{LeaseCount, Order, Roster};
+use super::launch::{Berth, Berthed, Planned, measure};
+use super::lease::LeaseCount;
+use super::load_facts::LoadFacts;
+use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, RETRY_AFTER, backoff::Backoff};
-use crate::engine::child::{Child, ChildSpec};
+use crate::engine::child::Child;
 use crate::engine::{Engine as _, Held, Observation};
+use crate::profile::ProfileHandle;
+use crate::reservation::{Ledger, Reservation};
 use futures_util::future::{BoxFuture, OptionFuture};
-use mesh_core::machine::{EngineState, ReplicaState};
-use mesh_core::units::{Bytes, human_duration};
+use mesh_core::machine::{Capabilities, EngineState, LoadWish, ReplicaState};
+use mesh_core::units::human_duration;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -30,74 +36,153 @@ const DEAF_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) struct ChildKeeper {
     pub(super) name: String,
-    pub(super) spec: ChildSpec,
+    pub(super) berth: Berth,
+    /// Begins by waiting for a wish, and waits for one after each failure to start.
+    pub(super) rests: bool,
     pub(super) roster: Arc<Roster>,
     pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) ledger: Ledger,
+    pub(super) profile: ProfileHandle,
+    /// The model is to be deleted: unload it once its requests are answered, and end.
+    pub(super) retire: CancellationToken,
     pub(super) stop: CancellationToken,
+    /// Its engine's version, once it has said it.
+    pub(super) version: Option<String>,
 }
 
 /// How one life of the process ended.
 enum LifeEnd {
-    /// The agent stops.
+    /// The agent stops, or the model is deleted.
     Stopped,
     /// It was told to unload.
     Unloaded,
+    /// It was told to load in another way.
+    Again(LoadWish),
+    /// It was never started, and why.
+    Refused(String),
     /// By itself, and why. `healthy` is for how long it had served.
     Broke { why: String, healthy: Duration },
 }
 
+/// Why a loaded model drains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Draining {
+    Unload,
+    Again(LoadWish),
+    Retire,
+}
+
+/// The reservation back, and what was learned.
+type Settled = (Reservation, LoadFacts);
+
 impl ChildKeeper {
-    /// Runs until stopped; the process and the row are gone afterwards.
+    /// Runs until stopped or retired; the process and the row are gone afterwards.
     pub(super) async fn run(mut self) {
+        self.keep().await;
+        self.roster.remove(&self.name);
+    }
+
+    async fn keep(&mut self) {
+        self.roster.change(&self.name, |row| row.can(self.capabilities(Capabilities::default())));
         let mut backoff = Backoff::default();
         let mut ever_served = true;
+        let mut wish = LoadWish::from(self.berth.alias.clone());
+        if self.rests {
+            self.show(EngineState::Up, ReplicaState::Available);
+            match self.rest(None).await {
+                Some(wished) => wish = wished,
+                None => return,
+            }
+        }
         loop {
             // A child that never came up stays shown as failed while it is tried again.
             if ever_served {
                 self.show(EngineState::Starting, ReplicaState::Loading);
             }
-            match self.live().await {
-                LifeEnd::Stopped => break,
-                LifeEnd::Unloaded => {
-                    tracing::info!(engine = self.name, model = %self.spec.alias, "unloaded: its process was stopped");
-                    self.show(EngineState::Up, ReplicaState::Available);
-                    backoff = Backoff::default();
+            let mut rests_until = None;
+            match self.live(&wish).await {
+                LifeEnd::Stopped => return,
+                LifeEnd::Again(wished) => {
+                    wish = wished;
                     ever_served = true;
-                    if !self.rest().await {
-                        break;
+                    continue;
+                }
+                LifeEnd::Unloaded => {
+                    tracing::info!(engine = self.name, model = %self.berth.alias, "unloaded: its process was stopped");
+                    self.show(EngineState::Up, ReplicaState::Available);
+                }
+                // Nobody waits for a stored model that could not be loaded but who wished it, and wishes again.
+                LifeEnd::Refused(why) | LifeEnd::Broke { why, healthy: Duration::ZERO } if self.rests => {
+                    tracing::warn!(engine = self.name, model = %self.berth.alias, %why, "could not be loaded");
+                    self.show(EngineState::Up, ReplicaState::Failed(why));
+                    rests_until = Some(Instant::now() + RETRY_AFTER);
+                }
+                LifeEnd::Refused(why) => {
+                    match self.fail(why, backoff.after(Duration::ZERO), "could not be loaded").await {
+                        Next::Stop => return,
+                        Next::Start { shown } => {
+                            ever_served = shown;
+                            continue;
+                        }
+                        Next::Rest => self.show(EngineState::Up, ReplicaState::Available),
                     }
                 }
                 LifeEnd::Broke { why, healthy } => {
-                    ever_served = healthy > Duration::ZERO;
-                    let pause = backoff.after(healthy);
-                    tracing::warn!(
-                        engine = self.name, model = %self.spec.alias, %why,
-                        "engine ended; starting it again in {}", human_duration(pause)
-                    );
-                    self.show(EngineState::Down(why.clone()), ReplicaState::Failed(why));
-                    match self.pause(pause).await {
-                        Next::Stop => break,
-                        Next::Retry => {}
-                        Next::Now => ever_served = true,
-                        Next::Rest => {
-                            self.show(EngineState::Up, ReplicaState::Available);
-                            backoff = Backoff::default();
-                            ever_served = true;
-                            if !self.rest().await {
-                                break;
-                            }
+                    match self.fail(why, backoff.after(healthy), "engine ended").await {
+                        Next::Stop => return,
+                        Next::Start { shown } => {
+                            ever_served = shown || healthy > Duration::ZERO;
+                            continue;
                         }
+                        Next::Rest => self.show(EngineState::Up, ReplicaState::Available),
                     }
                 }
             }
+            backoff = Backoff::default();
+            ever_served = true;
+            match self.rest(rests_until).await {
+                Some(wished) => wish = wished,
+                None => return,
+            }
         }
-        self.roster.remove(&self.name);
     }
 
-    /// Starts the process and stays with it to its end. The process is gone when this returns.
-    async fn live(&mut self) -> LifeEnd {
+    async fn fail(&mut self, why: String, pause: Duration, what: &str) -> Next {
+        tracing::warn!(
+            engine = self.name, model = %self.berth.alias, %why,
+            "{what}; starting it again in {}", human_duration(pause)
+        );
+        self.show(EngineState::Down(why.clone()), ReplicaState::Failed(why));
+        self.pause(pause).await
+    }
+
+    /// Admits and starts the process and stays with it to its end. It is gone when this returns.
+    async fn live(&mut self, wish: &LoadWish) -> LifeEnd {
+        let holders = self.roster.holders();
+        let berthed = {
+            let version = self.version.clone();
+            let admission = self.berth.take(wish, &self.ledger, &holders, &self.profile, version.as_deref());
+            tokio::pin!(admission);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return LifeEnd::Stopped,
+                    () = self.retire.cancelled() => return LifeEnd::Stopped,
+                    Some(order) = self.orders.recv() => if let Order::Unload(_) = order {
+                        return LifeEnd::Unloaded;
+                    },
+                    berthed = &mut admission => break berthed,
+                }
+            }
+        };
+        let Berthed { spec, reservation, planned } = match berthed {
+            Ok(berthed) => berthed,
+            Err(error) => return LifeEnd::Refused(error.to_string()),
+        };
+        self.show_sizes(EngineState::Starting, ReplicaState::Loading, &planned);
+        // The reservation outlives the process: its bytes are given back when that is gone.
         let broke = |why: String| LifeEnd::Broke { why, healthy: Duration::ZERO };
-        let mut child = match Child::start(&self.spec).await {
+        let mut child = match Child::start(&spec).await {
             Ok(child) => child,
             Err(error) => return broke(error.to_string()),
         };
@@ -108,6 +193,10 @@ impl ChildKeeper {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {
+                    child.stop().await;
+                    return LifeEnd::Stopped;
+                }
+                () = self.retire.cancelled() => {
                     child.stop().await;
                     return LifeEnd::Stopped;
                 }
@@ -129,21 +218,30 @@ impl ChildKeeper {
                 }
             }
         };
-        self.roster.change(&self.name, |row| row.answers_at(engine.base_url(), engine.api_key()));
-        self.serve(child, &mut engine).await
+        let capabilities = self.capabilities(engine.capabilities());
+        self.roster.change(&self.name, |row| {
+            row.answers_at(engine.base_url(), engine.api_key());
+            row.can(capabilities);
+        });
+        self.serve(child, &mut engine, reservation, &planned).await
     }
 
     async fn serve(
         &mut self,
         mut child: Child,
         engine: &mut crate::engine::llama_server::LlamaServer,
+        reservation: Reservation,
+        planned: &Planned,
     ) -> LifeEnd {
         let mut next_look = Instant::now();
         let mut served_since = None;
         let mut answered = Instant::now();
         // Resolves when an ordered unload may happen; `None` while none is ordered.
         let mut drained: OptionFuture<BoxFuture<'static, ()>> = None.into();
-        let mut draining = false;
+        let mut draining: Option<Draining> = None;
+        // Measures once it serves; has the reservation meanwhile.
+        let mut reservation = Some(reservation);
+        let mut settling: OptionFuture<BoxFuture<'static, Settled>> = None.into();
         loop {
             tokio::select! {
                 biased;
@@ -154,31 +252,52 @@ impl ChildKeeper {
                 }
                 why = child.ended() => {
                     self.show(EngineState::Down(why.clone()), ReplicaState::Failed(why.clone()));
-                    self.roster.change(&self.name, |row| row.undrain(&self.spec.alias));
+                    self.roster.change(&self.name, |row| row.undrain(&self.berth.alias));
                     let healthy = served_since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
                     // Told to go anyway.
-                    return if draining { LifeEnd::Unloaded } else { LifeEnd::Broke { why, healthy } };
+                    return match draining {
+                        Some(draining) => draining.end(),
+                        None => LifeEnd::Broke { why, healthy },
+                    };
                 }
-                Some(()) = &mut drained, if draining => {
+                Some(()) = &mut drained, if draining.is_some() => {
                     child.stop().await;
                     // Before leases are given again, or one would be given to nobody.
                     self.show(EngineState::Up, ReplicaState::Available);
-                    self.roster.change(&self.name, |row| row.undrain(&self.spec.alias));
-                    return LifeEnd::Unloaded;
+                    self.roster.change(&self.name, |row| row.undrain(&self.berth.alias));
+                    return draining.map_or(LifeEnd::Unloaded, Draining::end);
                 }
-                Some(order) = self.orders.recv() => match order {
-                    Order::Load(_) if draining => {
-                        draining = false;
-                        drained = None.into();
-                        self.roster.change(&self.name, |row| row.undrain(&self.spec.alias));
+                () = self.retire.cancelled(), if draining != Some(Draining::Retire) => {
+                    drained = Some(self.drain()).into();
+                    draining = Some(Draining::Retire);
+                }
+                Some(order) = self.orders.recv() => match (order, &draining) {
+                    // A model that is being deleted is not loaded any more.
+                    (_, Some(Draining::Retire)) | (Order::Unload(_), Some(Draining::Unload)) => {}
+                    (Order::Load(wish), Some(_)) if planned.satisfies(&wish) => {
+                        (draining, drained) = (None, None.into());
+                        self.roster.change(&self.name, |row| row.undrain(&self.berth.alias));
                     }
-                    Order::Unload(_) if !draining => {
-                        let count = self.roster.change(&self.name, |row| row.drain(&self.spec.alias));
-                        draining = true;
-                        drained = Some(wait(count)).into();
+                    (Order::Load(wish), _) => if !planned.satisfies(&wish) && self.may_change(&wish, reservation.as_ref()).await {
+                        if draining.is_none() {
+                            drained = Some(self.drain()).into();
+                        }
+                        draining = Some(Draining::Again(wish));
+                    },
+                    (Order::Unload(_), Some(Draining::Again(_))) => draining = Some(Draining::Unload),
+                    (Order::Unload(_), None) => {
+                        drained = Some(self.drain()).into();
+                        draining = Some(Draining::Unload);
                     }
-                    Order::Load(_) | Order::Unload(_) => {}
+                    // Its file is the store's business.
+                    (Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_), _) => {}
                 },
+                Some((settled, facts)) = &mut settling => {
+                    settling = None.into();
+                    settled.holds(mesh_core::fit::Demand { device: facts.memory.device, host: facts.memory.host });
+                    reservation = Some(settled);
+                    self.roster.change(&self.name, |row| row.learn(&self.berth.alias, facts));
+                }
                 () = tokio::time::sleep_until(next_look) => {
                     next_look = Instant::now() + LOOK_EVERY;
                     let seen = tokio::select! {
@@ -196,24 +315,72 @@ impl ChildKeeper {
                     } else {
                         answered = Instant::now();
                     }
-                    if seen.state == EngineState::Up && served_since.is_none() {
+                    let first = seen.state == EngineState::Up && served_since.is_none();
+                    self.version = seen.version.clone().or(self.version.take());
+                    self.publish(seen, planned);
+                    if first {
                         served_since = Some(Instant::now());
                         child.serves();
-                        tracing::info!(engine = self.name, model = %self.spec.alias, "loaded");
+                        tracing::info!(engine = self.name, model = %self.berth.alias, "loaded");
+                        settling = reservation.take().map(|kept| self.settle(kept, &child, planned.clone())).into();
                     }
-                    self.publish(seen);
                 }
             }
         }
     }
 
+    /// Measures what the load took.
+    fn settle(
+        &self,
+        mut reservation: Reservation,
+        child: &Child,
+        planned: Planned,
+    ) -> BoxFuture<'static, Settled> {
+        let (ledger, profile) = (self.ledger.clone(), self.profile.clone());
+        let (pid, said, version) = (child.pid(), child.said(), self.version.clone());
+        Box::pin(async move {
+            let shrunk = reservation.settle().await;
+            let version = version.or_else(|| said.version.clone());
+            let facts = measure(&planned, shrunk, pid, &said, &ledger, &profile, version.as_deref()).await;
+            (reservation, facts)
+        })
+    }
+
+    /// Whether the loaded model is given up for another size of it: only when that fits.
+    async fn may_change(&self, wish: &LoadWish, reservation: Option<&Reservation>) -> bool {
+        // Still being measured: whoever wishes wishes again.
+        if !self.berth.flexible || reservation.is_none() {
+            return false;
+        }
+        let Some(own) = self.roster.memory_of(&self.name, &self.berth.alias) else { return false };
+        match self.berth.would_fit(wish, &self.ledger, own, &self.profile).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(engine = self.name, model = %self.berth.alias, "stays as it is loaded, for what is wished instead {error}");
+                false
+            }
+        }
+    }
+
+    /// What the engine can, and what its keeper does for it.
+    fn capabilities(&self, engine: Capabilities) -> Capabilities {
+        Capabilities { can_load: true, can_unload: true, can_size: self.berth.flexible, ..engine }
+    }
+
+    fn drain(&self) -> BoxFuture<'static, ()> {
+        wait(self.roster.change(&self.name, |row| row.drain(&self.berth.alias)))
+    }
+
     /// Shows what the process said; what it did not say is known from its configuration.
-    fn publish(&self, seen: Observation) {
+    fn publish(&self, mut seen: Observation, planned: &Planned) {
         match seen.state {
             EngineState::Up => {
+                for held in &mut seen.held {
+                    held.replica.digest = self.berth.digest();
+                }
                 self.roster.change(&self.name, |row| row.show(seen));
             }
-            EngineState::Starting => self.show(EngineState::Starting, ReplicaState::Loading),
+            EngineState::Starting => self.show_sizes(EngineState::Starting, ReplicaState::Loading, planned),
             EngineState::Down(_) => {
                 self.roster.change(&self.name, |row| row.state(seen.state));
             }
@@ -222,27 +389,49 @@ impl ChildKeeper {
 
     /// Shows the one model of this child as its configuration has it.
     fn show(&self, state: EngineState, replica: ReplicaState) {
-        let Ok(mut held) = Held::new(self.spec.alias.as_str(), replica) else { return };
-        held.replica.slots = Some(self.spec.sizing.slots);
-        held.replica.context = Some(self.spec.sizing.context);
-        held.replica.size = std::fs::metadata(&self.spec.model).ok().map(|file| Bytes(file.len()));
-        held.replica.abilities.embed = Some(self.spec.embedding);
-        held.replica.abilities.chat = Some(!self.spec.embedding);
-        let seen = Observation { version: None, state, queued: None, held: vec![held] };
+        self.show_with(state, replica, self.berth.slots, self.berth.context);
+    }
+
+    /// Shows it as it is being loaded.
+    fn show_sizes(&self, state: EngineState, replica: ReplicaState, planned: &Planned) {
+        self.show_with(state, replica, planned.sizing.slots, planned.sizing.context);
+    }
+
+    fn show_with(&self, state: EngineState, replica: ReplicaState, slots: u32, context: u32) {
+        let Ok(mut held) = Held::new(self.berth.alias.as_str(), replica) else { return };
+        let embedding = self.berth.embedding();
+        held.replica.slots = Some(slots);
+        held.replica.context = Some(context);
+        held.replica.size = self.berth.size();
+        held.replica.digest = self.berth.digest();
+        held.replica.abilities.embed = Some(embedding);
+        held.replica.abilities.chat = Some(!embedding);
+        self.berth.describe(&mut held.replica);
+        let seen = Observation { state, held: vec![held], ..Observation::starting() };
         self.roster.change(&self.name, |row| row.show(seen));
     }
 
-    /// Waits to be told to load; false when the agent stops.
-    async fn rest(&mut self) -> bool {
+    /// Waits to be told to load, and until `not_before`; `None` when the agent stops or the model is deleted. A
+    /// model that failed is forgiven when it shall be unloaded.
+    async fn rest(&mut self, not_before: Option<Instant>) -> Option<LoadWish> {
+        let mut wished = None;
         loop {
+            let ready = not_before.filter(|_| wished.is_some());
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return false,
-                order = self.orders.recv() => match order {
-                    Some(Order::Load(_)) => return true,
-                    Some(Order::Unload(_)) => {}
-                    None => return false,
+                () = self.stop.cancelled() => return None,
+                () = self.retire.cancelled() => return None,
+                order = self.orders.recv() => match order? {
+                    Order::Load(wish) => wished = Some(wish),
+                    Order::Unload(_) => {
+                        wished = None;
+                        self.show(EngineState::Up, ReplicaState::Available);
+                    }
+                    Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_) => {}
                 },
+                () = tokio::time::sleep_until(ready.unwrap_or_else(Instant::now)), if wished.is_some() => {
+                    return wished;
+                }
             }
         }
     }
@@ -258,14 +447,26 @@ impl ChildKeeper {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Next::Stop,
+                () = self.retire.cancelled() => return Next::Stop,
                 order = self.orders.recv() => match order {
                     Some(Order::Load(_)) => wished = true,
                     Some(Order::Unload(_)) => return Next::Rest,
+                    Some(Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_)) => {}
                     None => return Next::Stop,
                 },
-                () = tokio::time::sleep_until(began + RETRY_AFTER), if wished => return Next::Now,
-                () = &mut over => return if wished { Next::Now } else { Next::Retry },
+                () = tokio::time::sleep_until(began + RETRY_AFTER), if wished => return Next::Start { shown: true },
+                () = &mut over => return Next::Start { shown: wished },
             }
+        }
+    }
+}
+
+impl Draining {
+    fn end(self) -> LifeEnd {
+        match self {
+            Self::Unload => LifeEnd::Unloaded,
+            Self::Again(wish) => LifeEnd::Again(wish),
+            Self::Retire => LifeEnd::Stopped,
         }
     }
 }
@@ -273,8 +474,10 @@ impl ChildKeeper {
 /// What ends a pause.
 enum Next {
     Stop,
-    Retry,
-    Now,
+    /// `shown`: somebody wished it, so it is shown as loading again.
+    Start {
+        shown: bool,
+    },
     Rest,
 }
 

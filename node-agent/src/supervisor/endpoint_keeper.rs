@@ -2,12 +2,20 @@
 //!
 //! One task per engine, so that one that hangs delays nobody else.
 
+use super::House;
+use super::engine_pulls::EnginePulls;
+use super::outside::{self, Known, Loaded, OutsideError};
 use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, LOOK_WITHIN, RETRY_AFTER};
-use crate::engine::{AskError, Engine, LoadRequest, Observation};
+use crate::engine::{Engine, Held, LoadRequest, Observation, PullStream};
+use crate::profile::ProfileHandle;
+use crate::reservation::Ledger;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use mesh_core::id::ModelId;
-use mesh_core::machine::{EngineState, ReplicaState};
+use mesh_core::machine::{EngineKind, EngineState, LoadWish, ReplicaMemory, ReplicaState, TransferState};
+use mesh_core::memory::CacheType;
+use mesh_core::units::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -17,6 +25,14 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) struct EndpointKeeper {
     pub(super) name: String,
+    kind: EngineKind,
+    ledger: Ledger,
+    profile: ProfileHandle,
+    pulls: EnginePulls,
+    /// Loads whose figures the engine has not told yet.
+    unmeasured: BTreeMap<ModelId, Loaded>,
+    /// Models being fetched.
+    pulling: BTreeMap<ModelId, AbortHandle>,
     pub(super) engine: Box<dyn Engine>,
     pub(super) roster: Arc<Roster>,
     pub(super) orders: mpsc::Receiver<Order>,
@@ -38,27 +54,38 @@ struct Failure {
 enum Doing {
     Loading,
     Unloading,
+    /// Unloading, and then deleting.
+    Deleting,
 }
 
 /// What became of an order.
 struct Done {
     model: ModelId,
     doing: Doing,
-    result: Result<(), AskError>,
+    result: Result<Option<Loaded>, OutsideError>,
 }
+
+type Call = BoxFuture<'static, Result<Option<Loaded>, OutsideError>>;
 
 impl EndpointKeeper {
     pub(super) fn new(
         name: String,
+        kind: EngineKind,
         engine: Box<dyn Engine>,
-        roster: Arc<Roster>,
+        house: &House,
         orders: mpsc::Receiver<Order>,
         stop: CancellationToken,
     ) -> Self {
         Self {
             name,
+            kind,
+            ledger: house.ledger.clone(),
+            profile: house.profile.clone(),
+            pulls: house.pulls.clone(),
+            unmeasured: BTreeMap::new(),
+            pulling: BTreeMap::new(),
             engine,
-            roster,
+            roster: Arc::clone(&house.roster),
             orders,
             stop,
             work: JoinSet::new(),
@@ -90,11 +117,35 @@ impl EndpointKeeper {
                         () = stop.cancelled() => break,
                         seen = look(self.engine.as_mut()) => self.take_in(seen),
                     }
+                    let capabilities = self.engine.capabilities();
+                    self.roster.change(&self.name, |row| row.can(capabilities));
+                    self.measure();
+                    self.pulls.tidy();
                     self.publish();
                 }
             }
         }
+        for pull in self.pulling.values() {
+            pull.abort();
+        }
         self.roster.remove(&self.name);
+    }
+
+    /// Keeps what loads took once the engine lists them: then it has told their figures, if it ever does.
+    fn measure(&mut self) {
+        let held = &self.last.held;
+        let loaded = |model: &ModelId| {
+            held.iter()
+                .find(|held| held.replica.model == *model && held.replica.state == ReplicaState::Loaded)
+        };
+        let listed: Vec<ModelId> =
+            self.unmeasured.keys().filter(|model| loaded(model).is_some()).cloned().collect();
+        for model in listed {
+            let memory = loaded(&model).and_then(memory_of);
+            if let Some(facts) = self.unmeasured.remove(&model) {
+                outside::keep(facts, memory, &self.profile);
+            }
+        }
     }
 
     fn take_in(&mut self, seen: Observation) {
@@ -121,7 +172,7 @@ impl EndpointKeeper {
             match self.doing.get(&replica.model) {
                 // Until the load ended it may be listed already and still not serve.
                 Some((Doing::Loading, _)) => replica.state = ReplicaState::Loading,
-                Some((Doing::Unloading, _)) => {}
+                Some((Doing::Unloading | Doing::Deleting, _)) => {}
                 None => {
                     if let Some(failure) = self.failed.get(&replica.model) {
                         replica.state = ReplicaState::Failed(failure.why.clone());
@@ -139,8 +190,16 @@ impl EndpointKeeper {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Load(wish) => self.load(wish.model),
+            Order::Load(wish) => self.load(wish),
             Order::Unload(model) => self.unload(model),
+            Order::Pull(model) => self.pull(model),
+            Order::CancelPull(model) => {
+                if let Some(pull) = self.pulling.remove(&model) {
+                    pull.abort();
+                    self.pulls.ends(&model, TransferState::Cancelled);
+                }
+            }
+            Order::Delete(model) => self.delete(model),
         }
         self.publish();
     }
@@ -150,7 +209,8 @@ impl EndpointKeeper {
         Some((held.upstream.clone(), held.replica.state.clone()))
     }
 
-    fn load(&mut self, model: ModelId) {
+    fn load(&mut self, wish: LoadWish) {
+        let model = wish.model.clone();
         let Some((upstream, state)) = self.upstream(&model) else {
             tracing::debug!(engine = self.name, %model, "not loading: the engine is down or the model is gone");
             return;
@@ -160,7 +220,7 @@ impl EndpointKeeper {
                 self.doing.insert(model, (Doing::Loading, abort));
                 return;
             }
-            Some((Doing::Unloading, abort)) => {
+            Some((Doing::Unloading | Doing::Deleting, abort)) => {
                 abort.abort();
                 self.roster.change(&self.name, |row| row.undrain(&model));
             }
@@ -170,18 +230,80 @@ impl EndpointKeeper {
             }
             None => {}
         }
-        let Some(call) = self.engine.load(&LoadRequest::of(&upstream)) else {
+        let cache = wish.cache_type.as_deref().and_then(CacheType::from_word);
+        let request =
+            LoadRequest { context: wish.context, slots: wish.slots, cache, ..LoadRequest::of(&upstream) };
+        let Some(call) = self.engine.load(&request) else {
             tracing::warn!(engine = self.name, %model, "this engine cannot be told to load a model; start it with the model");
             return;
+        };
+        let call: Call = match self.known(&model) {
+            Some(known) if outside::is_here(self.engine.base_url()) => {
+                Box::pin(outside::load(known, wish, call, self.ledger.clone(), self.profile.clone()))
+            }
+            Some(_) | None => Box::pin(async move { Ok(call.await.map(|()| None)?) }),
         };
         tracing::info!(engine = self.name, %model, "loading");
         self.failed.remove(&model);
         self.begin(model, Doing::Loading, call);
     }
 
+    fn known(&self, model: &ModelId) -> Option<Known> {
+        let held = self.last.held.iter().find(|held| held.replica.model == *model)?.clone();
+        Some(Known {
+            kind: self.kind,
+            engine: self.name.clone(),
+            version: self.last.version.clone(),
+            held,
+            gives_up: self.roster.gives_up(&self.name),
+            holders: self.roster.holders(),
+        })
+    }
+
+    /// Lets the engine fetch a model by the name that the mesh has for it, which is the engine's own.
+    fn pull(&mut self, model: ModelId) {
+        if self.pulling.get(&model).is_some_and(|pull| !pull.is_finished()) {
+            return;
+        }
+        let Some(stream) = self.engine.pull(model.as_str()) else {
+            self.pulls.failed(&model, "this engine cannot fetch models by itself");
+            return;
+        };
+        tracing::info!(engine = self.name, %model, "the engine fetches the model");
+        self.pulls.begins(&model, &self.name);
+        let (pulls, about) = (self.pulls.clone(), model.clone());
+        let pull = tokio::spawn(follow(stream, pulls, about));
+        self.pulling.insert(model, pull.abort_handle());
+    }
+
+    fn delete(&mut self, model: ModelId) {
+        let Some((upstream, state)) = self.upstream(&model) else { return };
+        if let Some((Doing::Deleting, _)) = self.doing.get(&model) {
+            return;
+        }
+        let Some(delete) = self.engine.delete(&upstream) else {
+            tracing::warn!(engine = self.name, %model, "this engine cannot be told to delete a model");
+            return;
+        };
+        let unload = if state == ReplicaState::Loaded { self.engine.unload(&upstream) } else { None };
+        if let Some((_, abort)) = self.doing.remove(&model) {
+            abort.abort();
+        }
+        let Some(leases) = self.roster.change(&self.name, |row| row.drain(&model)) else { return };
+        tracing::info!(engine = self.name, %model, "deleting once its requests are answered");
+        let when_free: Call = Box::pin(async move {
+            leases.none_held().await;
+            if let Some(unload) = unload {
+                unload.await?;
+            }
+            Ok(delete.await.map(|()| None)?)
+        });
+        self.begin(model, Doing::Deleting, when_free);
+    }
+
     fn unload(&mut self, model: ModelId) {
         let Some((upstream, _)) = self.upstream(&model) else { return };
-        if let Some((Doing::Unloading, _)) = self.doing.get(&model) {
+        if let Some((Doing::Unloading | Doing::Deleting, _)) = self.doing.get(&model) {
             return;
         }
         let Some(call) = self.engine.unload(&upstream) else {
@@ -193,14 +315,17 @@ impl EndpointKeeper {
         }
         let Some(leases) = self.roster.change(&self.name, |row| row.drain(&model)) else { return };
         tracing::info!(engine = self.name, %model, "unloading once its requests are answered");
+        let ledger = self.ledger.clone();
         let when_free = Box::pin(async move {
             leases.none_held().await;
-            call.await
+            call.await?;
+            ledger.returned();
+            Ok(None)
         });
         self.begin(model, Doing::Unloading, when_free);
     }
 
-    fn begin(&mut self, model: ModelId, doing: Doing, call: BoxFuture<'static, Result<(), AskError>>) {
+    fn begin(&mut self, model: ModelId, doing: Doing, call: Call) {
         let about = model.clone();
         let handle = self.work.spawn(async move { Done { model: about, doing, result: call.await } });
         self.doing.insert(model, (doing, handle));
@@ -213,9 +338,14 @@ impl EndpointKeeper {
             return;
         }
         self.doing.remove(&model);
-        match (&result, doing) {
-            (Ok(()), Doing::Loading) => tracing::info!(engine = self.name, %model, "loaded"),
-            (Ok(()), Doing::Unloading) => {
+        match (result, doing) {
+            (Ok(loaded), Doing::Loading) => {
+                tracing::info!(engine = self.name, %model, "loaded");
+                if let Some(loaded) = loaded {
+                    self.unmeasured.insert(model.clone(), loaded);
+                }
+            }
+            (Ok(_), Doing::Unloading) => {
                 tracing::info!(engine = self.name, %model, "unloaded");
                 // Before the next look, or it would be shown as loaded for a moment.
                 for held in &mut self.last.held {
@@ -224,6 +354,11 @@ impl EndpointKeeper {
                         held.replica.context = None;
                     }
                 }
+                self.publish();
+            }
+            (Ok(_), Doing::Deleting) => {
+                tracing::info!(engine = self.name, %model, "deleted");
+                self.last.held.retain(|held| held.replica.model != model);
                 self.publish();
             }
             (Err(error), Doing::Loading) => {
@@ -235,11 +370,35 @@ impl EndpointKeeper {
             (Err(error), Doing::Unloading) => {
                 tracing::warn!(engine = self.name, %model, %error, "could not unload");
             }
+            (Err(error), Doing::Deleting) => {
+                tracing::warn!(engine = self.name, %model, %error, "could not delete");
+            }
         }
-        if doing == Doing::Unloading {
+        if matches!(doing, Doing::Unloading | Doing::Deleting) {
             self.roster.change(&self.name, |row| row.undrain(&model));
         }
     }
+}
+
+/// Follows a pull to its end.
+async fn follow(mut stream: PullStream, pulls: EnginePulls, model: ModelId) {
+    while let Some(step) = stream.next().await {
+        match step {
+            Ok(progress) => pulls.moves(&model, progress.done, progress.total),
+            Err(error) => {
+                tracing::warn!(%model, %error, "the engine could not fetch the model");
+                pulls.ends(&model, TransferState::Failed(error.to_string()));
+                return;
+            }
+        }
+    }
+    pulls.ends(&model, TransferState::Done);
+}
+
+fn memory_of(held: &Held) -> Option<ReplicaMemory> {
+    let memory = held.memory?;
+    let (device, host) = (Bytes(memory.size_vram), Bytes(memory.size.saturating_sub(memory.size_vram)));
+    Some(ReplicaMemory { device, host, measured: true })
 }
 
 /// One observation, bounded: an engine that accepts and never answers is down.

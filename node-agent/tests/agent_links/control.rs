@@ -26,6 +26,7 @@ struct Link {
     vitals: watch::Sender<Arc<Vitals>>,
     engines: watch::Sender<Arc<Vec<Engine>>>,
     draining: watch::Sender<bool>,
+    told_draining: watch::Receiver<bool>,
     directives: mpsc::Receiver<Directive>,
     identity: Identity,
     stop: CancellationToken,
@@ -41,6 +42,7 @@ fn link(mesh: &Mesh, router: SocketAddr, pacing: Pacing) -> Link {
     let (vitals, vitals_seen) = watch::channel(Arc::new(vitals(0.1)));
     let (engines, engines_seen) = watch::channel(Arc::default());
     let (draining, draining_seen) = watch::channel(false);
+    let (told, told_draining) = watch::channel(false);
     let (directed, directives) = mpsc::channel(16);
     let hardware = Hardware {
         hostname: "test".into(),
@@ -64,11 +66,12 @@ fn link(mesh: &Mesh, router: SocketAddr, pacing: Pacing) -> Link {
         boot_id: "boot-1".into(),
         metrics: Metrics::new(&mut Registry::default()),
         up: watch::Sender::new(false),
+        told_draining: told,
         pacing,
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(control.run(stop.clone()));
-    Link { vitals, engines, draining, directives, identity, stop, task }
+    Link { vitals, engines, draining, told_draining, directives, identity, stop, task }
 }
 
 fn vitals(load: f32) -> Vitals {
@@ -266,4 +269,27 @@ async fn each_way_of_not_joining_has_its_own_words_and_exit_code() {
         assert!(complaint.to_string().contains(part), "{part:?} is not in: {complaint}");
         assert!(!complaint.to_string().contains(&"E".repeat(12)), "no secret in errors");
     }
+}
+
+#[tokio::test]
+async fn the_link_says_when_the_news_that_we_drain_has_left_and_takes_it_back() {
+    let mesh = Mesh::new();
+    mesh.certify(LONG);
+    let mut router = ScriptedRouter::start(&mesh, any());
+    let mut link = link(&mesh, router.address, quick());
+    let mut agent = router.attached().await;
+    assert!(agent.report().await.is_full() && !*link.told_draining.borrow());
+    link.draining.send_replace(true);
+    soon("the report leaves", link.told_draining.wait_for(|&told| told)).await.expect("the link runs");
+    assert_eq!(agent.report().await.draining, Some(true));
+    link.draining.send_replace(false);
+    soon("it is taken back", link.told_draining.wait_for(|&told| !told)).await.expect("the link runs");
+    assert_eq!(agent.report().await.draining, Some(false));
+    // A router that is gone has heard nothing, whatever the last one heard.
+    link.draining.send_replace(true);
+    soon("the report leaves", link.told_draining.wait_for(|&told| told)).await.expect("the link runs");
+    router.die();
+    soon("the link is down", link.told_draining.wait_for(|&told| !told)).await.expect("the link runs");
+    link.stop.cancel();
+    soon("the end", link.task).await.expect("it ends");
 }

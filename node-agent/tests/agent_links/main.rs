@@ -5,8 +5,10 @@ mod control;
 mod data;
 mod life;
 mod scripted_engine;
+mod scripted_logind;
 mod scripted_router;
 mod serve;
+mod sleep;
 
 use std::future::Future;
 use std::time::Duration;

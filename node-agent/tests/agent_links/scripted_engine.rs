@@ -156,6 +156,7 @@ impl Bench {
             discover: Vec::new(),
             engine_folder: "/nonexistent".into(),
             rescan: Duration::from_secs(3600),
+            ..SupervisorConfig::new("/nonexistent".into())
         };
         let supervisor = Supervisor::start(config, stop.clone());
         let mut engines = supervisor.engines();

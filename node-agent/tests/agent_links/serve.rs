@@ -21,6 +21,7 @@ pub(crate) fn head(path: &str, body: &[u8]) -> RequestHead {
         path: path.into(),
         body_length: body.len() as u64,
         traceparent: String::new(),
+        blob: None,
     }
 }
 

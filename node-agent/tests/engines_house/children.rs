@@ -249,6 +249,7 @@ async fn an_agent_for_the_test_above() {
         discover: Vec::new(),
         engine_folder: engine_folder(),
         rescan: PATIENCE,
+        ..SupervisorConfig::new("/nonexistent".into())
     };
     let handle = Supervisor::start(config, CancellationToken::new());
     let mut engines = handle.engines();

@@ -2,15 +2,14 @@
 
 use crate::house::{House, bundled};
 use crate::simulator::OllamaSimulator;
-use crate::web_server::{HANGS, LOADING, WebServer};
+use crate::web_server::{HANGS, WebServer};
 use mesh_core::machine::{EngineKind, EngineState, ReplicaState};
 use node_agent::engine::discover::{Finding, identify};
 use node_agent::engine::{EngineConfig, adapter};
 use std::net::SocketAddr;
 use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 /// Answers as Ollama does, as Lemonade also does.
 const AS_OLLAMA: (&str, &str) = ("/", "Ollama is running");

@@ -65,13 +65,17 @@ impl House {
 
     /// What is configured, and what is found at `places`.
     pub(crate) fn with_places(engines: Vec<EngineConfig>, places: Vec<String>) -> Self {
-        let stop = CancellationToken::new();
-        let config = SupervisorConfig {
+        Self::of(SupervisorConfig {
             engines,
             discover: places,
-            engine_folder: engine_folder(),
             rescan: Duration::from_millis(200),
-        };
+            ..SupervisorConfig::new(engine_folder())
+        })
+    }
+
+    /// As `config` has it.
+    pub(crate) fn of(config: SupervisorConfig) -> Self {
+        let stop = CancellationToken::new();
         Self { handle: Supervisor::start(config, stop.clone()), stop: stop.drop_guard() }
     }
 

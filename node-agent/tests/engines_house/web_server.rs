@@ -13,7 +13,7 @@ pub(crate) const HANGS_AFTER_HEADERS: &str = "hangs after headers";
 /// A page that never ends.
 pub(crate) const ENDLESS: &str = "endless";
 /// What a page of status 503 begins with.
-pub(crate) const LOADING: &str = "503 ";
+const LOADING: &str = "503 ";
 /// What a page of status 401 begins with.
 pub(crate) const LOCKED: &str = "401 ";
 

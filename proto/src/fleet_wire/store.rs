@@ -2,13 +2,14 @@
 
 use super::{WireError, bounded, model, shorten, text, unknown_word};
 use crate::v1;
-use mesh_core::machine::{Digest, Store, StoredModel, Transfer, TransferKind, TransferState};
+use mesh_core::machine::{Digest, Store, StoreRefusal, StoredModel, Transfer, TransferKind, TransferState};
 use mesh_core::units::Bytes;
 
 pub(super) fn store_to_wire(store: &Store) -> v1::Store {
     v1::Store {
         models: store.models.iter().map(stored_to_wire).collect(),
         transfers: store.transfers.iter().map(transfer_to_wire).collect(),
+        refusals: store.refusals.iter().map(refusal_to_wire).collect(),
     }
 }
 
@@ -22,6 +23,21 @@ pub(super) fn store_from_wire(store: v1::Store) -> Result<Store, WireError> {
             .into_iter()
             .map(transfer_from_wire)
             .collect::<Result<_, _>>()?,
+        refusals: bounded("store.refusals", store.refusals)?
+            .into_iter()
+            .map(refusal_from_wire)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn refusal_to_wire(refusal: &StoreRefusal) -> v1::StoreRefusal {
+    v1::StoreRefusal { model: refusal.model.to_string(), reason: shorten(refusal.reason.clone()) }
+}
+
+fn refusal_from_wire(refusal: v1::StoreRefusal) -> Result<StoreRefusal, WireError> {
+    Ok(StoreRefusal {
+        model: model("store.refusals.model", refusal.model)?,
+        reason: text("store.refusals.reason", refusal.reason)?,
     })
 }
 

@@ -705,6 +705,17 @@ pub struct Store {
     pub models: ::prost::alloc::vec::Vec<StoredModel>,
     #[prost(message, repeated, tag = "2")]
     pub transfers: ::prost::alloc::vec::Vec<Transfer>,
+    /// Wishes of the last minutes that were not followed.
+    #[prost(message, repeated, tag = "3")]
+    pub refusals: ::prost::alloc::vec::Vec<StoreRefusal>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreRefusal {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1204,11 +1215,52 @@ pub struct RequestHead {
     /// W3C trace context, empty when tracing is off.
     #[prost(string, tag = "5")]
     pub traceparent: ::prost::alloc::string::String,
+    /// Set: the router wants bytes of a model file and nothing of an engine. No body follows.
+    #[prost(message, optional, tag = "6")]
+    pub blob: ::core::option::Option<BlobRequest>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentRequest {
+    #[prost(oneof = "agent_request::Kind", tags = "1")]
+    pub kind: ::core::option::Option<agent_request::Kind>,
+}
+/// Nested message and enum types in `AgentRequest`.
+pub mod agent_request {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Blob(super::BlobRequest),
+    }
+}
+/// Bytes of a file in a machine's store. Files are named by what they are, never by where they lie.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlobRequest {
+    /// SHA-256 of the file as 64 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    /// The first byte that is wanted.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Bytes that are wanted; 0 = all to the end.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+    /// Machines that broke off before; they are asked only when nobody else has the file.
+    #[prost(string, repeated, tag = "4")]
+    pub avoid: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Instead of a digest: the beginning of this model's file, for its header. From the router only.
+    #[prost(string, tag = "5")]
+    pub model: ::prost::alloc::string::String,
+    /// Of a split model, the part that is meant, from 0.
+    #[prost(uint32, tag = "6")]
+    pub part: u32,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResponseHead {
-    #[prost(oneof = "response_head::Outcome", tags = "1, 2")]
+    #[prost(oneof = "response_head::Outcome", tags = "1, 2, 3")]
     pub outcome: ::core::option::Option<response_head::Outcome>,
 }
 /// Nested message and enum types in `ResponseHead`.
@@ -1222,7 +1274,23 @@ pub mod response_head {
         /// The agent could not get an answer.
         #[prost(message, tag = "2")]
         Refused(super::Refused),
+        /// The bytes of a file follow.
+        #[prost(message, tag = "3")]
+        Blob(super::BlobReply),
     }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlobReply {
+    /// Bytes of the whole file.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// The machine that has it.
+    #[prost(string, tag = "2")]
+    pub holder: ::prost::alloc::string::String,
+    /// Files of the model: 1 unless it is split.
+    #[prost(uint32, tag = "3")]
+    pub parts: u32,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1238,7 +1306,8 @@ pub struct EngineAnswer {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {
-    /// no_such_model, not_loaded, loading, engine_down, draining, bad_request
+    /// no_such_model, not_loaded, loading, engine_down, draining, bad_request;
+    /// of files: no_such_blob, busy, draining, bad_request
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]

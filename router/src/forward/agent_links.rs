@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use mesh_core::id::MachineId;
-use mesh_proto::v1::{RequestHead, ResponseHead};
+use mesh_proto::v1::{BlobRequest, RequestHead, ResponseHead};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,10 @@ pub trait AgentLink: Send + Sync {
     /// Sends a request and completes with the head of the answer. Dropping the future, or later the body,
     /// cancels the request on the engine.
     fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>>;
+
+    /// Asks for bytes of a model file and completes with the head of the answer. Its bytes go after those of
+    /// requests. Dropping the future, or later the body, ends it.
+    fn blob(&self, request: BlobRequest) -> BoxFuture<'static, Result<AgentAnswer, LinkError>>;
 }
 
 type Links = BTreeMap<MachineId, (u64, Arc<dyn AgentLink>)>;
@@ -99,6 +103,10 @@ mod tests {
 
     impl AgentLink for Nowhere {
         fn open(&self, _: RequestHead, _: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
+            Box::pin(async { Err(LinkError::Shutdown) })
+        }
+
+        fn blob(&self, _: BlobRequest) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
             Box::pin(async { Err(LinkError::Shutdown) })
         }
     }

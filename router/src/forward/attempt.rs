@@ -142,12 +142,15 @@ pub async fn open(
         path: incoming.path.into(),
         body_length: body.len() as u64,
         traceparent: telemetry::traceparent(),
+        blob: None,
     };
     let AgentAnswer { head: answer, body } = link.open(request, body).await?;
     let EngineAnswer { status, content_type, .. } = match answer.outcome {
         Some(HeadOutcome::Answer(answer)) => answer,
         Some(HeadOutcome::Refused(refused)) => return Err(refusal(refused)),
-        None => return Err(Failure::Replica("the node's answer has no outcome".into())),
+        Some(HeadOutcome::Blob(_)) | None => {
+            return Err(Failure::Replica("the node's answer is none to a request".into()));
+        }
     };
     let status = u16::try_from(status)
         .ok()

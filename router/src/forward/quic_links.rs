@@ -1,16 +1,20 @@
 //! The data plane's listener: agents dial in by QUIC with their certificates, and each request becomes one
-//! bidirectional stream that the router opens.
+//! bidirectional stream that the router opens. An agent opens streams only to fetch model files.
 
 use super::agent_links::{AgentAnswer, AgentLink, AgentLinks, LinkError};
+use super::blobs::Blobs;
 use crate::fleet_keeper::FleetHandle;
 use crate::ledger::LedgerHandle;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use mesh_core::fleet::DataPath;
-use mesh_proto::frame::{code, encode_head, read_response_head};
+use mesh_core::id::MachineId;
+use mesh_proto::frame::{
+    AGENT_STREAMS, BLOB_PRIORITY, code, encode_head, read_agent_request, read_response_head,
+};
 use mesh_proto::identity::{Peer, Role};
-use mesh_proto::v1::RequestHead;
+use mesh_proto::v1::{BlobRequest, RequestHead, agent_request};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, VarInt};
 use std::net::UdpSocket;
@@ -24,6 +28,8 @@ const HANDSHAKES: usize = 64;
 const KEY_CHECK: Duration = Duration::from_secs(2);
 /// The most bytes taken from a stream at once.
 const CHUNK: usize = 64 * 1024;
+/// How long an agent may take to say what it wants on a stream that it opened.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// Opening a stream waits only while the agent's stream limit is reached.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
 
@@ -31,8 +37,8 @@ const OPEN_LIMIT: Duration = Duration::from_secs(2);
 fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport
-        // Agents open nothing.
-        .max_concurrent_bidi_streams(0_u32.into())
+        // Agents open streams for model files only.
+        .max_concurrent_bidi_streams(AGENT_STREAMS.into())
         .max_concurrent_uni_streams(0_u32.into())
         .keep_alive_interval(Some(Duration::from_secs(1)))
         .max_idle_timeout(Some(VarInt::from_u32(4_000).into()))
@@ -66,6 +72,7 @@ pub async fn serve(
     links: AgentLinks,
     fleet: FleetHandle,
     ledger: LedgerHandle,
+    blobs: Blobs,
     stop: CancellationToken,
 ) {
     let permits = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
@@ -79,13 +86,13 @@ pub async fn serve(
             incoming.ignore();
             continue;
         };
-        let (links, fleet, ledger) = (links.clone(), fleet.clone(), ledger.clone());
+        let (links, fleet, ledger, blobs) = (links.clone(), fleet.clone(), ledger.clone(), blobs.clone());
         tokio::spawn(async move {
             let from = incoming.remote_address();
             let accepted = tokio::time::timeout(Duration::from_secs(5), async { incoming.await }).await;
             drop(permit);
             match accepted {
-                Ok(Ok(connection)) => keep(connection, links, fleet, ledger).await,
+                Ok(Ok(connection)) => keep(connection, links, fleet, ledger, blobs).await,
                 Ok(Err(error)) => tracing::debug!(%from, %error, "QUIC handshake failed"),
                 Err(_) => tracing::debug!(%from, "QUIC handshake took over 5 s"),
             }
@@ -95,7 +102,13 @@ pub async fn serve(
     endpoint.wait_idle().await;
 }
 
-async fn keep(connection: Connection, links: AgentLinks, fleet: FleetHandle, ledger: LedgerHandle) {
+async fn keep(
+    connection: Connection,
+    links: AgentLinks,
+    fleet: FleetHandle,
+    ledger: LedgerHandle,
+    blobs: Blobs,
+) {
     let from = connection.remote_address();
     let node = match node_of(&connection, &ledger).await {
         Ok(node) => node,
@@ -111,6 +124,8 @@ async fn keep(connection: Connection, links: AgentLinks, fleet: FleetHandle, led
     tracing::info!(node = %node.name, %from, "data link up");
     let error = tokio::select! {
         error = connection.closed() => error,
+        // Never sooner than the connection is lost.
+        error = heed(&connection, &node.name, &blobs) => error,
         () = replaced_key(&node, &ledger) => {
             tracing::warn!(target: "audit", node = %node.name, %from, "data link cut: the name belongs to another key now");
             connection.close(code::CANCELLED.into(), b"the name belongs to another key now");
@@ -120,6 +135,66 @@ async fn keep(connection: Connection, links: AgentLinks, fleet: FleetHandle, led
     if links.remove(&node.name, number) {
         fleet.linked(node.name.clone(), number, None).await;
         tracing::warn!(node = %node.name, %error, "data link lost");
+    }
+}
+
+/// Follows what the agent asks for, each on its own stream, until the connection is lost.
+async fn heed(connection: &Connection, caller: &MachineId, blobs: &Blobs) -> ConnectionError {
+    // Dropped with the connection: what still runs is reset.
+    let mut asked = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = connection.accept_bi() => match accepted {
+                Ok((send, receive)) => {
+                    let stream = RequestStream { send, receive, complete: false };
+                    asked.spawn(fetch(stream, caller.clone(), blobs.clone()));
+                }
+                Err(error) => return error,
+            },
+            Some(_) = asked.join_next() => {}
+        }
+    }
+}
+
+/// Passes a file on from the machine that has it to the one that asks.
+async fn fetch(mut stream: RequestStream, caller: MachineId, blobs: Blobs) {
+    // Fails only on a stream that has ended.
+    drop(stream.send.set_priority(BLOB_PRIORITY));
+    let asked = tokio::time::timeout(ASK_LIMIT, read_agent_request(&mut stream.receive)).await;
+    let request = match asked {
+        Ok(Ok(request)) => request,
+        // The stream is reset as it is dropped.
+        Ok(Err(error)) => return tracing::debug!(node = %caller, %error, "nothing was asked"),
+        Err(_) => return tracing::debug!(node = %caller, "nothing was asked in time"),
+    };
+    let Some(agent_request::Kind::Blob(wanted)) = request.kind else {
+        return tracing::debug!(node = %caller, "asked for what this router does not know");
+    };
+    let stopped = stream.send.stopped();
+    let passing = async {
+        let AgentAnswer { head, mut body } = blobs.open(&caller, wanted).await;
+        stream.send.write_chunk(encode_head(&head, b"")).await.ok()?;
+        while let Some(chunk) = body.next().await {
+            match chunk {
+                // Waits when the caller is behind; then nothing more is read from the holder than its window.
+                Ok(bytes) => stream.send.write_chunk(bytes).await.ok()?,
+                Err(error) => {
+                    tracing::debug!(node = %caller, %error, "a file on its way broke off");
+                    return None;
+                }
+            }
+        }
+        Some(())
+    };
+    let passed = tokio::select! {
+        passed = passing => passed,
+        // The caller wants no more, or is gone: what it does not take must not wait for it.
+        _ = stopped => None,
+    };
+    if passed.is_some() {
+        stream.complete = true;
+        // Fails when the caller stopped the stream, and then it does not matter to anyone.
+        drop(stream.send.finish());
     }
 }
 
@@ -157,6 +232,11 @@ struct QuicLink {
 impl AgentLink for QuicLink {
     fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
         Box::pin(exchange(self.connection.clone(), head, body))
+    }
+
+    fn blob(&self, request: BlobRequest) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
+        let head = RequestHead { blob: Some(request), ..RequestHead::default() };
+        Box::pin(exchange(self.connection.clone(), head, Bytes::new()))
     }
 }
 

@@ -110,7 +110,7 @@ pub(super) fn node_state(machine: &MachineView, now: Moment) -> (&'static str, S
         Liveness::Alive => {}
     }
     if machine.draining {
-        return ("draining", "its agent is stopping".into());
+        return ("draining", "its agent is stopping, or the machine goes to sleep".into());
     }
     if machine.path.is_none() {
         return ("suspect", "no data link: is UDP blocked between agent and router?".into());

@@ -1,0 +1,314 @@
+//! Models of the store as resting engines: loaded by wish, admitted by memory, measured, checked, let go.
+
+use crate::house::{House, PATIENCE, bundled, child, engine_folder, model, processes_of, replica};
+use mesh_core::id::ModelId;
+use mesh_core::machine::{
+    Capacity, Directive, EngineState, LoadWish, Reading, Replica, ReplicaHealth, ReplicaState, Store, Vitals,
+};
+use mesh_core::profile::MeasuredBy;
+use mesh_core::units::Bytes;
+use node_agent::engine::{EngineConfig, Program};
+use node_agent::model_store::{StoreConfig, StoreHandle, StoreWish};
+use node_agent::profile::ProfileHandle;
+use node_agent::supervisor::{LaunchDefaults, SupervisorConfig};
+use node_agent::truth::TruthConfig;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+const MIB: u64 = 1 << 20;
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn trained() -> PathBuf {
+    repository("node-agent/assets/models/tiny-trained-1.4M-q8_0.gguf")
+}
+
+fn random() -> PathBuf {
+    repository("modemesh/assets/models/tiny-random-1.4M-q8_0.gguf")
+}
+
+/// A machine without graphics processors and with this much RAM free.
+fn machine(free_mib: u64) -> Arc<Vitals> {
+    Arc::new(Vitals {
+        ram: Reading::Known(Capacity { total: Bytes(64 << 30), available: Bytes(free_mib * MIB) }),
+        gpus: Reading::Known(Vec::new()),
+        ..Vitals::unknown("a test")
+    })
+}
+
+/// A store with some models, and the supervisor over it.
+struct Shelves {
+    house: House,
+    store: StoreHandle,
+    profile: ProfileHandle,
+    vitals: watch::Sender<Arc<Vitals>>,
+    folder: TempDir,
+    _stop: DropGuard,
+}
+
+impl Shelves {
+    async fn with(
+        models: &[(&str, PathBuf)],
+        free_mib: u64,
+        truth: TruthConfig,
+        engines: impl FnOnce(&Path) -> Vec<EngineConfig>,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shelf = folder.path().join("models");
+        std::fs::create_dir(&shelf).expect("a folder");
+        for (name, file) in models {
+            std::fs::copy(file, shelf.join(format!("{name}.gguf"))).expect("a copy");
+        }
+        let stop = CancellationToken::new();
+        let store = StoreHandle::start(StoreConfig::new(&shelf, &folder.path().join("state")), stop.clone());
+        let (vitals, seen) = watch::channel(machine(free_mib));
+        let profile = ProfileHandle::in_memory();
+        let house = House::of(SupervisorConfig {
+            engines: engines(&shelf),
+            discover: Vec::new(),
+            store: Some(store.clone()),
+            vitals: seen,
+            profile: profile.clone(),
+            launch: LaunchDefaults { program: Program::Bundled, context: 1024, slots: 2 },
+            truth,
+            ..SupervisorConfig::new(engine_folder())
+        });
+        let releasing = house.handle.clone();
+        store.release_with(Arc::new(move |model| releasing.release(&model)));
+        Self { house, store, profile, vitals, folder, _stop: stop.drop_guard() }
+    }
+
+    async fn of(models: &[(&str, PathBuf)], free_mib: u64) -> Self {
+        let shelves = Self::with(models, free_mib, TruthConfig::OFF, |_| Vec::new()).await;
+        for (name, _) in models {
+            shelves.house.until_replica(name, "on its shelf", |r| r.state == ReplicaState::Available).await;
+        }
+        shelves
+    }
+
+    fn load(&self, wish: LoadWish) {
+        self.house.handle.direct(Directive::Load(wish));
+    }
+
+    async fn until_stored(&self, what: &str, wanted: impl Fn(&Store) -> bool) {
+        let mut store = self.store.watch();
+        let seen = tokio::time::timeout(PATIENCE, store.wait_for(|store| wanted(store)));
+        assert!(seen.await.is_ok(), "not within {PATIENCE:?}: {what}");
+    }
+
+    async fn stopped(self) {
+        self.house.stopped().await;
+    }
+}
+
+fn is_loaded(replica: &Replica) -> bool {
+    replica.state == ReplicaState::Loaded
+}
+
+fn failure(replica: &Replica) -> Option<&str> {
+    match &replica.state {
+        ReplicaState::Failed(why) => Some(why),
+        ReplicaState::Available | ReplicaState::Loading | ReplicaState::Loaded => None,
+    }
+}
+
+fn wish(name: &str) -> LoadWish {
+    LoadWish::from(model(name))
+}
+
+#[tokio::test]
+async fn a_stored_model_rests_until_it_is_wished_and_takes_the_sizes_of_the_wish() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let shelves = Shelves::of(&[("tiny", trained())], 60_000).await;
+    let engines = shelves.house.handle.engines().borrow().clone();
+    assert_eq!((engines[0].name.as_str(), &engines[0].state), ("store/tiny", &EngineState::Up));
+    let resting = &engines[0].replicas[0];
+    assert_eq!((resting.trained_context, resting.parameters), (Some(2048), Some(1_377_600)));
+    assert_eq!(shelves.house.handle.lease(&model("tiny")).await.expect_err("resting").kind(), "not_loaded");
+    assert!(processes_of("tiny").is_empty());
+
+    // Nothing wished: the configured default of context and slots.
+    shelves.load(wish("tiny"));
+    let seen = shelves.house.until_replica("tiny", "loaded", is_loaded).await;
+    assert_eq!((seen.context, seen.slots), (Some(1024), Some(2)));
+    let lease = shelves.house.handle.lease(&model("tiny")).await.expect("loaded");
+
+    // Measured after a moment: nothing on a device, its process in RAM.
+    let measured = |r: &Replica| r.memory.is_some_and(|memory| memory.measured);
+    let seen = shelves.house.until_replica("tiny", "measured", measured).await;
+    let memory = seen.memory.expect("measured");
+    assert_eq!(memory.device, Bytes(0));
+    assert!((20 * MIB..2000 * MIB).contains(&memory.host.0), "{}", memory.host);
+    let records = shelves.profile.read(|profile| profile.footprints.clone());
+    assert_eq!(records.len(), 1, "{records:#?}");
+    let (load, took) = (&records[0].load, records[0].measured.expect("measured"));
+    assert_eq!((load.options.context, load.options.slots, load.device.as_str()), (1024, 2, "ram"));
+    assert!(load.build.starts_with("llama-server "), "{}", load.build);
+    assert_eq!((took.device, took.source), (Bytes(0), MeasuredBy::Process));
+    assert!(took.host.0 >= memory.host.0, "with the room that caches of prompts may take later");
+
+    // Another size is another load; it waits for the request.
+    shelves.load(LoadWish { context: Some(2048), slots: Some(1), ..wish("tiny") });
+    shelves.house.until_replica("tiny", "draining", |r| r.state == ReplicaState::Available).await;
+    assert_eq!(processes_of("tiny").len(), 1, "a request holds it");
+    drop(lease);
+    let other = |r: &Replica| is_loaded(r) && r.context == Some(2048) && r.slots == Some(1);
+    shelves.house.until_replica("tiny", "loaded in another size", other).await;
+
+    shelves.house.handle.direct(Directive::Unload(model("tiny")));
+    shelves
+        .house
+        .until("resting", |e| e[0].state == EngineState::Up && processes_of("tiny").is_empty())
+        .await;
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn a_load_that_does_not_fit_is_refused_with_the_numbers_and_forgiven_when_there_is_room() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let shelves = Shelves::of(&[("tiny", trained())], 300).await;
+    shelves.load(LoadWish { context: Some(1024), ..wish("tiny") });
+    let failed = shelves.house.until_replica("tiny", "refused", |r| failure(r).is_some()).await;
+    let why = failure(&failed).expect("a reason");
+    for part in ["does not fit", "of RAM", "300 MiB are free", "too few"] {
+        assert!(why.contains(part), "{part} in: {why}");
+    }
+    assert!(processes_of("tiny").is_empty(), "nothing was started");
+    let lease = shelves.house.handle.lease(&model("tiny")).await.expect_err("refused");
+    assert!(lease.to_string().contains("300 MiB"), "{lease}");
+    // Room, and another wish: it is tried again, ten seconds after the refusal at the earliest.
+    shelves.vitals.send_replace(machine(60_000));
+    shelves.load(wish("tiny"));
+    shelves.house.until_replica("tiny", "loaded", is_loaded).await;
+    // A cache that is none is refused in words.
+    shelves.house.handle.direct(Directive::Unload(model("tiny")));
+    shelves.house.until_replica("tiny", "resting", |r| r.state == ReplicaState::Available).await;
+    shelves.load(LoadWish { cache_type: Some("q99".into()), ..wish("tiny") });
+    let failed = shelves.house.until_replica("tiny", "refused", |r| failure(r).is_some()).await;
+    assert!(failure(&failed).is_some_and(|why| why.contains("`q99` is no type of KV cache")), "{failed:?}");
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn of_two_loads_that_race_for_the_same_bytes_one_is_refused_with_the_numbers() {
+    if bundled().await.is_none() {
+        return;
+    }
+    // Each needs some 700 MiB, mostly room for prompts, and 512 MiB beside it: one fits, two do not.
+    let shelves = Shelves::of(&[("one", trained()), ("two", random())], 1400).await;
+    shelves.load(wish("one"));
+    shelves.load(wish("two"));
+    let both = |engines: &[mesh_core::machine::Engine]| {
+        let of = |name| replica(engines, name);
+        match (of("one"), of("two")) {
+            (Some(one), Some(two)) => {
+                (is_loaded(one) && failure(two).is_some()) || (is_loaded(two) && failure(one).is_some())
+            }
+            _ => false,
+        }
+    };
+    let engines = shelves.house.until("one loaded and one refused", both).await;
+    let (refused, other) = match failure(replica(&engines, "one").expect("listed")) {
+        Some(why) => (why, "two"),
+        None => (failure(replica(&engines, "two").expect("listed")).expect("a reason"), "one"),
+    };
+    for part in [
+        "does not fit: needs ",
+        "MiB of RAM and 512 MiB beside it",
+        "1.4 GiB are free",
+        "MiB of them promised",
+    ] {
+        assert!(refused.contains(part), "{part} in: {refused}");
+    }
+    assert!(refused.contains(&format!("held by {other}")), "{refused}");
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn a_file_that_the_configuration_names_has_one_row_and_not_two() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let configured = |shelf: &Path| vec![child(Program::Bundled, shelf.join("tiny.gguf"), "mine")];
+    let models = [("tiny", trained()), ("other", trained())];
+    let shelves = Shelves::with(&models, 60_000, TruthConfig::OFF, configured).await;
+    shelves.house.until_replica("other", "on its shelf", |r| r.state == ReplicaState::Available).await;
+    shelves.house.until_replica("mine", "loaded", is_loaded).await;
+    let engines = shelves.house.handle.engines().borrow().clone();
+    let names: Vec<&str> = engines.iter().map(|engine| engine.name.as_str()).collect();
+    assert_eq!(names, ["child-mine", "store/other"]);
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn a_model_that_is_deleted_is_let_go_once_its_requests_are_answered() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let shelves = Shelves::of(&[("tiny", trained())], 60_000).await;
+    shelves.load(wish("tiny"));
+    shelves.house.until_replica("tiny", "loaded", is_loaded).await;
+    let lease = shelves.house.handle.lease(&model("tiny")).await.expect("loaded");
+    let file = shelves.folder.path().join("models/tiny.gguf");
+    shelves.store.direct(StoreWish::Delete(model("tiny")));
+    shelves.house.until_replica("tiny", "draining", |r| r.state == ReplicaState::Available).await;
+    // Wishes meanwhile change nothing.
+    shelves.load(wish("tiny"));
+    assert!(file.exists() && processes_of("tiny").len() == 1, "a request holds it");
+    drop(lease);
+    shelves.until_stored("deleted", |store| store.models.is_empty()).await;
+    shelves.house.until("its row is gone", |engines| engines.is_empty()).await;
+    assert!(!file.exists() && processes_of("tiny").is_empty());
+    shelves.load(wish("tiny"));
+    let never: ModelId = model("never-there");
+    shelves.house.handle.release(&never).await;
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn a_model_with_random_weights_is_quarantined_and_the_trained_one_passes() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let models = [("tiny-trained", trained()), ("tiny-random", random())];
+    let shelves = Shelves::with(&models, 60_000, TruthConfig::default(), |_| Vec::new()).await;
+    for (name, _) in &models {
+        shelves.house.until_replica(name, "on its shelf", |r| r.state == ReplicaState::Available).await;
+        shelves.load(wish(name));
+    }
+    let checked = |r: &Replica| r.health != ReplicaHealth::Unchecked;
+    let trained = shelves.house.until_replica("tiny-trained", "checked", checked).await;
+    assert_eq!(trained.health, ReplicaHealth::Good);
+    let random = shelves.house.until_replica("tiny-random", "checked", checked).await;
+    let ReplicaHealth::Quarantined(why) = &random.health else { panic!("{:?}", random.health) };
+    assert!(why.contains("test answers are bad"), "{why}");
+    let speeds = shelves.profile.read(|profile| profile.speeds.clone());
+    assert_eq!(speeds.len(), 1, "{speeds:#?}");
+    assert!(speeds[0].decode.is_some_and(|decode| decode > 1.0), "{speeds:#?}");
+    assert_eq!(speeds[0].device, "ram");
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn without_prompts_random_weights_may_serve() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let truth = TruthConfig { enabled: true, prompts: false };
+    let shelves = Shelves::with(&[("tiny-random", random())], 60_000, truth, |_| Vec::new()).await;
+    shelves.house.until_replica("tiny-random", "on its shelf", |r| r.state == ReplicaState::Available).await;
+    shelves.load(wish("tiny-random"));
+    let checked = |r: &Replica| r.health != ReplicaHealth::Unchecked;
+    let seen = shelves.house.until_replica("tiny-random", "checked", checked).await;
+    assert_eq!(seen.health, ReplicaHealth::Good);
+    shelves.stopped().await;
+}
