@@ -33,7 +33,7 @@ const CHANGES_OF_MIND: usize = 3;
 #[error("does not fit: {}", fit.why)]
 pub struct Refused {
     /// The numbers.
-    pub fit: Fit,
+    pub fit: Box<Fit>,
 }
 
 /// The ledger of one machine. Clones share it.
@@ -180,7 +180,7 @@ impl Ledger {
                         book.promise(own, who, &choice);
                         return Ok(choice);
                     }
-                    Some(_) | None => return Err(Refused { fit: choice.fit }),
+                    Some(_) | None => return Err(Refused { fit: Box::new(choice.fit) }),
                 }
             };
             // A reading, or the end of patience; a probe that has ended brings no reading.

@@ -304,7 +304,7 @@ mod tests {
         drop(folder.open_to_write(&stray).expect("it can be made"));
         std::fs::write(house.shelf.journals.join("damaged.json"), b"{").expect("writable");
         let (now, week) = (SystemTime::now(), LEFTOVERS_FOR + Duration::from_secs(60));
-        assert_eq!(house.shelf.sweep(now), [wish.clone()]);
+        assert_eq!(house.shelf.sweep(now), vec![wish.clone()]);
         assert!(folder.root().join(&stray).exists(), "it may be another agent's");
         assert!(!house.shelf.journals.join("damaged.json").exists());
 

@@ -257,7 +257,7 @@ impl Berth {
         let mut pools = Pools::of(&ledger.vitals());
         pools.give_back(own.device, own.host);
         let choice = self.choose(&request, &facts, pools, &ledger.claims(), margin, profile, None);
-        if choice.fit.fits { Ok(()) } else { Err(Refused { fit: choice.fit }.into()) }
+        if choice.fit.fits { Ok(()) } else { Err(Refused { fit: Box::new(choice.fit) }.into()) }
     }
 
     fn request(&self, wish: &LoadWish, facts: &Facts) -> Result<Request, NoBerth> {
