@@ -15,6 +15,10 @@ mod house;
 mod installation;
 #[path = "engines_house/ollama.rs"]
 mod ollama;
+#[path = "engines_house/router_mode.rs"]
+mod router_mode;
+#[path = "engines_house/router_simulator.rs"]
+mod router_simulator;
 #[path = "ollama_simulator/simulator.rs"]
 mod simulator;
 #[path = "engines_house/stored.rs"]
