@@ -12,6 +12,7 @@ pipe and never writes, so the engine cannot outlive it, not even when that progr
 """
 
 import argparse
+import ctypes
 import fcntl
 import os
 import signal
@@ -82,7 +83,7 @@ def parameters(engine, args):
     params.use_jinja = True
     params.ui = False
     params.offline = True
-    # The level at which buffer sizes are said. The agent keeps no line that comes after the model is loaded.
+    # The level at which buffer sizes are said; lowered again before the first request can come.
     params.verbosity = 4
     # /slots keeps a sleeping model awake and shows prompts; /props and /metrics do neither.
     params.endpoint_slots = False
@@ -110,6 +111,16 @@ def parameters(engine, args):
     return params
 
 
+def speak_of_trouble_only():
+    """Lines about single requests are of no use to the agent and nobody's business. Where the wheel's function
+    cannot be had, the agent drops those lines all the same."""
+    try:
+        library = ctypes.CDLL(sys.modules["xllamacpp.xllamacpp"].__file__)
+        library["_Z30common_log_set_verbosity_tholdi"](2)
+    except (AttributeError, KeyError, OSError):
+        pass
+
+
 def main():
     args = arguments()
     leave_when_stdin_closes()
@@ -121,6 +132,7 @@ def main():
         server = engine.Server(parameters(engine, args))
     except RuntimeError as error:
         sys.exit(f"the engine did not start: {error}")
+    speak_of_trouble_only()
     print("LISTENING", server.listening_address, flush=True)
     while True:
         signal.pause()

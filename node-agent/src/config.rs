@@ -545,7 +545,8 @@ impl EngineSection {
     }
 }
 
-const KINDS: &str = "one of llama-server, ollama, lemonade, lm-studio, vllm";
+const KINDS: &str = "one of llama-server, llama-router, ollama, lemonade, lm-studio, vllm, sglang, tabbyapi, \
+                     koboldcpp, localai, or openai for another server that speaks OpenAI's dialect";
 
 fn is_host_and_port(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };

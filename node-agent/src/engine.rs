@@ -106,11 +106,15 @@ pub trait Engine: Send + 'static {
     /// What this engine can be asked and told.
     fn capabilities(&self) -> Capabilities;
 
-    /// Brings a model into memory; `None` when this engine has no call for that.
-    fn load(&self, request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>>;
+    /// Brings a model into memory and ends well only once it can serve; `None` when this engine has no call for that.
+    fn load(&self, _request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+        None
+    }
 
     /// Takes a model out of memory; `None` when this engine has no call for that.
-    fn unload(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>>;
+    fn unload(&self, _upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
+        None
+    }
 
     /// Fetches a model onto the disk, telling how far it is; dropping the stream cancels. `None` when this
     /// engine fetches nothing.
@@ -214,6 +218,8 @@ pub struct Held {
     pub upstream: String,
     /// What the engine says that it takes.
     pub memory: Option<EngineMemory>,
+    /// How full its KV cache is, from 0 to 1.
+    pub kv_used: Option<f32>,
 }
 
 impl Held {
@@ -223,7 +229,7 @@ impl Held {
     /// [`IdError`] when not even the last part of the name is a valid model name.
     pub fn new(upstream: &str, state: ReplicaState) -> Result<Self, IdError> {
         let replica = Replica::new(model_id(upstream)?, state);
-        Ok(Self { replica, upstream: upstream.to_owned(), memory: None })
+        Ok(Self { replica, upstream: upstream.to_owned(), memory: None, kv_used: None })
     }
 }
 

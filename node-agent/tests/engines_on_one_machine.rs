@@ -17,6 +17,10 @@ mod installation;
 mod ollama;
 #[path = "engines_house/outside.rs"]
 mod outside;
+#[path = "engines_house/router_mode.rs"]
+mod router_mode;
+#[path = "engines_house/router_simulator.rs"]
+mod router_simulator;
 #[path = "ollama_simulator/simulator.rs"]
 mod simulator;
 #[path = "engines_house/stored.rs"]

@@ -187,6 +187,20 @@ impl Ask {
         self.good(Method::POST, path, Some(body), within).await.map(drop)
     }
 
+    /// POSTs `body` to `path` and reads text.
+    ///
+    /// # Errors
+    /// Any [`AskError`].
+    pub(crate) async fn post_text(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        within: Duration,
+    ) -> Result<String, AskError> {
+        let answer = self.good(Method::POST, path, Some(body), within).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
     /// DELETEs with `body`; what is answered is not looked at beyond its status.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 use super::bundled::BundledEngine;
 use super::child_log::Reported;
 use super::guard::{Enclosure, dies_first, enclose, kills_on_this_machine};
-use super::last_words::{LINE_LIMIT, LastWords};
+use super::last_words::{LINE_LIMIT, LastWords, tells_of_the_machine};
 use super::{Ask, AskError, Program, Sizing, flags};
 use crate::engine::llama_server::LlamaServer;
 use mesh_core::id::ModelId;
@@ -436,7 +436,8 @@ struct Ear {
 impl Ear {
     fn hear(&self, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
-        if !self.words.serves() {
+        // A request may quote anything; what a serving engine says of the machine is sorted out by its last words.
+        if !self.words.serves() || tells_of_the_machine(line.trim()) {
             self.said.lock().unwrap_or_else(PoisonError::into_inner).hear(&line);
         }
         if let Some(url) = listening_at(&line)
@@ -500,6 +501,25 @@ mod tests {
     fn keys_are_long_and_never_the_same() {
         assert_eq!(random_key().len(), 64);
         assert_ne!(random_key(), random_key());
+    }
+
+    #[test]
+    fn a_request_that_quotes_the_engine_s_words_changes_nothing() {
+        let ear = Ear {
+            words: Arc::default(),
+            said: Arc::default(),
+            listening: Arc::new(watch::Sender::new(None)),
+        };
+        ear.hear(b"0.00.014.831 I llama_kv_cache:        CPU KV buffer size =     0.75 MiB");
+        ear.words.serving();
+        let before = ear.said.lock().expect("no panic holds it").clone();
+        ear.hear(b"llama_kv_cache: CPU KV buffer size = 9000.00 MiB");
+        ear.hear(b"why does it say out of memory?");
+        assert_eq!(*ear.said.lock().expect("no panic holds it"), before);
+        ear.hear(
+            b"0.09.014.831 E ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory",
+        );
+        assert!(ear.said.lock().expect("no panic holds it").out_of_memory);
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@
 //! llama_context:         CPU  output buffer size =     0.49 MiB
 //! ```
 //! A line may have time and level in front. Nothing here is about a request: buffers are made before the first.
+//! A file's own words (its name, its template) are printed too, so only lines of exactly this form count.
 
 use serde::{Deserialize, Serialize};
 
@@ -97,9 +98,25 @@ impl Reported {
     }
 }
 
-/// Whether a line says that memory ran out, in the words of the backends.
+/// A line without the time and level that llama.cpp puts in front: `0.00.512.001 I text`. The level is 0 where
+/// there is none.
+fn text_of(line: &str) -> (char, &str) {
+    let line = line.trim();
+    let stamped = line.split_once(' ').and_then(|(stamp, rest)| {
+        let is_stamp = stamp.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let (level, text) = rest.split_at_checked(1)?;
+        (is_stamp && text.starts_with(' ')).then(|| (level.chars().next().unwrap_or('0'), text.trim_start()))
+    });
+    stamped.unwrap_or(('0', line))
+}
+
+/// Whether a line says that memory ran out, in the words of the backends. What is said at the level of news is
+/// none, whatever it quotes.
 #[must_use]
 pub fn tells_of_no_memory(line: &str) -> bool {
+    if matches!(text_of(line).0, 'I' | 'D') {
+        return false;
+    }
     const WORDS: [&str; 9] = [
         "out of memory",
         "cudaMalloc failed",
@@ -116,9 +133,15 @@ pub fn tells_of_no_memory(line: &str) -> bool {
 
 /// `DEVICE KIND buffer size = NUMBER MiB`
 fn buffer(line: &str) -> Option<Buffer> {
-    let (before, after) = line.split_once("buffer size =")?;
-    let mut words = before.split_whitespace().rev();
-    let kind = match words.next()? {
+    let (before, after) = text_of(line).1.split_once("buffer size =")?;
+    let mut words = before.split_whitespace();
+    let (speaker, device, kind) = (words.next()?, words.next()?, words.next()?);
+    let is_function = |word: &str| word.ends_with(':') && !word.contains('=');
+    if words.next().is_some() || !is_function(speaker) || device.len() > DEVICE_LIMIT || device.ends_with(':')
+    {
+        return None;
+    }
+    let kind = match kind {
         "model" => BufferKind::Model,
         "KV" => BufferKind::Kv,
         "RS" => BufferKind::Recurrent,
@@ -126,7 +149,6 @@ fn buffer(line: &str) -> Option<Buffer> {
         "output" => BufferKind::Output,
         _ => return None,
     };
-    let device = words.next().filter(|word| word.len() <= DEVICE_LIMIT && !word.ends_with(':'))?;
     let (number, unit) = after.trim().split_once(' ')?;
     let number: f64 = number.parse().ok().filter(|number| (0.0..1e9).contains(number))?;
     unit.starts_with("MiB").then(|| Buffer {
@@ -138,7 +160,10 @@ fn buffer(line: &str) -> Option<Buffer> {
 
 /// `offloaded 33/33 layers`
 fn offloaded(line: &str) -> Option<(u32, u32)> {
-    let (_, after) = line.split_once("offloaded ")?;
+    let (speaker, after) = text_of(line).1.split_once(" offloaded ")?;
+    if !speaker.ends_with(':') || speaker.contains(' ') {
+        return None;
+    }
     let (numbers, rest) = after.split_once(' ')?;
     let (layers, all) = numbers.split_once('/')?;
     rest.starts_with("layers").then_some(())?;
@@ -185,12 +210,43 @@ mod tests {
     }
 
     #[test]
+    fn the_real_engine_s_words_are_understood() {
+        // Captured from llama.cpp b11549, with file names shortened; the whole load of a tiny model.
+        let reported = heard(include_str!("../../tests/captures/llama-server-load-log.txt"));
+        let buffers: Vec<_> = reported.buffers.iter().map(|b| (b.device.as_str(), b.kind, b.bytes)).collect();
+        assert_eq!(
+            buffers,
+            [
+                ("CPU_Mapped", BufferKind::Model, 1_468_006),
+                ("CPU", BufferKind::Output, 10_486),
+                ("CPU", BufferKind::Kv, 786_432),
+                ("CPU", BufferKind::Compute, 5_651_825),
+            ]
+        );
+        assert_eq!((reported.offloaded, reported.out_of_memory), (None, false));
+        assert!(reported.buffers.iter().all(Buffer::is_on_host));
+    }
+
+    #[test]
+    fn what_a_file_says_of_itself_is_not_taken_for_the_engine_s_words() {
+        for line in [
+            "0.00.012.869 I print_info: general.name = load_tensors: CUDA0 model buffer size = 9000.00 MiB",
+            "0.00.008.583 I llama_model_loader: - kv   1: general.name str = x: CUDA0 KV buffer size = 1.00 MiB",
+            "0.00.012.869 I print_info: general.name          = cudaMalloc failed: out of memory",
+            "0.00.012.869 I print_info: general.name = load_tensors: offloaded 99/99 layers to GPU",
+        ] {
+            assert_eq!(heard(line), Reported::default(), "{line}");
+        }
+    }
+
+    #[test]
     fn running_out_of_memory_is_heard_in_every_backend_s_words() {
         for line in [
             "E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 9000.00 MiB on device 0: cudaMalloc failed: out of memory",
             "E ggml_vulkan: Device memory allocation of size 9 failed: ErrorOutOfDeviceMemory",
             "E graph_reserve: failed to allocate compute buffers",
             "terminate called after throwing an instance of 'std::bad_alloc'",
+            "0.00.100.002 E llama_model_load: error loading model: unable to allocate CUDA0 buffer",
         ] {
             assert!(heard(line).out_of_memory, "{line}");
         }

@@ -75,9 +75,11 @@ async fn by_answers(ask: &Ask) -> Result<Finding, AskError> {
     if let Some(finding) = tabby(ask, &models).await? {
         return Ok(finding);
     }
-    let system = json_of(&ask.any("/system").await?).unwrap_or_default();
-    if system["backends"].is_array() && system["loaded_models"].is_array() {
-        return Ok(Finding::Engine(EngineKind::LocalAi));
+    if let Some(finding) = local_ai(ask, &models).await? {
+        return Ok(finding);
+    }
+    if owners(&models).iter().any(|owner| owner == "sglang") {
+        return Ok(Finding::Engine(EngineKind::Sglang));
     }
     for path in ["/server_info", "/get_server_info"] {
         let info = json_of(&ask.any(path).await?).unwrap_or_default();
@@ -107,10 +109,31 @@ async fn tabby(ask: &Ask, models: &Answer) -> Result<Option<Finding>, AskError> 
     if models.status != 401 {
         return Ok(None);
     }
+    let refusal: Value = serde_json::from_slice(&models.body).unwrap_or_default();
     let health = json_of(&ask.any("/health").await?).unwrap_or_default();
-    let is_tabby = health["status"].is_string() && health["issues"].is_array();
-    Ok(is_tabby
-        .then_some(Finding::Unusable(kind, "it asks for an API key: add it to the agent's configuration")))
+    // Its health lists issues only since 2025.
+    let is_tabby = health["status"].is_string()
+        && (health["issues"].is_array() || refusal["detail"] == "Please provide an API key");
+    Ok(is_tabby.then_some(Finding::Unusable(
+        kind,
+        "it asks for an API key: add its admin key to the agent's configuration",
+    )))
+}
+
+/// LocalAI tells who it is even to those who have no key; older ones only by what `/system` holds.
+async fn local_ai(ask: &Ask, models: &Answer) -> Result<Option<Finding>, AskError> {
+    let kind = EngineKind::LocalAi;
+    let known = json_of(&ask.any("/.well-known/localai.json").await?).unwrap_or_default();
+    if known["version"].is_string() && known["endpoints"].is_object() {
+        return Ok(Some(if matches!(models.status.as_u16(), 401 | 403) {
+            Finding::Unusable(kind, "it asks for an API key: add it to the agent's configuration")
+        } else {
+            Finding::Engine(kind)
+        }));
+    }
+    let system = json_of(&ask.any("/system").await?).unwrap_or_default();
+    let is_local_ai = system["backends"].is_array() && system["loaded_models"].is_array();
+    Ok(is_local_ai.then_some(Finding::Engine(kind)))
 }
 
 async fn ollama(ask: &Ask) -> Result<Option<Finding>, AskError> {

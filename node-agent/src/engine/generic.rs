@@ -5,10 +5,11 @@
 //! `/v1/model` is what is loaded, `/v1/models` what is there. KoboldCpp: `/api/extra/{version,perf,
 //! true_max_context_length}`; one model. LocalAI: `/v1/models`, and `/system` for what is loaded.
 
-use super::openai::gauges;
+use super::openai::{gauges, part};
 use super::{Ask, AskError, Engine, Held, LoadRequest, Observation};
 use futures_util::future::BoxFuture;
 use mesh_core::machine::{Capabilities, EngineState, ReplicaState};
+use mesh_core::memory::CacheType;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -37,16 +38,18 @@ pub enum Dialect {
 pub struct Generic {
     dialect: Dialect,
     ask: Ask,
+    /// Whether its metrics could be read when it was last seen.
+    counts: bool,
 }
 
 impl Generic {
     /// The engine of `dialect` that `ask` reaches.
     #[must_use]
     pub fn new(dialect: Dialect, ask: Ask) -> Self {
-        Self { dialect, ask }
+        Self { dialect, ask, counts: true }
     }
 
-    async fn look(&self) -> Result<Observation, AskError> {
+    async fn look(&mut self) -> Result<Observation, AskError> {
         match self.dialect {
             Dialect::Sglang => self.look_at_sglang().await,
             Dialect::TabbyApi => self.look_at_tabby().await,
@@ -64,15 +67,17 @@ impl Generic {
         Ok(Observation { version, state: EngineState::Up, queued: None, held })
     }
 
-    async fn look_at_sglang(&self) -> Result<Observation, AskError> {
+    async fn look_at_sglang(&mut self) -> Result<Observation, AskError> {
         let (metrics, info) = futures_util::join!(self.ask.text("/metrics"), self.server_info());
         let mut seen = self.look_at_models(info.version).await?;
         let metrics = metrics.unwrap_or_default();
         seen.queued = gauges(&metrics, "sglang:num_queue_reqs");
+        self.counts = seen.queued.is_some();
         if let [only] = seen.held.as_mut_slice() {
             only.replica.busy = gauges(&metrics, "sglang:num_running_reqs");
             only.replica.context = only.replica.context.or(info.context_length);
             only.replica.slots = info.max_running_requests;
+            only.kv_used = part(&metrics, &["sglang:token_usage"]);
         }
         Ok(seen)
     }
@@ -123,8 +128,13 @@ impl Generic {
     }
 
     async fn look_at_local_ai(&self) -> Result<Observation, AskError> {
-        let (models, system) =
-            futures_util::join!(self.ask.json::<List>("/v1/models"), self.ask.json::<Value>("/system"));
+        let (models, system, version) = futures_util::join!(
+            self.ask.json::<List>("/v1/models"),
+            self.ask.json::<Value>("/system"),
+            self.ask.json::<Value>("/version"),
+        );
+        let version =
+            version.unwrap_or_default()["version"].as_str().map(|text| text.chars().take(64).collect());
         let system = system.unwrap_or_default();
         let loaded = |id: &str| {
             let list = system["loaded_models"].as_array();
@@ -133,7 +143,7 @@ impl Generic {
         let state = |id: &str| if loaded(id) { ReplicaState::Loaded } else { ReplicaState::Available };
         let models = models?.data;
         let held = models.iter().take(MODEL_LIMIT).filter_map(|model| model.held(state(&model.id))).collect();
-        Ok(Observation { version: None, state: EngineState::Up, queued: None, held })
+        Ok(Observation { version, state: EngineState::Up, queued: None, held })
     }
 }
 
@@ -145,29 +155,43 @@ impl Engine for Generic {
     fn capabilities(&self) -> Capabilities {
         let plain = Capabilities { abort_safe: true, ..Capabilities::default() };
         match self.dialect {
-            Dialect::Sglang => Capabilities { has_slots: true, has_queue: true, has_context: true, ..plain },
+            Dialect::Sglang => Capabilities {
+                has_slots: true,
+                has_queue: self.counts,
+                has_context: true,
+                has_kv_usage: self.counts,
+                ..plain
+            },
             Dialect::TabbyApi => {
                 Capabilities { can_load: true, can_unload: true, has_context: true, can_size: true, ..plain }
             }
             Dialect::KoboldCpp => {
                 Capabilities { has_slots: true, has_queue: true, has_context: true, ..plain }
             }
-            Dialect::LocalAi => Capabilities { can_unload: true, ..plain },
+            Dialect::LocalAi => Capabilities { can_load: true, can_unload: true, ..plain },
             // Of a stranger it is not known whether it stops when nobody listens any more.
             Dialect::Plain => Capabilities::default(),
         }
     }
 
     fn load(&self, request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>> {
-        if self.dialect != Dialect::TabbyApi {
-            return None;
-        }
-        let mut body = json!({ "model_name": request.upstream });
-        if let Some(context) = request.context {
-            body["max_seq_len"] = json!(context);
-        }
         let ask = self.ask.clone();
-        Some(Box::pin(async move { ask.post_unread("/v1/model/load", &body, LOAD_WITHIN).await }))
+        match self.dialect {
+            Dialect::TabbyApi => {
+                let body = tabby_load(request);
+                // An answer in events, which ends when the model is loaded, or with an error of status 200.
+                Some(Box::pin(async move {
+                    const PATH: &str = "/v1/model/load";
+                    let events = ask.post_text(PATH, &body, LOAD_WITHIN).await?;
+                    error_among(&events).map_or(Ok(()), |why| Err(ask.unexpected(PATH, why)))
+                }))
+            }
+            Dialect::LocalAi => {
+                let body = json!({ "model": request.upstream });
+                Some(Box::pin(async move { ask.post_unread("/backend/load", &body, LOAD_WITHIN).await }))
+            }
+            Dialect::Sglang | Dialect::KoboldCpp | Dialect::Plain => None,
+        }
     }
 
     fn unload(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
@@ -187,6 +211,36 @@ impl Engine for Generic {
     fn api_key(&self) -> Option<&str> {
         self.ask.key()
     }
+}
+
+/// What TabbyAPI is told to load; the model's name under both keys that it has had.
+fn tabby_load(request: &LoadRequest) -> Value {
+    let mut body = json!({ "model_name": request.upstream, "name": request.upstream });
+    if let Some(context) = request.context {
+        body["max_seq_len"] = json!(context);
+        // One cache that all requests share.
+        body["cache_size"] = json!(u64::from(context) * u64::from(request.slots.unwrap_or(1).max(1)));
+    }
+    // The nearest that is not smaller.
+    if let Some(cache) = request.cache {
+        body["cache_mode"] = json!(match cache {
+            CacheType::F32 | CacheType::F16 | CacheType::Bf16 => "FP16",
+            CacheType::Q8_0 => "Q8",
+            CacheType::Q5_1 | CacheType::Q5_0 => "Q6",
+            CacheType::Q4_1 | CacheType::Q4_0 | CacheType::Iq4Nl => "Q4",
+        });
+    }
+    body
+}
+
+/// The first error among server-sent events; `None` when there is none.
+fn error_among(events: &str) -> Option<String> {
+    events.lines().filter_map(|line| line.strip_prefix("data:")).find_map(|data| {
+        let event: Value = serde_json::from_str(data.trim()).ok()?;
+        let error = event.get("error")?;
+        let text = error["message"].as_str().or_else(|| error.as_str()).unwrap_or("it failed");
+        Some(text.chars().filter(|c| !c.is_control()).take(200).collect())
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -223,4 +277,35 @@ struct ServerInfo {
     version: Option<String>,
     context_length: Option<u32>,
     max_running_requests: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tabby_is_told_sizes_in_its_own_words() {
+        let sized = LoadRequest {
+            context: Some(4096),
+            slots: Some(2),
+            cache: Some(CacheType::Q8_0),
+            ..LoadRequest::of("a")
+        };
+        let body = tabby_load(&sized);
+        assert_eq!((&body["model_name"], &body["name"]), (&json!("a"), &json!("a")));
+        assert_eq!((&body["max_seq_len"], &body["cache_size"]), (&json!(4096), &json!(8192)));
+        assert_eq!(body["cache_mode"], "Q8");
+        assert_eq!(tabby_load(&LoadRequest::of("a")).get("cache_size"), None, "its own business then");
+    }
+
+    #[test]
+    fn an_error_among_the_events_is_found_although_the_status_is_200() {
+        let good = "data: {\"model_type\":\"model\",\"module\":1,\"modules\":2,\"status\":\"processing\"}\r\n\r\n\
+                    data: {\"model_type\":\"model\",\"module\":2,\"modules\":2,\"status\":\"finished\"}\r\n";
+        assert_eq!(error_among(good), None);
+        let bad = "data: {\"error\":{\"message\":\"Insufficient VRAM\",\"trace\":\"…\"}}\n";
+        assert_eq!(error_among(bad).as_deref(), Some("Insufficient VRAM"));
+        assert_eq!(error_among("data: {\"error\":\"no\"}").as_deref(), Some("no"));
+        assert_eq!(error_among("<html>"), None);
+    }
 }

@@ -68,7 +68,7 @@ impl LastWords {
 }
 
 /// Whether a line of a serving engine is about the machine and can hold no prompt.
-fn tells_of_the_machine(line: &str) -> bool {
+pub(super) fn tells_of_the_machine(line: &str) -> bool {
     const ABOUT_THE_MACHINE: [&str; 7] = [
         "out of memory",
         "GGML_ASSERT",

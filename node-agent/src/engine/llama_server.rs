@@ -3,7 +3,7 @@
 //! Asked each 1.3 s: `/health`, `/props`, and `/metrics` where it is on; `/v1/models` when the model changed.
 //! Never `/slots`: that keeps a server with an idle timer from sleeping. It has no call to load or unload.
 
-use super::{Ask, AskError, Engine, Held, LoadRequest, Observation};
+use super::{Ask, AskError, Engine, Held, Observation};
 use futures_util::future::BoxFuture;
 use mesh_core::machine::{Abilities, Capabilities, EngineState, ReplicaState};
 use mesh_core::units::Bytes;
@@ -21,9 +21,9 @@ pub struct LlamaServer {
     ask: Ask,
     /// Known for a child from its configuration; an endpoint does not tell.
     embedding: Option<bool>,
-    /// The last counts of requests, and when to ask for them again.
-    counts: Counts,
-    ask_busy_at: Instant,
+    gauges: Gauges,
+    /// Whether it was started with `--metrics`, once it has said so.
+    counts_requests: Option<bool>,
     /// What `/v1/models` said, with the model it was about.
     model: Option<(String, ModelEntry)>,
 }
@@ -32,7 +32,7 @@ impl LlamaServer {
     /// A server that `ask` reaches. `embedding` says whether it was started to make embeddings.
     #[must_use]
     pub fn new(ask: Ask, embedding: Option<bool>) -> Self {
-        Self { ask, embedding, counts: Counts::default(), ask_busy_at: Instant::now(), model: None }
+        Self { ask, embedding, gauges: Gauges::default(), counts_requests: None, model: None }
     }
 
     async fn look(&mut self) -> Result<Observation, AskError> {
@@ -45,10 +45,18 @@ impl LlamaServer {
             other => other?,
         };
         let Some(slots) = props.total_slots else {
-            return Err(self.ask.unexpected("/props", "no `total_slots`; is it in router mode?"));
+            return Err(self
+                .ask
+                .unexpected("/props", "no `total_slots`; in router mode its kind is `llama-router`"));
         };
-        let (health, counts) = futures_util::join!(self.ask.any("/health"), self.count(&props));
-        self.note(counts);
+        self.counts_requests = props.endpoint_metrics;
+        let health = self.ask.any("/health");
+        let health = if props.endpoint_metrics == Some(false) {
+            self.gauges = Gauges::default();
+            health.await
+        } else {
+            futures_util::join!(health, self.gauges.ask(&self.ask, "/metrics")).0
+        };
         if !health?.status.is_success() {
             return Ok(Observation::starting());
         }
@@ -57,8 +65,8 @@ impl LlamaServer {
         let mut held = Held::new(&upstream, ReplicaState::Loaded)
             .map_err(|e| self.ask.unexpected("/props", e.to_string()))?;
         held.replica.slots = Some(slots);
-        held.replica.busy = self.counts.busy;
-        held.replica.context = props.default_generation_settings.n_ctx.filter(|&n| n > 0);
+        held.replica.busy = self.gauges.busy();
+        held.replica.context = props.context();
         held.replica.trained_context = entry.meta.n_ctx_train;
         held.replica.parameters = entry.meta.n_params;
         held.replica.size = entry.meta.size.map(Bytes);
@@ -66,37 +74,16 @@ impl LlamaServer {
             // A server that runs already does not say whether it was started for embeddings.
             chat: self.embedding.map(|embedding| !embedding),
             embed: self.embedding,
-            tools: props.chat_template_caps.supports_tools,
+            tools: props.calls_tools(),
             vision: props.modalities.vision,
             fim: None,
         };
         Ok(Observation {
             version: props.version(),
             state: EngineState::Up,
-            queued: self.counts.queued,
+            queued: self.gauges.queued(),
             held: vec![held],
         })
-    }
-
-    /// The engine's own counts; `None` when it did not say in time.
-    async fn count(&self, props: &Props) -> Option<Counts> {
-        if props.endpoint_metrics == Some(false) {
-            return Some(Counts::default());
-        }
-        if Instant::now() < self.ask_busy_at {
-            return None;
-        }
-        let text = timeout(COUNT_WITHIN, self.ask.text("/metrics")).await.ok()?;
-        Some(text.map(|text| Counts::of(&text)).unwrap_or_default())
-    }
-
-    fn note(&mut self, counts: Option<Counts>) {
-        match counts {
-            Some(counts) => self.counts = counts,
-            // The last count stands; asking on would take the server's threads one by one.
-            None if Instant::now() >= self.ask_busy_at => self.ask_busy_at = Instant::now() + COUNT_PAUSE,
-            None => {}
-        }
     }
 
     /// `/v1/models`, asked again only when the server serves another model than before.
@@ -129,23 +116,16 @@ impl Engine for LlamaServer {
     }
 
     fn capabilities(&self) -> Capabilities {
+        // `/metrics` counts them, where it is on.
+        let has_queue = self.counts_requests != Some(false);
         Capabilities {
             has_slots: true,
-            // `/metrics` counts them, where it is on.
-            has_queue: true,
+            has_queue,
             has_context: true,
             has_timings: true,
             abort_safe: true,
             ..Capabilities::default()
         }
-    }
-
-    fn load(&self, _request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>> {
-        None
-    }
-
-    fn unload(&self, _upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
-        None
     }
 
     fn base_url(&self) -> &str {
@@ -167,9 +147,9 @@ fn explained(error: &AskError) -> String {
 
 /// `GET /props` as far as it is used.
 #[derive(Debug, Deserialize)]
-struct Props {
+pub(super) struct Props {
     /// Absent in router mode.
-    total_slots: Option<u32>,
+    pub(super) total_slots: Option<u32>,
     #[serde(default)]
     default_generation_settings: GenerationSettings,
     #[serde(default)]
@@ -203,6 +183,16 @@ struct TemplateCaps {
 impl Props {
     fn name(&self) -> Option<&str> {
         (!self.model_alias.is_empty()).then_some(self.model_alias.as_str())
+    }
+
+    /// Tokens one request may hold.
+    pub(super) fn context(&self) -> Option<u32> {
+        self.default_generation_settings.n_ctx.filter(|&n| n > 0)
+    }
+
+    /// Whether its chat template knows tools.
+    pub(super) fn calls_tools(&self) -> Option<bool> {
+        self.chat_template_caps.supports_tools
     }
 
     /// A build without a number says `b0-unknown`, which tells nothing.
@@ -247,7 +237,43 @@ impl Counts {
     }
 }
 
-pub(super) fn gauge(metrics: &str, name: &str) -> Option<u32> {
+/// The counts of one model's requests, asked for with patience.
+#[derive(Debug, Default)]
+pub(super) struct Gauges {
+    /// As last told.
+    counts: Counts,
+    /// When to ask again.
+    next: Option<Instant>,
+}
+
+impl Gauges {
+    /// Asks at `path`, unless the engine was late a moment ago; the last counts stand then.
+    pub(super) async fn ask(&mut self, ask: &Ask, path: &str) {
+        if self.next.is_some_and(|next| Instant::now() < next) {
+            return;
+        }
+        match timeout(COUNT_WITHIN, ask.text(path)).await {
+            Ok(answer) => {
+                self.counts = answer.map(|text| Counts::of(&text)).unwrap_or_default();
+                self.next = None;
+            }
+            // Asking on would take the server's threads one by one.
+            Err(_) => self.next = Some(Instant::now() + COUNT_PAUSE),
+        }
+    }
+
+    /// Requests being answered.
+    pub(super) fn busy(&self) -> Option<u32> {
+        self.counts.busy
+    }
+
+    /// Requests that wait.
+    pub(super) fn queued(&self) -> Option<u32> {
+        self.counts.queued
+    }
+}
+
+fn gauge(metrics: &str, name: &str) -> Option<u32> {
     let value = metrics.lines().find_map(|line| line.strip_prefix(name))?;
     value.trim().parse::<f64>().ok().filter(|v| (0.0..1e6).contains(v)).map(|v| v as u32)
 }

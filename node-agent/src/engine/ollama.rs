@@ -135,7 +135,14 @@ impl Engine for Ollama {
         if let Some(context) = request.context {
             body["options"] = json!({ "num_ctx": context });
         }
-        Some(Box::pin(async move { ask.post::<Value>(path, &body, LOAD_WITHIN).await.map(drop) }))
+        let (upstream, wanted) = (request.upstream.clone(), request.context);
+        Some(Box::pin(async move {
+            ask.post::<Value>(path, &body, LOAD_WITHIN).await?;
+            match wanted {
+                Some(wanted) => check_context(&ask, &upstream, wanted).await,
+                None => Ok(()),
+            }
+        }))
     }
 
     fn unload(&self, upstream: &str) -> Option<BoxFuture<'static, Result<(), AskError>>> {
@@ -147,10 +154,24 @@ impl Engine for Ollama {
     fn pull(&self, upstream: &str) -> Option<PullStream> {
         let body = json!({ "model": upstream, "stream": true });
         let lines = self.ask.lines::<PullLine>("/api/pull", &body, PULL_PATIENCE);
-        let ask = self.ask.clone();
+        let (ask, ask_ended) = (self.ask.clone(), self.ask.clone());
         // Layers are fetched one after the other, each with its own count.
         let mut layers: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        Some(Box::pin(lines.map(move |line| {
+        let mut ended = false;
+        // A connection may end between two lines as if all were said.
+        let lines = lines.map(Some).chain(futures_util::stream::iter([None]));
+        let told = lines.filter_map(move |line| {
+            futures_util::future::ready(match line {
+                Some(line) => {
+                    ended |=
+                        line.as_ref().map_or(true, |line| line.error.is_some() || line.status == "success");
+                    Some(line)
+                }
+                None if ended => None,
+                None => Some(Err(ask_ended.unexpected("/api/pull", "it ended before the model was there"))),
+            })
+        });
+        Some(Box::pin(told.map(move |line| {
             let line = line?;
             if let Some(error) = line.error {
                 return Err(ask.unexpected("/api/pull", error.chars().take(200).collect::<String>()));
@@ -178,6 +199,22 @@ impl Engine for Ollama {
 
     fn api_key(&self) -> Option<&str> {
         self.ask.key()
+    }
+}
+
+/// What was asked for and what was allocated may differ: Ollama cuts a context to what the model was trained for.
+async fn check_context(ask: &Ask, upstream: &str, wanted: u32) -> Result<(), AskError> {
+    const PATH: &str = "/api/ps";
+    let running = ask.json::<Running>(PATH).await?.models.unwrap_or_default();
+    let found = running.iter().find(|process| process.name == upstream);
+    match found.map(|process| process.context_length) {
+        Some(Some(got)) if got < wanted => {
+            Err(ask
+                .unexpected(PATH, format!("it was loaded with {got} tokens of context instead of {wanted}")))
+        }
+        // Versions before 0.9 do not tell.
+        Some(_) => Ok(()),
+        None => Err(ask.unexpected(PATH, format!("{upstream} is not in memory after it was loaded"))),
     }
 }
 

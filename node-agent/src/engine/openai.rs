@@ -23,6 +23,10 @@ pub struct OpenAi {
     ask: Ask,
     /// LM Studio unloads an instance, not a model: instances by model, as last seen.
     instances: BTreeMap<String, Vec<String>>,
+    /// An LM Studio before 0.4, which loads and unloads nothing by request.
+    is_old: bool,
+    /// Whether vLLM's metrics could be read when it was last seen.
+    counts: bool,
 }
 
 /// How these engines tell of themselves.
@@ -40,7 +44,7 @@ impl OpenAi {
     /// The engine of `dialect` that `ask` reaches.
     #[must_use]
     pub fn new(dialect: Dialect, ask: Ask) -> Self {
-        Self { dialect, ask, instances: BTreeMap::new() }
+        Self { dialect, ask, instances: BTreeMap::new(), is_old: false, counts: true }
     }
 
     async fn look(&mut self) -> Result<Observation, AskError> {
@@ -62,7 +66,9 @@ impl OpenAi {
     }
 
     async fn look_at_lm_studio(&mut self) -> Result<Observation, AskError> {
-        let models = match self.ask.json::<LmStudioModels>("/api/v1/models").await {
+        let new = self.ask.json::<LmStudioModels>("/api/v1/models").await;
+        self.is_old = new.is_err();
+        let models = match new {
             Ok(list) => list.models,
             Err(error) if matches!(error, AskError::Silent { .. } | AskError::Refused { .. }) => {
                 return Err(error);
@@ -81,7 +87,7 @@ impl OpenAi {
         Ok(Observation { version: None, state: EngineState::Up, queued: None, held })
     }
 
-    async fn look_at_vllm(&self) -> Result<Observation, AskError> {
+    async fn look_at_vllm(&mut self) -> Result<Observation, AskError> {
         let (models, version, metrics) = futures_util::join!(
             self.ask.json::<List<VllmModel>>("/v1/models"),
             self.ask.json::<Version>("/version"),
@@ -93,7 +99,11 @@ impl OpenAi {
         let queued = gauges(&metrics, "vllm:num_requests_waiting");
         // The count is of the whole server, so it belongs to a model only where there is one.
         let busy = busy.filter(|_| models.len() == 1);
-        let held = models.iter().take(MODEL_LIMIT).filter_map(|m| m.held(busy)).collect();
+        let mut held: Vec<Held> = models.iter().take(MODEL_LIMIT).filter_map(|m| m.held(busy)).collect();
+        if let [only] = held.as_mut_slice() {
+            only.kv_used = part(&metrics, &["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"]);
+        }
+        self.counts = queued.is_some();
         Ok(Observation { version: version.ok().map(|v| v.version), state: EngineState::Up, queued, held })
     }
 }
@@ -107,16 +117,17 @@ impl Engine for OpenAi {
         let abort_safe = true;
         match self.dialect {
             Dialect::Lemonade | Dialect::LmStudio => Capabilities {
-                can_load: true,
-                can_unload: true,
+                can_load: !self.is_old,
+                can_unload: !self.is_old,
                 has_context: true,
                 abort_safe,
+                can_size: !self.is_old,
                 ..Capabilities::default()
             },
             Dialect::Vllm => Capabilities {
-                has_queue: true,
+                has_queue: self.counts,
                 has_context: true,
-                has_kv_usage: true,
+                has_kv_usage: self.counts,
                 abort_safe,
                 ..Capabilities::default()
             },
@@ -125,7 +136,14 @@ impl Engine for OpenAi {
 
     fn load(&self, request: &LoadRequest) -> Option<BoxFuture<'static, Result<(), AskError>>> {
         let (path, body) = match self.dialect {
-            Dialect::Lemonade => ("/v1/load", json!({ "model_name": request.upstream })),
+            Dialect::Lemonade => {
+                let mut body = json!({ "model_name": request.upstream });
+                if let Some(context) = request.context {
+                    body["ctx_size"] = json!(context);
+                }
+                ("/v1/load", body)
+            }
+            Dialect::LmStudio if self.is_old => return None,
             Dialect::LmStudio => {
                 let mut body = json!({ "model": request.upstream });
                 if let Some(context) = request.context {
@@ -143,6 +161,7 @@ impl Engine for OpenAi {
             Dialect::Lemonade => {
                 Some(post_all(self.ask.clone(), "/v1/unload", vec![json!({ "model_name": upstream })]))
             }
+            Dialect::LmStudio if self.is_old => None,
             Dialect::LmStudio => {
                 let instances = self.instances.get(upstream).into_iter().flatten();
                 let bodies = instances.map(|id| json!({ "instance_id": id })).collect();
@@ -346,6 +365,14 @@ pub(super) fn gauges(metrics: &str, name: &str) -> Option<u32> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() as u32)
 }
 
+/// The first of these gauges, a part between 0 and 1; the newest name first.
+pub(super) fn part(metrics: &str, names: &[&str]) -> Option<f32> {
+    let line = names.iter().find_map(|name| {
+        metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+    })?;
+    line.rsplit(' ').next()?.parse().ok().filter(|value| (0.0..=1.0).contains(value))
+}
+
 /// `7B`, `1.5B`, `270M` as a number of parameters; `8x7B` and other texts are unknown.
 fn parameters(text: &str) -> Option<u64> {
     let (number, factor) = match text.trim().split_at_checked(text.trim().len().checked_sub(1)?)? {
@@ -408,6 +435,11 @@ mod tests {
         let metrics = "# HELP x\nvllm:num_requests_running{model_name=\"a b\"} 3.0\n";
         assert_eq!(gauges(metrics, "vllm:num_requests_running"), Some(3));
         assert_eq!(gauges("nothing", "vllm:num_requests_running"), None);
+        let names = ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"];
+        assert_eq!(part("vllm:gpu_cache_usage_perc{model_name=\"a\"} 0.25\n", &names), Some(0.25));
+        for garbage in ["", "vllm:kv_cache_usage_perc 25", "vllm:kv_cache_usage_perc NaN"] {
+            assert_eq!(part(garbage, &names), None, "{garbage}");
+        }
         for (text, number) in [
             ("7B", Some(7_000_000_000)),
             ("1.5B", Some(1_500_000_000)),

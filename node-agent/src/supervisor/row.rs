@@ -73,7 +73,7 @@ impl Row {
         self.engine.queued = seen.queued;
         self.upstream.clear();
         self.engine.replicas.clear();
-        for Held { mut replica, upstream, memory } in seen.held {
+        for Held { mut replica, upstream, memory, .. } in seen.held {
             // Two names of one engine may clean up to the same; the first has it.
             if !self.upstream.contains_key(&replica.model) {
                 // By the engine's own word.

@@ -3,9 +3,10 @@
 use crate::house::{House, model};
 use crate::simulator::OllamaSimulator;
 use crate::web_server::{ENDLESS, HANGS, HANGS_AFTER_HEADERS, LOCKED, WebServer};
+use futures_util::StreamExt as _;
 use mesh_core::machine::{Directive, EngineKind, EngineState, ReplicaState};
 use node_agent::engine::discover::{Finding, identify};
-use node_agent::engine::{EngineConfig, Observation, adapter};
+use node_agent::engine::{EngineConfig, LoadRequest, Observation, adapter};
 use std::time::Duration;
 
 type Pages = &'static [(&'static str, &'static str)];
@@ -151,7 +152,6 @@ async fn answers_that_no_engine_gives_are_a_reason_and_never_a_model() {
 
 #[tokio::test]
 async fn an_ollama_pull_tells_how_far_it_is_and_a_failed_one_says_why() {
-    use futures_util::StreamExt as _;
     let lines = "{\"status\":\"pulling manifest\"}\n\
         {\"status\":\"pulling aa\",\"digest\":\"sha256:aa\",\"total\":100}\n\
         {\"status\":\"pulling aa\",\"digest\":\"sha256:aa\",\"total\":100,\"completed\":60}\n\n\
@@ -177,6 +177,85 @@ async fn an_ollama_pull_tells_how_far_it_is_and_a_failed_one_says_why() {
         let steps: Vec<_> = engine.pull("x").expect("it can").collect().await;
         assert!(steps.last().expect("some").is_err(), "{page}");
     }
+}
+
+#[tokio::test]
+async fn a_pull_that_ends_before_the_model_is_there_failed() {
+    let cut = "{\"status\":\"pulling aa\",\"digest\":\"sha256:aa\",\"total\":100,\"completed\":60}\n";
+    let server = WebServer::start("", Box::leak(Box::new([("/api/pull", cut)]))).await;
+    let engine = adapter(EngineKind::Ollama, &server.url(), None).expect("a good address");
+    let steps: Vec<_> = engine.pull("qwen3:8b").expect("it can").collect().await;
+    assert_eq!(steps[0].as_ref().map(|step| step.done), Ok(60));
+    let error = steps.last().expect("some").as_ref().expect_err("it is not there").to_string();
+    assert!(error.contains("ended before the model was there"), "{error}");
+}
+
+#[tokio::test]
+async fn a_load_that_failed_although_the_answer_is_200_is_a_failure() {
+    let events = "data: {\"module\":1,\"modules\":2,\"status\":\"processing\"}\n\n\
+        data: {\"error\":{\"message\":\"Insufficient VRAM on device 0\"}}\n\n";
+    let server = WebServer::start("", Box::leak(Box::new([("/v1/model/load", events)]))).await;
+    let engine = adapter(EngineKind::TabbyApi, &server.url(), None).expect("a good address");
+    let error = engine.load(&LoadRequest::of("a-exl3")).expect("it can").await.expect_err("it failed");
+    assert!(error.to_string().contains("Insufficient VRAM on device 0"), "{error}");
+
+    let server = WebServer::start("", &[("/backend/load", ""), ("/backend/shutdown", "")]).await;
+    let engine = adapter(EngineKind::LocalAi, &server.url(), None).expect("a good address");
+    engine.load(&LoadRequest::of("phi-4")).expect("it can").await.expect("loads");
+    engine.unload("phi-4").expect("it can").await.expect("unloads");
+    assert_eq!(server.calls(), ["POST /backend/load", "POST /backend/shutdown"]);
+}
+
+#[tokio::test]
+async fn what_an_engine_at_hand_lacks_is_not_among_its_abilities() {
+    let old = WebServer::start(
+        "",
+        &[(
+            "/api/v0/models",
+            r#"{"data":[{"id":"a","state":"loaded","type":"llm","max_context_length":4096}]}"#,
+        )],
+    )
+    .await;
+    let mut engine = adapter(EngineKind::LmStudio, &old.url(), None).expect("a good address");
+    assert!(engine.capabilities().can_load, "until it is seen");
+    assert_eq!(engine.observe().await.held.len(), 1);
+    assert!(!engine.capabilities().can_load && engine.load(&LoadRequest::of("a")).is_none());
+
+    let quiet = WebServer::start("", &[("/v1/models", r#"{"data":[{"id":"a","owned_by":"vllm"}]}"#)]).await;
+    let mut engine = adapter(EngineKind::Vllm, &quiet.url(), None).expect("a good address");
+    assert_eq!(engine.observe().await.queued, None);
+    assert!(!engine.capabilities().has_queue && !engine.capabilities().has_kv_usage);
+
+    let full = WebServer::start(
+        "",
+        &[
+            ("/v1/models", r#"{"data":[{"id":"a","owned_by":"vllm","max_model_len":32768}]}"#),
+            (
+                "/metrics",
+                "vllm:num_requests_running{e=\"0\"} 2\nvllm:num_requests_waiting{e=\"0\"} 5\n\
+                          vllm:kv_cache_usage_perc{e=\"0\"} 0.75\n",
+            ),
+        ],
+    )
+    .await;
+    let mut engine = adapter(EngineKind::Vllm, &full.url(), None).expect("a good address");
+    let seen = engine.observe().await;
+    assert_eq!(
+        (seen.queued, seen.held[0].replica.busy, seen.held[0].kv_used),
+        (Some(5), Some(2), Some(0.75))
+    );
+    assert!(engine.capabilities().has_queue && engine.capabilities().has_kv_usage);
+}
+
+#[tokio::test]
+async fn a_local_ai_that_asks_for_a_key_still_tells_who_it_is() {
+    // As its documentation has it since 4.9: everything but this page takes a key.
+    const KNOWN: (&str, &str) =
+        ("/.well-known/localai.json", r#"{"version":"v4.9.0","endpoints":{"models":"/v1/models"}}"#);
+    let locked = WebServer::start("", &[KNOWN, ("/v1/models", "401 {\"error\":\"no key\"}")]).await;
+    assert!(matches!(identify(&locked.url()).await, Finding::Unusable(EngineKind::LocalAi, _)));
+    let open = WebServer::start("", &[KNOWN, ("/v1/models", r#"{"data":[]}"#)]).await;
+    assert_eq!(identify(&open.url()).await, Finding::Engine(EngineKind::LocalAi));
 }
 
 #[tokio::test]

@@ -7,8 +7,11 @@ use mesh_core::memory::{CacheType, GpuLayers, Options, Shape, footprint};
 use node_agent::engine::child::{Child, ChildSpec};
 use node_agent::engine::child_log::BufferKind;
 use node_agent::engine::{Program, Sizing};
+use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::test]
 async fn the_real_engine_takes_what_was_predicted() {
@@ -79,4 +82,38 @@ async fn an_engine_that_ends_for_lack_of_memory_says_so_with_what_helps() {
     assert!(why.starts_with("out of memory: exited with code 1: "), "{why}");
     assert!(why.contains("allocating 9000.00 MiB") && why.contains("load it with less context"), "{why}");
     house.stopped().await;
+}
+
+#[tokio::test]
+async fn the_bundled_engine_says_nothing_about_requests() {
+    let Some(engine) = bundled().await else { return };
+    let mut process = tokio::process::Command::new(engine.python())
+        .arg("-I")
+        .arg(engine.script())
+        .arg(engine.model())
+        .args(["--alias", "quiet", "--context", "512"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+    let line = lines.next_line().await.expect("readable").expect("a line");
+    let url = line.strip_prefix("LISTENING ").expect("says where").to_owned();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
+    let question =
+        json!({"messages": [{"role": "user", "content": "a-canary-in-a-prompt"}], "max_tokens": 3});
+    let answer = client.post(format!("{url}/v1/chat/completions")).json(&question).send().await;
+    assert!(answer.expect("answered").status().is_success());
+    let refused =
+        client.post(format!("{url}/v1/chat/completions")).body("{a-canary-in-a-prompt").send().await;
+    assert_eq!(refused.expect("answered").status(), 400);
+    drop(process.stdin.take());
+    let said = process.wait_with_output().await.expect("ends");
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    let (loading, serving) = said.split_once("listening on").expect("it was heard while it loaded");
+    assert!(loading.contains("model buffer size") && loading.contains("KV buffer size"), "{loading}");
+    assert!(!said.contains("a-canary-in-a-prompt"), "{serving}");
+    assert!(!serving.contains("launch_slot_") && !serving.contains("print_timing"), "{serving}");
 }

@@ -1,9 +1,10 @@
 //! An Ollama that runs already: what is seen of it, and loads and unloads by its own API.
 
-use crate::house::{House, model, replica};
+use crate::house::{House, PATIENCE, model, replica};
 use crate::simulator::OllamaSimulator;
+use futures_util::StreamExt as _;
 use mesh_core::machine::{Directive, EngineKind, EngineState, ReplicaState};
-use node_agent::engine::EngineConfig;
+use node_agent::engine::{EngineConfig, LoadRequest, Observation, PullProgress, adapter};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -94,4 +95,43 @@ async fn an_engine_that_hangs_is_down_and_the_others_do_not_notice() {
         .await;
     assert!(healthy.calls().len() > before);
     house.stopped().await;
+}
+
+#[tokio::test]
+async fn a_load_names_its_context_and_less_than_asked_for_is_told() {
+    let ollama = OllamaSimulator::start().await;
+    let mut engine = adapter(EngineKind::Ollama, &ollama.url(), None).expect("a good address");
+    let sized = |context| LoadRequest { context: Some(context), ..LoadRequest::of("qwen3:8b") };
+    engine.load(&sized(16384)).expect("it can").await.expect("it fits");
+    let context = |seen: Observation| seen.held.iter().find(|h| h.upstream == "qwen3:8b")?.replica.context;
+    assert_eq!(context(engine.observe().await), Some(16384));
+    // More than it was trained for.
+    let error = engine.load(&sized(131_072)).expect("it can").await.expect_err("it was cut").to_string();
+    assert!(error.contains("40960 tokens of context instead of 131072"), "{error}");
+    assert_eq!(context(engine.observe().await), Some(40960), "what is shown is what there is");
+}
+
+#[tokio::test]
+async fn a_dropped_pull_is_cancelled_and_a_deleted_model_is_gone() {
+    let ollama = OllamaSimulator::start().await;
+    let mut engine = adapter(EngineKind::Ollama, &ollama.url(), None).expect("a good address");
+    let mut pull = engine.pull("llama3.2:1b").expect("it can");
+    let mut far = PullProgress { done: 0, total: None, status: String::new() };
+    while far.done == 0 {
+        far = pull.next().await.expect("it goes on").expect("no error");
+    }
+    assert_eq!((far.done, far.total), (100, Some(200)));
+    drop(pull);
+    let cancelled = async {
+        // The simulator tells nobody, so it is asked.
+        while !ollama.calls().iter().any(|call| call == "pull cancelled") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, cancelled).await.expect("the connection is closed");
+
+    engine.delete("qwen3:8b").expect("it can").await.expect("it is there");
+    assert!(engine.observe().await.held.iter().all(|held| held.upstream != "qwen3:8b"));
+    let error = engine.delete("qwen3:8b").expect("it can").await.expect_err("it is gone");
+    assert_eq!(error.status(), Some(404));
 }

@@ -47,7 +47,10 @@ impl WebServer {
                     let mut words = head.split_whitespace();
                     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
                     noted.lock().expect("no panic holds it").push(format!("{method} {path}"));
-                    let page = pages.iter().find(|(at, _)| *at == path).map_or("<html>hello</html>", |p| p.1);
+                    // As a server that does not know the query's words.
+                    let plain = path.split('?').next().unwrap_or_default();
+                    let page =
+                        pages.iter().find(|(at, _)| *at == plain).map_or("<html>hello</html>", |p| p.1);
                     drop(answer(&mut stream, header, page).await);
                 });
             }

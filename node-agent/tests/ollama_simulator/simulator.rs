@@ -2,7 +2,8 @@
 //!
 //! It is a simulator because no package registry that a test machine can reach carries the Ollama server. It
 //! answers the calls an agent makes with the shapes, statuses and texts of the real one: `/`, `/api/version`,
-//! `/api/tags`, `/api/ps`, `/api/show`, and `/api/generate` and `/api/embed` as far as they load and unload.
+//! `/api/tags`, `/api/ps`, `/api/show`, and `/api/generate` and `/api/embed` as far as they load and unload; it cuts
+//! a context to what the model was trained for, deletes, and begins a pull that goes on until its client leaves.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ struct State {
 struct Model {
     capabilities: Vec<&'static str>,
     loaded: bool,
+    context: u64,
 }
 
 impl OllamaSimulator {
@@ -45,7 +47,7 @@ impl OllamaSimulator {
         for (name, capabilities) in
             [("qwen3:8b", vec!["completion", "tools"]), ("nomic-embed-text:latest", vec!["embedding"])]
         {
-            state.models.insert(name.into(), Model { capabilities, loaded: false });
+            state.models.insert(name.into(), Model { capabilities, loaded: false, context: 0 });
         }
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
@@ -118,6 +120,9 @@ async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<(
     let mut words = first.split_whitespace();
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let body: Value = serde_json::from_slice(&bytes[head..]).unwrap_or(Value::Null);
+    if path == "/api/pull" {
+        return pull(stream, state).await;
+    }
     let (status, kind, answer) = {
         let mut state = state.lock().expect("no panic holds it");
         state.calls.push(format!("{method} {path}"));
@@ -129,6 +134,19 @@ async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<(
     );
     stream.write_all(reply.as_bytes()).await?;
     stream.shutdown().await
+}
+
+/// Half of a layer, then nothing more until the client leaves, which is how a pull is cancelled.
+async fn pull(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+    let note = |call: &str| state.lock().expect("no panic holds it").calls.push(call.into());
+    note("POST /api/pull");
+    let lines = "{\"status\":\"pulling manifest\"}\n\
+        {\"status\":\"pulling 0123456789ab\",\"digest\":\"sha256:01\",\"total\":200,\"completed\":100}\n";
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n\r\n";
+    stream.write_all(format!("{head}{lines}").as_bytes()).await?;
+    while stream.read(&mut [0; 64]).await.unwrap_or(0) > 0 {}
+    note("pull cancelled");
+    Ok(())
 }
 
 type Reply = (&'static str, &'static str, String);
@@ -144,6 +162,13 @@ impl State {
             ("GET", "/api/version") => reply("200 OK", &json!({ "version": "0.33.0" })),
             ("GET", "/api/tags") => reply("200 OK", &json!({ "models": self.list(|_| true) })),
             ("GET", "/api/ps") => reply("200 OK", &json!({ "models": self.list(|model| model.loaded) })),
+            ("DELETE", "/api/delete") => {
+                let name = body["model"].as_str().unwrap_or_default();
+                match self.models.remove(name) {
+                    Some(_) => ("200 OK", "text/plain", String::new()),
+                    None => missing(name),
+                }
+            }
             ("POST", "/api/show") => self.show(body),
             ("POST", "/api/generate") => self.run(body, "completion", "generate"),
             ("POST", "/api/embed") => self.run(body, "embedding", "embed"),
@@ -161,7 +186,7 @@ impl State {
             });
             if model.loaded {
                 entry["size_vram"] = json!(0);
-                entry["context_length"] = json!(4096);
+                entry["context_length"] = json!(model.context);
                 entry["expires_at"] = json!("2318-01-01T00:00:00Z");
             } else {
                 entry["modified_at"] = json!("2026-11-01T00:00:00Z");
@@ -203,6 +228,8 @@ impl State {
             return reply("500 Internal Server Error", &json!({ "error": why }));
         }
         model.loaded = true;
+        // Its own default, and never more than the model was trained for.
+        model.context = body["options"]["num_ctx"].as_u64().unwrap_or(4096).min(40960);
         if verb == "embed" {
             return reply("200 OK", &json!({"model": name, "embeddings": []}));
         }
