@@ -72,7 +72,7 @@ fn everything_that_makes_no_sense_is_said_at_once_with_its_line() {
         "12 problems",
         "agent.toml:1: machine name `Strix 1` holds 'S'",
         "agent.toml:2: `router.lan` is no address (write host:port, as in \"router.lan:7401\")",
-        "agent.toml:4: engine `a`: `ollma` is no kind of engine (one of llama-server, ollama,",
+        "agent.toml:4: engine `a`: `ollma` is no kind of engine (one of llama-server, llama-router,",
         "agent.toml:5: engine `a`: `https://x:1` is no address of an engine",
         "agent.toml:6: engine `a`: `slots` is only for engines that the agent starts",
         "agent.toml:8: engine `b`: has both `url` and `program`",

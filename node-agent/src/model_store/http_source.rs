@@ -223,6 +223,13 @@ fn never(why: impl ToString) -> SourceError {
 fn broke(error: reqwest::Error) -> SourceError {
     let error = error.without_url();
     let inner = innermost(&error);
+    if is_forbidden(&error) {
+        // As systemd's IPAddressDeny= answers.
+        return never(format!(
+            "this machine does not let the agent connect there ({inner}): the drop-in downloads.conf allows it, see \
+             deploy/README.md"
+        ));
+    }
     let what = if error.is_timeout() {
         "the server has gone silent".to_owned()
     } else if error.is_connect() {
@@ -231,6 +238,18 @@ fn broke(error: reqwest::Error) -> SourceError {
         format!("the connection broke: {inner}")
     };
     SourceError::Broke(what)
+}
+
+fn is_forbidden(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if kind == Some(std::io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn innermost(error: &dyn Error) -> String {
@@ -244,6 +263,18 @@ fn innermost(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_by_this_machine_is_seen_below_any_error() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("connecting")]
+        struct Connecting(#[source] std::io::Error);
+        for (kind, forbidden) in
+            [(std::io::ErrorKind::PermissionDenied, true), (std::io::ErrorKind::ConnectionRefused, false)]
+        {
+            assert_eq!(is_forbidden(&Connecting(kind.into())), forbidden);
+        }
+    }
 
     #[test]
     fn only_http_and_https_with_a_host_are_sources() {
