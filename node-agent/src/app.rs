@@ -20,7 +20,7 @@ use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
 use crate::vitals::{VitalsHandle, VitalsKeeper, look};
 use futures_util::future::BoxFuture;
 use mesh_core::id::{MachineId, machine_id_from_hostname};
-use mesh_core::machine::{Directive, Engine, PullSource, Store, Transfer};
+use mesh_core::machine::{Directive, Engine, PullSource, Store, StoreRefusal, Transfer};
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::metrics_endpoint;
 use mesh_daemon::port_holder::{Protocol, cannot_listen};
@@ -155,7 +155,8 @@ impl Agent {
         let direct = direct(supervisor.clone(), store.clone());
         let tasks = TaskTracker::new();
         let (joined, whole_store) = watch::channel(Arc::default());
-        tasks.spawn(join_transfers(store.watch(), supervisor.transfers(), joined, stop_links.clone()));
+        let (transfers, refusals) = (supervisor.transfers(), supervisor.refusals());
+        tasks.spawn(join_stores(store.watch(), transfers, refusals, joined, stop_links.clone()));
         let reports = Reports {
             hardware: Arc::new(hardware),
             vitals: vitals.reported.clone(),
@@ -309,16 +310,18 @@ fn direct(supervisor: SupervisorHandle, store: StoreHandle) -> Direct {
     })
 }
 
-/// The store with what engines fetch by themselves.
-async fn join_transfers(
+/// The store with what engines fetch by themselves, and what the supervisor does not do.
+async fn join_stores(
     mut store: watch::Receiver<Arc<Store>>,
     mut by_engines: watch::Receiver<Arc<Vec<Transfer>>>,
+    mut refused: watch::Receiver<Arc<Vec<StoreRefusal>>>,
     joined: watch::Sender<Arc<Store>>,
     stop: CancellationToken,
 ) {
     loop {
         let mut whole = (**store.borrow_and_update()).clone();
         whole.transfers.extend(by_engines.borrow_and_update().iter().cloned());
+        whole.refusals.extend(refused.borrow_and_update().iter().cloned());
         joined.send_if_modified(|known| {
             let differs = **known != whole;
             if differs {
@@ -330,6 +333,7 @@ async fn join_transfers(
             () = stop.cancelled() => return,
             changed = store.changed() => changed,
             changed = by_engines.changed() => changed,
+            changed = refused.changed() => changed,
         };
         if changed.is_err() {
             return;

@@ -22,6 +22,7 @@ mod lease;
 mod librarian;
 pub(crate) mod load_facts;
 mod outside;
+mod refusals;
 mod resident;
 pub(crate) mod roster;
 pub(crate) mod row;
@@ -43,7 +44,10 @@ use futures_util::future::BoxFuture;
 use launch::{Berth, Source};
 use librarian::{Librarian, Release};
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Directive, Engine, EngineKind, EngineState, PullSource, Transfer, Vitals};
+use mesh_core::machine::{
+    Directive, Engine, EngineKind, EngineState, PullSource, StoreRefusal, Transfer, Vitals,
+};
+use refusals::Refusals;
 use roster::{ORDER_QUEUE, Order, Roster};
 use row::Row;
 use scout::Scout;
@@ -121,6 +125,7 @@ pub struct SupervisorHandle {
     tasks: TaskTracker,
     ledger: Ledger,
     pulls: EnginePulls,
+    refusals: Refusals,
     releases: mpsc::Sender<Release>,
     resumed: Arc<Notify>,
 }
@@ -141,6 +146,7 @@ impl Supervisor {
             ledger: Ledger::new(config.vitals.clone()),
             profile: config.profile,
             pulls: EnginePulls::default(),
+            refusals: Refusals::default(),
         };
         let configured = config.engines.iter().filter_map(|engine| match engine {
             EngineConfig::Child { model, alias, .. } => Some((model.clone(), alias.clone())),
@@ -171,8 +177,8 @@ impl Supervisor {
                 Err(error) => tracing::error!("no model is checked, for want of an HTTP client: {error}"),
             }
         }
-        let House { roster, tasks, ledger, pulls, profile: _ } = house;
-        let handle = SupervisorHandle { roster, tasks, ledger, pulls, releases, resumed };
+        let House { roster, tasks, ledger, pulls, refusals, profile: _ } = house;
+        let handle = SupervisorHandle { roster, tasks, ledger, pulls, refusals, releases, resumed };
         let cooler =
             Cooler { supervisor: handle.clone(), overheated: config.overheated, vitals: config.vitals };
         handle.tasks.spawn(cooler.run(stop.clone()));
@@ -256,6 +262,12 @@ impl SupervisorHandle {
         self.pulls.watch()
     }
 
+    /// Wishes of the last minutes that were not followed although nothing failed, and why.
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<Arc<Vec<StoreRefusal>>> {
+        self.refusals.watch()
+    }
+
     /// Takes `model` out of the memory of engines that the agent starts, and completes when no request and no
     /// process uses its file any more. It is not loaded again while the store is deleting it.
     #[must_use]
@@ -295,6 +307,7 @@ struct House {
     ledger: Ledger,
     profile: ProfileHandle,
     pulls: EnginePulls,
+    refusals: Refusals,
 }
 
 impl House {
@@ -330,6 +343,7 @@ impl House {
                     orders,
                     ledger: self.ledger.clone(),
                     profile: self.profile.clone(),
+                    refusals: self.refusals.clone(),
                     retire: CancellationToken::new(),
                     stop: stop.clone(),
                     version: None,

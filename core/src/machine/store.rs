@@ -178,7 +178,8 @@ pub struct Transfer {
     pub rate: Option<Bytes>,
 }
 
-/// A wish about a model's files that was not followed lately, so that whoever wished learns why.
+/// A wish about a model's files or about its load that was not followed lately although nothing failed, so that whoever
+/// wished learns why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRefusal {
     /// Which.

@@ -7,12 +7,14 @@ mod list;
 mod pull;
 mod remove;
 
+use super::node::{machines, read};
 use super::status::fetch;
 use crate::cli::{LoadArgs, ModelArgs, ModelCommand};
-use crate::connect::Way;
+use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render;
+use mesh_core::machine::Report;
 use mesh_core::units::human_duration;
 use mesh_proto::v1::{DirectReply, DirectRequest, NodeStatus, ReplicaStatus, StatusReply};
 use serde::Serialize;
@@ -37,7 +39,13 @@ struct Outcome<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
-    Load,
+    /// With at least so much context, and exactly so many slots, where they are named.
+    Load {
+        context: Option<u32>,
+        slots: Option<u32>,
+        /// The cache's type is named; no report tells it.
+        cache: bool,
+    },
     Unload,
 }
 
@@ -58,6 +66,7 @@ pub(super) async fn run(command: ModelCommand, way: &Way, screen: &Screen) -> Re
         ModelCommand::Fit(args) => fit::run(args, way, screen).await,
         ModelCommand::Rm(args) => remove::run(args, way, screen).await,
         ModelCommand::Load(LoadArgs { which, context, slots, cache_type }) => {
+            let wish = Wish::Load { context, slots, cache: cache_type.is_some() };
             let request = DirectRequest {
                 node: which.node.to_string(),
                 action: "load".into(),
@@ -67,7 +76,7 @@ pub(super) async fn run(command: ModelCommand, way: &Way, screen: &Screen) -> Re
                 cache_type: cache_type.unwrap_or_default(),
                 ..DirectRequest::default()
             };
-            change(Wish::Load, which, request, way, screen).await
+            change(wish, which, request, way, screen).await
         }
         ModelCommand::Unload(which) => {
             let request = DirectRequest {
@@ -93,28 +102,35 @@ async fn change(
     let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
     let before = fetch(&mut operators).await?;
     let node = node(&before, args.node.as_str())?;
-    if progress(wish, node, args.model.as_str()) == Progress::Done {
+    let by_cache = matches!(wish, Wish::Load { cache: true, .. });
+    if progress(wish, node, args.model.as_str()) == Progress::Done && !by_cache {
         return done(wish, &args, Duration::ZERO, screen);
     }
     let old_failure = replica_failure(node, args.model.as_str());
+    let old_refusal = refusal(&mut operators, &args).await?;
     let _: DirectReply = operators.call(|mut client| async move { client.direct(request).await }).await?;
     if args.no_wait {
         return report(&args, "sent", "passed on; `meshctl status` shows what becomes of it", screen);
     }
     let start = Instant::now();
     let limit = way.timeout.unwrap_or(USUAL_WAIT);
+    let mut has_moved = !by_cache;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let status = fetch(&mut operators).await?;
         let node = self::node(&status, args.node.as_str())?;
+        let is_late = start.elapsed() > STALE_FAILURE;
         match progress(wish, node, args.model.as_str()) {
-            Progress::Done => return done(wish, &args, start.elapsed(), screen),
-            Progress::Failed(why)
-                if old_failure.as_ref() != Some(&why) || start.elapsed() > STALE_FAILURE =>
-            {
+            Progress::Done if has_moved || is_late => return done(wish, &args, start.elapsed(), screen),
+            Progress::Done => {}
+            Progress::Failed(why) if old_failure.as_ref() != Some(&why) || is_late => {
                 return Err(failed(wish, &args, &why));
             }
-            Progress::Failed(_) | Progress::Under => {}
+            Progress::Failed(_) | Progress::Under => has_moved = true,
+        }
+        let refused = refusal(&mut operators, &args).await?;
+        if let Some(why) = refused.filter(|why| old_refusal.as_ref() != Some(why) || is_late) {
+            return Err(failed(wish, &args, &why));
         }
         if start.elapsed() >= limit {
             return Err(late(wish, &args, node, limit));
@@ -142,12 +158,39 @@ fn replica_failure(node: &NodeStatus, model: &str) -> Option<String> {
     replicas(node, model).find(|replica| replica.state == "failed").map(|replica| replica.failure.clone())
 }
 
+/// Why the machine did not follow the last wish about the model, where it says so.
+async fn refusal(operators: &mut Operators, args: &ModelArgs) -> Result<Option<String>, Failure> {
+    let machines = machines(operators, args.node.as_str()).await?;
+    let report = machines.first().map(read).transpose()?;
+    Ok(report.and_then(|report| refusal_in(&report, args)))
+}
+
+/// The same, of a report.
+fn refusal_in(report: &Report, args: &ModelArgs) -> Option<String> {
+    let mut refusals = report.store.iter().flat_map(|store| &store.refusals);
+    refusals.find(|refusal| refusal.model == args.model).map(|refusal| refusal.reason.clone())
+}
+
 fn progress(wish: Wish, node: &NodeStatus, model: &str) -> Progress {
     let is_any = |word: &str| replicas(node, model).any(|replica| replica.state == word);
     match wish {
-        Wish::Load if is_any("loaded") => Progress::Done,
-        Wish::Load if is_any("loading") => Progress::Under,
-        Wish::Load => replica_failure(node, model).map_or(Progress::Under, Progress::Failed),
+        Wish::Load { context, slots, .. } => {
+            let enough = |replica: &ReplicaStatus| {
+                // What an engine does not tell cannot be waited for.
+                let has = |wanted: Option<u32>, told: Option<u32>, is: fn(u32, u32) -> bool| {
+                    wanted.zip(told).is_none_or(|(wanted, told)| is(told, wanted))
+                };
+                has(context, replica.context, |told, wanted| told >= wanted)
+                    && has(slots, replica.slots, |told, wanted| told == wanted)
+            };
+            if replicas(node, model).any(|replica| replica.state == "loaded" && enough(replica)) {
+                return Progress::Done;
+            }
+            if is_any("loaded") || is_any("loading") {
+                return Progress::Under;
+            }
+            replica_failure(node, model).map_or(Progress::Under, Progress::Failed)
+        }
         Wish::Unload if is_any("loaded") || is_any("loading") => Progress::Under,
         Wish::Unload => Progress::Done,
     }
@@ -155,8 +198,8 @@ fn progress(wish: Wish, node: &NodeStatus, model: &str) -> Progress {
 
 fn done(wish: Wish, args: &ModelArgs, took: Duration, screen: &Screen) -> Result<(), Failure> {
     let (state, words) = match (wish, took.is_zero()) {
-        (Wish::Load, true) => ("loaded", "was already loaded".to_owned()),
-        (Wish::Load, false) => ("loaded", format!("is loaded after {}", human_duration(took))),
+        (Wish::Load { .. }, true) => ("loaded", "was already loaded".to_owned()),
+        (Wish::Load { .. }, false) => ("loaded", format!("is loaded after {}", human_duration(took))),
         (Wish::Unload, true) => ("available", "was not loaded".to_owned()),
         (Wish::Unload, false) => ("available", format!("is unloaded after {}", human_duration(took))),
     };
@@ -172,14 +215,14 @@ fn report(args: &ModelArgs, state: &str, words: &str, screen: &Screen) -> Result
 }
 
 fn failed(wish: Wish, args: &ModelArgs, why: &str) -> Failure {
-    let verb = if wish == Wish::Load { "load" } else { "unload" };
-    // The agent's refusal begins so, and holds the numbers.
-    let kind = if why.starts_with("does not fit") { Kind::DoesNotFit } else { Kind::Failed };
+    let verb = if wish == Wish::Unload { "unload" } else { "load" };
+    // So the agent's refusal says it, with the numbers.
+    let kind = if why.contains("does not fit: needs ") { Kind::DoesNotFit } else { Kind::Failed };
     Failure::new(kind, format!("{} did not {verb} {}", args.node, args.model)).cause(why)
 }
 
 fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Failure {
-    let word = if wish == Wish::Load { "loaded" } else { "unloaded" };
+    let word = if wish == Wish::Unload { "unloaded" } else { "loaded" };
     let state = replicas(node, args.model.as_str()).map(|replica| replica.state.as_str()).next();
     let cause = match state {
         Some(state) => format!("it is {state} there; the machine is {}", node.state),
@@ -195,6 +238,8 @@ fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Fai
 mod tests {
     use super::*;
     use mesh_proto::v1::EngineStatus;
+
+    const LOAD: Wish = Wish::Load { context: None, slots: None, cache: false };
 
     fn machine(replicas: &[(&str, &str)]) -> NodeStatus {
         let replicas = replicas
@@ -221,9 +266,26 @@ mod tests {
             ("available", Progress::Under),
             ("failed", Progress::Failed("no memory".into())),
         ] {
-            assert_eq!(progress(Wish::Load, &machine(&[("m", state), ("other", "loaded")]), "m"), expected);
+            assert_eq!(progress(LOAD, &machine(&[("m", state), ("other", "loaded")]), "m"), expected);
         }
-        assert_eq!(progress(Wish::Load, &machine(&[("m", "failed"), ("m", "loaded")]), "m"), Progress::Done);
+        assert_eq!(progress(LOAD, &machine(&[("m", "failed"), ("m", "loaded")]), "m"), Progress::Done);
+    }
+
+    #[test]
+    fn loading_in_a_size_is_done_when_it_has_that_size() {
+        let mut node = machine(&[("m", "loaded")]);
+        let loaded = &mut node.engines[0].replicas[0];
+        (loaded.context, loaded.slots) = (Some(4096), Some(2));
+        for (context, slots, expected) in [
+            (None, None, Progress::Done),
+            (Some(4096), Some(2), Progress::Done),
+            (Some(2048), None, Progress::Done),
+            (Some(8192), None, Progress::Under),
+            (None, Some(1), Progress::Under),
+        ] {
+            let wish = Wish::Load { context, slots, cache: false };
+            assert_eq!(progress(wish, &node, "m"), expected, "{wish:?}");
+        }
     }
 
     #[test]

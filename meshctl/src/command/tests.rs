@@ -10,6 +10,7 @@ use mesh_proto::v1::operator_server::{Operator, OperatorServer};
 use mesh_proto::v1::*;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
@@ -25,6 +26,9 @@ struct Scripted {
     becomes: &'static str,
     /// The machines, and the shape of their one model.
     machines: Vec<MachineReport>,
+    /// What the machine says of the model in place of following a directive.
+    refuses: Option<&'static str>,
+    directed: Arc<AtomicBool>,
     shape: Option<String>,
     asked: Arc<Notify>,
 }
@@ -70,12 +74,19 @@ impl Operator for Scripted {
     }
 
     async fn direct(&self, _: Request<DirectRequest>) -> Reply<DirectReply> {
+        self.directed.store(true, Ordering::Relaxed);
         self.mesh.send_modify(|mesh| mesh.nodes[0].engines[0].replicas[0].state = self.becomes.into());
         Ok(Response::new(DirectReply {}))
     }
 
     async fn machines(&self, _: Request<MachinesRequest>) -> Reply<MachinesReply> {
-        Ok(Response::new(MachinesReply { machines: self.machines.clone() }))
+        let mut machines = self.machines.clone();
+        if let Some(reason) = self.refuses.filter(|_| self.directed.load(Ordering::Relaxed)) {
+            let refusal = StoreRefusal { model: "qwen3:4b".into(), reason: reason.into() };
+            let report = machines[0].report.get_or_insert_default();
+            report.store.get_or_insert_default().refusals.push(refusal);
+        }
+        Ok(Response::new(MachinesReply { machines }))
     }
 
     async fn model_shape(&self, _: Request<ModelShapeRequest>) -> Reply<ModelShapeReply> {
@@ -145,7 +156,15 @@ fn scripted(state: &str, becomes: &'static str) -> Scripted {
         ..NodeStatus::default()
     };
     let (mesh, _) = watch::channel(StatusReply { nodes: vec![node], ..StatusReply::default() });
-    Scripted { mesh, becomes, machines: vec![], shape: None, asked: Arc::new(Notify::new()) }
+    Scripted {
+        mesh,
+        becomes,
+        machines: vec![],
+        refuses: None,
+        directed: Arc::default(),
+        shape: None,
+        asked: Arc::new(Notify::new()),
+    }
 }
 
 /// Runs one command line against a fresh router.
@@ -189,6 +208,49 @@ async fn a_model_that_cannot_be_loaded_tells_why() {
     let failure = typed("meshctl model load qwen3:4b --node msi", scripted("available", "failed")).await;
     let failure = failure.expect_err("it failed");
     assert_eq!((failure.kind, failure.cause.as_deref()), (Kind::Failed, Some("not enough memory")));
+}
+
+/// A machine that has the model on its disk and follows no wish about it.
+fn refusing(state: &str, reason: &'static str) -> Scripted {
+    let stored = StoredModel { model: "qwen3:4b".into(), ..StoredModel::default() };
+    let store = Store { models: vec![stored], ..Store::default() };
+    let report = Report { store: Some(store), ..Report::default() };
+    let machine = MachineReport { node: "msi".into(), report: Some(report), ..MachineReport::default() };
+    let becomes = if state == "loaded" { "loaded" } else { "available" };
+    Scripted { machines: vec![machine], refuses: Some(reason), ..scripted(state, becomes) }
+}
+
+#[tokio::test]
+async fn a_wish_that_the_machine_refuses_ends_with_its_reason_and_not_by_waiting() {
+    for (line, state, reason, kind) in [
+        (
+            "meshctl model rm qwen3:4b --node msi",
+            "available",
+            "not deleted: an engine needs it",
+            Kind::Failed,
+        ),
+        (
+            "meshctl model pull qwen3:4b --node msi --url http://127.0.0.1/x --sha256 0000000000000000000000000000000000000000000000000000000000000000",
+            "available",
+            "not fetched: too many",
+            Kind::Failed,
+        ),
+        (
+            "meshctl model load qwen3:4b --node msi --cache-type q8_0",
+            "loaded",
+            "stays as it is loaded: does not fit: needs 1 GiB",
+            Kind::DoesNotFit,
+        ),
+        (
+            "meshctl model load qwen3:4b --node msi",
+            "available",
+            "not loaded: it cannot be told to",
+            Kind::Failed,
+        ),
+    ] {
+        let failure = typed(line, refusing(state, reason)).await.expect_err(line);
+        assert_eq!((failure.kind, failure.cause.as_deref()), (kind, Some(reason)), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use super::endpoint_keeper::look;
 use super::launch::{Berth, Berthed, Planned, measure};
 use super::lease::LeaseCount;
 use super::load_facts::LoadFacts;
+use super::refusals::Refusals;
 use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, RETRY_AFTER, backoff::Backoff};
 use crate::engine::child::Child;
@@ -43,6 +44,7 @@ pub(super) struct ChildKeeper {
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) ledger: Ledger,
     pub(super) profile: ProfileHandle,
+    pub(super) refusals: Refusals,
     /// The model is to be deleted: unload it once its requests are answered, and end.
     pub(super) retire: CancellationToken,
     pub(super) stop: CancellationToken,
@@ -239,6 +241,8 @@ impl ChildKeeper {
         // Resolves when an ordered unload may happen; `None` while none is ordered.
         let mut drained: OptionFuture<BoxFuture<'static, ()>> = None.into();
         let mut draining: Option<Draining> = None;
+        // A wish for another size, until the present one is measured.
+        let mut waiting: Option<LoadWish> = None;
         // Measures once it serves; has the reservation meanwhile.
         let mut reservation = Some(reservation);
         let mut settling: OptionFuture<BoxFuture<'static, Settled>> = None.into();
@@ -274,11 +278,17 @@ impl ChildKeeper {
                 Some(order) = self.orders.recv() => match (order, &draining) {
                     // A model that is being deleted is not loaded any more.
                     (_, Some(Draining::Retire)) | (Order::Unload(_), Some(Draining::Unload)) => {}
-                    (Order::Load(wish), Some(_)) if planned.satisfies(&wish) => {
-                        (draining, drained) = (None, None.into());
-                        self.roster.change(&self.name, |row| row.undrain(&self.berth.alias));
+                    (Order::Load(wish), _) if planned.satisfies(&wish) => {
+                        self.refusals.forget(&self.berth.alias);
+                        waiting = None;
+                        if draining.is_some() {
+                            (draining, drained) = (None, None.into());
+                            self.roster.change(&self.name, |row| row.undrain(&self.berth.alias));
+                        }
                     }
-                    (Order::Load(wish), _) => if !planned.satisfies(&wish) && self.may_change(&wish, reservation.as_ref()).await {
+                    // Nobody knows yet what would be given back.
+                    (Order::Load(wish), _) if reservation.is_none() => waiting = Some(wish),
+                    (Order::Load(wish), _) => if self.may_change(&wish).await {
                         if draining.is_none() {
                             drained = Some(self.drain()).into();
                         }
@@ -297,9 +307,14 @@ impl ChildKeeper {
                     settled.holds(mesh_core::fit::Demand { device: facts.memory.device, host: facts.memory.host });
                     reservation = Some(settled);
                     self.roster.change(&self.name, |row| row.learn(&self.berth.alias, facts));
+                    if let Some(wish) = waiting.take() && draining.is_none() && self.may_change(&wish).await {
+                        drained = Some(self.drain()).into();
+                        draining = Some(Draining::Again(wish));
+                    }
                 }
                 () = tokio::time::sleep_until(next_look) => {
                     next_look = Instant::now() + LOOK_EVERY;
+                    self.refusals.tidy();
                     let seen = tokio::select! {
                         biased;
                         seen = look(engine) => seen,
@@ -346,20 +361,24 @@ impl ChildKeeper {
         })
     }
 
-    /// Whether the loaded model is given up for another size of it: only when that fits.
-    async fn may_change(&self, wish: &LoadWish, reservation: Option<&Reservation>) -> bool {
-        // Still being measured: whoever wishes wishes again.
-        if !self.berth.flexible || reservation.is_none() {
-            return false;
-        }
-        let Some(own) = self.roster.memory_of(&self.name, &self.berth.alias) else { return false };
-        match self.berth.would_fit(wish, &self.ledger, own, &self.profile).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(engine = self.name, model = %self.berth.alias, "stays as it is loaded, for what is wished instead {error}");
-                false
+    /// Whether the loaded model is given up for another size of it: only when that fits. Else it is told why not.
+    async fn may_change(&self, wish: &LoadWish) -> bool {
+        let alias = &self.berth.alias;
+        let refused = if !self.berth.flexible {
+            format!("its sizes stand in agent.toml, under [engines.{}]", self.name)
+        } else if let Some(own) = self.roster.memory_of(&self.name, alias) {
+            match self.berth.would_fit(wish, &self.ledger, own, &self.profile).await {
+                Ok(()) => {
+                    self.refusals.forget(alias);
+                    return true;
+                }
+                Err(error) => error.to_string(),
             }
-        }
+        } else {
+            "what it holds now is not known".to_owned()
+        };
+        self.refusals.refuse(alias, format!("stays as it is loaded: {refused}"));
+        false
     }
 
     /// What the engine can, and what its keeper does for it.

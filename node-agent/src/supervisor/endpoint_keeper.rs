@@ -5,6 +5,7 @@
 use super::House;
 use super::engine_pulls::EnginePulls;
 use super::outside::{self, Known, Loaded, OutsideError};
+use super::refusals::Refusals;
 use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, LOOK_WITHIN, RETRY_AFTER};
 use crate::engine::{Engine, Held, LoadRequest, Observation, PullStream};
@@ -29,6 +30,7 @@ pub(super) struct EndpointKeeper {
     ledger: Ledger,
     profile: ProfileHandle,
     pulls: EnginePulls,
+    refusals: Refusals,
     /// Loads whose figures the engine has not told yet.
     unmeasured: BTreeMap<ModelId, Loaded>,
     /// Models being fetched.
@@ -82,6 +84,7 @@ impl EndpointKeeper {
             ledger: house.ledger.clone(),
             profile: house.profile.clone(),
             pulls: house.pulls.clone(),
+            refusals: house.refusals.clone(),
             unmeasured: BTreeMap::new(),
             pulling: BTreeMap::new(),
             engine,
@@ -121,6 +124,7 @@ impl EndpointKeeper {
                     self.roster.change(&self.name, |row| row.can(capabilities));
                     self.measure();
                     self.pulls.tidy();
+                    self.refusals.tidy();
                     self.publish();
                 }
             }
@@ -224,19 +228,27 @@ impl EndpointKeeper {
                 abort.abort();
                 self.roster.change(&self.name, |row| row.undrain(&model));
             }
-            None if state == ReplicaState::Loaded => return,
+            None if state == ReplicaState::Loaded && self.is_loaded_as(&wish) => return,
             None if self.failed.get(&model).is_some_and(|failure| failure.at.elapsed() < RETRY_AFTER) => {
                 return;
             }
             None => {}
         }
+        let has_sizes = wish.context.is_some() || wish.slots.is_some() || wish.cache_type.is_some();
+        if has_sizes && !self.engine.capabilities().can_size {
+            let why =
+                format!("not loaded so: {} takes no sizes with a load; wish it without them", self.name);
+            return self.refusals.refuse(&model, why);
+        }
         let cache = wish.cache_type.as_deref().and_then(CacheType::from_word);
         let request =
             LoadRequest { context: wish.context, slots: wish.slots, cache, ..LoadRequest::of(&upstream) };
         let Some(call) = self.engine.load(&request) else {
-            tracing::warn!(engine = self.name, %model, "this engine cannot be told to load a model; start it with the model");
-            return;
+            let why =
+                format!("not loaded: {} cannot be told to load a model; start it with the model", self.name);
+            return self.refusals.refuse(&model, why);
         };
+        self.refusals.forget(&model);
         let call: Call = match self.known(&model) {
             Some(known) if outside::is_here(self.engine.base_url()) => {
                 Box::pin(outside::load(known, wish, call, self.ledger.clone(), self.profile.clone()))
@@ -246,6 +258,19 @@ impl EndpointKeeper {
         tracing::info!(engine = self.name, %model, "loading");
         self.failed.remove(&model);
         self.begin(model, Doing::Loading, call);
+    }
+
+    /// Whether a loaded model has the sizes of the wish, as far as its engine tells them.
+    fn is_loaded_as(&self, wish: &LoadWish) -> bool {
+        let held = self.last.held.iter().find(|held| held.replica.model == wish.model);
+        held.is_some_and(|held| {
+            let replica = &held.replica;
+            let enough = |wanted: Option<u32>, has: Option<u32>| match (wanted, has) {
+                (Some(wanted), Some(has)) => wanted <= has,
+                (Some(_) | None, _) => true,
+            };
+            enough(wish.context, replica.context) && enough(wish.slots, replica.slots)
+        })
     }
 
     fn known(&self, model: &ModelId) -> Option<Known> {

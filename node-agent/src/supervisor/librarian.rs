@@ -161,6 +161,7 @@ impl Librarian {
             orders,
             ledger: self.house.ledger.clone(),
             profile: self.house.profile.clone(),
+            refusals: self.house.refusals.clone(),
             retire: retire.clone(),
             stop: self.stop.clone(),
             version: None,

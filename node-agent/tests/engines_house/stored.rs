@@ -177,6 +177,18 @@ async fn a_stored_model_rests_until_it_is_wished_and_takes_the_sizes_of_the_wish
     let other = |r: &Replica| is_loaded(r) && r.context == Some(2048) && r.slots == Some(1);
     shelves.house.until_replica("resting", "loaded in another size", other).await;
 
+    // One that cannot be is told, and changes nothing.
+    shelves.load(LoadWish { context: Some(u32::MAX), ..wish("resting") });
+    let mut refusals = shelves.house.handle.refusals();
+    let told = tokio::time::timeout(PATIENCE, refusals.wait_for(|told| !told.is_empty())).await;
+    let told = told.expect("in time").expect("the supervisor lives")[0].clone();
+    assert_eq!(told.model, model("resting"));
+    assert!(told.reason.starts_with("stays as it is loaded: does not fit: needs "), "{}", told.reason);
+    assert!(shelves.house.handle.lease(&model("resting")).await.is_ok(), "it serves on");
+    shelves.load(LoadWish { context: Some(1024), ..wish("resting") });
+    let forgotten = tokio::time::timeout(PATIENCE, refusals.wait_for(|told| told.is_empty())).await;
+    assert!(forgotten.is_ok(), "a wish that is fulfilled already is no refusal");
+
     shelves.house.handle.direct(Directive::Unload(model("resting")));
     shelves
         .house

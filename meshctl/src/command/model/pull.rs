@@ -1,6 +1,6 @@
 //! `meshctl model pull`: fetches a model onto a machine's disk and shows how far it is.
 
-use super::{LOOK_EVERY, STALE_FAILURE};
+use super::{LOOK_EVERY, STALE_FAILURE, refusal_in};
 use crate::cli::PullArgs;
 use crate::command::node::{machines, read};
 use crate::connect::{Operators, Way};
@@ -29,8 +29,7 @@ pub(super) async fn run(args: PullArgs, way: &Way, screen: &Screen) -> Result<()
     let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
     let before = report(&mut operators, &args).await?;
     if !args.cancel && is_stored(&before, &args) {
-        let text = format!("{} is on {} already", which.model, which.node);
-        return super::report(which, "on disk", &text, screen);
+        return super::report(which, "on disk", "is on its disk already", screen);
     }
     let request = DirectRequest {
         node: which.node.to_string(),
@@ -42,20 +41,19 @@ pub(super) async fn run(args: PullArgs, way: &Way, screen: &Screen) -> Result<()
     };
     let _: DirectReply = operators.call(|mut client| async move { client.direct(request).await }).await?;
     if args.cancel {
-        let text = format!("{} is no longer fetched by {}", which.model, which.node);
-        return super::report(which, "cancelled", &text, screen);
+        return super::report(which, "cancelled", "is no longer fetched", screen);
     }
     if which.no_wait {
         return super::report(which, "sent", "passed on; `meshctl model list` shows how far it is", screen);
     }
-    let old = transfer(&before, &args).cloned();
+    let old = (transfer(&before, &args).cloned(), refusal_in(&before, which));
     follow(&mut operators, &args, old, way.timeout.unwrap_or(USUAL_WAIT), screen).await
 }
 
 async fn follow(
     operators: &mut Operators,
     args: &PullArgs,
-    old: Option<Transfer>,
+    (old, old_refusal): (Option<Transfer>, Option<String>),
     limit: Duration,
     screen: &Screen,
 ) -> Result<(), Failure> {
@@ -66,6 +64,14 @@ async fn follow(
         tokio::time::sleep(LOOK_EVERY).await;
         let report = report(operators, args).await?;
         let now = transfer(&report, args);
+        let refused = refusal_in(&report, which).filter(|why| why.starts_with("not fetched"));
+        if let Some(why) =
+            refused.filter(|why| old_refusal.as_ref() != Some(why) || start.elapsed() > STALE_FAILURE)
+        {
+            progress.end(screen);
+            let what = format!("{} does not fetch {}", which.node, which.model);
+            return Err(Failure::new(Kind::Failed, what).cause(why));
+        }
         let is_old = now.is_some() && now == old.as_ref() && start.elapsed() < STALE_FAILURE;
         match now.map(|transfer| (transfer, &transfer.state)).filter(|_| !is_old) {
             Some((transfer, TransferState::Failed(why))) => {
@@ -111,7 +117,7 @@ async fn follow(
 fn finished(args: &PullArgs, fetched: u64, took: Duration, screen: &Screen) -> Result<(), Failure> {
     let which = &args.which;
     let size = if fetched > 0 { format!(" ({})", bytes(fetched)) } else { String::new() };
-    let text = format!("{} is on {}{size} after {}", which.model, which.node, human_duration(took));
+    let text = format!("is on its disk{size} after {}", human_duration(took));
     super::report(which, "on disk", &text, screen)
 }
 

@@ -1,6 +1,6 @@
 //! `meshctl model rm`: deletes a model from a machine's disk and waits until it is gone.
 
-use super::{LOOK_EVERY, USUAL_WAIT};
+use super::{LOOK_EVERY, STALE_FAILURE, USUAL_WAIT, refusal_in};
 use crate::cli::ModelArgs;
 use crate::command::node::{machines, read};
 use crate::connect::{Operators, Way};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub(super) async fn run(args: ModelArgs, way: &Way, screen: &Screen) -> Result<(), Failure> {
     let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
     let before = report(&mut operators, &args).await?;
-    let size = size(&before, &args);
+    let (size, old) = (size(&before, &args), refusal_in(&before, &args));
     let request = DirectRequest {
         node: args.node.to_string(),
         action: "delete".into(),
@@ -34,7 +34,18 @@ pub(super) async fn run(args: ModelArgs, way: &Way, screen: &Screen) -> Result<(
         );
     }
     let (start, limit) = (Instant::now(), way.timeout.unwrap_or(USUAL_WAIT));
-    while is_there(&report(&mut operators, &args).await?, &args) {
+    loop {
+        let report = report(&mut operators, &args).await?;
+        if !is_there(&report, &args) {
+            break;
+        }
+        if let Some(why) = refusal_in(&report, &args)
+            .filter(|why| old.as_ref() != Some(why) || start.elapsed() > STALE_FAILURE)
+        {
+            return Err(
+                Failure::new(Kind::Failed, format!("{} did not delete {}", args.node, args.model)).cause(why)
+            );
+        }
         if start.elapsed() >= limit {
             let what = format!("{} is still on {} after {}", args.model, args.node, human_duration(limit));
             return Err(Failure::new(Kind::TimedOut, what)
@@ -44,7 +55,7 @@ pub(super) async fn run(args: ModelArgs, way: &Way, screen: &Screen) -> Result<(
         tokio::time::sleep(LOOK_EVERY).await;
     }
     let freed = size.map_or_else(String::new, |size| format!(", {} are free again", bytes(size)));
-    super::report(&args, "deleted", &format!("{} is deleted from {}{freed}", args.model, args.node), screen)
+    super::report(&args, "deleted", &format!("is deleted{freed}"), screen)
 }
 
 async fn report(operators: &mut Operators, args: &ModelArgs) -> Result<Report, Failure> {
