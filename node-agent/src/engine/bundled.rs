@@ -17,6 +17,8 @@ use std::process::{Command, Stdio};
 
 /// The pinned wheel: llama.cpp b11549.
 const WHEEL: &str = "xllamacpp==2026.10.11549";
+/// The build of the wheel's engine, which its `/props` does not tell.
+pub const BUILD: &str = "b11549";
 const SCRIPT: &[u8] = include_bytes!("../../assets/bundled_engine.py");
 const TINY_MODEL: &[u8] = include_bytes!("../../assets/models/tiny-trained-1.4M-q8_0.gguf");
 const TINY_MODEL_FILE: &str = "tiny-trained-1.4M-q8_0.gguf";
@@ -398,6 +400,11 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), InstallError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_build_is_the_wheel_s() {
+        assert!(WHEEL.ends_with(BUILD.trim_start_matches('b')));
+    }
 
     #[test]
     fn words_of_pip_are_told_apart() {

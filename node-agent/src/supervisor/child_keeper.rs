@@ -17,8 +17,9 @@ use super::load_facts::LoadFacts;
 use super::refusals::Refusals;
 use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, RETRY_AFTER, backoff::Backoff};
+use crate::engine::bundled::BUILD;
 use crate::engine::child::Child;
-use crate::engine::{Engine as _, Held, Observation};
+use crate::engine::{Engine as _, Held, Observation, Program};
 use crate::profile::ProfileHandle;
 use crate::reservation::{Ledger, Reservation};
 use futures_util::future::{BoxFuture, OptionFuture};
@@ -329,6 +330,10 @@ impl ChildKeeper {
                         }
                     } else {
                         answered = Instant::now();
+                    }
+                    let mut seen = seen;
+                    if self.berth.program == Program::Bundled && seen.state == EngineState::Up {
+                        seen.version.get_or_insert_with(|| BUILD.to_owned());
                     }
                     let first = seen.state == EngineState::Up && served_since.is_none();
                     self.version = seen.version.clone().or(self.version.take());
