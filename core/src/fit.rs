@@ -36,8 +36,8 @@ pub struct Device {
     pub name: String,
     /// All that models may take, and what is free of it.
     pub memory: Capacity,
-    /// What is free of the part that RAM does not contain; `None` where it takes nothing from RAM.
-    pub carve_out_free: Option<Bytes>,
+    /// The part that RAM does not contain; `None` where it takes nothing from RAM.
+    pub carve_out: Option<Capacity>,
     /// Programs that hold its memory and what, where the driver tells; largest first.
     pub holders: Vec<(String, Bytes)>,
 }
@@ -54,7 +54,7 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// The pools in `vitals`. A processor that is broken, asleep or does not tell its memory is not used, with a
+    /// The pools in `vitals`. A processor that is broken or does not tell its memory is not used, with a
     /// note that says so.
     #[must_use]
     pub fn of(vitals: &Vitals) -> Self {
@@ -97,17 +97,20 @@ impl Pools {
 
 fn usable(gpu: &Gpu) -> Result<Device, String> {
     match &gpu.state {
-        GpuState::Ready => {}
-        GpuState::Asleep => return Err("it is asleep, and its free memory is not known".into()),
+        // Nothing runs on a card that sleeps: what it had free last is free.
+        GpuState::Ready | GpuState::Asleep => {}
         GpuState::Broken(fault, why) => return Err(format!("{}: {why}", fault.word())),
     }
     let memory = match &gpu.memory {
         Reading::Known(memory) => *memory,
+        Reading::Unknown(_) if gpu.state == GpuState::Asleep => {
+            return Err("it sleeps and has not been read yet; a load wakes it".into());
+        }
         Reading::Unknown(why) => return Err(format!("its memory is not known: {why}")),
     };
-    let carve_out_free = match &gpu.pool {
+    let carve_out = match &gpu.pool {
         Pool::Discrete { .. } => None,
-        Pool::Unified { carve_out, .. } => Some(carve_out.available),
+        Pool::Unified { carve_out, .. } => Some(*carve_out),
         Pool::Unknown(why) => return Err(format!("where its memory is, is not known: {why}")),
     };
     let mut holders: Vec<(String, Bytes)> = gpu
@@ -121,7 +124,7 @@ fn usable(gpu: &Gpu) -> Result<Device, String> {
         })
         .collect();
     holders.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    Ok(Device { id: gpu.id.clone(), name: gpu.name.clone(), memory, carve_out_free, holders })
+    Ok(Device { id: gpu.id.clone(), name: gpu.name.clone(), memory, carve_out, holders })
 }
 
 /// Memory that somebody holds or has been promised.
@@ -244,9 +247,8 @@ pub fn fit(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin) -> F
         return compare(pools, claims, demand, margin, None);
     }
     let tried = pools.devices.iter().map(|device| compare(pools, claims, demand, margin, Some(device)));
-    let shared = |fit: &Fit| {
-        pools.devices.iter().any(|d| Some(&d.id) == fit.gpu.as_ref() && d.carve_out_free.is_some())
-    };
+    let shared =
+        |fit: &Fit| pools.devices.iter().any(|d| Some(&d.id) == fit.gpu.as_ref() && d.carve_out.is_some());
     let best = tried.min_by_key(|fit| {
         let free = fit.device.free.map_or(0, |bytes| bytes.0);
         // Where none holds it, the reason names the one with the most free memory.
@@ -266,7 +268,7 @@ fn compare(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin, devi
     let promised = || claims.iter().filter(|claim| claim.promised);
     let sum = |bytes: &mut dyn Iterator<Item = Bytes>| Bytes(bytes.fold(0, |sum, b| sum.saturating_add(b.0)));
     let shares = |id: &Option<String>| {
-        pools.devices.iter().any(|d| d.carve_out_free.is_some() && Some(&d.id) == id.as_ref())
+        pools.devices.iter().any(|d| d.carve_out.is_some() && Some(&d.id) == id.as_ref())
     };
     let on = |id: &str| sum(&mut promised().filter(|c| c.device.as_deref() == Some(id)).map(|c| c.on_device));
 
@@ -290,11 +292,11 @@ fn compare(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin, devi
             margin: margin.beside(demand.device),
         };
         ever &= device.memory.total.0 >= demand.device.0;
-        if let Some(carve_out) = device.carve_out_free {
+        if let Some(carve_out) = device.carve_out {
             // One budget: RAM, and the part set aside for the processor.
             host.needs = demand.total();
-            host.free = host.free.map(|free| Bytes(free.0.saturating_add(carve_out.0)));
-            total = total.map(|total| Bytes(total.0.saturating_add(device.memory.total.0)));
+            host.free = host.free.map(|free| Bytes(free.0.saturating_add(carve_out.available.0)));
+            total = total.map(|total| Bytes(total.0.saturating_add(carve_out.total.0)));
             host.margin = margin.beside(host.needs);
         }
     }
@@ -313,7 +315,7 @@ fn reason(pools: &Pools, claims: &[Claim], device: Option<&Device>, on_device: &
     if let Some(device) = device {
         parts.push(one_pool(on_device, &device.name));
     }
-    let shared = device.is_some_and(|device| device.carve_out_free.is_some());
+    let shared = device.is_some_and(|device| device.carve_out.is_some());
     let pool = if shared { "RAM and graphics memory together" } else { "RAM" };
     if host.needs.0 > 0 {
         parts.push(one_pool(host, pool));

@@ -295,7 +295,8 @@ impl Profile {
         self.footprints.iter().filter_map(of).collect()
     }
 
-    /// Keeps what a load was predicted to take, and took. What was measured earlier stays when `measured` is `None`.
+    /// Keeps what a load was predicted to take, and took. What was measured earlier stays when `measured` is `None` or
+    /// comes from a poorer source.
     pub fn keep_footprint(
         &mut self,
         load: LoadKey,
@@ -310,7 +311,10 @@ impl Profile {
             options: LoadOptions { cache: clipped(&load.options.cache), ..load.options },
         };
         let known = self.footprint(&load).and_then(|record| record.measured);
-        let measured = measured.or(known);
+        let measured = match (measured, known) {
+            (Some(new), Some(old)) if new.source < old.source => Some(old),
+            (new, old) => new.or(old),
+        };
         let confidence = if measured.is_some() { Confidence::Measured } else { predicted.confidence };
         let notes = predicted.notes.iter().take(NOTES).map(|note| clipped(note)).collect();
         self.footprints.retain(|record| record.load != load);

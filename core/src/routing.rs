@@ -320,7 +320,7 @@ fn assess<'a>(
     let thermal = machine.vitals.as_ref().map(|vitals| vitals.thermal.state).unwrap_or_default();
     let derated = thermal == ThermalState::Derated;
     // Throttled or on battery, two requests at once take longer than one after the other.
-    let slots = if derated { Some(1) } else { replica.slots };
+    let slots = thermal.slots_allowed(replica.slots);
     let doubt = if history.resting.is_some() {
         Some("has just failed several times")
     } else if machine.liveness == Liveness::Suspect {

@@ -120,8 +120,8 @@ impl ThermalState {
         }
     }
 
-    /// How many requests at once an engine with `total` slots may be given; `None` = as many as the engine
-    /// takes, which it does not tell.
+    /// How many requests at once an engine with `total` slots is counted with when machines are compared; `None` = as
+    /// many as the engine takes, which it does not tell.
     #[must_use]
     pub fn slots_allowed(self, total: Option<u32>) -> Option<u32> {
         match self {

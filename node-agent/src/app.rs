@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::model_store::{StoreConfig, StoreHandle, StoreWish};
 use crate::probe::Probe;
 use crate::profile::{ProfileHandle, Seen, describe};
+use crate::reservation::Cards;
 use crate::router_link::control::{ControlLink, Pacing};
 use crate::router_link::data::DataLink;
 use crate::router_link::{Identity, Reports};
@@ -120,6 +121,7 @@ impl Agent {
         let metrics = Metrics::new(registry);
         let probe = Probe::new(&options.root, config.model_folder(&options.data));
         let probe = Arc::new(probe.with_overrides(config.gpu_overrides()));
+        let probe_attention = probe.attention();
         let (mut hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
         hardware.launch = Some(config.launch.told());
         let (keeper, vitals) =
@@ -141,6 +143,7 @@ impl Agent {
                 rescan: RESCAN,
                 store: Some(store.clone()),
                 vitals: vitals.fresh.clone(),
+                cards: Some(Cards { attention: probe_attention, readings: vitals.readings.clone() }),
                 overheated: vitals.overheated.clone(),
                 profile: profile.clone(),
                 launch: config.launch.defaults(),

@@ -27,10 +27,11 @@ use futures_util::stream::BoxStream;
 use generic::Generic;
 use mesh_core::id::{IdError, ModelId};
 use mesh_core::machine::{Capabilities, EngineKind, EngineState, Replica, ReplicaState};
-use mesh_core::memory::CacheType;
+use mesh_core::memory::{CacheType, Shape};
 use openai::OpenAi;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// An engine the agent is told to use.
 #[derive(Clone, PartialEq, Eq)]
@@ -218,6 +219,8 @@ pub struct Held {
     pub upstream: String,
     /// What the engine says that it takes.
     pub memory: Option<EngineMemory>,
+    /// What decides its memory, where the engine tells its header's keys.
+    pub shape: Option<Arc<Shape>>,
     /// How full its KV cache is, from 0 to 1.
     pub kv_used: Option<f32>,
 }
@@ -229,7 +232,7 @@ impl Held {
     /// [`IdError`] when not even the last part of the name is a valid model name.
     pub fn new(upstream: &str, state: ReplicaState) -> Result<Self, IdError> {
         let replica = Replica::new(model_id(upstream)?, state);
-        Ok(Self { replica, upstream: upstream.to_owned(), memory: None, kv_used: None })
+        Ok(Self { replica, upstream: upstream.to_owned(), memory: None, shape: None, kv_used: None })
     }
 }
 

@@ -5,6 +5,7 @@
 //! Reading may block for as long as a driver or a network disk likes: callers do it on a blocking thread.
 
 mod amd;
+mod attention;
 mod drm_clients;
 mod gpu;
 mod host;
@@ -19,6 +20,7 @@ mod seldom;
 mod steps;
 mod throttle;
 
+pub use attention::{Attended, Attention};
 pub use report::{ProbeFlags, describe, render};
 
 pub(crate) use amd::SYSTEM_RESERVE;
@@ -102,6 +104,12 @@ impl Probe {
     pub fn with_nvidia_library(self, library: PathBuf) -> Self {
         let overrides = self.gpus.overrides.clone();
         Self { gpus: Arc::new(gpu::Gpus::new(&self.root, overrides, Some(library))), ..self }
+    }
+
+    /// Who holds it has cards read each second, also those that sleep.
+    #[must_use]
+    pub fn attention(&self) -> Attention {
+        self.gpus.attention()
     }
 
     /// What does not change while the agent runs.

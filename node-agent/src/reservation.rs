@@ -12,6 +12,7 @@
 //!
 //! Called by the supervisor's keepers. Bytes are counted here and nowhere else.
 
+use crate::probe::{Attended, Attention};
 use mesh_core::fit::{Choice, Claim, Demand, Fit, Offload, Pools};
 use mesh_core::machine::{Reading, Vitals};
 use mesh_core::units::Bytes;
@@ -36,10 +37,30 @@ pub struct Refused {
     pub fit: Box<Fit>,
 }
 
+/// How cards are read while a model is admitted and loaded: each second, and woken where they sleep.
+#[derive(Debug, Clone)]
+pub struct Cards {
+    /// Held meanwhile.
+    pub attention: Attention,
+    /// Counts readings of the machine.
+    pub readings: watch::Receiver<u64>,
+}
+
+impl Cards {
+    /// Waits for a reading that began after now. A probe that hangs tells nothing newer; the old reading is all there
+    /// is then.
+    async fn read(&self) {
+        let mut readings = self.readings.clone();
+        let wanted = *readings.borrow_and_update() + 2;
+        drop(timeout_at(Instant::now() + SHOWN_WITHIN, readings.wait_for(|count| *count >= wanted)).await);
+    }
+}
+
 /// The ledger of one machine. Clones share it.
 #[derive(Clone)]
 pub struct Ledger {
     vitals: watch::Receiver<Arc<Vitals>>,
+    cards: Option<Cards>,
     book: Arc<Mutex<Book>>,
 }
 
@@ -91,7 +112,23 @@ impl Ledger {
     /// A ledger over what the machine says of itself.
     #[must_use]
     pub fn new(vitals: watch::Receiver<Arc<Vitals>>) -> Self {
-        Self { vitals, book: Arc::default() }
+        Self { vitals, cards: None, book: Arc::default() }
+    }
+
+    /// The same, which has cards read while it needs them.
+    #[must_use]
+    pub fn with_cards(self, cards: Option<Cards>) -> Self {
+        Self { cards, ..self }
+    }
+
+    /// Cards are awake and read each second until the result is dropped, and have been read once when this returns.
+    async fn attend(&self) -> Option<Attended> {
+        let cards = self.cards.as_ref()?;
+        let attended = cards.attention.hold();
+        if self.vitals().gpus.known().is_some_and(|gpus| !gpus.is_empty()) {
+            cards.read().await;
+        }
+        Some(attended)
     }
 
     /// What the machine says of itself now.
@@ -128,17 +165,24 @@ impl Ledger {
         holders: &[Claim],
         decide: impl Fn(&Pools, &[Claim]) -> Choice,
     ) -> Result<(Reservation, Choice), Refused> {
+        let attended = self.attend().await;
         let id = {
             let mut book = self.book();
             book.next += 1;
             book.next
         };
-        let mut reservation = Reservation { ledger: self.clone(), id, turn: None };
+        let mut reservation = Reservation { ledger: self.clone(), id, turn: None, attended };
         let mut choice = self.decide(who, id, holders, &decide).await?;
-        for _ in 0..CHANGES_OF_MIND {
+        let mut changes = 0;
+        loop {
             let lane = lane(&self.vitals(), choice.fit.gpu.as_deref());
             if reservation.turn.as_ref().is_some_and(|(held, _)| *held == lane) {
                 break;
+            }
+            changes += 1;
+            if changes > CHANGES_OF_MIND {
+                choice.fit.why = format!("the best place changes with each look: {}", choice.fit.why);
+                return Err(Refused { fit: Box::new(choice.fit) });
             }
             // Never two turns at once, or two loads could wait for each other.
             reservation.turn = None;
@@ -260,6 +304,8 @@ pub struct Reservation {
     id: u64,
     /// The lane and its turn, while it loads.
     turn: Option<(String, OwnedMutexGuard<()>)>,
+    /// Cards are read each second while it loads.
+    attended: Option<Attended>,
 }
 
 impl std::fmt::Debug for Reservation {
@@ -272,10 +318,13 @@ impl Reservation {
     /// The load has ended: waits for a reading that shows it, tells by how much free memory shrank, and lets the
     /// next load on this device begin. From now on its bytes are what the machine itself calls taken.
     pub async fn settle(&mut self) -> Shrunk {
-        let mut readings = self.ledger.vitals.clone();
-        readings.mark_unchanged();
-        // A probe that hangs tells nothing newer; the old reading is all there is then.
-        drop(timeout_at(Instant::now() + SHOWN_WITHIN, readings.changed()).await);
+        if let Some(cards) = &self.ledger.cards {
+            cards.read().await;
+        } else {
+            let mut readings = self.ledger.vitals.clone();
+            readings.mark_unchanged();
+            drop(timeout_at(Instant::now() + SHOWN_WITHIN, readings.changed()).await);
+        }
         let vitals = self.ledger.vitals();
         let mut shrunk = Shrunk::default();
         if let Some(entry) = self.ledger.book().entries.get_mut(&self.id) {
@@ -284,7 +333,7 @@ impl Reservation {
             shrunk = Shrunk { device: loss(before.device, now.device), host: loss(before.host, now.host) };
             entry.shows = true;
         }
-        self.turn = None;
+        (self.turn, self.attended) = (None, None);
         shrunk
     }
 

@@ -34,7 +34,7 @@ pub use lease::{Lease, LeaseRefusal};
 use crate::engine::{EngineConfig, adapter, discover};
 use crate::model_store::StoreHandle;
 use crate::profile::ProfileHandle;
-use crate::reservation::{Ledger, blind};
+use crate::reservation::{Cards, Ledger, blind};
 use crate::truth::{Checks, HttpProber, TruthConfig};
 use child_keeper::ChildKeeper;
 use cooler::Cooler;
@@ -80,6 +80,8 @@ pub struct SupervisorConfig {
     pub store: Option<StoreHandle>,
     /// What the machine says of itself: loads are admitted by it.
     pub vitals: watch::Receiver<Arc<Vitals>>,
+    /// How cards are read while models load; `None` where nothing reads them.
+    pub cards: Option<Cards>,
     /// Whether the machine has been hot for so long that its models are to be unloaded.
     pub overheated: watch::Receiver<bool>,
     /// What is learned is kept there.
@@ -102,6 +104,7 @@ impl SupervisorConfig {
             rescan: Duration::from_secs(15),
             store: None,
             vitals: blind(),
+            cards: None,
             overheated: watch::channel(false).1,
             profile: ProfileHandle::in_memory(),
             launch: LaunchDefaults::default(),
@@ -143,7 +146,7 @@ impl Supervisor {
         let house = House {
             roster: Arc::new(Roster::new()),
             tasks: TaskTracker::new(),
-            ledger: Ledger::new(config.vitals.clone()),
+            ledger: Ledger::new(config.vitals.clone()).with_cards(config.cards),
             profile: config.profile,
             pulls: EnginePulls::default(),
             refusals: Refusals::default(),

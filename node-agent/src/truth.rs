@@ -151,7 +151,7 @@ impl Checks {
                     tracing::info!(engine, %model, "passes the truth checks");
                 }
                 ReplicaHealth::Degraded(why) => {
-                    tracing::warn!(engine, %model, "degraded, used only where nothing else can: {why}");
+                    tracing::warn!(engine, %model, "degraded, gets no requests until it passes: {why}");
                 }
                 ReplicaHealth::Quarantined(why) => {
                     tracing::warn!(engine, %model, "quarantined until it passes: {why}");

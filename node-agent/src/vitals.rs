@@ -36,6 +36,8 @@ pub struct VitalsHandle {
     pub reported: watch::Receiver<Arc<Vitals>>,
     /// Whether the machine has been hot for so long that its models are to be unloaded.
     pub overheated: watch::Receiver<bool>,
+    /// How often the machine has been read: who needs a reading that began after now waits for two more.
+    pub readings: watch::Receiver<u64>,
     ask: mpsc::Sender<oneshot::Sender<()>>,
 }
 
@@ -57,6 +59,7 @@ pub struct VitalsKeeper {
     fresh: watch::Sender<Arc<Vitals>>,
     reported: watch::Sender<Arc<Vitals>>,
     overheated: watch::Sender<bool>,
+    readings: watch::Sender<u64>,
     asked: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
@@ -69,11 +72,17 @@ impl VitalsKeeper {
         let (fresh, fresh_seen) = watch::channel(Arc::new(Vitals::unknown("not read yet")));
         let (reported, reported_seen) = watch::channel(Arc::new(Vitals::unknown("not read yet")));
         let (overheated, overheated_seen) = watch::channel(false);
+        let (readings, readings_seen) = watch::channel(0);
         let heat = Watch::new(policy, clock.now());
-        let mut keeper = Self { probe, heat, clock, metrics, fresh, reported, overheated, asked };
+        let mut keeper = Self { probe, heat, clock, metrics, fresh, reported, overheated, readings, asked };
         keeper.take(first, true);
-        let handle =
-            VitalsHandle { fresh: fresh_seen, reported: reported_seen, overheated: overheated_seen, ask };
+        let handle = VitalsHandle {
+            fresh: fresh_seen,
+            reported: reported_seen,
+            overheated: overheated_seen,
+            readings: readings_seen,
+            ask,
+        };
         (keeper, handle)
     }
 
@@ -116,6 +125,7 @@ impl VitalsKeeper {
         let worth_it = |known: &Vitals| at_once || known.as_of != seen.as_of || noise::matters(known, &seen);
         replace_if(&self.reported, &seen, worth_it);
         replace_if(&self.fresh, &seen, |_| true);
+        self.readings.send_modify(|count| *count += 1);
     }
 }
 

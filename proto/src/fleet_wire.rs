@@ -260,7 +260,7 @@ mod tests {
             total: Some(Bytes(10)),
             rate: None,
         };
-        let refusal = StoreRefusal { model: model.clone(), reason: "an engine needs it".into() };
+        let refusal = StoreRefusal { model: model.clone(), reason: "an engine needs it".into(), at_ms: 7 };
         let stored = StoredModel {
             model,
             digest: Some(digest()),

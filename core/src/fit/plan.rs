@@ -90,7 +90,7 @@ mod tests {
             id: "0000:01:00.0".into(),
             name: "card".into(),
             memory: capacity(vram),
-            carve_out_free: None,
+            carve_out: None,
             holders: Vec::new(),
         };
         let devices = if vram > 0 { vec![card] } else { Vec::new() };

@@ -19,9 +19,9 @@ fn gpu(id: &str, total: f64, free: f64) -> Gpu {
     }
 }
 
-fn unified(total: f64, free: f64, carve_out_free: f64) -> Gpu {
+fn unified(total: f64, free: f64, carve_out: f64) -> Gpu {
     let pool = Pool::Unified {
-        carve_out: Capacity { total: gib(0.5), available: gib(carve_out_free) },
+        carve_out: Capacity { total: gib(0.5), available: gib(carve_out) },
         gtt: Capacity { total: gib(total), available: gib(free) },
         limited_by: UnifiedLimit::Driver,
     };
@@ -95,18 +95,27 @@ fn shared_memory_is_one_budget_with_ram() {
 }
 
 #[test]
+fn a_card_that_sleeps_is_used_with_what_it_had_free_last() {
+    let asleep = Gpu { state: GpuState::Asleep, ..gpu("c", 8.0, 7.5) };
+    let pools = Pools::of(&machine(16.0, 10.0, vec![asleep]));
+    assert_eq!(pools.devices.len(), 1, "{:?}", pools.notes);
+    assert!(fit(&pools, &[], demand(6.0, 1.0), Margin::Default).fits);
+}
+
+#[test]
 fn processors_that_are_broken_asleep_or_silent_are_not_used_and_the_reason_says_so() {
     let broken = Gpu {
         state: GpuState::Broken(GpuFault::NeedsReboot, "driver 580 under kernel module 575".into()),
         ..gpu("b", 8.0, 8.0)
     };
-    let asleep = Gpu { state: GpuState::Asleep, ..gpu("c", 8.0, 8.0) };
+    let memory = Reading::unknown("never read");
+    let asleep = Gpu { state: GpuState::Asleep, memory, ..gpu("c", 8.0, 8.0) };
     let silent = Gpu { memory: Reading::unknown("no permission"), ..gpu("d", 8.0, 8.0) };
     let pools = Pools::of(&machine(16.0, 10.0, vec![broken, asleep, silent]));
     assert_eq!((pools.devices.len(), pools.notes.len()), (0, 3));
     let refused = fit(&pools, &[], demand(1.0, 0.0), Margin::Default);
     assert!(!refused.fits);
-    for word in ["needs-reboot", "asleep", "no permission"] {
+    for word in ["needs-reboot", "it sleeps", "no permission"] {
         assert!(refused.why.contains(word), "{word} in: {}", refused.why);
     }
     let choice = choose(&pools, &[], wanted(4096), Margin::Default, |_| demand(0.0, 5.0));

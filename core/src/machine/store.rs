@@ -186,6 +186,8 @@ pub struct StoreRefusal {
     pub model: ModelId,
     /// What was not done and why, in words for a person.
     pub reason: String,
+    /// When, in milliseconds since 1970 by the machine's clock: the same words again are another refusal.
+    pub at_ms: u64,
 }
 
 /// All of a machine's store.

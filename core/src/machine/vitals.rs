@@ -75,7 +75,7 @@ pub enum ThermalState {
     Ok,
     /// Above the routing goal: others are preferred.
     Warm,
-    /// Near its limit, throttled or on battery: one request at a time, no new models.
+    /// Near its limit, throttled or on battery: asked when nobody else can serve, no new models.
     Derated,
     /// At its limit: nothing new.
     Hot,

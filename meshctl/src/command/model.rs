@@ -14,7 +14,7 @@ use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render;
-use mesh_core::machine::Report;
+use mesh_core::machine::{Report, StoreRefusal};
 use mesh_core::units::human_duration;
 use mesh_proto::v1::{DirectReply, DirectRequest, NodeStatus, ReplicaStatus, StatusReply};
 use serde::Serialize;
@@ -129,8 +129,10 @@ async fn change(
             Progress::Failed(_) | Progress::Under => has_moved = true,
         }
         let refused = refusal(&mut operators, &args).await?;
-        if let Some(why) = refused.filter(|why| old_refusal.as_ref() != Some(why) || is_late) {
-            return Err(failed(wish, &args, &why));
+        if let Some(refused) =
+            refused.filter(|refused| wish != Wish::Unload && old_refusal.as_ref() != Some(refused))
+        {
+            return Err(failed(wish, &args, &refused.reason));
         }
         if start.elapsed() >= limit {
             return Err(late(wish, &args, node, limit));
@@ -158,17 +160,20 @@ fn replica_failure(node: &NodeStatus, model: &str) -> Option<String> {
     replicas(node, model).find(|replica| replica.state == "failed").map(|replica| replica.failure.clone())
 }
 
-/// Why the machine did not follow the last wish about the model, where it says so.
-async fn refusal(operators: &mut Operators, args: &ModelArgs) -> Result<Option<String>, Failure> {
+/// That the machine keeps the model as it is loaded, or does not load it, where it says so.
+async fn refusal(operators: &mut Operators, args: &ModelArgs) -> Result<Option<StoreRefusal>, Failure> {
     let machines = machines(operators, args.node.as_str()).await?;
     let report = machines.first().map(read).transpose()?;
-    Ok(report.and_then(|report| refusal_in(&report, args)))
+    Ok(report.and_then(|report| refusal_in(&report, args, &["stays as", "not loaded"])))
 }
 
-/// The same, of a report.
-fn refusal_in(report: &Report, args: &ModelArgs) -> Option<String> {
+/// What a machine says that it does not do with a model, of those refusals that begin with one of `verbs`.
+fn refusal_in(report: &Report, args: &ModelArgs, verbs: &[&str]) -> Option<StoreRefusal> {
     let mut refusals = report.store.iter().flat_map(|store| &store.refusals);
-    refusals.find(|refusal| refusal.model == args.model).map(|refusal| refusal.reason.clone())
+    let is_it = |refusal: &&StoreRefusal| {
+        refusal.model == args.model && verbs.iter().any(|verb| refusal.reason.starts_with(verb))
+    };
+    refusals.find(is_it).cloned()
 }
 
 fn progress(wish: Wish, node: &NodeStatus, model: &str) -> Progress {

@@ -82,7 +82,7 @@ impl Operator for Scripted {
     async fn machines(&self, _: Request<MachinesRequest>) -> Reply<MachinesReply> {
         let mut machines = self.machines.clone();
         if let Some(reason) = self.refuses.filter(|_| self.directed.load(Ordering::Relaxed)) {
-            let refusal = StoreRefusal { model: "qwen3:4b".into(), reason: reason.into() };
+            let refusal = StoreRefusal { model: "qwen3:4b".into(), reason: reason.into(), at_ms: 7 };
             let report = machines[0].report.get_or_insert_default();
             report.store.get_or_insert_default().refusals.push(refusal);
         }

@@ -146,7 +146,7 @@ fn power(snapshot: &Snapshot, found: &mut Vec<Finding>) {
         let left = percent.map_or_else(String::new, |percent| format!(", {percent} % left"));
         found.push(
             Finding::new(Level::Warning, "power", format!("on battery{left}"))
-                .because("the agent takes one request at a time and loads no models")
+                .because("the machine is asked only when nobody else can serve, and loads no models")
                 .fixed_by("plug it in; or [thermal] on_battery = true in agent.toml"),
         );
     }

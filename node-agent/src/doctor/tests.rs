@@ -206,7 +206,7 @@ fn json_is_the_same_findings() {
             "level": "warning",
             "about": "power",
             "found": "on battery",
-            "cause": "the agent takes one request at a time and loads no models",
+            "cause": "the machine is asked only when nobody else can serve, and loads no models",
             "fix": ["plug it in; or [thermal] on_battery = true in agent.toml"],
         })
     );

@@ -48,6 +48,8 @@ pub struct ChildSpec {
     pub projector: Option<PathBuf>,
     /// Whether it makes embeddings.
     pub embedding: bool,
+    /// Variables that leave the engine only the card that was chosen.
+    pub cards: Vec<(&'static str, String)>,
 }
 
 /// Why a child could not be started at all.
@@ -338,6 +340,13 @@ async fn server_command(spec: &ChildSpec, path: &Path) -> (Command, Option<Strin
     }
     if let Some(projector) = &spec.projector {
         command.arg("--mmproj").arg(projector);
+        // It is counted on the processor's side unless the whole model is on the card.
+        if sizing.gpu_layers.is_some() && flags.has("--no-mmproj-offload") {
+            command.arg("--no-mmproj-offload");
+        }
+    }
+    if !spec.cards.is_empty() {
+        command.envs(spec.cards.iter().map(|(name, value)| (name, value)));
     }
     if spec.embedding {
         command.args(["--embedding", "-b", &sizing.ubatch.to_string()]);

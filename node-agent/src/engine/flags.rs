@@ -95,6 +95,10 @@ impl Flags {
         say("physical batch", &["--ubatch-size", "-ub"], some(&sizing.ubatch));
         let layers = sizing.gpu_layers.map_or_else(|| "999".to_owned(), |count| count.to_string());
         say("layers on the GPU", &["--n-gpu-layers", "--gpu-layers", "-ngl"], Some(layers));
+        if sizing.gpu_layers == Some(0) && self.has("--device") {
+            // Without layers a graphics processor would still be used for long prompts, and its memory taken.
+            say("no graphics processor", &["--device"], Some("none".to_owned()));
+        }
         if let Some(count) = sizing.cpu_moe {
             say("experts in RAM", &["--n-cpu-moe", "-ncmoe"], some(&count));
         }
@@ -148,6 +152,11 @@ pub async fn of_program(program: &Path) -> Flags {
     let help = ask(program, "--help").await.unwrap_or_default();
     let version = ask(program, "--version").await.unwrap_or_default();
     let flags = Flags { version: version_in(&version), ..Flags::of_help(&help) };
+    if !flags.is_known() {
+        // A slow disk or a machine that starts: the next load asks again.
+        tracing::warn!(program = %program.display(), "its --help is not understood: sizes of caches and layers stay its own");
+        return flags;
+    }
     let mut memory = lock();
     if memory.len() >= REMEMBERED {
         memory.clear();

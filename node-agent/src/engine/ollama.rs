@@ -6,11 +6,14 @@
 use super::{Ask, AskError, Engine, EngineMemory, Held, LoadRequest, Observation, PullProgress, PullStream};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use mesh_core::gguf::{self, Header};
 use mesh_core::machine::{Abilities, Capabilities, Digest, EngineState, ReplicaState};
+use mesh_core::memory::Shape;
 use mesh_core::units::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -88,10 +91,12 @@ impl Ollama {
                 continue;
             }
             self.asked.push(key.clone());
-            let (ask, model) = (self.ask.clone(), tag.name.clone());
+            let (ask, model, size) = (self.ask.clone(), tag.name.clone(), tag.size.map(Bytes));
             self.shows.spawn(async move {
                 let shown = ask.post::<Shown>("/api/show", &json!({ "model": model }), SHOW_WITHIN).await;
-                (key, shown.map(Details::from).unwrap_or_default())
+                let Ok(shown) = shown else { return (key, Details::default()) };
+                let shape = size.and_then(|size| shape_of(&shown, size));
+                (key, Details { shape, ..Details::from(shown) })
             });
         }
     }
@@ -226,6 +231,7 @@ fn held(tag: &Tag, running: Option<&Process>, details: Option<&Details>) -> Opti
     // What is allocated, which Ollama chooses by memory and not by the model.
     held.replica.context = running.and_then(|p| p.context_length).filter(|&n| n > 0);
     held.replica.digest = Digest::new(&tag.digest).ok();
+    held.shape = details.and_then(|details| details.shape.clone());
     held.memory = running.and_then(|p| Some(EngineMemory { size: p.size?, size_vram: p.size_vram? }));
     if let Some(details) = details {
         held.replica.trained_context = details.trained_context;
@@ -299,7 +305,7 @@ struct Shown {
 }
 
 /// What `/api/show` tells of a model; `None` when it does not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Details {
     trained_context: Option<u32>,
     parameters: Option<u64>,
@@ -308,6 +314,38 @@ struct Details {
     tools: Option<bool>,
     vision: Option<bool>,
     fim: Option<bool>,
+    /// What decides its memory.
+    shape: Option<Arc<Shape>>,
+}
+
+/// What of a model of so many bytes decides its memory, where its keys tell.
+fn shape_of(shown: &Shown, size: Bytes) -> Option<Arc<Shape>> {
+    let keys = shown.model_info.iter().filter(|(key, _)| !key.starts_with("tokenizer."));
+    let header = Header {
+        version: 3,
+        metadata: keys.filter_map(|(key, value)| Some((key.clone(), key_value(value)?))).collect(),
+        tensors: Vec::new(),
+        alignment: 32,
+        data_offset: 0,
+        unknown_types: BTreeSet::new(),
+        sizes_complete: true,
+    };
+    Shape::without_tensors(&header, size).ok().map(Arc::new)
+}
+
+/// A value of a header as JSON has it; lists tell nothing, because Ollama sends them only when asked at length.
+fn key_value(value: &Value) -> Option<gguf::Value> {
+    if let Some(number) = value.as_u64() {
+        return Some(gguf::Value::Unsigned(number));
+    }
+    if let Some(number) = value.as_f64() {
+        return Some(gguf::Value::Float(number));
+    }
+    match value {
+        Value::String(text) => Some(gguf::Value::Text(text.clone())),
+        Value::Bool(flag) => Some(gguf::Value::Bool(*flag)),
+        Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 impl From<Shown> for Details {
@@ -328,6 +366,7 @@ impl From<Shown> for Details {
             tools: can("tools"),
             vision: can("vision"),
             fim: can("insert"),
+            shape: None,
         }
     }
 }
@@ -335,6 +374,7 @@ impl From<Shown> for Details {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_core::memory::{Options, footprint};
 
     #[test]
     fn a_model_in_memory_has_its_allocated_context_and_one_on_disk_has_none() {
@@ -365,6 +405,25 @@ mod tests {
         let details = Details::from(shown);
         assert_eq!((details.trained_context, details.parameters), (Some(40960), Some(8_190_735_360)));
         assert_eq!((details.tools, details.embed, details.fim), (Some(true), Some(false), Some(false)));
+    }
+
+    #[test]
+    fn the_keys_of_show_tell_the_cache_of_a_context() {
+        let shown: Shown = serde_json::from_value(json!({"model_info": {
+            "general.architecture": "qwen3", "qwen3.block_count": 36, "qwen3.context_length": 40960,
+            "qwen3.embedding_length": 4096, "qwen3.attention.head_count": 32,
+            "qwen3.attention.head_count_kv": 8, "qwen3.attention.key_length": 128,
+            "qwen3.attention.value_length": 128, "qwen3.rope.freq_base": 1e6,
+            "tokenizer.ggml.tokens": null,
+        }}))
+        .expect("as documented");
+        let shape = shape_of(&shown, Bytes(5_200_000_000)).expect("enough keys");
+        let needs = footprint(&shape, &Options::new(32_768, 1));
+        // 36 layers × 8 heads × (128 + 128) elements × 2 bytes
+        assert_eq!(needs.device.kv, Bytes(32_768 * 147_456));
+        assert_eq!(shape.weights(), Bytes(5_200_000_000));
+        let nothing: Shown = serde_json::from_value(json!({})).expect("all fields may lack");
+        assert_eq!(shape_of(&nothing, Bytes(1)), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::transfers::Transfers;
 use super::{Release, StoreConfig, StoreWish, naming};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Digest, PullWish, Store, StoreRefusal, TransferState};
+use mesh_daemon::clock::unix_ms;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
@@ -168,7 +169,7 @@ impl Keeper {
     fn refuse(&mut self, model: ModelId, reason: String) {
         tracing::warn!(%model, "{reason}");
         self.refused.retain(|(_, refusal)| refusal.model != model);
-        self.refused.push_back((Instant::now(), StoreRefusal { model, reason }));
+        self.refused.push_back((Instant::now(), StoreRefusal { model, reason, at_ms: unix_ms() }));
         if self.refused.len() > REFUSALS {
             self.refused.pop_front();
         }
@@ -246,6 +247,7 @@ impl Keeper {
         if let Some(file) = files.iter().find(|file| self.is_kept(file)) {
             return Err(format!("an engine is configured with {}", self.folder.root().join(file).display()));
         }
+        self.refused.retain(|(_, refusal)| refusal.model != *model);
         self.deleting.insert(model.clone());
         let release = self.parts.release.get().cloned();
         let (folder, model) = (self.folder.clone(), model.clone());

@@ -71,15 +71,15 @@ impl StoreHandle {
             refused("bad_request", format!("the file has {size} bytes, none at {}", request.offset))
         })?;
         let length = if request.length == 0 { left } else { request.length.min(left) };
-        let lane = if length <= HEADER_LIMIT && request.length > 0 {
-            &self.lending.headers
+        let (lane, what) = if length <= HEADER_LIMIT && request.length > 0 {
+            (&self.lending.headers, format!("the beginnings of {HEADERS_AT_ONCE}"))
         } else {
-            &self.lending.files
+            (&self.lending.files, LENT_AT_ONCE.to_string())
         };
         let permit = lane
             .clone()
             .try_acquire_owned()
-            .map_err(|_| refused("busy", format!("this machine lends {LENT_AT_ONCE} files already")))?;
+            .map_err(|_| refused("busy", format!("this machine lends {what} files already")))?;
         let (folder, found) = (self.folder.clone(), file.found);
         let opened = blocking(move || {
             let opened = folder.open(&found.real)?;

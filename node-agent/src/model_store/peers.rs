@@ -97,7 +97,7 @@ impl MeshSource {
             .map_err(SourceError::Broke)?;
         let BlobReply { size, holder, .. } = match head.outcome {
             Some(Outcome::Blob(reply)) => reply,
-            Some(Outcome::Refused(refused)) => return Err(self.refused(refused)),
+            Some(Outcome::Refused(refused)) => return Err(self.refused(refused, offset)),
             Some(Outcome::Answer(_)) | None => {
                 return Err(SourceError::Broke("the router answers something else".into()));
             }
@@ -120,11 +120,12 @@ impl MeshSource {
         })
     }
 
-    fn refused(&self, Refused { kind, message }: Refused) -> SourceError {
+    fn refused(&self, Refused { kind, message }: Refused, offset: u64) -> SourceError {
         match kind.as_str() {
             "busy" => SourceError::Busy { why: message, wait: None },
-            // Nobody had it from the beginning. Later it may only be that its last holder starts again.
-            "no_such_blob" if self.holder.is_none() => SourceError::Never(message),
+            // Nobody had it from the beginning. Later it may only be that its last holder starts again: after a power
+            // cut the router may be there before it.
+            "no_such_blob" if self.holder.is_none() && offset == 0 => SourceError::Never(message),
             _ => SourceError::Broke(message),
         }
     }

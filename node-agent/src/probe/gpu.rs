@@ -2,7 +2,7 @@
 //! drivers show in `/sys/class/drm`, and what no driver shows by the PCI bus.
 
 use super::pci::{self, AMD, Card, INTEL, NVIDIA};
-use super::{GpuOverrides, amd, drm_clients::Holders, intel, nvidia::Nvidia};
+use super::{Attention, GpuOverrides, amd, drm_clients::Holders, intel, nvidia::Nvidia};
 use mesh_core::machine::{Gpu, GpuVendor, Reading, Temperature};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,8 +54,14 @@ impl Gpus {
         Self { nvidia: Nvidia::new(root, library), root: root.into(), overrides, seen: Mutex::default() }
     }
 
+    /// Who holds it has cards read each second, also those that sleep.
+    pub(super) fn attention(&self) -> Attention {
+        self.nvidia.attention.clone()
+    }
+
     /// What was remembered is of another time: the machine has slept.
     pub(super) fn forget(&self) {
+        self.nvidia.forget();
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen::default();
     }
 

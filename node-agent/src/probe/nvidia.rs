@@ -12,6 +12,7 @@
 mod cards;
 mod reading;
 
+use super::Attention;
 use cards::{Card, cards};
 use mesh_core::machine::{Gpu, GpuFault, GpuState, GpuVendor, Reading};
 use nvml_wrapper::Nvml;
@@ -37,6 +38,8 @@ pub(crate) struct Nvidia {
     root: PathBuf,
     library: PathBuf,
     state: Mutex<State>,
+    /// Whether cards are read that would be left alone.
+    pub(super) attention: Attention,
 }
 
 impl std::fmt::Debug for Nvidia {
@@ -52,6 +55,8 @@ struct State {
     fault: Option<(Fault, u64)>,
     /// The last readings by PCI address.
     last: BTreeMap<String, Gpu>,
+    /// No card rests on what was read before.
+    forgotten: bool,
 }
 
 /// Why NVML cannot be used.
@@ -68,7 +73,14 @@ impl Nvidia {
             root: root.to_owned(),
             library: library.unwrap_or_else(|| LIBRARY.into()),
             state: Mutex::default(),
+            attention: Attention::default(),
         }
+    }
+
+    /// The machine has slept: no card rests on what was read before. What sleeps is shown as it was.
+    pub(crate) fn forget(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.forgotten = true;
     }
 
     /// All processors; empty where there is neither a card nor a driver. `as_of` is the time in seconds since
@@ -76,7 +88,8 @@ impl Nvidia {
     pub(crate) fn gpus(&self, as_of: u64) -> Vec<Gpu> {
         let cards = cards(&self.root);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !cards.is_empty() && cards.iter().all(|card| card.asleep) {
+        let attended = self.attention.is_held();
+        if !attended && !cards.is_empty() && cards.iter().all(|card| card.asleep) {
             return cards.iter().map(|card| asleep(card, &state.last)).collect();
         }
         if let Err(fault) = state.start(&self.library, as_of) {
@@ -87,8 +100,9 @@ impl Nvidia {
             // WSL and some containers hide the cards and have the driver.
             state.unlisted(&self.root, as_of)
         } else {
-            cards.iter().map(|card| state.read(card, &self.root, as_of)).collect()
+            cards.iter().map(|card| state.read(card, &self.root, as_of, attended)).collect()
         };
+        state.forgotten = false;
         state.last = found.iter().map(|gpu| (gpu.id.clone(), gpu.clone())).collect();
         if found.iter().all(|gpu| matches!(gpu.state, GpuState::Broken(..))) {
             // A lost card may come back after a fresh start of the library; healthy ones beside it need none.
@@ -127,12 +141,13 @@ impl State {
         }
     }
 
-    /// One card that the kernel lists.
-    fn read(&self, card: &Card, root: &Path, as_of: u64) -> Gpu {
-        if card.asleep {
+    /// One card that the kernel lists. One that is `attended` is woken.
+    fn read(&self, card: &Card, root: &Path, as_of: u64, attended: bool) -> Gpu {
+        if card.asleep && !attended {
             return asleep(card, &self.last);
         }
-        if let Some(last) = self.last.get(&card.slot).filter(|last| may_rest(card, last, as_of)) {
+        let rests = |last: &&Gpu| !attended && !self.forgotten && may_rest(card, last, as_of);
+        if let Some(last) = self.last.get(&card.slot).filter(rests) {
             return last.clone();
         }
         let Some(nvml) = &self.nvml else { return named(card, "NVML is not running") };

@@ -162,6 +162,9 @@ impl ChildKeeper {
     /// Admits and starts the process and stays with it to its end. It is gone when this returns.
     async fn live(&mut self, wish: &LoadWish) -> LifeEnd {
         let holders = self.roster.holders();
+        self.refusals.forget(&self.berth.alias);
+        // What was wished meanwhile: looked at when this load is measured.
+        let mut waiting: Option<LoadWish> = None;
         let berthed = {
             let version = self.version.clone();
             let admission = self.berth.take(wish, &self.ledger, &holders, &self.profile, version.as_deref());
@@ -171,8 +174,10 @@ impl ChildKeeper {
                     biased;
                     () = self.stop.cancelled() => return LifeEnd::Stopped,
                     () = self.retire.cancelled() => return LifeEnd::Stopped,
-                    Some(order) = self.orders.recv() => if let Order::Unload(_) = order {
-                        return LifeEnd::Unloaded;
+                    Some(order) = self.orders.recv() => match order {
+                        Order::Unload(_) => return LifeEnd::Unloaded,
+                        Order::Load(wish) => waiting = Some(wish),
+                        Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_) => {}
                     },
                     berthed = &mut admission => break berthed,
                 }
@@ -203,9 +208,13 @@ impl ChildKeeper {
                     child.stop().await;
                     return LifeEnd::Stopped;
                 }
-                Some(order) = self.orders.recv() => if let Order::Unload(_) = order {
-                    child.stop().await;
-                    return LifeEnd::Unloaded;
+                Some(order) = self.orders.recv() => match order {
+                    Order::Unload(_) => {
+                        child.stop().await;
+                        return LifeEnd::Unloaded;
+                    }
+                    Order::Load(wish) => waiting = Some(wish),
+                    Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_) => {}
                 },
                 engine = &mut listening => match engine {
                     Ok(engine) => break engine,
@@ -226,15 +235,18 @@ impl ChildKeeper {
             row.answers_at(engine.base_url(), engine.api_key());
             row.can(capabilities);
         });
-        self.serve(child, &mut engine, reservation, &planned).await
+        let waiting = waiting.filter(|wish| !planned.satisfies(wish));
+        self.serve(child, &mut engine, reservation, &planned, waiting).await
     }
 
+    /// `waiting` is a wish for another size, until the present one is measured.
     async fn serve(
         &mut self,
         mut child: Child,
         engine: &mut crate::engine::llama_server::LlamaServer,
         reservation: Reservation,
         planned: &Planned,
+        mut waiting: Option<LoadWish>,
     ) -> LifeEnd {
         let mut next_look = Instant::now();
         let mut served_since = None;
@@ -242,8 +254,6 @@ impl ChildKeeper {
         // Resolves when an ordered unload may happen; `None` while none is ordered.
         let mut drained: OptionFuture<BoxFuture<'static, ()>> = None.into();
         let mut draining: Option<Draining> = None;
-        // A wish for another size, until the present one is measured.
-        let mut waiting: Option<LoadWish> = None;
         // Measures once it serves; has the reservation meanwhile.
         let mut reservation = Some(reservation);
         let mut settling: OptionFuture<BoxFuture<'static, Settled>> = None.into();
@@ -297,6 +307,8 @@ impl ChildKeeper {
                     },
                     (Order::Unload(_), Some(Draining::Again(_))) => draining = Some(Draining::Unload),
                     (Order::Unload(_), None) => {
+                        self.refusals.forget(&self.berth.alias);
+                        waiting = None;
                         drained = Some(self.drain()).into();
                         draining = Some(Draining::Unload);
                     }

@@ -3,8 +3,9 @@
 //! Nothing is cut: an unload waits for the answers that run. What others unloaded meanwhile is left alone.
 
 use super::SupervisorHandle;
+use super::load_facts::Subject;
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Directive, Engine, LoadWish, ReplicaState, Vitals};
+use mesh_core::machine::{Directive, Engine, LoadWish, Replica, ReplicaState, Vitals};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -24,7 +25,7 @@ impl Cooler {
         let unloaded = async {
             while self.overheated.wait_for(|&overheated| overheated).await.is_ok() {
                 let why = self.vitals.borrow().thermal.why.clone();
-                let loaded = loaded(&self.supervisor.engines().borrow());
+                let loaded = loaded(&self.supervisor.engines().borrow(), &self.supervisor.roster.subjects());
                 for model in loaded.keys() {
                     tracing::warn!(%model, %why, "unloading: the machine stays hot");
                     self.supervisor.direct(Directive::Unload(model.clone()));
@@ -51,18 +52,23 @@ impl Cooler {
 
 /// What is in memory and can be taken out, with the wish that brings it back as it is. Engines that load on demand
 /// are told to unload too; they load again by themselves.
-fn loaded(engines: &[Engine]) -> BTreeMap<ModelId, LoadWish> {
-    let replicas = engines.iter().filter(|engine| engine.capabilities.can_unload).flat_map(|e| &e.replicas);
-    let held = replicas.filter(|replica| replica.state == ReplicaState::Loaded);
-    held.map(|replica| {
-        let wish = LoadWish {
-            context: replica.context,
-            slots: replica.slots,
-            ..LoadWish::from(replica.model.clone())
-        };
-        (replica.model.clone(), wish)
-    })
-    .collect()
+fn loaded(engines: &[Engine], subjects: &[Subject]) -> BTreeMap<ModelId, LoadWish> {
+    let cache = |model: &ModelId| {
+        let facts = subjects.iter().find(|subject| subject.replica.model == *model)?.facts.as_ref()?;
+        Some(facts.key.options.cache.clone())
+    };
+    let wish = |engine: &Engine, replica: &Replica| {
+        let model = replica.model.clone();
+        if !engine.capabilities.can_size {
+            return LoadWish::from(model);
+        }
+        let cache_type = cache(&model);
+        LoadWish { context: replica.context, slots: replica.slots, cache_type, ..LoadWish::from(model) }
+    };
+    let unloaders = engines.iter().filter(|engine| engine.capabilities.can_unload);
+    let replicas = unloaders.flat_map(|engine| engine.replicas.iter().map(move |replica| (engine, replica)));
+    let held = replicas.filter(|(_, replica)| replica.state == ReplicaState::Loaded);
+    held.map(|(engine, replica)| (replica.model.clone(), wish(engine, replica))).collect()
 }
 
 /// Whether the model is there, in no memory, and does not come back by itself.

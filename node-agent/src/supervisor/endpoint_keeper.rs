@@ -193,6 +193,9 @@ impl EndpointKeeper {
     }
 
     fn obey(&mut self, order: Order) {
+        if let Order::Unload(model) | Order::Delete(model) = &order {
+            self.refusals.forget(model);
+        }
         match order {
             Order::Load(wish) => self.load(wish),
             Order::Unload(model) => self.unload(model),

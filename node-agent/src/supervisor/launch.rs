@@ -4,19 +4,24 @@ use super::load_facts::LoadFacts;
 use super::resident::resident;
 use crate::engine::child::ChildSpec;
 use crate::engine::{BufferKind, Program, Reported, Sizing};
-use crate::model_store::{StoredFile, whole_header};
+use crate::model_store::{StoreHandle, StoredFile, whole_header};
 use crate::profile::ProfileHandle;
 use crate::reservation::{Ledger, Refused, Reservation, Shrunk};
 use crate::truth::RAM;
 use mesh_core::fit::{Choice, Claim, Demand, Margin, Offload, Pools, Trial, Wanted, choose};
+use mesh_core::gguf::{self, Header};
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Digest, LoadWish, Replica, ReplicaMemory, Thermal, ThermalState, Vitals};
+use mesh_core::machine::{
+    Digest, GpuVendor, LoadWish, Replica, ReplicaMemory, Thermal, ThermalState, Vitals,
+};
 use mesh_core::memory::{CacheType, Footprint, HOST_OVERHEAD, Options, Shape, footprint};
 use mesh_core::profile::{LoadKey, LoadOptions, Measured, MeasuredBy};
 use mesh_core::units::Bytes;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+/// Parts of a split model that are looked for; the largest ones published have under 50.
+const PARTS: u32 = 128;
 /// What the driver may have given to others while a model loaded, until the difference tells nothing of the model.
 const PLAUSIBLE: u64 = 2 << 30;
 
@@ -69,7 +74,12 @@ pub(super) enum Source {
         embedding: bool,
     },
     /// The store has it, and has read it.
-    Stored(Box<StoredFile>),
+    Stored {
+        /// As it was when it was taken up.
+        file: Box<StoredFile>,
+        /// Knows its digest and its projector when they come later.
+        store: StoreHandle,
+    },
 }
 
 /// Why a model is not started.
@@ -154,7 +164,7 @@ impl Berth {
     pub(super) fn file(&self) -> &Path {
         match &self.source {
             Source::Configured { file, .. } => file,
-            Source::Stored(stored) => &stored.path,
+            Source::Stored { file, .. } => &file.path,
         }
     }
 
@@ -163,7 +173,7 @@ impl Berth {
         match &self.source {
             Source::Configured { embedding, .. } => *embedding,
             // Models that make text have no pooling, or none (0).
-            Source::Stored(stored) => {
+            Source::Stored { file: stored, .. } => {
                 stored.header.arch_number("pooling_type").is_some_and(|pooling| pooling != 0)
             }
         }
@@ -172,26 +182,31 @@ impl Berth {
     /// Bytes of its weights.
     pub(super) fn size(&self) -> Option<Bytes> {
         match &self.source {
-            Source::Configured { file, .. } => std::fs::metadata(file).ok().map(|file| Bytes(file.len())),
-            Source::Stored(stored) => Some(Bytes(stored.header.weight_bytes())),
+            Source::Configured { file, .. } => Some(size_of(&parts_of(file))).filter(|size| size.0 > 0),
+            Source::Stored { file, .. } => Some(Bytes(file.header.weight_bytes())),
         }
     }
 
     /// Of its file, where the store has computed it.
     pub(super) fn digest(&self) -> Option<Digest> {
-        match &self.source {
-            Source::Configured { .. } => None,
-            Source::Stored(stored) => stored.digest.clone(),
-        }
+        self.stored().and_then(|stored| stored.digest)
     }
 
     /// Adds what its header tells to what is shown of it.
     pub(super) fn describe(&self, replica: &mut Replica) {
-        if let Source::Stored(stored) = &self.source {
+        if let Source::Stored { file: stored, .. } = &self.source {
             let trained = stored.header.arch_number("context_length");
             replica.trained_context = trained.and_then(|tokens| u32::try_from(tokens).ok());
             replica.parameters = Some(stored.header.parameters()).filter(|&count| count > 0);
         }
+    }
+
+    /// The store's file with what is known of it now.
+    fn stored(&self) -> Option<StoredFile> {
+        let Source::Stored { file, store } = &self.source else { return None };
+        let now = store.file(&self.alias);
+        let same = now.filter(|now| now.path == file.path && now.header == file.header);
+        Some(same.unwrap_or_else(|| (**file).clone()))
     }
 
     async fn facts(&self) -> Facts {
@@ -200,17 +215,16 @@ impl Berth {
             Source::Configured { file, .. } => {
                 let path = file.clone();
                 let read = move || {
-                    let size = std::fs::metadata(&path).map_or(0, |file| file.len());
-                    // Parts of a split model are known by their sizes only.
-                    let header = File::open(&path).ok().and_then(|file| whole_header(&file, size).ok());
-                    let shape = header.and_then(|header| Shape::from_header(&header).ok());
-                    shape.unwrap_or_else(|| Shape::of_size(Bytes(size)))
+                    let parts = parts_of(&path);
+                    let shape = joined(&parts).and_then(|header| Shape::from_header(&header).ok());
+                    shape.unwrap_or_else(|| Shape::of_size(size_of(&parts)))
                 };
                 let shape =
                     tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Shape::of_size(Bytes(0)));
                 Facts { shape, model: self.alias.to_string(), projector: None, embedding }
             }
-            Source::Stored(stored) => {
+            Source::Stored { file, .. } => {
+                let stored = self.stored().unwrap_or_else(|| (**file).clone());
                 let weights = Bytes(stored.header.weight_bytes());
                 let shape = Shape::from_header(&stored.header).unwrap_or_else(|_| Shape::of_size(weights));
                 let model = stored
@@ -254,11 +268,9 @@ impl Berth {
             model: self.file().to_owned(),
             alias: self.alias.clone(),
             sizing: planned.sizing.clone(),
-            projector: match &self.source {
-                Source::Configured { .. } => None,
-                Source::Stored(stored) => stored.projector.clone(),
-            },
+            projector: self.stored().and_then(|stored| stored.projector),
             embedding: facts.embedding,
+            cards: cards(&ledger.vitals(), planned.gpu.as_deref()),
         };
         profile.change(|profile, at| {
             profile.keep_footprint(planned.key.clone(), planned.predicted.clone(), None, at);
@@ -350,7 +362,7 @@ impl Berth {
         let gpu = choice.fit.gpu.clone();
         let device = pools.devices.iter().find(|device| Some(&device.id) == gpu.as_ref());
         // On shared memory the page cache would hold the weights a second time.
-        sizing.direct_io = device.is_some_and(|device| device.carve_out_free.is_some());
+        sizing.direct_io = device.is_some_and(|device| device.carve_out.is_some());
         let name = device.map_or_else(|| RAM.to_owned(), device_name);
         Planned {
             key: load_key(facts, &sizing, choice.trial.offload, &name, version),
@@ -365,6 +377,24 @@ impl Berth {
 struct Request {
     sizing: Sizing,
     context_is_open: bool,
+}
+
+/// Variables that leave an engine only the card `gpu`, where the machine has several of its maker: llama.cpp would
+/// spread a model over all that it sees. CUDA and ROCm count cards in the order of their addresses when told so.
+fn cards(vitals: &Vitals, gpu: Option<&str>) -> Vec<(&'static str, String)> {
+    let all = || vitals.gpus.known().into_iter().flatten();
+    let Some(chosen) = all().find(|known| Some(known.id.as_str()) == gpu) else { return Vec::new() };
+    let mut ids: Vec<&str> =
+        all().filter(|known| known.vendor == chosen.vendor).map(|known| known.id.as_str()).collect();
+    ids.sort_unstable();
+    let place = ids.iter().position(|id| *id == chosen.id).unwrap_or(0).to_string();
+    match chosen.vendor {
+        GpuVendor::Nvidia if ids.len() > 1 => {
+            vec![("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned()), ("CUDA_VISIBLE_DEVICES", place)]
+        }
+        GpuVendor::Amd if ids.len() > 1 => vec![("HIP_VISIBLE_DEVICES", place)],
+        GpuVendor::Nvidia | GpuVendor::Amd | GpuVendor::Intel => Vec::new(),
+    }
 }
 
 fn device_name(device: &mesh_core::fit::Device) -> String {
@@ -412,6 +442,39 @@ fn predict(facts: &Facts, sizing: &Sizing) -> Footprint {
     // Embeddings are computed in one step.
     let ubatch = if facts.embedding { sizing.context } else { options.ubatch };
     footprint(&facts.shape, &Options { ubatch, projector: facts.projector, ..options })
+}
+
+/// All files of the model that begins with `first`: `x-00001-of-00003.gguf` has two more.
+fn parts_of(first: &Path) -> Vec<PathBuf> {
+    const FIRST: &str = "-00001-of-";
+    let name = first.to_string_lossy();
+    let Some((before, count)) = name.strip_suffix(".gguf").and_then(|name| name.rsplit_once(FIRST)) else {
+        return vec![first.to_owned()];
+    };
+    match count.parse::<u32>() {
+        Ok(parts) if count.len() == 5 && (2..=PARTS).contains(&parts) => {
+            (1..=parts).map(|part| format!("{before}-{part:05}-of-{count}.gguf").into()).collect()
+        }
+        Ok(_) | Err(_) => vec![first.to_owned()],
+    }
+}
+
+/// The header of the whole model; `None` where a part is missing or is none.
+fn joined(parts: &[PathBuf]) -> Option<Header> {
+    let headers: Option<Vec<Header>> = parts
+        .iter()
+        .map(|part| {
+            let file = File::open(part).ok()?;
+            let size = file.metadata().ok()?.len();
+            whole_header(&file, size).ok()
+        })
+        .collect();
+    gguf::join(headers?).ok()
+}
+
+fn size_of(parts: &[PathBuf]) -> Bytes {
+    let sizes = parts.iter().filter_map(|part| std::fs::metadata(part).ok()).map(|file| file.len());
+    Bytes(sizes.fold(0, u64::saturating_add))
 }
 
 /// What a load took, by the best source there is, kept in the profile and told to the mesh.
@@ -474,11 +537,10 @@ fn on_device(
     if of_process > 0 {
         return Some((Bytes(of_process), MeasuredBy::Process));
     }
-    let is_device = |device: &str| !device.starts_with("CPU") && !device.ends_with("_Host");
     let said_bytes: u64 = said
         .buffers
         .iter()
-        .filter(|buffer| is_device(&buffer.device) && buffer.kind != BufferKind::Output)
+        .filter(|buffer| !buffer.is_on_host() && buffer.kind != BufferKind::Output)
         .map(|buffer| buffer.bytes)
         .sum();
     let lost = shrunk.device.and_then(|bytes| u64::try_from(bytes).ok());
@@ -492,5 +554,56 @@ fn on_device(
             let beside = planned.predicted.device.overhead.0;
             Some((Bytes(said.saturating_add(beside)), MeasuredBy::EngineLog))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::machine::{Gpu, Reading};
+
+    #[test]
+    fn of_several_cards_of_one_maker_the_engine_sees_the_chosen_one() {
+        let card = |id: &str, vendor| Gpu::unknown(id, "card", vendor, "a test");
+        let vitals = Vitals {
+            gpus: Reading::Known(vec![
+                card("0000:41:00.0", GpuVendor::Nvidia),
+                card("0000:01:00.0", GpuVendor::Nvidia),
+                card("0000:c5:00.0", GpuVendor::Amd),
+            ]),
+            ..Vitals::unknown("a test")
+        };
+        let order = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned());
+        assert_eq!(cards(&vitals, Some("0000:41:00.0")), [order, ("CUDA_VISIBLE_DEVICES", "1".to_owned())]);
+        assert_eq!(cards(&vitals, Some("0000:c5:00.0")), [], "there is no other of its maker");
+        assert_eq!(cards(&vitals, None), []);
+    }
+
+    #[test]
+    fn a_split_model_s_first_file_names_all_of_its_parts() {
+        let names = |first: &str| -> Vec<String> {
+            parts_of(Path::new(first)).iter().map(|part| part.display().to_string()).collect()
+        };
+        assert_eq!(
+            names("/m/big-00001-of-00003.gguf"),
+            ["/m/big-00001-of-00003.gguf", "/m/big-00002-of-00003.gguf", "/m/big-00003-of-00003.gguf"]
+        );
+        for whole in
+            ["/m/x.gguf", "/m/x-00002-of-00003.gguf", "/m/x-00001-of-99999.gguf", "/m/x-00001-of-3.gguf"]
+        {
+            assert_eq!(names(whole), [whole]);
+        }
+    }
+
+    #[test]
+    fn a_configured_split_model_is_counted_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let whole = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/models/tiny-trained-1.4M-q8_0.gguf");
+        let first = folder.path().join("x-00001-of-00002.gguf");
+        std::fs::copy(whole, &first).expect("a copy");
+        assert!(joined(&parts_of(&first)).is_none(), "a part is missing");
+        std::fs::copy(whole, folder.path().join("x-00002-of-00002.gguf")).expect("a copy");
+        let one = std::fs::metadata(whole).expect("a model").len();
+        assert_eq!(size_of(&parts_of(&first)), Bytes(2 * one));
     }
 }

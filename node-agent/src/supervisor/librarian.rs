@@ -106,7 +106,7 @@ impl Librarian {
         self.let_go.retain(|model, since| names.contains(model) && now < *since + LET_GO_FOR);
         self.shelves.retain(|model, shelf| {
             let file = self.store.file(model).filter(|_| names.contains(model));
-            // A digest that was computed meanwhile is taken over with the next file: the bytes are the same.
+            // Its keeper asks the store for a digest or a projector that comes later.
             let same =
                 file.is_some_and(|file| file.path == shelf.file.path && file.header == shelf.file.header);
             if !same {
@@ -154,7 +154,7 @@ impl Librarian {
                 context: self.defaults.context,
                 slots: self.defaults.slots,
                 flexible: true,
-                source: Source::Stored(Box::new(file.clone())),
+                source: Source::Stored { file: Box::new(file.clone()), store: self.store.clone() },
             },
             rests: true,
             roster: self.house.roster.clone(),

@@ -88,7 +88,7 @@ pub(super) async fn load(
     call.await?;
     let shrunk = reservation.settle().await;
     reservation.hand_over();
-    let predicted = predict(size, choice.trial.offload);
+    let predicted = predict(&known, &wish, size, choice.trial.offload);
     let key = key(&known, &wish, &Pools::of(&ledger.vitals()), choice.trial.offload);
     Ok(Some(Loaded { key, predicted, shrunk }))
 }
@@ -113,19 +113,34 @@ fn decide(
         let key = key(known, wish, pools, trial.offload);
         let measured = profile.read(|profile| profile.measured_of(&key, known.version.is_some()));
         measured.unwrap_or_else(|| {
-            let predicted = predict(size, trial.offload);
+            let predicted = predict(known, wish, size, trial.offload);
             Demand { device: predicted.device.total(), host: predicted.host.total() }
         })
     };
     choose(pools, claims, wanted, margin, needs)
 }
 
-fn predict(size: Bytes, offload: Offload) -> Footprint {
+/// By the model's own shape where the engine tells it and the wish says for which context, else by its size.
+fn predict(known: &Known, wish: &LoadWish, size: Bytes, offload: Offload) -> Footprint {
+    let shape = known.held.shape.as_ref();
+    match (shape, wish.context) {
+        (Some(shape), Some(context)) => {
+            let options = Options::new(u64::from(context), wish.slots.unwrap_or(1));
+            let whole = footprint(shape, &options).device;
+            let cache = [whole.kv, whole.recurrent, whole.compute];
+            let cache = Bytes(cache.iter().fold(0, |sum, part| sum.saturating_add(part.0)));
+            Footprint { confidence: Confidence::Estimated, ..divided(size, cache, offload) }
+        }
+        _ => divided(size, Bytes(size.0 / CACHE_SHARE), offload),
+    }
+}
+
+/// Weights of `size` and a cache, divided as `offload` says.
+fn divided(size: Bytes, cache: Bytes, offload: Offload) -> Footprint {
     let gpu_layers = if offload == Offload::None { GpuLayers::None } else { GpuLayers::All };
     let mut footprint = footprint(&Shape::of_size(size), &Options { gpu_layers, ..Options::new(0, 1) });
-    let cache = size.0 / CACHE_SHARE;
     let pool = if offload == Offload::None { &mut footprint.host } else { &mut footprint.device };
-    pool.kv = Bytes(cache);
+    pool.kv = cache;
     if let Offload::Layers(parts) = offload {
         let there = |bytes: Bytes| Bytes(bytes.0 / u64::from(PARTS) * u64::from(parts));
         let (weights, kv) = (footprint.device.weights, footprint.device.kv);
@@ -186,13 +201,13 @@ mod tests {
     #[test]
     fn a_model_known_by_its_size_is_divided_without_losing_a_byte_of_it() {
         let size = Bytes(8_000_000_000);
-        let whole = predict(size, Offload::Full);
+        let whole = divided(size, Bytes(size.0 / CACHE_SHARE), Offload::Full);
         assert_eq!((whole.device.weights, whole.device.kv), (size, Bytes(1_000_000_000)));
         assert_eq!(whole.confidence, Confidence::Guessed);
-        let half = predict(size, Offload::Layers(50));
+        let half = divided(size, Bytes(size.0 / CACHE_SHARE), Offload::Layers(50));
         assert_eq!(half.device.weights.0 + half.host.weights.0, size.0);
         assert_eq!(half.device.weights, Bytes(4_000_000_000));
-        let none = predict(size, Offload::None);
+        let none = divided(size, Bytes(size.0 / CACHE_SHARE), Offload::None);
         assert_eq!((none.device.total(), none.host.weights), (Bytes(0), size));
     }
 }

@@ -2,6 +2,7 @@
 
 use mesh_core::id::ModelId;
 use mesh_core::machine::StoreRefusal;
+use mesh_daemon::clock::unix_ms;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,7 +36,7 @@ impl Refusals {
         tracing::warn!(%model, "{reason}");
         let mut entries = self.lock();
         entries.retain(|(_, refusal)| refusal.model != *model);
-        entries.push_back((Instant::now(), StoreRefusal { model: model.clone(), reason }));
+        entries.push_back((Instant::now(), StoreRefusal { model: model.clone(), reason, at_ms: unix_ms() }));
         if entries.len() > LIMIT {
             entries.pop_front();
         }

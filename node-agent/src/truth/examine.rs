@@ -111,6 +111,7 @@ impl Examiner {
             context: subject.replica.context,
         };
         let excuse = excuse(&key, vitals);
+        let is_excused = excuse.is_some();
         let mut best = Reply::default();
         let mut verdict = SpeedVerdict::Unknown("not measured".into());
         for _ in 0..=SLOW_AGAIN {
@@ -127,8 +128,8 @@ impl Examiner {
         if let (SpeedVerdict::Degraded(_), Some(excuse)) = (&verdict, excuse) {
             return Ok(SpeedVerdict::Unknown(excuse));
         }
-        // What fell back to the CPU must not become what is expected of it.
-        if placed_well && !matches!(verdict, SpeedVerdict::Degraded(_)) {
+        // What fell back to the CPU, or was measured on a busy or throttled machine, must not become what is expected.
+        if placed_well && !is_excused && !matches!(verdict, SpeedVerdict::Degraded(_)) {
             self.profile.change(|profile, at| {
                 profile.keep_speed(SpeedRecord {
                     model: key.model,

@@ -76,6 +76,8 @@ struct Entry {
     version: Option<String>,
     why: Why,
     due: Instant,
+    /// Due at once when the figures of its load come.
+    waits_for_figures: bool,
     /// Checks in a row that were bad, or without an answer.
     bad: u32,
     failed: u32,
@@ -92,16 +94,18 @@ impl Schedule {
     pub(super) fn see(&mut self, subjects: &[Subject], now: Instant) {
         self.entries.retain(|key, _| subjects.iter().any(|subject| Key::of(subject) == *key));
         for subject in subjects {
+            // The figures of a load come shortly after it.
+            let waits_for_figures = subject.supervised && subject.facts.is_none();
+            let due = if waits_for_figures { now + FIGURES_WITHIN } else { now };
             let fresh = |why, due| Entry {
                 load: subject.load,
                 version: subject.version.clone(),
                 why,
                 due,
+                waits_for_figures,
                 bad: 0,
                 failed: 0,
             };
-            // The figures of a load come shortly after it.
-            let due = if subject.supervised && subject.facts.is_none() { now + FIGURES_WITHIN } else { now };
             match self.entries.get_mut(&Key::of(subject)) {
                 Some(entry) if entry.load != subject.load => *entry = fresh(Why::Loaded, due),
                 Some(entry) if subject.version.is_some() && entry.version.is_none() => {
@@ -110,12 +114,8 @@ impl Schedule {
                 Some(entry) if subject.version.is_some() && entry.version != subject.version => {
                     *entry = fresh(Why::Upgraded, due);
                 }
-                Some(entry)
-                    if entry.why == Why::Loaded
-                        && subject.facts.is_some()
-                        && entry.bad + entry.failed == 0 =>
-                {
-                    entry.due = entry.due.min(now.max(entry.due.checked_sub(FIGURES_WITHIN).unwrap_or(now)));
+                Some(entry) if entry.waits_for_figures && subject.facts.is_some() => {
+                    (entry.waits_for_figures, entry.due) = (false, entry.due.min(now));
                 }
                 Some(_) => {}
                 None => {

@@ -25,6 +25,7 @@ async fn the_real_engine_takes_what_was_predicted() {
         let sizing = Sizing { cache, gpu_layers: Some(0), ..Sizing::default_for(context, slots) };
         let predicted = footprint(&shape, &Options { gpu_layers: GpuLayers::None, ..sizing.options() });
         let spec = ChildSpec {
+            cards: Vec::new(),
             program: Program::Bundled,
             engine_folder: engine_folder(),
             model: engine.model(),

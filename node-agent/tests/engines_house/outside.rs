@@ -5,7 +5,7 @@
 
 use crate::house::{House, PATIENCE, engine_folder, model};
 use mesh_core::machine::{
-    Capacity, Directive, EngineKind, Gpu, GpuVendor, Pool, PullSource, PullWish, Reading, Replica,
+    Capacity, Directive, EngineKind, Gpu, GpuVendor, LoadWish, Pool, PullSource, PullWish, Reading, Replica,
     ReplicaHealth, ReplicaState, TransferState, Vitals,
 };
 use mesh_core::profile::MeasuredBy;
@@ -98,7 +98,16 @@ impl State {
             "GET /api/version" => json!({"version": "0.33.0"}).to_string(),
             "GET /api/tags" => json!({"models": if self.listed { vec![tag] } else { vec![] }}).to_string(),
             "GET /api/ps" => json!({"models": if self.loaded { vec![running] } else { vec![] }}).to_string(),
-            "POST /api/show" => json!({"model_info": {}, "capabilities": ["completion"]}).to_string(),
+            "POST /api/show" => json!({
+                "model_info": {
+                    "general.architecture": "qwen3", "qwen3.block_count": 36, "qwen3.context_length": 262_144,
+                    "qwen3.embedding_length": 4096, "qwen3.attention.head_count": 32,
+                    "qwen3.attention.head_count_kv": 8, "qwen3.attention.key_length": 128,
+                    "qwen3.attention.value_length": 128,
+                },
+                "capabilities": ["completion"],
+            })
+            .to_string(),
             "POST /api/generate" => {
                 self.loaded = body["keep_alive"] != 0;
                 json!({"model": NAME, "response": "", "done": true}).to_string()
@@ -251,5 +260,20 @@ async fn an_engine_fetches_and_deletes_models_by_itself_and_tells_how_far_it_is(
     drop(lease);
     house.until("gone", |engines| engines[0].replicas.is_empty()).await;
     assert_eq!(ollama.heard("DELETE /api/delete"), 1);
+    house.stopped().await;
+}
+
+#[tokio::test]
+async fn a_longer_context_needs_more_memory_by_the_model_s_own_keys() {
+    let ollama = Ollama::start(6, ENGLISH).await;
+    let house = house(&ollama, machine(7, 12), &ProfileHandle::in_memory());
+    house.until_replica(NAME, "known", |r| r.abilities.chat.is_some()).await;
+    // 131,072 tokens × 147,456 bytes are 18 GiB of cache beside 5 GiB of weights.
+    let long = LoadWish { context: Some(131_072), ..LoadWish::from(model(NAME)) };
+    house.handle.direct(Directive::Load(long));
+    let refused = |r: &Replica| matches!(r.state, ReplicaState::Failed(_));
+    let seen = house.until_replica(NAME, "refused", refused).await;
+    let ReplicaState::Failed(why) = &seen.state else { panic!("{:?}", seen.state) };
+    assert!(why.starts_with("does not fit: needs ") && ollama.heard("POST /api/generate") == 0, "{why}");
     house.stopped().await;
 }

@@ -31,13 +31,18 @@ pub(super) fn store_from_wire(store: v1::Store) -> Result<Store, WireError> {
 }
 
 fn refusal_to_wire(refusal: &StoreRefusal) -> v1::StoreRefusal {
-    v1::StoreRefusal { model: refusal.model.to_string(), reason: shorten(refusal.reason.clone()) }
+    v1::StoreRefusal {
+        model: refusal.model.to_string(),
+        reason: shorten(refusal.reason.clone()),
+        at_ms: refusal.at_ms,
+    }
 }
 
 fn refusal_from_wire(refusal: v1::StoreRefusal) -> Result<StoreRefusal, WireError> {
     Ok(StoreRefusal {
         model: model("store.refusals.model", refusal.model)?,
         reason: text("store.refusals.reason", refusal.reason)?,
+        at_ms: refusal.at_ms,
     })
 }
 

@@ -731,6 +731,9 @@ pub struct StoreRefusal {
     pub model: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+    /// Milliseconds since 1970 by the machine's clock.
+    #[prost(uint64, tag = "3")]
+    pub at_ms: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

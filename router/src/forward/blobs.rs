@@ -19,8 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long a machine may take to open a file. Disks that sleep take some seconds.
-const OPEN_LIMIT: Duration = Duration::from_secs(15);
+/// How long a machine may take to open a file. Disks that sleep take some seconds. Agents wait 30 s for an answer, in
+/// which three machines can be asked.
+const OPEN_LIMIT: Duration = Duration::from_secs(9);
 
 /// How long a header may take: 20 MiB over a slow line.
 const HEADER_TIME: Duration = Duration::from_secs(60);

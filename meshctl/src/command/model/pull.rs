@@ -8,7 +8,7 @@ use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::models::{done, left};
 use crate::render::quantity::bytes;
-use mesh_core::machine::{Report, Transfer, TransferState};
+use mesh_core::machine::{Report, StoreRefusal, Transfer, TransferState};
 use mesh_core::units::human_duration;
 use mesh_proto::v1::{DirectReply, DirectRequest};
 use std::io::IsTerminal as _;
@@ -21,6 +21,9 @@ const USUAL_WAIT: Duration = Duration::from_secs(7 * 86_400);
 const BEGUN_WITHIN: Duration = Duration::from_secs(15);
 /// Between two lines of progress where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// How a refusal to fetch begins.
+const FETCHED: [&str; 1] = ["not fetched"];
 
 /// # Errors
 /// `NotFound` for an unknown machine or a model that nobody has, `Failed` with the machine's words, `TimedOut`.
@@ -46,14 +49,14 @@ pub(super) async fn run(args: PullArgs, way: &Way, screen: &Screen) -> Result<()
     if which.no_wait {
         return super::report(which, "sent", "passed on; `meshctl model list` shows how far it is", screen);
     }
-    let old = (transfer(&before, &args).cloned(), refusal_in(&before, which));
+    let old = (transfer(&before, &args).cloned(), refusal_in(&before, which, &FETCHED));
     follow(&mut operators, &args, old, way.timeout.unwrap_or(USUAL_WAIT), screen).await
 }
 
 async fn follow(
     operators: &mut Operators,
     args: &PullArgs,
-    (old, old_refusal): (Option<Transfer>, Option<String>),
+    (old, old_refusal): (Option<Transfer>, Option<StoreRefusal>),
     limit: Duration,
     screen: &Screen,
 ) -> Result<(), Failure> {
@@ -64,9 +67,9 @@ async fn follow(
         tokio::time::sleep(LOOK_EVERY).await;
         let report = report(operators, args).await?;
         let now = transfer(&report, args);
-        let refused = refusal_in(&report, which).filter(|why| why.starts_with("not fetched"));
-        if let Some(why) =
-            refused.filter(|why| old_refusal.as_ref() != Some(why) || start.elapsed() > STALE_FAILURE)
+        let refused = refusal_in(&report, which, &FETCHED);
+        if let Some(StoreRefusal { reason: why, .. }) =
+            refused.filter(|refused| old_refusal.as_ref() != Some(refused))
         {
             progress.end(screen);
             let what = format!("{} does not fetch {}", which.node, which.model);

@@ -1,23 +1,26 @@
 //! `meshctl model rm`: deletes a model from a machine's disk and waits until it is gone.
 
-use super::{LOOK_EVERY, STALE_FAILURE, USUAL_WAIT, refusal_in};
+use super::{LOOK_EVERY, USUAL_WAIT, refusal_in};
 use crate::cli::ModelArgs;
 use crate::command::node::{machines, read};
 use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::quantity::bytes;
-use mesh_core::machine::Report;
+use mesh_core::machine::{Report, StoreRefusal};
 use mesh_core::units::human_duration;
 use mesh_proto::v1::{DirectReply, DirectRequest};
 use tokio::time::Instant;
+
+/// How a refusal to delete begins.
+const DELETED: [&str; 1] = ["not deleted"];
 
 /// # Errors
 /// `NotFound` for an unknown machine or model, `TimedOut` when it is not gone in time.
 pub(super) async fn run(args: ModelArgs, way: &Way, screen: &Screen) -> Result<(), Failure> {
     let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
     let before = report(&mut operators, &args).await?;
-    let (size, old) = (size(&before, &args), refusal_in(&before, &args));
+    let (size, old) = (size(&before, &args), refusal_in(&before, &args, &DELETED));
     let request = DirectRequest {
         node: args.node.to_string(),
         action: "delete".into(),
@@ -39,8 +42,9 @@ pub(super) async fn run(args: ModelArgs, way: &Way, screen: &Screen) -> Result<(
         if !is_there(&report, &args) {
             break;
         }
-        if let Some(why) = refusal_in(&report, &args)
-            .filter(|why| old.as_ref() != Some(why) || start.elapsed() > STALE_FAILURE)
+        let refused = refusal_in(&report, &args, &DELETED);
+        if let Some(StoreRefusal { reason: why, .. }) =
+            refused.filter(|refused| old.as_ref() != Some(refused))
         {
             return Err(
                 Failure::new(Kind::Failed, format!("{} did not delete {}", args.node, args.model)).cause(why)

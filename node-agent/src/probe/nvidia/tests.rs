@@ -256,6 +256,19 @@ fn a_sleeping_card_is_not_woken_and_keeps_its_last_readings() {
 }
 
 #[test]
+fn a_sleeping_card_is_woken_for_whoever_needs_it_and_left_alone_afterwards() {
+    let machine = Machine::new(LAPTOP);
+    machine.device("power/runtime_status", "suspended");
+    let nvidia = machine.nvidia();
+    let attended = nvidia.attention.hold();
+    let woken = only(&nvidia, 1000);
+    assert_eq!(woken.state, GpuState::Ready);
+    assert!(woken.memory.known().is_some());
+    drop(attended);
+    assert_eq!(only(&nvidia, 1001).state, GpuState::Asleep);
+}
+
+#[test]
 fn an_idle_card_that_may_sleep_is_read_seldom_and_a_busy_one_each_time() {
     let idle = LAPTOP.replace("busy0=37", "busy0=0").replace("4242:373264640", "");
     let machine = Machine::new(&idle);

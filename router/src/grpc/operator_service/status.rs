@@ -345,7 +345,10 @@ fn machine_lines(node: &NodeStatus) -> Vec<HealthLine> {
     };
     // A hot machine's line is its state's.
     if node.thermal == "derated" {
-        say("warning", format!("{} gets one request at a time: {}", node.name, node.thermal_why));
+        say(
+            "warning",
+            format!("{} is asked only when nobody else can serve: {}", node.name, node.thermal_why),
+        );
     }
     for gpu in &node.gpus {
         match gpu.state.as_str() {
