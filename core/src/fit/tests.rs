@@ -142,6 +142,18 @@ fn the_smallest_hole_that_holds_it_is_taken_and_own_memory_before_shared() {
 }
 
 #[test]
+fn a_card_with_its_own_memory_goes_before_a_smaller_hole_in_shared_memory() {
+    for gpus in [
+        vec![unified(96.0, 8.0, 0.5), gpu("big", 24.0, 20.0)],
+        vec![gpu("big", 24.0, 20.0), unified(96.0, 8.0, 0.5)],
+    ] {
+        let pools = Pools::of(&machine(128.0, 100.0, gpus));
+        let taken = fit(&pools, &[], demand(5.0, 1.0), Margin::Default);
+        assert_eq!((taken.fits, taken.gpu.as_deref()), (true, Some("big")), "{}", taken.why);
+    }
+}
+
+#[test]
 fn who_holds_a_card_is_named_by_the_driver_too() {
     let process = |pid, name: &str, memory| GpuProcess { pid, name: name.into(), memory };
     let processes = vec![

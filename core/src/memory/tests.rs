@@ -331,6 +331,33 @@ fn without_offload_nothing_is_on_the_device() {
 }
 
 #[test]
+fn a_host_that_computes_layers_takes_buffers_for_them_and_one_that_only_feeds_a_device_does_not() {
+    let model = plain("llama", [4, 4096, 32, 8, 128]);
+    let computes = |gpu_layers, kv_on_host| {
+        let how = Options { gpu_layers, kv_on_host, ..Options::new(4096, 1) };
+        footprint(&model, &how).host.compute
+    };
+    let all = computes(GpuLayers::None, false);
+    assert!(computes(GpuLayers::All, false) < all);
+    assert_eq!(computes(GpuLayers::Last(1), false), all, "the output alone is on the device");
+    assert_eq!(computes(GpuLayers::Last(4), false), all, "one layer is on the host");
+    assert_eq!(computes(GpuLayers::All, true), all, "attention is computed where its cache is");
+}
+
+#[test]
+fn every_slot_saves_as_many_states_as_it_may() {
+    // 12 layers with a window: 18 MiB for each slot, whatever the context.
+    let gpt_oss = windowed("gpt-oss", [24, 2880, 64, 8, 64], 128);
+    let overhead = |slots, checkpoints| {
+        let how = Options { checkpoints, ..Options::new(32_768, slots) };
+        footprint(&gpt_oss, &how).host.overhead.0
+    };
+    assert_eq!(overhead(4, 0), HOST_OVERHEAD.0);
+    assert_eq!(overhead(1, 1), HOST_OVERHEAD.0 + (18 << 20));
+    assert_eq!(overhead(4, 3), HOST_OVERHEAD.0 + 4 * 3 * (18 << 20));
+}
+
+#[test]
 fn projectors_drafts_and_saved_prompts_are_counted() {
     let plain = Options::new(4096, 2);
     let (base, shape) = (footprint(&small(false), &plain), small(false));
@@ -345,7 +372,9 @@ fn projectors_drafts_and_saved_prompts_are_counted() {
     assert_eq!(saved.host.total().0, base.host.total().0 + (8 << 30));
     let drafted = with(|how| how.draft = Some(Box::new((small(false), Options::new(4096, 1)))));
     assert_eq!(drafted.device.weights.0, 2 * base.device.weights.0);
-    assert!(drafted.device.kv > base.device.kv && drafted.device.overhead == base.device.overhead);
+    assert!(drafted.device.kv > base.device.kv);
+    assert_eq!(drafted.device.overhead, base.device.overhead, "one process has one base");
+    assert_eq!(drafted.host.overhead, base.host.overhead, "one process has one base");
 }
 
 #[test]

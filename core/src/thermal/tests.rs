@@ -262,6 +262,29 @@ fn a_resume_that_is_told_counts_like_a_gap() {
 }
 
 #[test]
+fn a_sleep_starts_the_waits_for_slowness_and_battery_anew() {
+    let battery = Readings { power: Reading::Known(Power::Battery(None)), ..cpu(40.0) };
+    let slowed = throttled(ThrottleCause::SoftwareThermal);
+    for (pressing, state) in [
+        (&slowed, ThermalState::Derated),
+        (&throttled(ThrottleCause::HardwareSlowdown), ThermalState::Hot),
+        (&battery, ThermalState::Derated),
+    ] {
+        let mut bench = Bench::new();
+        assert_eq!(bench.run(10, pressing), state);
+        bench.run(30, &cpu(40.0));
+        bench.second += 600;
+        assert_eq!(bench.run(60, &cpu(40.0)), state, "nobody saw it calm while it slept");
+        assert_eq!(bench.run(1, &cpu(40.0)), ThermalState::Ok);
+    }
+    let mut bench = Bench::new();
+    bench.run(4, &slowed);
+    bench.second += 600;
+    assert_eq!(bench.run(5, &slowed), ThermalState::Ok, "4 s before and 4 s after are not 5 s");
+    assert_eq!(bench.run(1, &slowed), ThermalState::Derated);
+}
+
+#[test]
 fn a_clock_that_jumps_back_does_not_stop_the_watch() {
     let mut watch = Watch::new(Policy::default(), at(5_000.0));
     watch.observe(&cpu(96.0), at(5_000.0));
@@ -286,6 +309,16 @@ fn models_are_unloaded_after_two_hot_minutes() {
 fn two_readings_with_one_name_count_as_the_hotter() {
     let twice = readings(vec![temperature("x", 96.0, None), temperature("x", 40.0, Some(100.0))]);
     assert_eq!(Bench::new().run(1, &twice), ThermalState::Hot);
+}
+
+#[test]
+fn of_two_limits_of_one_sensor_the_lower_counts() {
+    for (first, second) in [(100.0, 95.0), (95.0, 100.0)] {
+        let twice = readings(vec![temperature("x", 91.0, Some(first)), temperature("x", 40.0, Some(second))]);
+        let mut bench = Bench::new();
+        assert_eq!(bench.run(1, &twice), ThermalState::Hot, "9 °C below the other one");
+        assert_eq!(bench.why(), "x 91 °C of 95 °C; less than 5 °C below its limit");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::small;
 use crate::writer::{Gguf, Meta};
-use mesh_core::gguf::{Header, Outcome, Value, join, read};
+use mesh_core::gguf::{GgufError, Header, KEPT_LIMIT, Outcome, STRING_LIMIT, Value, join, read};
 use mesh_core::memory::{Options, Shape, footprint};
 use proptest::prelude::*;
 
@@ -37,6 +37,28 @@ fn survive(bytes: &[u8]) {
                 }
                 let _ = join(vec![header.clone(), header]);
             }
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_of_metadata_is_bounded_over_all_entries() {
+    // 4096 bytes of the file each, and 128 KiB in memory.
+    let mut list = 0_u32.to_le_bytes().to_vec();
+    list.extend(4096_u64.to_le_bytes());
+    list.resize(list.len() + 4096, 7);
+    let text = "x".repeat(usize::try_from(STRING_LIMIT).expect("it fits"));
+    for (value, too_many) in [(Meta::Raw(9, list), 512), (Meta::Text(text), 4)] {
+        let outcome = |count: u32| {
+            let fill = |file: Gguf, n: u32| file.entry(&format!("k{n}"), value.clone());
+            read(&(0..count).fold(Gguf::new(), fill).file(), None)
+        };
+        assert!(matches!(outcome(too_many - 1), Ok(Outcome::Complete(_))), "{too_many} less one are read");
+        match outcome(too_many) {
+            Err(GgufError::TooMuch { what, found, limit: KEPT_LIMIT }) => {
+                assert!(what == "metadata bytes" && found > KEPT_LIMIT, "{what}: {found}");
+            }
+            other => panic!("{too_many} are too many, and not {:?}", other.map(drop)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use futures_util::poll;
 use mesh_core::fit::{Margin, Trial, fit};
-use mesh_core::machine::{Capacity, Gpu, GpuVendor, Pool};
+use mesh_core::machine::{Capacity, Gpu, GpuVendor, Pool, UnifiedLimit};
 use std::pin::pin;
 
 const GIB: u64 = 1 << 30;
@@ -29,6 +29,22 @@ fn machine(free: u64) -> Arc<Vitals> {
 fn ledger(free: u64) -> (watch::Sender<Arc<Vitals>>, Ledger) {
     let (send, vitals) = watch::channel(machine(free));
     (send, Ledger::new(vitals))
+}
+
+/// The same with a card that takes its memory from RAM.
+fn unified(free: u64) -> Arc<Vitals> {
+    let mut vitals = (*machine(free)).clone();
+    if let Reading::Known(cards) = &mut vitals.gpus {
+        let gtt = Capacity { total: gib(24), available: gib(free) };
+        let carve_out = Capacity { total: Bytes(0), available: Bytes(0) };
+        cards[0].pool = Pool::Unified { carve_out, gtt, limited_by: UnifiedLimit::Driver };
+    }
+    Arc::new(vitals)
+}
+
+/// The outcome of a wait that would never end with a broken ledger.
+async fn soon<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("within a minute")
 }
 
 /// Wants `gib` on the card and nothing less.
@@ -91,7 +107,7 @@ async fn loads_on_one_card_go_one_after_the_other() {
     let (shrunk, ()) = tokio::join!(first.settle(), shown);
     assert_eq!((shrunk.device, shrunk.host), (Some(11 << 30), Some(0)));
     first.holds(Demand { device: gib(11), host: gib(1) });
-    let (_second, choice) = second.await.expect("fits still");
+    let (_second, choice) = soon(second).await.expect("fits still");
     assert_eq!((choice.fit.device.reserved, choice.fit.device.free), (Bytes(0), Some(gib(12))));
     assert!(choice.fit.why.contains("first 12 GiB"), "{}", choice.fit.why);
 }
@@ -104,7 +120,7 @@ async fn a_load_that_waited_is_refused_when_the_one_before_took_more_than_predic
     assert!(poll!(&mut second).is_pending());
     vitals.send_replace(machine(9));
     first.settle().await;
-    let refused = second.await.expect_err("9 GiB are left");
+    let refused = soon(second).await.expect_err("9 GiB are left");
     assert_eq!(refused.fit.device.free, Some(gib(9)));
 }
 
@@ -117,6 +133,37 @@ async fn what_a_running_load_has_taken_already_is_not_counted_twice() {
     assert_eq!((claims[0].on_device, claims[0].promised), (gib(4), true));
     vitals.send_replace(machine(2));
     assert_eq!(ledger.claims()[0].on_device, Bytes(0), "it took more; the rest shows in the reading");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_on_shared_memory_and_one_in_ram_go_one_after_the_other() {
+    let (_vitals, ledger) = ledger(16);
+    let own = ledger.admit("card", &[], whole(5)).await.expect("fits");
+    let ram = soon(ledger.admit("ram", &[], somewhere(30))).await.expect("a card of its own holds up nobody");
+    assert_eq!((own.1.fit.gpu.as_deref(), ram.1.fit.gpu.as_deref()), (Some("card"), None));
+
+    let ledger = Ledger::new(watch::channel(unified(16)).1);
+    let (mut first, choice) = ledger.admit("card", &[], whole(5)).await.expect("fits");
+    assert_eq!(choice.fit.gpu.as_deref(), Some("card"));
+    let mut second = pin!(ledger.admit("ram", &[], somewhere(30)));
+    assert!(poll!(&mut second).is_pending(), "what the first really takes of RAM is not known yet");
+    first.settle().await;
+    assert_eq!(soon(second).await.expect("fits").1.fit.gpu, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_of_ram_is_no_loads_own_while_two_run() {
+    let (vitals, ledger) = ledger(23);
+    let (first, _) = ledger.admit("card", &[], whole(10)).await.expect("fits");
+    let (_second, choice) = soon(ledger.admit("ram", &[], somewhere(30))).await.expect("fits");
+    assert_eq!(choice.fit.gpu, None);
+    let mut shrunk = (*machine(23)).clone();
+    shrunk.ram = Reading::Known(Capacity { total: gib(64), available: gib(55) });
+    vitals.send_replace(Arc::new(shrunk));
+    let on_host = || ledger.claims().iter().map(|claim| claim.on_host).collect::<Vec<_>>();
+    assert_eq!(on_host(), [gib(1), gib(30)], "5 GiB are gone, and nobody knows to whom");
+    drop(first);
+    assert_eq!(on_host(), [gib(25)], "the only one that runs has taken them");
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +194,7 @@ async fn memory_that_comes_back_late_after_an_unload_is_waited_for() {
     assert!(poll!(&mut second).is_pending());
     tokio::time::sleep(Duration::from_millis(1500)).await;
     vitals.send_replace(machine(16));
-    let (_second, choice) = second.await.expect("it came back");
+    let (_second, choice) = soon(second).await.expect("it came back");
     assert_eq!(choice.trial.offload, Offload::Full);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

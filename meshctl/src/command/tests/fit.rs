@@ -1,9 +1,11 @@
 //! `model fit` with headers from the mesh, from files and from web servers.
 
 use super::*;
+use mesh_core::fit::Offload;
 use mesh_core::gguf::{self, Outcome};
 use mesh_core::machine::{Capacity, Hardware, Launch, Reading, Report, Vitals};
-use mesh_core::memory::Shape;
+use mesh_core::memory::{Confidence, Footprint, Parts, Shape};
+use mesh_core::profile::{LoadKey, LoadOptions, Measured, MeasuredBy, Profile};
 use mesh_core::units::Bytes;
 use mesh_proto::fleet_wire::report_to_wire;
 use std::path::PathBuf;
@@ -67,6 +69,55 @@ async fn a_model_that_fits_somewhere_ends_well_and_one_that_fits_nowhere_with_it
     assert_eq!(failure.what, "tiny fits on no machine of the mesh now");
     let long = "meshctl model fit tiny --context 100000000 --slots 8";
     assert_eq!(kind_of(long, mesh([8 * GIB, 8 * GIB])).await, Kind::DoesNotFit);
+}
+
+/// A profile of a machine on which five loads took so many bytes of RAM more than predicted.
+fn profile(residual: u64) -> String {
+    let mut profile = Profile::default();
+    for context in 1..=5 {
+        let options =
+            LoadOptions { context, slots: 1, cache: "f16".into(), ubatch: 512, offload: Offload::None };
+        let load = LoadKey { model: "m".into(), build: "b".into(), device: "ram".into(), options };
+        let (device, host) = (Parts::default(), Parts::default());
+        let predicted = Footprint { device, host, confidence: Confidence::Exact, notes: vec![] };
+        let (device, host, source) = (Bytes(0), Bytes(residual), MeasuredBy::Process);
+        profile.keep_footprint(load, predicted, Some(Measured { device, host, source }), 1);
+    }
+    serde_json::to_string(&profile).expect("JSON")
+}
+
+/// The mesh of two machines with 4 GiB of free RAM, after a change to what some of them report.
+fn after(change: impl Fn(&mut mesh_proto::v1::Report), machines: &[usize]) -> Scripted {
+    let mut mesh = mesh([4 * GIB, 4 * GIB]);
+    for &machine in machines {
+        change(mesh.machines[machine].report.get_or_insert_default());
+    }
+    mesh
+}
+
+#[tokio::test]
+async fn what_loads_took_more_than_predicted_must_stay_free_on_that_machine() {
+    let line = "meshctl model fit tiny";
+    let learned =
+        |residual| move |report: &mut mesh_proto::v1::Report| report.profile_json = Some(profile(residual));
+    assert_eq!(kind_of(line, after(learned(4 * GIB), &[0, 1])).await, Kind::DoesNotFit);
+    assert_eq!(typed(line, after(learned(4 * GIB), &[0])).await, Ok(()), "the other has learned nothing");
+    assert_eq!(typed(line, after(learned(GIB), &[0, 1])).await, Ok(()));
+}
+
+#[tokio::test]
+async fn the_projector_of_a_stored_model_takes_memory_too() {
+    let line = "meshctl model fit tiny";
+    let stored = |model: &'static str| {
+        move |report: &mut mesh_proto::v1::Report| {
+            let projector = Some(4 * GIB);
+            let stored = StoredModel { model: model.into(), projector, ..StoredModel::default() };
+            report.store.get_or_insert_default().models = vec![stored];
+        }
+    };
+    assert_eq!(kind_of(line, after(stored("tiny"), &[0, 1])).await, Kind::DoesNotFit);
+    assert_eq!(typed(line, after(stored("tiny"), &[0])).await, Ok(()), "the other has none");
+    assert_eq!(typed(line, after(stored("other"), &[0, 1])).await, Ok(()), "another model's");
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ fn every_state_has_its_refusal() {
     assert_eq!(Roster::new().lease(&model()).expect_err("none").kind(), "no_such_model");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_drained_model_gets_no_lease_and_waits_for_the_last_one() {
     let roster = roster(&["a"], &ReplicaState::Loaded);
     let lease = roster.lease(&model()).expect("loaded");
@@ -54,7 +54,8 @@ async fn a_drained_model_gets_no_lease_and_waits_for_the_last_one() {
     let mut waiting = std::pin::pin!(count.none_held());
     assert!(futures_util::poll!(&mut waiting).is_pending());
     drop(lease);
-    waiting.await;
+    let minute = std::time::Duration::from_secs(60);
+    tokio::time::timeout(minute, waiting).await.expect("told when the last lease was dropped");
     roster.change("a", |row| row.undrain(&model()));
     assert!(roster.lease(&model()).is_ok());
 }
