@@ -67,13 +67,7 @@ impl HttpSource {
             }
             let next = text(response.headers(), &LOCATION, 8 * 1024)
                 .ok_or_else(|| never("the server redirects to nowhere"))?;
-            let next =
-                url.join(&next).map_err(|error| never(format!("the server redirects to no URL: {error}")))?;
-            let next = checked(next).map_err(|error| never(format!("the server redirects: {error}")))?;
-            if url.scheme() == "https" && next.scheme() != "https" {
-                return Err(never("the server redirects from https to plain http"));
-            }
-            url = next;
+            url = redirected(&url, &next)?;
         }
         Err(never(format!("the server redirects more than {REDIRECTS} times")))
     }
@@ -137,6 +131,17 @@ fn needs(url: &Url) -> (bool, bool) {
         other => other.starts_with("127."),
     };
     (url.scheme() == "https", !here)
+}
+
+/// Where `location` leads from `url`: to a web server, and never away from TLS.
+fn redirected(url: &Url, location: &str) -> Result<Url, SourceError> {
+    let next =
+        url.join(location).map_err(|error| never(format!("the server redirects to no URL: {error}")))?;
+    let next = checked(next).map_err(|error| never(format!("the server redirects: {error}")))?;
+    if url.scheme() == "https" && next.scheme() != "https" {
+        return Err(never("the server redirects from https to plain http"));
+    }
+    Ok(next)
 }
 
 fn client(url: &Url) -> Result<Client, String> {
@@ -273,6 +278,22 @@ mod tests {
             [(std::io::ErrorKind::PermissionDenied, true), (std::io::ErrorKind::ConnectionRefused, false)]
         {
             assert_eq!(is_forbidden(&Connecting(kind.into())), forbidden);
+        }
+    }
+
+    #[test]
+    fn a_redirect_leads_to_a_web_server_and_never_away_from_tls() {
+        let hop = |from: &str, location: &str| redirected(&Url::parse(from).expect("a URL"), location);
+        let next = hop("https://a.example/x", "/y").expect("the same server");
+        assert_eq!(next.as_str(), "https://a.example/y");
+        assert!(hop("http://a.example/x", "https://b.example/y").is_ok());
+        for (from, location) in [
+            ("https://a.example/x", "http://a.example/x"),
+            ("https://a.example/x", "http://b.example/y"),
+            ("http://a.example/x", "file:///etc/passwd"),
+            ("http://a.example/x", "http://"),
+        ] {
+            assert!(hop(from, location).is_err(), "{from} to {location}");
         }
     }
 

@@ -151,3 +151,60 @@ impl Source for MeshSource {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// A router that sends nothing of a file, each time from another holder, and keeps what it was asked.
+    #[derive(Default)]
+    struct Router {
+        asked: Mutex<Vec<BlobRequest>>,
+        refuses: bool,
+    }
+
+    impl PeerLink for Router {
+        fn fetch(&self, request: BlobRequest) -> BoxFuture<'static, Result<PeerAnswer, String>> {
+            let mut asked = self.asked.lock().expect("no panic holds it");
+            let holder = format!("holder-{}", asked.len());
+            asked.push(request);
+            let outcome = if self.refuses {
+                let message = "nobody".to_owned();
+                Outcome::Refused(Refused { kind: "no_such_blob".into(), message })
+            } else {
+                Outcome::Blob(BlobReply { size: 100, holder, ..BlobReply::default() })
+            };
+            let head = ResponseHead { outcome: Some(outcome) };
+            let body = futures_util::stream::empty().boxed();
+            Box::pin(async move { Ok(PeerAnswer { head, body }) })
+        }
+    }
+
+    fn source(router: &Arc<Router>) -> MeshSource {
+        let peers = Peers::default();
+        peers.set(Some(router.clone()));
+        MeshSource::new(peers, Digest::new(&"ab".repeat(32)).expect("a digest"))
+    }
+
+    #[tokio::test]
+    async fn holders_that_broke_are_named_to_the_router_the_last_of_them_last() {
+        let router = Arc::new(Router::default());
+        let mut source = source(&router);
+        for offset in 0..3 {
+            assert!(source.open(offset, None).await.is_ok());
+            source.broke();
+        }
+        assert!(source.open(3, None).await.is_ok());
+        let asked = router.asked.lock().expect("no panic holds it").clone();
+        let avoided: Vec<String> = asked.iter().map(|request| request.avoid.join(" ")).collect();
+        assert_eq!(avoided, ["", "holder-0", "holder-0 holder-1", "holder-0 holder-1 holder-2"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_at_the_beginning_is_final_and_nobody_in_the_middle_is_not() {
+        let router = Arc::new(Router { refuses: true, ..Router::default() });
+        assert!(matches!(source(&router).open(0, None).await, Err(SourceError::Never(_))));
+        assert!(matches!(source(&router).open(7, None).await, Err(SourceError::Broke(_))));
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::{House, digest, gguf, gguf_with, model};
 use mesh_core::machine::Store;
+use mesh_proto::v1::BlobRequest;
 
 fn names(store: &Store) -> Vec<&str> {
     store.models.iter().map(|one| one.model.as_str()).collect()
@@ -119,4 +120,23 @@ async fn a_digest_is_computed_once_and_remembered_over_a_restart() {
     let folders = next.stop().await;
     std::fs::write(&index, b"{").expect("writable");
     House::in_folders(folders, |_| ()).has("x", &file).await;
+}
+
+#[tokio::test]
+async fn a_file_that_has_changed_is_not_lent_under_its_old_digest() {
+    // One look, at the start: what comes later is not seen.
+    let folders = tempfile::tempdir().expect("a folder");
+    let file = gguf(1000, 1);
+    std::fs::create_dir(folders.path().join("models")).expect("a folder");
+    std::fs::write(folders.path().join("models/m.gguf"), &file).expect("a file");
+    let house =
+        House::in_folders(folders, |config| config.pacing.scan = std::time::Duration::from_secs(3600));
+    house.has("m", &file).await;
+    let request = BlobRequest { digest: digest(&file).to_string(), ..BlobRequest::default() };
+    let lent = house.store.lend(&request).await.map(|lent| lent.size);
+    assert_eq!(lent.map_err(|refused| refused.message), Ok(file.len() as u64));
+    house.write("m.gguf", &gguf(1000, 2));
+    let refused = house.store.lend(&request).await.map(|lent| lent.size).expect_err("another file");
+    assert_eq!(refused.kind, "no_such_blob");
+    assert!(refused.message.contains("has changed"), "{}", refused.message);
 }
