@@ -123,7 +123,8 @@ impl Agent {
         let probe = Arc::new(probe.with_overrides(config.gpu_overrides()));
         let probe_attention = probe.attention();
         let (mut hardware, first) = look(probe.clone(), |probe| (probe.hardware(), probe.vitals())).await?;
-        hardware.launch = Some(config.launch.told());
+        let has_bundled = BundledEngine::find(&options.data.join("engine")).is_some();
+        hardware.launch = config.launch.told(has_bundled);
         let (keeper, vitals) =
             VitalsKeeper::new(probe.clone(), first, config.thermal.policy(), metrics.clone());
 

@@ -127,17 +127,20 @@ impl Default for LaunchSection {
 }
 
 impl LaunchSection {
-    /// As the machine tells it.
+    /// As the machine tells it; `None` where the bundled engine is wanted and not installed.
     #[must_use]
-    pub fn told(&self) -> Launch {
+    pub fn told(&self, has_bundled: bool) -> Option<Launch> {
+        if self.program == BUNDLED && !has_bundled {
+            return None;
+        }
         let name = Path::new(&self.program).file_name().map(|name| name.to_string_lossy().into_owned());
-        Launch {
+        Some(Launch {
             program: name.unwrap_or_else(|| self.program.clone()),
             // The bundled engine is built for the processor only.
             uses_gpu: self.program != BUNDLED,
             context: self.context,
             slots: self.slots,
-        }
+        })
     }
 
     /// In the supervisor's words.

@@ -183,7 +183,7 @@ impl Page<'_> {
         lines.extend(table.lines(look));
         let mut remarks = Vec::new();
         for verdict in &self.machines {
-            let why = verdict.choice.as_ref().filter(|_| verdict.answer == Answer::No);
+            let why = verdict.choice.as_ref().filter(|choice| !choice.fit.fits);
             let words = why.map(|choice| choice.fit.why.clone()).into_iter().chain(verdict.notes.clone());
             remarks
                 .extend(words.map(|words| format!("# {}: {}", look.text(&verdict.node), look.text(&words))));

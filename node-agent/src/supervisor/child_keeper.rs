@@ -382,7 +382,7 @@ impl ChildKeeper {
     async fn may_change(&self, wish: &LoadWish) -> bool {
         let alias = &self.berth.alias;
         let refused = if !self.berth.flexible {
-            format!("its sizes stand in agent.toml, under [engines.{}]", self.name)
+            format!("it is started with the sizes of its configuration, engines.{}", self.name)
         } else if let Some(own) = self.roster.memory_of(&self.name, alias) {
             match self.berth.would_fit(wish, &self.ledger, own, &self.profile).await {
                 Ok(()) => {

@@ -98,6 +98,13 @@ fn verdict(args: &FitArgs, shape: &Shape, machine: &MachineReport) -> Result<Ver
         pools = pools.host_only(&format!("its engine ({}) uses the processor only", launch.program));
     }
     let mut notes = Vec::new();
+    if launch.is_none() {
+        notes.push(
+            "it has no engine of its own to load with; there: mesh-agent install-engine, or `program` under [launch] in \
+             agent.toml"
+                .to_owned(),
+        );
+    }
     if let Some(memory) = loaded(args, &report).and_then(|replica| replica.memory) {
         pools.give_back(memory.device, memory.host);
         notes.push("loaded there now; counted as if it were not".to_owned());
@@ -105,6 +112,7 @@ fn verdict(args: &FitArgs, shape: &Shape, machine: &MachineReport) -> Result<Ver
     let trained = shape.trained_context.and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(u32::MAX);
     let usual = launch.as_ref().map_or(USUAL_CONTEXT, |launch| launch.context).min(trained.max(1));
     let wanted = args.context.unwrap_or(usual);
+    let can_load = launch.is_some();
     let slots = args.slots.or(launch.map(|launch| launch.slots)).unwrap_or(1);
     let options = Options {
         cache_k: args.cache_type,
@@ -122,7 +130,7 @@ fn verdict(args: &FitArgs, shape: &Shape, machine: &MachineReport) -> Result<Ver
     let device = pools.devices.into_iter().find(|device| Some(&device.id) == choice.fit.gpu.as_ref());
     Ok(Verdict {
         node: machine.node.clone(),
-        answer: if choice.fit.fits { Answer::Yes } else { Answer::No },
+        answer: if choice.fit.fits && can_load { Answer::Yes } else { Answer::No },
         device: device.map(|device| device.name),
         slots,
         choice: Some(choice),

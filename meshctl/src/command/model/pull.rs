@@ -81,7 +81,8 @@ async fn follow(
                 progress.end(screen);
                 let what = format!("{} did not get {}", which.node, which.model);
                 let failure = Failure::new(Kind::Failed, what).cause(why.clone());
-                let kept = transfer.done.0 > 0;
+                // The machine says so where what came was wrong.
+                let kept = transfer.done.0 > 0 && !why.contains("is deleted");
                 let again = "what has come is kept: the same command goes on from there";
                 return Err(if kept { failure.hint(again) } else { failure });
             }

@@ -121,6 +121,15 @@ async fn the_projector_of_a_stored_model_takes_memory_too() {
 }
 
 #[tokio::test]
+async fn a_machine_without_an_engine_to_load_with_holds_nothing() {
+    let mut bare = mesh([8 * GIB, 8 * GIB]);
+    for machine in &mut bare.machines {
+        machine.report.as_mut().expect("one").hardware.as_mut().expect("some").launch = None;
+    }
+    assert_eq!(kind_of("meshctl model fit tiny", bare).await, Kind::DoesNotFit);
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_said_with_what_to_do() {
     let unknown = Scripted { shape: None, ..mesh([GIB, GIB]) };
     let failure = typed("meshctl model fit other", unknown).await.expect_err("nobody has it");
