@@ -198,6 +198,7 @@ async fn a_model_that_ollama_keeps_partly_in_ram_is_degraded_with_a_hint_until_i
     let took = records.first().and_then(|record| record.measured).expect("measured");
     assert_eq!((took.device, took.source), (Bytes(2 * GIB), MeasuredBy::EngineLog));
     assert_eq!(records[0].load.build, "ollama 0.33.0");
+    assert_eq!(house.handle.ledger().claims(), [], "its bytes are the engine's, and show in what is free");
 
     house.handle.direct(Directive::Unload(model(NAME)));
     house.until_replica(NAME, "unloaded", |r| r.state == ReplicaState::Available).await;
