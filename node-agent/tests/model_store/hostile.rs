@@ -88,6 +88,19 @@ async fn a_content_length_that_lies_never_makes_a_file() {
 }
 
 #[tokio::test]
+async fn a_body_without_a_length_that_ends_within_the_tensors_is_no_model() {
+    let mut file = gguf(50_000, 7);
+    file.truncate(100_000);
+    let server = Server::start(move |_| Reply::new("200 OK", file.clone()).without("content-length")).await;
+    let house = House::start();
+    house.pull(pull("x", &server.url, None));
+    let why = house.failure("x").await;
+    assert!(why.contains("cut short"), "{why}");
+    assert_eq!(house.store.file(&model("x")), None);
+    nothing_is_left(&house);
+}
+
+#[tokio::test]
 async fn redirects_end_and_lead_to_web_servers_only() {
     let cases: [(&str, &str); 5] = [
         ("/again", "redirects more than"),
