@@ -3,7 +3,7 @@
 use crate::house::{House, PATIENCE, model, replica};
 use crate::simulator::OllamaSimulator;
 use futures_util::StreamExt as _;
-use mesh_core::machine::{Directive, EngineKind, EngineState, ReplicaState};
+use mesh_core::machine::{Directive, EngineKind, EngineState, Replica, ReplicaState};
 use node_agent::engine::{EngineConfig, LoadRequest, Observation, PullProgress, adapter};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -50,6 +50,31 @@ async fn models_are_shown_once_and_loaded_and_unloaded_by_directive() {
     assert!(!ollama.is_loaded("qwen3:8b"));
     let shows = ollama.calls().iter().filter(|call| *call == "POST /api/show").count();
     assert_eq!(shows, 2, "one for each model");
+    house.stopped().await;
+}
+
+#[tokio::test]
+async fn what_was_unloaded_and_what_could_not_be_deleted_serves_again_once_it_is_loaded() {
+    let ollama = OllamaSimulator::start().await;
+    ollama.refuse_deletes();
+    let house = House::with(vec![endpoint("ollama", &ollama)]);
+    let (name, loaded) = ("qwen3:8b", |r: &Replica| r.state == ReplicaState::Loaded);
+    house.until_replica(name, "seen", |_| true).await;
+    for leave in [Directive::Unload(model(name)), Directive::Delete(model(name))] {
+        house.handle.direct(Directive::Load(model(name).into()));
+        house.until_replica(name, "loaded", loaded).await;
+        house.handle.direct(leave);
+        // While it drains it still has its context.
+        let gone = |r: &Replica| r.state == ReplicaState::Available && r.context.is_none();
+        house.until_replica(name, "out of memory", gone).await;
+        assert!(!ollama.is_loaded(name));
+    }
+    assert!(ollama.calls().iter().any(|call| call == "DELETE /api/delete"));
+    house.handle.direct(Directive::Load(model(name).into()));
+    house.until_replica(name, "loaded again", loaded).await;
+    let lease = house.handle.lease(&model(name)).await.expect("loaded");
+    assert_eq!(lease.upstream_model, name);
+    drop(lease);
     house.stopped().await;
 }
 

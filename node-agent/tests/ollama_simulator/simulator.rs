@@ -26,6 +26,7 @@ struct State {
     /// Every call as `METHOD path`.
     calls: Vec<String>,
     refuse_loads: bool,
+    refuse_deletes: bool,
     hangs: bool,
 }
 
@@ -75,6 +76,11 @@ impl OllamaSimulator {
     /// From now on loads fail as they do when memory is short.
     pub(crate) fn refuse_loads(&self) {
         self.state.lock().expect("no panic holds it").refuse_loads = true;
+    }
+
+    /// From now on deletes fail as they do when the files are another user's.
+    pub(crate) fn refuse_deletes(&self) {
+        self.state.lock().expect("no panic holds it").refuse_deletes = true;
     }
 
     /// From now on connections are accepted and never answered.
@@ -162,6 +168,10 @@ impl State {
             ("GET", "/api/version") => reply("200 OK", &json!({ "version": "0.33.0" })),
             ("GET", "/api/tags") => reply("200 OK", &json!({ "models": self.list(|_| true) })),
             ("GET", "/api/ps") => reply("200 OK", &json!({ "models": self.list(|model| model.loaded) })),
+            ("DELETE", "/api/delete") if self.refuse_deletes => {
+                let why = "remove /usr/share/ollama/.ollama/models/manifests: permission denied";
+                reply("500 Internal Server Error", &json!({ "error": why }))
+            }
             ("DELETE", "/api/delete") => {
                 let name = body["model"].as_str().unwrap_or_default();
                 match self.models.remove(name) {
