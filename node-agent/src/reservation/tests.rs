@@ -182,6 +182,20 @@ async fn dropping_a_load_or_its_admission_gives_the_bytes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_handed_over_to_an_engine_is_promised_no_more_and_not_waited_for() {
+    let (vitals, ledger) = ledger(16);
+    let (mut first, _) = ledger.admit("first", &[], whole(12)).await.expect("fits");
+    vitals.send_replace(machine(4));
+    first.settle().await;
+    first.hand_over();
+    assert_eq!(ledger.claims(), []);
+    // The engine keeps it: a load that does not fit beside it is refused at once.
+    let began = Instant::now();
+    let refused = ledger.admit("second", &[], whole(12)).await.expect_err("the engine has it");
+    assert_eq!((refused.fit.device.free, began.elapsed()), (Some(gib(4)), Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
 async fn memory_that_comes_back_late_after_an_unload_is_waited_for() {
     let (vitals, ledger) = ledger(16);
     let (mut first, _) = ledger.admit("first", &[], whole(12)).await.expect("fits");
