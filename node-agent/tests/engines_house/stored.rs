@@ -286,14 +286,22 @@ async fn a_model_that_is_deleted_is_let_go_once_its_requests_are_answered() {
     }
     let shelves = Shelves::of(&[("deleted", trained())], 60_000).await;
     shelves.load(wish("deleted"));
-    shelves.house.until_replica("deleted", "loaded", is_loaded).await;
+    // Until then another size is not even considered.
+    let measured = |r: &Replica| is_loaded(r) && r.memory.is_some_and(|memory| memory.measured);
+    shelves.house.until_replica("deleted", "measured", measured).await;
     let lease = shelves.house.handle.lease(&model("deleted")).await.expect("loaded");
     let file = shelves.folder.path().join("models/deleted.gguf");
     shelves.store.direct(StoreWish::Delete(model("deleted")));
     shelves.house.until_replica("deleted", "draining", |r| r.state == ReplicaState::Available).await;
-    // Wishes meanwhile change nothing.
+    // Wishes meanwhile change nothing, and nobody is told that it stays. The request goes on: by the time it has its
+    // answer, the wishes have been heard.
     shelves.load(wish("deleted"));
+    shelves.load(LoadWish { context: Some(u32::MAX), ..wish("deleted") });
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
+    let answer = client.get(format!("{}/health", lease.base_url)).send().await.expect("answered");
+    assert_eq!(answer.status(), 200);
     assert!(file.exists() && processes_of("deleted").len() == 1, "a request holds it");
+    assert_eq!(*shelves.house.handle.refusals().borrow().as_slice(), []);
     drop(lease);
     shelves.until_stored("deleted", |store| store.models.is_empty()).await;
     shelves.house.until("its row is gone", |engines| engines.is_empty()).await;
