@@ -373,6 +373,15 @@ async fn a_machine_near_its_limit_or_on_battery_takes_no_wished_load_and_says_wh
     shelves.house.until_replica("derated", "forgiven", |r| failure(r).is_none()).await;
     shelves.load(wish("derated"));
     shelves.house.until_replica("derated", "loaded", is_loaded).await;
+    // Another size of what is loaded is a load as well.
+    shelves.is(ThermalState::Derated, "GPU 80 of 87 \u{b0}C");
+    shelves.load(LoadWish { context: Some(2048), ..wish("derated") });
+    let mut refusals = shelves.house.handle.refusals();
+    let told = tokio::time::timeout(PATIENCE, refusals.wait_for(|told| !told.is_empty())).await;
+    let told = told.expect("in time").expect("the supervisor lives")[0].clone();
+    let warm = "stays as it is loaded: the machine takes no load while it is derated";
+    assert!(told.reason.starts_with(warm), "{}", told.reason);
+    assert!(shelves.house.handle.lease(&model("derated")).await.is_ok(), "it serves on");
     shelves.stopped().await;
 }
 
