@@ -154,7 +154,7 @@ impl Agent {
         );
         let releasing = supervisor.clone();
         store.release_with(Arc::new(move |model| releasing.release(&model)));
-        let serve = Serve::new(supervisor.clone(), metrics.clone())?;
+        let serve = Serve::new(supervisor.clone(), metrics.clone());
         serve.lend_from(store.clone());
         let direct = direct(supervisor.clone(), store.clone());
         let tasks = TaskTracker::new();

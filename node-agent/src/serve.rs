@@ -3,20 +3,24 @@
 //!
 //! What it does not do: choose (the router did), look into bodies, or retry.
 
+mod engine_client;
+
 use crate::metrics::{Metrics, Outcome};
 use crate::model_store::StoreHandle;
 use crate::supervisor::{Lease, SupervisorHandle};
 use bytes::{Bytes, BytesMut};
+use engine_client::{EngineBody, EngineClient};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use mesh_core::id::ModelId;
-use mesh_daemon::complaint::Complaint;
 use mesh_daemon::telemetry;
 use mesh_proto::frame;
 use mesh_proto::v1::response_head;
 use mesh_proto::v1::{BlobReply, BlobRequest, EngineAnswer, Refused, RequestHead, ResponseHead};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
-use reqwest::{Client, Response, StatusCode, redirect};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -24,10 +28,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{Instrument as _, Span};
-
-/// An engine on this machine that does not accept within this time is not there. There is no limit on the
-/// answer itself: a long prompt on a slow machine takes minutes, and the router knows when to give up.
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How much of a 503 is read to see whether the engine is only loading, and for how long.
 const EXCUSE_LIMIT: usize = 64 * 1024;
@@ -66,7 +66,7 @@ pub struct BlobAnswer {
 pub struct Serve {
     supervisor: SupervisorHandle,
     store: OnceLock<StoreHandle>,
-    engines: Client,
+    engines: EngineClient,
     metrics: Metrics,
     in_flight: watch::Sender<usize>,
     refusing: Mutex<Refusing>,
@@ -82,32 +82,17 @@ struct Refusing {
 
 impl Serve {
     /// Answers with the models of `supervisor`.
-    ///
-    /// # Errors
-    /// A complaint when the HTTP client cannot be made.
-    pub fn new(supervisor: SupervisorHandle, metrics: Metrics) -> Result<Arc<Self>, Complaint> {
-        // reqwest wants one even though engines are spoken to in plain HTTP; already set is as good.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let engines = Client::builder()
-            .no_proxy()
-            .http1_only()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_LIMIT)
-            // llama.cpp's server gives each open connection a thread of a small pool, so an idle one may keep
-            // the next request waiting. A new connection over loopback costs less than a token.
-            .pool_max_idle_per_host(0)
-            .tls_certs_only([])
-            .build()
-            .map_err(|error| Complaint::new("cannot make an HTTP client for engines").cause(error))?;
-        Ok(Arc::new(Self {
+    #[must_use]
+    pub fn new(supervisor: SupervisorHandle, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self {
             supervisor,
             store: OnceLock::new(),
-            engines,
+            engines: EngineClient::new(),
             metrics,
             in_flight: watch::Sender::new(0),
             refusing: Mutex::default(),
             draining: watch::Sender::new(false),
-        }))
+        })
     }
 
     /// From now on files of `store` are lent to the router.
@@ -223,23 +208,17 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
     };
     Span::current().record("engine", lease.engine.as_str());
     serve.metrics.request_bytes.inc_by(body.len() as u64);
-    let mut request = serve
-        .engines
-        .post(format!("{}{}", lease.base_url, head.path))
-        .header(CONTENT_TYPE, "application/json")
-        .header(ACCEPT, "application/json, text/event-stream")
-        .body(body);
-    if let Some(key) = &lease.api_key {
-        request = request.bearer_auth(key);
-    }
-    match request.send().await {
+    let request = match engine_request(&lease, &head.path, body) {
+        Ok(request) => request,
+        Err(error) => return running.refuse("engine_down", format!("engine `{}`: {error}", lease.engine)),
+    };
+    match serve.engines.send(request, lease.keeps_connections).await {
         Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
             excuse(running, lease, response).await
         }
         Ok(response) => {
             let head = engine_head(&lease, response.status(), response.headers());
-            let rest = response.bytes_stream().boxed();
-            Answer { head, body: running.pass_on(lease, rest) }
+            Answer { head, body: running.pass_on(lease, EngineBody::new(response.into_body())) }
         }
         Err(error) => {
             // Before the first byte it makes no difference to the router why there is none.
@@ -249,31 +228,51 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
     }
 }
 
+fn engine_request(lease: &Lease, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, http::Error> {
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("{}{path}", lease.base_url))
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .header(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    if let Some(key) = &lease.api_key {
+        let mut value = HeaderValue::try_from(format!("Bearer {key}"))?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    request.body(Full::new(body))
+}
+
 /// A 503 is either "still loading", which the router should know as such, or the engine's own answer.
-async fn excuse(mut running: Running, lease: Lease, response: Response) -> Answer {
+async fn excuse(mut running: Running, lease: Lease, response: Response<Incoming>) -> Answer {
     let head = engine_head(&lease, response.status(), response.headers());
-    let mut rest = response.bytes_stream().boxed();
-    let mut seen = Vec::new();
+    let mut body = EngineBody::new(response.into_body());
+    let (mut seen, mut length, mut broke) = (Vec::new(), 0, None);
     let reading = async {
-        let mut length = 0;
-        while let Some(part) = rest.next().await {
-            length += part.as_ref().map_or(EXCUSE_LIMIT, Bytes::len);
-            seen.push(part);
-            if length >= EXCUSE_LIMIT {
-                break;
+        while length < EXCUSE_LIMIT {
+            match body.bytes().await {
+                Some(Ok(bytes)) => {
+                    length += bytes.len();
+                    seen.push(bytes);
+                }
+                Some(Err(error)) => {
+                    broke = Some(error);
+                    break;
+                }
+                None => break,
             }
         }
     };
     // What has come by then is judged; the rest, if any, follows.
     drop(tokio::time::timeout(EXCUSE_TIME, reading).await);
-    let mut text = BytesMut::new();
-    for part in seen.iter().flatten() {
+    let mut text = BytesMut::with_capacity(length);
+    for part in &seen {
         text.extend_from_slice(part);
     }
     if contains(&text, b"Loading model") {
         return running.refuse("loading", format!("engine `{}` is still loading its model", lease.engine));
     }
-    Answer { head, body: running.pass_on(lease, stream::iter(seen).chain(rest).boxed()) }
+    body.unread(seen, broke);
+    Answer { head, body: running.pass_on(lease, body) }
 }
 
 fn engine_head(lease: &Lease, status: StatusCode, headers: &HeaderMap) -> ResponseHead {
@@ -327,11 +326,7 @@ impl Running {
         Answer { head: refusal_head(kind, message), body: stream::empty().boxed() }
     }
 
-    fn pass_on(
-        self,
-        lease: Lease,
-        engine: BoxStream<'static, Result<Bytes, reqwest::Error>>,
-    ) -> BoxStream<'static, Result<Bytes, EngineBroke>> {
+    fn pass_on(self, lease: Lease, engine: EngineBody) -> BoxStream<'static, Result<Bytes, EngineBroke>> {
         Passing { engine: Some(engine), lease: Some(lease), running: Some(self) }.boxed()
     }
 }
@@ -348,7 +343,7 @@ impl Drop for Running {
 
 /// An engine's body on its way. At its end, or when it is dropped, the connection goes first, then the lease.
 struct Passing {
-    engine: Option<BoxStream<'static, Result<Bytes, reqwest::Error>>>,
+    engine: Option<EngineBody>,
     lease: Option<Lease>,
     running: Option<Running>,
 }
@@ -368,7 +363,7 @@ impl Stream for Passing {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(engine) = self.engine.as_mut() else { return Poll::Ready(None) };
-        match std::task::ready!(engine.poll_next_unpin(context)) {
+        match std::task::ready!(engine.poll_bytes(context)) {
             Some(Ok(bytes)) => {
                 if let Some(running) = self.running.as_mut() {
                     running.passed_on += bytes.len() as u64;

@@ -8,6 +8,7 @@ use mesh_core::mode::ModeTable;
 use mesh_daemon::clock::Clock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 const INBOX: usize = 1024;
 /// Directives that may wait for one agent; the next reconcile repeats what does not fit.
 const OUTBOX: usize = 32;
+
+/// An answer refines speeds and nothing else, so its news may wait this long for others: a snapshot for each of ten
+/// thousand answers a second would cost more than answering them.
+const ANSWERS_WAIT: Duration = Duration::from_millis(50);
 
 /// What every decision is made from.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,6 +45,13 @@ enum Message {
     Linked { machine: MachineId, link: u64, path: Option<DataPath> },
     Observe { machine: MachineId, model: ModelId, outcome: Outcome },
     Direct { machine: MachineId, directive: Directive, reply: oneshot::Sender<Result<(), NotAttached>> },
+}
+
+impl Message {
+    /// Whether the next decision needs it.
+    fn is_urgent(&self) -> bool {
+        !matches!(self, Self::Observe { outcome: Outcome::Answered(_), .. })
+    }
 }
 
 /// A cheap way to the keeper.
@@ -184,26 +196,37 @@ impl Keeper {
         publish: watch::Sender<Arc<Snapshot>>,
         stop: CancellationToken,
     ) {
+        let mut answers_due = None;
         loop {
-            let next_change = self.fleet.next_change(self.clock.now());
+            let next_change = self.fleet.next_change(self.clock.now()).into_iter().chain(answers_due).min();
             let time_passes = async {
                 match next_change {
                     Some(at) => self.clock.sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
+            let mut urgent;
             tokio::select! {
                 () = stop.cancelled() => return,
                 message = messages.recv() => match message {
-                    Some(message) => self.take(message),
+                    Some(message) => {
+                        urgent = message.is_urgent();
+                        self.take(message);
+                    }
                     None => return,
                 },
-                () = time_passes => {}
+                () = time_passes => urgent = true,
             }
             // A burst of messages makes one snapshot.
             while let Ok(message) = messages.try_recv() {
+                urgent |= message.is_urgent();
                 self.take(message);
             }
+            if !urgent {
+                answers_due.get_or_insert_with(|| self.clock.now().plus(ANSWERS_WAIT));
+                continue;
+            }
+            answers_due = None;
             let fresh = self.snapshot();
             publish.send_if_modified(|old| {
                 let changed = **old != fresh;
@@ -286,7 +309,6 @@ impl Keeper {
 mod tests {
     use super::*;
     use mesh_core::health::Liveness;
-    use std::time::Duration;
 
     fn id(name: &str) -> MachineId {
         MachineId::new(name).expect("valid")

@@ -171,12 +171,12 @@ impl Forward {
                     if let Some(error) = course.beyond {
                         return Err(*error);
                     }
-                    ticket.decided(&[], &refusal.rejected);
+                    ticket.nobody(&refusal.rejected);
                     return Err(unavailable(&head.model, &refusal));
                 }
             };
             if let Some(refusal) = &refusal {
-                ticket.decided(&[], &refusal.rejected);
+                ticket.nobody(&refusal.rejected);
             }
             if Instant::now() + LOAD_POLL >= deadline {
                 let message = format!(
@@ -243,10 +243,11 @@ impl Forward {
         first_claim: Claim,
         ticket: &mut Ticket,
     ) -> Result<(Attempt, Candidate, Claim), Exhausted> {
-        ticket.decided(&decision.ranked, &decision.rejected);
+        let decision = Arc::new(decision);
+        ticket.decided(decision.clone());
         let (mut claim, mut loading, mut broken) = (Some(first_claim), false, false);
         let (mut tried, mut failed) = (0, None::<(MachineId, String)>);
-        let mut ranked = decision.ranked.into_iter().peekable();
+        let mut ranked = decision.ranked.iter().peekable();
         while let Some(candidate) = ranked.next() {
             if tried == ATTEMPTS {
                 break;
@@ -255,19 +256,19 @@ impl Forward {
                 continue;
             }
             tried += 1;
-            let claim = claim.take().unwrap_or_else(|| self.in_flight.claim_next(&candidate));
+            let claim = claim.take().unwrap_or_else(|| self.in_flight.claim_next(candidate));
             let reason = match &failed {
                 None => candidate.why.to_string(),
                 Some((node, why)) => format!("next after {node}: {why}"),
             };
-            ticket.attempt(&candidate, &reason);
+            ticket.attempt(candidate, &reason);
             let failure = match self
-                .attempt(course.incoming, head, &candidate, tried < ATTEMPTS && ranked.peek().is_some())
+                .attempt(course.incoming, head, candidate, tried < ATTEMPTS && ranked.peek().is_some())
                 .await
             {
                 Ok(attempt) => {
                     ticket.first_content();
-                    return Ok((attempt, candidate, claim));
+                    return Ok((attempt, candidate.clone(), claim));
                 }
                 Err(failure) => failure,
             };
@@ -346,7 +347,7 @@ impl Forward {
     /// Turns an attempt with content into the client's answer.
     fn deliver(&self, attempt: Attempt, candidate: &Candidate, claim: Claim, mut ticket: Ticket) -> Reply {
         let (mode, reason, id) =
-            (ticket.mode().to_owned(), ticket.reason().to_owned(), ticket.id().to_owned());
+            (ticket.mode(), ticket.reason(), ticket.id());
         let mut reply = match attempt {
             Attempt::Whole { status, content_type, body, usage } => {
                 ticket.attempt_ended("answered");

@@ -190,8 +190,7 @@ impl Front {
         let Some(presented) = presented else {
             return Err(refuse("missing_api_key", "this mesh needs an API key"));
         };
-        let keys = self.ledger.keys();
-        let id = keys.borrow().check(presented).map(|key| key.id.clone());
+        let id = self.ledger.check(presented);
         let Some(id) = id else { return Err(refuse("invalid_api_key", "the API key is not known here")) };
         self.ledger.key_used(&id, unix_ms());
         Ok(())

@@ -1,9 +1,12 @@
 //! What became of the last requests: for `meshctl explain`, and for the medians in `meshctl status`.
 //!
-//! One task owns the records; the request path hands over finished records and never waits for it.
+//! One task owns the list of records. A request shares its record with the list and goes on writing in it, so nothing
+//! is copied and nothing is made into text before somebody asks.
 
-use mesh_proto::v1::ExplainReply;
+use mesh_core::routing::{Candidate, Decision, Rejection};
+use mesh_proto::v1::{CandidateLine, CostTerm, ExplainReply};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that can still be explained.
@@ -45,8 +48,81 @@ pub enum NotFound {
     Empty,
 }
 
+/// Candidates shown of a request: a mesh with hundreds of models must not fill the screen with reasons.
+const CANDIDATES: usize = 64;
+
+/// A request as far as it is known now. Clones share it.
+#[derive(Debug, Clone)]
+pub struct SharedRecord {
+    record: Arc<Mutex<Record>>,
+}
+
+/// What is known of a request.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// All but the candidates.
+    pub reply: ExplainReply,
+    /// What was decided last.
+    pub decision: Option<Arc<Decision>>,
+    /// Or why nobody could serve.
+    pub refused: Vec<Rejection>,
+}
+
+impl SharedRecord {
+    /// A record that begins with what `reply` says.
+    #[must_use]
+    pub fn new(reply: ExplainReply) -> Self {
+        let record = Record { reply, ..Record::default() };
+        Self { record: Arc::new(Mutex::new(record)) }
+    }
+
+    /// The record. Held for an assignment or for making text of it, never across an await.
+    #[must_use]
+    pub fn lock(&self) -> MutexGuard<'_, Record> {
+        // Each change is one assignment, so the record makes sense after any panic.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self) -> ExplainReply {
+        let record = self.lock();
+        let mut reply = record.reply.clone();
+        let decided = record.decision.as_deref();
+        let ranked = decided.map(|decision| decision.ranked.as_slice()).unwrap_or_default();
+        let rejected = decided.map_or(record.refused.as_slice(), |decision| decision.rejected.as_slice());
+        let ranked = ranked.iter().enumerate().map(|(at, candidate)| candidate_line(at + 1, candidate));
+        reply.candidates = ranked.chain(rejected.iter().map(rejection_line)).take(CANDIDATES).collect();
+        reply
+    }
+}
+
+fn candidate_line(rank: usize, candidate: &Candidate) -> CandidateLine {
+    CandidateLine {
+        node: candidate.machine.to_string(),
+        model: candidate.model.to_string(),
+        rank: u32::try_from(rank).unwrap_or(u32::MAX),
+        why: candidate.why.to_string(),
+        predicted_s: candidate.predicted_s,
+        in_flight: candidate.in_flight,
+        terms: candidate
+            .terms
+            .iter()
+            .map(|(name, seconds)| CostTerm { name: (*name).into(), seconds: *seconds })
+            .collect(),
+    }
+}
+
+fn rejection_line(rejection: &Rejection) -> CandidateLine {
+    CandidateLine {
+        node: rejection.machine.to_string(),
+        model: rejection.model.as_ref().map(ToString::to_string).unwrap_or_default(),
+        why: rejection.why.to_string(),
+        ..CandidateLine::default()
+    }
+}
+
 enum Message {
-    Put(Box<ExplainReply>),
+    Begun(SharedRecord),
+    Ended(Finish),
     Find(String, oneshot::Sender<Result<ExplainReply, NotFound>>),
     Stats(oneshot::Sender<BTreeMap<String, ModeStats>>),
 }
@@ -66,7 +142,8 @@ impl Journal {
             let mut records = Records::default();
             while let Some(message) = messages.recv().await {
                 match message {
-                    Message::Put(record) => records.put(*record),
+                    Message::Begun(record) => records.begun(record),
+                    Message::Ended(finish) => records.ended(finish),
                     // Who asked may have gone meanwhile.
                     Message::Find(prefix, reply) => drop(reply.send(records.find(&prefix))),
                     Message::Stats(reply) => drop(reply.send(records.stats())),
@@ -76,9 +153,18 @@ impl Journal {
         Self { inbox }
     }
 
-    /// Keeps a record, in place of an earlier one of the same request.
-    pub fn put(&self, record: ExplainReply) {
-        if self.inbox.try_send(Message::Put(Box::new(record))).is_err() {
+    /// Keeps a record, which goes on changing.
+    pub fn begun(&self, record: SharedRecord) {
+        self.send(Message::Begun(record));
+    }
+
+    /// Counts a request of a mode that has ended.
+    pub fn ended(&self, finish: Finish) {
+        self.send(Message::Ended(finish));
+    }
+
+    fn send(&self, message: Message) {
+        if self.inbox.try_send(message).is_err() {
             tracing::debug!("a request's record was lost: the journal is busy");
         }
     }
@@ -101,10 +187,23 @@ impl Journal {
     }
 }
 
+/// What counts of a request that has ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finish {
+    /// Its mode, not empty.
+    pub mode: String,
+    /// `complete`, `failed`, `refused` or `cancelled`.
+    pub outcome: &'static str,
+    /// Seconds to its first content.
+    pub ttft_s: Option<f64>,
+    /// Tokens per second of its answer.
+    pub tokens_per_second: Option<f64>,
+}
+
 #[derive(Default)]
 struct Records {
-    order: VecDeque<String>,
-    by_id: BTreeMap<String, ExplainReply>,
+    /// The oldest first.
+    kept: VecDeque<SharedRecord>,
     modes: BTreeMap<String, Recent>,
 }
 
@@ -117,41 +216,41 @@ struct Recent {
 }
 
 impl Records {
-    fn put(&mut self, record: ExplainReply) {
-        if record.outcome != "running" && !record.mode.is_empty() {
-            let recent = self.modes.entry(record.mode.clone()).or_default();
-            match record.outcome.as_str() {
-                "complete" => recent.ok += 1,
-                "failed" => recent.failed += 1,
-                _ => {}
-            }
-            remember(&mut recent.ttft, record.ttft_s);
-            remember(&mut recent.rate, record.tokens_per_second);
+    fn begun(&mut self, record: SharedRecord) {
+        if self.kept.len() == CAPACITY {
+            self.kept.pop_front();
         }
-        let id = record.request_id.clone();
-        if self.by_id.insert(id.clone(), record).is_none() {
-            self.order.push_back(id);
+        self.kept.push_back(record);
+    }
+
+    fn ended(&mut self, finish: Finish) {
+        let recent = self.modes.entry(finish.mode).or_default();
+        match finish.outcome {
+            "complete" => recent.ok += 1,
+            "failed" => recent.failed += 1,
+            _ => {}
         }
-        if self.order.len() > CAPACITY
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.by_id.remove(&oldest);
-        }
+        remember(&mut recent.ttft, finish.ttft_s);
+        remember(&mut recent.rate, finish.tokens_per_second);
     }
 
     fn find(&self, prefix: &str) -> Result<ExplainReply, NotFound> {
         if prefix.is_empty() {
-            let newest = self.order.back().and_then(|id| self.by_id.get(id));
-            return newest.cloned().ok_or(NotFound::Empty);
+            return self.kept.back().map(SharedRecord::shown).ok_or(NotFound::Empty);
         }
-        let mut hits = self.by_id.range(prefix.to_owned()..).take_while(|(id, _)| id.starts_with(prefix));
-        match (hits.next(), hits.next()) {
-            (None, _) => Err(NotFound::Unknown(prefix.into())),
-            (Some((id, record)), other) if other.is_none() || id == prefix => Ok(record.clone()),
-            (Some((first, _)), second) => {
-                let rest = second.into_iter().chain(hits).map(|(id, _)| id.clone());
-                let candidates = std::iter::once(first.clone()).chain(rest).take(5).collect();
-                Err(NotFound::Ambiguous { prefix: prefix.into(), candidates })
+        // A person asks now and then: ten thousand looks cost less than an index that every request keeps up.
+        let starts = |record: &&SharedRecord| record.lock().reply.request_id.starts_with(prefix);
+        let hits: Vec<&SharedRecord> = self.kept.iter().filter(starts).take(5).collect();
+        let exact = hits.iter().find(|record| record.lock().reply.request_id == prefix);
+        match (exact, hits.as_slice()) {
+            (Some(record), _) | (None, [record]) => Ok(record.shown()),
+            (None, []) => Err(NotFound::Unknown(prefix.into())),
+            (None, several) => {
+                let id = |record: &&SharedRecord| record.lock().reply.request_id.clone();
+                Err(NotFound::Ambiguous {
+                    prefix: prefix.into(),
+                    candidates: several.iter().map(id).collect(),
+                })
             }
         }
     }
@@ -186,14 +285,12 @@ fn median(values: &VecDeque<f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn record(id: &str, outcome: &str, ttft_s: f64) -> ExplainReply {
-        ExplainReply {
-            request_id: id.into(),
-            mode: "code".into(),
-            outcome: outcome.into(),
-            ttft_s: Some(ttft_s),
-            ..ExplainReply::default()
-        }
+    fn record(id: &str) -> SharedRecord {
+        SharedRecord::new(ExplainReply { request_id: id.into(), ..ExplainReply::default() })
+    }
+
+    fn finish(outcome: &'static str, ttft_s: f64) -> Finish {
+        Finish { mode: "code".into(), outcome, ttft_s: Some(ttft_s), tokens_per_second: None }
     }
 
     #[test]
@@ -201,8 +298,8 @@ mod tests {
         let mut records = Records::default();
         assert_eq!(records.find("x"), Err(NotFound::Unknown("x".into())));
         assert_eq!(records.find(""), Err(NotFound::Empty));
-        records.put(record("req-ab", "complete", 0.1));
-        records.put(record("req-ac", "complete", 0.1));
+        records.begun(record("req-ab"));
+        records.begun(record("req-ac"));
         assert_eq!(records.find("req-ab").map(|r| r.request_id), Ok("req-ab".into()));
         assert_eq!(records.find("").map(|r| r.request_id), Ok("req-ac".into()));
         let said = records.find("req-a").expect_err("two").to_string();
@@ -213,20 +310,27 @@ mod tests {
     fn only_the_last_ten_thousand_are_kept() {
         let mut records = Records::default();
         for number in 0..=CAPACITY {
-            records.put(record(&format!("req-{number:05}"), "complete", 0.1));
+            records.begun(record(&format!("req-{number:05}")));
         }
         assert!(records.find("req-00000").is_err());
         assert!(records.find("req-00001").is_ok());
-        assert_eq!(records.by_id.len(), CAPACITY);
+        assert_eq!(records.kept.len(), CAPACITY);
     }
 
     #[test]
-    fn a_running_request_counts_once_when_it_has_ended() {
+    fn a_record_is_found_as_it_is_now() {
+        let (mut records, shared) = (Records::default(), record("req-1"));
+        records.begun(shared.clone());
+        shared.lock().reply.outcome = "complete".into();
+        assert_eq!(records.find("req-1").map(|r| r.outcome), Ok("complete".into()));
+    }
+
+    #[test]
+    fn requests_of_a_mode_are_counted_by_how_they_ended() {
         let mut records = Records::default();
-        records.put(record("a", "running", 0.1));
-        records.put(record("a", "complete", 0.3));
-        records.put(record("b", "failed", 0.1));
-        records.put(record("c", "complete", 0.2));
+        for ended in [finish("complete", 0.3), finish("failed", 0.1), finish("complete", 0.2)] {
+            records.ended(ended);
+        }
         let stats = &records.stats()["code"];
         assert_eq!((stats.ok, stats.failed, stats.ttft_s), (2, 1, Some(0.2)));
     }

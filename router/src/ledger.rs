@@ -162,11 +162,21 @@ impl LedgerHandle {
     /// Notes that a key was used. Never waits: a note that finds no room is dropped. The file is written
     /// once a minute at most.
     pub fn key_used(&self, id: &str, now_unix_ms: u64) {
+        // A message wakes the ledger's thread, which costs more than the rest of checking a key.
+        if !self.keys.borrow().is_news(id, now_unix_ms) {
+            return;
+        }
         let id = id.to_owned();
         let note: Job = Box::new(move |owner| owner.key_used(id, now_unix_ms));
         if self.jobs.try_send(note).is_err() {
             tracing::debug!("the ledger is busy or closed; a key's last use was not noted");
         }
+    }
+
+    /// The id of the key that `presented` is, if it is one now.
+    #[must_use]
+    pub fn check(&self, presented: &str) -> Option<String> {
+        self.keys.borrow().check(presented).map(|key| key.id.clone())
     }
 
     /// The API keys that are valid now, and every later set of them.

@@ -42,6 +42,8 @@ pub struct Lease {
     pub api_key: Option<String>,
     /// The engine's name on this machine.
     pub engine: String,
+    /// Whether a connection may be kept for the next request.
+    pub keeps_connections: bool,
     /// What the engine calls the model.
     pub upstream_model: String,
     pub(super) _guard: LeaseGuard,

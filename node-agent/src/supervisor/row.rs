@@ -7,7 +7,7 @@ use crate::engine::{Held, Observation};
 use mesh_core::fit::Claim;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
-    Capabilities, Engine, EngineState, Replica, ReplicaHealth, ReplicaMemory, ReplicaState,
+    Capabilities, Engine, EngineKind, EngineState, Replica, ReplicaHealth, ReplicaMemory, ReplicaState,
 };
 use mesh_core::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,6 +156,7 @@ impl Row {
             base_url: self.base_url.clone(),
             api_key: self.api_key.clone(),
             engine: self.engine.name.clone(),
+            keeps_connections: !has_a_thread_per_connection(self.engine.kind),
             upstream_model: self.upstream.get(model).cloned().unwrap_or_else(|| model.to_string()),
             _guard: LeaseGuard::new(&self.count(model)),
         }
@@ -302,4 +303,20 @@ impl Row {
         }
         engine
     }
+}/// llama.cpp's server and KoboldCpp give each open connection one of a few threads, so an idle one may keep the next
+/// request waiting. A new connection over loopback costs less than one of their tokens.
+fn has_a_thread_per_connection(kind: EngineKind) -> bool {
+    match kind {
+        EngineKind::LlamaServer | EngineKind::LlamaRouter | EngineKind::KoboldCpp => true,
+        EngineKind::Ollama
+        | EngineKind::Lemonade
+        | EngineKind::LmStudio
+        | EngineKind::Vllm
+        | EngineKind::Sglang
+        | EngineKind::TabbyApi
+        | EngineKind::LocalAi
+        | EngineKind::OpenAi => false,
+    }
 }
+
+

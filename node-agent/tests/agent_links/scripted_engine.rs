@@ -163,7 +163,7 @@ impl Bench {
         let up = engines.wait_for(|engines| engines.iter().any(|engine| engine.state == EngineState::Up));
         drop(soon("the engine is up", up).await.expect("the supervisor lives"));
         let metrics = Metrics::new(&mut Registry::default());
-        let serve = Serve::new(supervisor, metrics.clone()).expect("an HTTP client");
+        let serve = Serve::new(supervisor, metrics.clone());
         Self { serve, engine, metrics, _stop: stop.drop_guard() }
     }
 

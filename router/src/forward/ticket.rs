@@ -2,18 +2,16 @@
 //! ends exactly once: complete, failed, refused, or cancelled when nothing else was said.
 
 use super::stream_guard::Usage;
-use crate::journal::Journal;
+use crate::journal::{Finish, Journal, SharedRecord};
 use crate::metrics::{Metrics, ModeLabel, RequestLabels, TokenLabels};
-use mesh_core::routing::{Candidate, Rejection};
-use mesh_proto::v1::{AttemptLine, CandidateLine, CostTerm, ExplainReply};
+use mesh_core::routing::{Candidate, Decision, Rejection};
+use mesh_proto::v1::{AttemptLine, ExplainReply};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// The result of an attempt on an engine that loads its model.
 pub const LOADING: &str = "still loading the model";
-
-/// Candidates kept in a record: a mesh with hundreds of models must not fill the memory with reasons.
-const CANDIDATES: usize = 64;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +39,9 @@ impl Ended {
 
 /// One request on its way. Dropping it without [`Ticket::end`] records a cancellation.
 pub struct Ticket {
-    record: ExplainReply,
+    record: SharedRecord,
+    /// The journal has it.
+    kept: bool,
     started: Instant,
     first_content: Option<Instant>,
     ended: bool,
@@ -54,78 +54,77 @@ impl Ticket {
     #[must_use]
     pub fn new(record: ExplainReply, journal: Journal, metrics: Metrics) -> Self {
         metrics.in_flight.inc();
-        let started = Instant::now();
-        Self { record, started, first_content: None, ended: false, journal, metrics }
+        let (record, started) = (SharedRecord::new(record), Instant::now());
+        Self { record, kept: false, started, first_content: None, ended: false, journal, metrics }
     }
 
     /// The request's id.
     #[must_use]
-    pub fn id(&self) -> &str {
-        &self.record.request_id
+    pub fn id(&self) -> String {
+        self.record.lock().reply.request_id.clone()
     }
 
     /// What the client asked for, shortened: a model name has no reason to be long.
     pub fn asked(&mut self, asked: &str, stream: bool) {
-        self.record.asked = asked.chars().take(256).collect();
-        self.record.stream = stream;
+        let mut record = self.record.lock();
+        record.reply.asked = asked.chars().take(256).collect();
+        record.reply.stream = stream;
     }
 
     /// The mode, empty for a model asked for by name.
     #[must_use]
-    pub fn mode(&self) -> &str {
-        &self.record.mode
+    pub fn mode(&self) -> String {
+        self.record.lock().reply.mode.clone()
     }
 
     /// Why the last node was tried.
     #[must_use]
-    pub fn reason(&self) -> &str {
-        &self.record.reason
+    pub fn reason(&self) -> String {
+        self.record.lock().reply.reason.clone()
     }
 
     /// The mode, once known.
     pub fn set_mode(&mut self, mode: &str) {
-        self.record.mode = mode.into();
+        self.record.lock().reply.mode = mode.into();
     }
 
     /// What the decision was, in place of an earlier one.
-    pub fn decided(&mut self, ranked: &[Candidate], rejected: &[Rejection]) {
-        let ranked = ranked.iter().enumerate().map(|(at, candidate)| CandidateLine {
-            node: candidate.machine.to_string(),
-            model: candidate.model.to_string(),
-            rank: u32::try_from(at + 1).unwrap_or(u32::MAX),
-            why: candidate.why.to_string(),
-            predicted_s: candidate.predicted_s,
-            in_flight: candidate.in_flight,
-            terms: candidate
-                .terms
-                .iter()
-                .map(|(name, seconds)| CostTerm { name: (*name).into(), seconds: *seconds })
-                .collect(),
-        });
-        let rejected = rejected.iter().map(|rejection| CandidateLine {
-            node: rejection.machine.to_string(),
-            model: rejection.model.as_ref().map(ToString::to_string).unwrap_or_default(),
-            why: rejection.why.to_string(),
-            ..CandidateLine::default()
-        });
-        self.record.candidates = ranked.chain(rejected).take(CANDIDATES).collect();
-        self.journal.put(self.record.clone());
+    pub fn decided(&mut self, decision: Arc<Decision>) {
+        self.record.lock().decision = Some(decision);
+        self.keep();
+    }
+
+    /// Nobody can serve, and why.
+    pub fn nobody(&mut self, rejected: &[Rejection]) {
+        let mut record = self.record.lock();
+        record.decision = None;
+        record.refused = rejected.to_vec();
+        drop(record);
+        self.keep();
+    }
+
+    fn keep(&mut self) {
+        if !std::mem::replace(&mut self.kept, true) {
+            self.journal.begun(self.record.clone());
+        }
     }
 
     /// A node is being tried, and why this one.
     pub fn attempt(&mut self, candidate: &Candidate, reason: &str) {
-        self.record.reason = reason.into();
+        let mut record = self.record.lock();
+        let record = &mut record.reply;
+        record.reason = reason.into();
         // Asked again while it loads: one line, not four a second.
         let again = |last: &&mut AttemptLine| {
             last.result == LOADING
                 && last.node == candidate.machine.as_str()
                 && last.model == candidate.model.as_str()
         };
-        if let Some(last) = self.record.attempts.last_mut().filter(again) {
+        if let Some(last) = record.attempts.last_mut().filter(again) {
             last.result = "running".into();
             return;
         }
-        self.record.attempts.push(AttemptLine {
+        record.attempts.push(AttemptLine {
             node: candidate.machine.to_string(),
             model: candidate.model.to_string(),
             started_after_s: self.started.elapsed().as_secs_f64(),
@@ -135,7 +134,7 @@ impl Ticket {
 
     /// What came of the last attempt.
     pub fn attempt_ended(&mut self, result: impl Into<String>) {
-        if let Some(attempt) = self.record.attempts.last_mut() {
+        if let Some(attempt) = self.record.lock().reply.attempts.last_mut() {
             attempt.result = result.into();
         }
     }
@@ -143,12 +142,10 @@ impl Ticket {
     /// Every attempt so far in one line, for an error message.
     #[must_use]
     pub fn attempts_text(&self) -> String {
-        let lines: Vec<String> = self
-            .record
-            .attempts
-            .iter()
-            .map(|attempt| format!("{}: {}", attempt.node, attempt.result))
-            .collect();
+        let record = self.record.lock();
+        let attempts = record.reply.attempts.iter();
+        let lines: Vec<String> =
+            attempts.map(|attempt| format!("{}: {}", attempt.node, attempt.result)).collect();
         lines.join("; ")
     }
 
@@ -156,7 +153,7 @@ impl Ticket {
     pub fn first_content(&mut self) {
         if self.first_content.is_none() {
             self.first_content = Some(Instant::now());
-            self.record.ttft_s = Some(self.started.elapsed().as_secs_f64());
+            self.record.lock().reply.ttft_s = Some(self.started.elapsed().as_secs_f64());
         }
     }
 
@@ -173,43 +170,55 @@ impl Ticket {
         }
         self.ended = true;
         let duration = self.started.elapsed().as_secs_f64();
-        self.record.outcome = ended.word().into();
-        self.record.outcome_detail = detail.into();
-        self.record.status = status.into();
-        self.record.duration_s = Some(duration);
-        self.record.prompt_tokens = usage.prompt_tokens;
-        self.record.completion_tokens = usage.completion_tokens;
+        let mut record = self.record.lock();
+        let reply = &mut record.reply;
+        reply.outcome = ended.word().into();
+        reply.outcome_detail = detail.into();
+        reply.status = status.into();
+        reply.duration_s = Some(duration);
+        reply.prompt_tokens = usage.prompt_tokens;
+        reply.completion_tokens = usage.completion_tokens;
         let decode = usage.timing.filter(|timing| timing.decode_s > 0.0);
-        self.record.tokens_per_second = decode.map(|timing| timing.decode_tokens as f64 / timing.decode_s);
+        reply.tokens_per_second = decode.map(|timing| timing.decode_tokens as f64 / timing.decode_s);
+        let finish = Finish {
+            mode: reply.mode.clone(),
+            outcome: ended.word(),
+            ttft_s: reply.ttft_s,
+            tokens_per_second: reply.tokens_per_second,
+        };
+        let node = reply.attempts.last().map(|attempt| attempt.node.clone()).unwrap_or_default();
+        let request_id = &reply.request_id;
+        tracing::debug!(request_id, outcome = ended.word(), status, duration, "request ended");
+        drop(record);
+        self.count(&finish, node, duration, usage);
+        self.keep();
+        if !finish.mode.is_empty() {
+            self.journal.ended(finish);
+        }
+    }
+
+    fn count(&self, finish: &Finish, node: String, duration: f64, usage: Usage) {
         self.metrics.in_flight.dec();
-        let mode = ModeLabel { mode: self.record.mode.clone() };
-        if let Some(ttft) = self.record.ttft_s {
+        let mode = ModeLabel { mode: finish.mode.clone() };
+        if let Some(ttft) = finish.ttft_s {
             self.metrics.ttft.get_or_create(&mode).observe(ttft);
         }
         self.metrics.duration.get_or_create(&mode).observe(duration);
-        let node = self.record.attempts.last().map(|attempt| attempt.node.clone()).unwrap_or_default();
         for (kind, tokens) in [("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)] {
             if let Some(tokens) = tokens {
                 self.metrics.tokens.get_or_create(&TokenLabels { node: node.clone(), kind }).inc_by(tokens);
             }
         }
-        let labels = RequestLabels { mode: mode.mode, node, outcome: ended.word() };
+        let labels = RequestLabels { mode: mode.mode, node, outcome: finish.outcome };
         self.metrics.requests.get_or_create(&labels).inc();
-        tracing::debug!(
-            request_id = self.record.request_id,
-            outcome = ended.word(),
-            status,
-            duration,
-            "request ended"
-        );
-        self.journal.put(std::mem::take(&mut self.record));
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         // 499 is what nginx logs for a client that left.
-        if let Some(attempt) = self.record.attempts.last_mut()
+        if !self.ended
+            && let Some(attempt) = self.record.lock().reply.attempts.last_mut()
             && attempt.result == "running"
         {
             attempt.result = "cancelled".into();

@@ -2,6 +2,10 @@
 
 use super::secret::{self, Sha};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Uses of a key are told to the ledger at most this often: to a person, a second is now.
+const NOTE_EVERY_MS: u64 = 1_000;
 
 /// A key that a client may present, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +19,15 @@ pub struct Key {
 /// All valid keys at one moment.
 #[derive(Debug, Default)]
 pub struct KeyTable {
-    keys: HashMap<String, (Key, Sha)>,
+    keys: HashMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Key,
+    hash: Sha,
+    /// When a use was last told to the ledger, in milliseconds of the Unix time.
+    noted_unix_ms: AtomicU64,
 }
 
 impl KeyTable {
@@ -24,8 +36,21 @@ impl KeyTable {
     #[must_use]
     pub fn check(&self, presented: &str) -> Option<&Key> {
         let (id, secret) = presented.strip_prefix("mk_")?.split_once('_')?;
-        let (key, hash) = self.keys.get(id)?;
-        secret::fits(secret, hash).then_some(key)
+        let entry = self.keys.get(id)?;
+        secret::fits(secret, &entry.hash).then_some(&entry.key)
+    }
+
+    /// Whether the ledger is to be told that the key `id` is used now: once a second at most.
+    #[must_use]
+    pub(super) fn is_news(&self, id: &str, now_unix_ms: u64) -> bool {
+        self.keys.get(id).is_some_and(|entry| {
+            let noted = entry.noted_unix_ms.load(Ordering::Relaxed);
+            noted.saturating_add(NOTE_EVERY_MS) <= now_unix_ms
+                && entry
+                    .noted_unix_ms
+                    .compare_exchange(noted, now_unix_ms, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+        })
     }
 
     /// How many keys there are.
@@ -45,7 +70,8 @@ impl KeyTable {
     }
 
     pub(super) fn insert(&mut self, key: Key, hash: Sha) {
-        self.keys.insert(key.id.clone(), (key, hash));
+        let noted_unix_ms = AtomicU64::new(0);
+        self.keys.insert(key.id.clone(), Entry { key, hash, noted_unix_ms });
     }
 }
 
@@ -69,6 +95,14 @@ mod tests {
         let table = table();
         let key = table.check(&written("abcdefgh", "s_e-cret")).expect("the right key");
         assert_eq!(key.name, "laptop");
+    }
+
+    #[test]
+    fn a_use_is_news_once_a_second_and_of_unknown_keys_never() {
+        let table = table();
+        let news = |now| table.is_news("abcdefgh", now);
+        assert_eq!([5_000, 5_001, 5_999, 6_000, 6_500].map(news), [true, false, false, true, false]);
+        assert!(!table.is_news("zzzzzzzz", 9_000));
     }
 
     #[test]
