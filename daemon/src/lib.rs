@@ -10,5 +10,6 @@ pub mod config_layers;
 pub mod data_folder;
 pub mod metrics_endpoint;
 pub mod port_holder;
+pub mod runtime;
 pub mod stop_signal;
 pub mod telemetry;

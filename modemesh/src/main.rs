@@ -53,6 +53,6 @@ fn main() -> ExitCode {
             Command::Meshctl { .. } => Ok(()),
         }
     };
-    let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from);
+    let runtime = mesh_daemon::runtime::build().map_err(anyhow::Error::from);
     complaint::conclude(runtime.and_then(|runtime| runtime.block_on(work)))
 }

@@ -32,7 +32,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = tokio::runtime::Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
+    let result = mesh_daemon::runtime::build().map_err(anyhow::Error::from).and_then(|runtime| {
         let result = runtime.block_on(act(cli));
         // A driver that hangs while it is read must not keep the process.
         runtime.shutdown_timeout(Duration::from_secs(1));

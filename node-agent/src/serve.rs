@@ -9,13 +9,12 @@ use crate::metrics::{Metrics, Outcome};
 use crate::model_store::StoreHandle;
 use crate::supervisor::{Lease, SupervisorHandle};
 use bytes::{Bytes, BytesMut};
-use engine_client::{EngineBody, EngineClient};
+use engine_client::{Call, EngineBody, EngineClient, innermost};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::response::Parts;
 use mesh_core::id::ModelId;
 use mesh_daemon::telemetry;
 use mesh_proto::frame;
@@ -51,7 +50,7 @@ pub struct Answer {
     /// The first message of the answer.
     pub head: ResponseHead,
     /// The rest. Dropping it closes the engine's connection and gives the model free.
-    pub body: BoxStream<'static, Result<Bytes, EngineBroke>>,
+    pub body: AnswerBody,
 }
 
 /// Bytes of a model file, or why there are none.
@@ -87,7 +86,7 @@ impl Serve {
         Arc::new(Self {
             supervisor,
             store: OnceLock::new(),
-            engines: EngineClient::new(),
+            engines: EngineClient::default(),
             metrics,
             in_flight: watch::Sender::new(0),
             refusing: Mutex::default(),
@@ -208,44 +207,31 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
     };
     Span::current().record("engine", lease.engine.as_str());
     serve.metrics.request_bytes.inc_by(body.len() as u64);
-    let request = match engine_request(&lease, &head.path, body) {
-        Ok(request) => request,
-        Err(error) => return running.refuse("engine_down", format!("engine `{}`: {error}", lease.engine)),
+    let call = Call {
+        base_url: &lease.base_url,
+        path: &head.path,
+        api_key: lease.api_key.as_deref(),
+        keep: lease.keeps_connections,
     };
-    match serve.engines.send(request, lease.keeps_connections).await {
-        Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
-            excuse(running, lease, response).await
+    match serve.engines.post(call, body).await {
+        Ok((answer, rest)) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+            excuse(running, lease, &answer, rest).await
         }
-        Ok(response) => {
-            let head = engine_head(&lease, response.status(), response.headers());
-            Answer { head, body: running.pass_on(lease, EngineBody::new(response.into_body())) }
+        Ok((answer, rest)) => {
+            let head = engine_head(&lease, &answer);
+            Answer { head, body: running.pass_on(lease, rest) }
         }
         Err(error) => {
             // Before the first byte it makes no difference to the router why there is none.
-            let message = format!("engine `{}` does not answer: {}", lease.engine, innermost(&error));
+            let message = format!("engine `{}` does not answer: {error}", lease.engine);
             running.refuse("engine_down", message)
         }
     }
 }
 
-fn engine_request(lease: &Lease, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, http::Error> {
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .uri(format!("{}{path}", lease.base_url))
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .header(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-    if let Some(key) = &lease.api_key {
-        let mut value = HeaderValue::try_from(format!("Bearer {key}"))?;
-        value.set_sensitive(true);
-        request = request.header(AUTHORIZATION, value);
-    }
-    request.body(Full::new(body))
-}
-
 /// A 503 is either "still loading", which the router should know as such, or the engine's own answer.
-async fn excuse(mut running: Running, lease: Lease, response: Response<Incoming>) -> Answer {
-    let head = engine_head(&lease, response.status(), response.headers());
-    let mut body = EngineBody::new(response.into_body());
+async fn excuse(mut running: Running, lease: Lease, answer: &Parts, mut body: EngineBody) -> Answer {
+    let head = engine_head(&lease, answer);
     let (mut seen, mut length, mut broke) = (Vec::new(), 0, None);
     let reading = async {
         while length < EXCUSE_LIMIT {
@@ -275,14 +261,15 @@ async fn excuse(mut running: Running, lease: Lease, response: Response<Incoming>
     Answer { head, body: running.pass_on(lease, body) }
 }
 
-fn engine_head(lease: &Lease, status: StatusCode, headers: &HeaderMap) -> ResponseHead {
-    let content_type = headers
+fn engine_head(lease: &Lease, answer: &Parts) -> ResponseHead {
+    let content_type = answer
+        .headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .filter(|text| text.len() <= CONTENT_TYPE_LIMIT)
         .unwrap_or("application/octet-stream");
     let answer = EngineAnswer {
-        status: status.as_u16().into(),
+        status: answer.status.as_u16().into(),
         content_type: content_type.into(),
         engine: lease.engine.clone(),
     };
@@ -295,14 +282,6 @@ fn refusal_head(kind: &str, message: String) -> ResponseHead {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 /// A request between its arrival and the end of its answer. Dropped early, it counts as cancelled.
@@ -323,11 +302,11 @@ impl Running {
     fn refuse(&mut self, kind: &'static str, message: String) -> Answer {
         self.outcome = Outcome::Refused(kind);
         tracing::debug!(kind, message, "refused");
-        Answer { head: refusal_head(kind, message), body: stream::empty().boxed() }
+        Answer { head: refusal_head(kind, message), body: AnswerBody::empty() }
     }
 
-    fn pass_on(self, lease: Lease, engine: EngineBody) -> BoxStream<'static, Result<Bytes, EngineBroke>> {
-        Passing { engine: Some(engine), lease: Some(lease), running: Some(self) }.boxed()
+    fn pass_on(self, lease: Lease, engine: EngineBody) -> AnswerBody {
+        AnswerBody { engine: Some(engine), lease: Some(lease), running: Some(self) }
     }
 }
 
@@ -342,13 +321,17 @@ impl Drop for Running {
 }
 
 /// An engine's body on its way. At its end, or when it is dropped, the connection goes first, then the lease.
-struct Passing {
+pub struct AnswerBody {
     engine: Option<EngineBody>,
     lease: Option<Lease>,
     running: Option<Running>,
 }
 
-impl Passing {
+impl AnswerBody {
+    fn empty() -> Self {
+        Self { engine: None, lease: None, running: None }
+    }
+
     fn end(&mut self, outcome: Outcome) {
         self.engine = None;
         self.lease = None;
@@ -358,7 +341,7 @@ impl Passing {
     }
 }
 
-impl Stream for Passing {
+impl Stream for AnswerBody {
     type Item = Result<Bytes, EngineBroke>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

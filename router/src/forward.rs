@@ -346,8 +346,7 @@ impl Forward {
 
     /// Turns an attempt with content into the client's answer.
     fn deliver(&self, attempt: Attempt, candidate: &Candidate, claim: Claim, mut ticket: Ticket) -> Reply {
-        let (mode, reason, id) =
-            (ticket.mode(), ticket.reason(), ticket.id());
+        let (mode, reason, id) = (ticket.mode(), ticket.reason(), ticket.id());
         let mut reply = match attempt {
             Attempt::Whole { status, content_type, body, usage } => {
                 ticket.attempt_ended("answered");

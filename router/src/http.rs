@@ -97,7 +97,8 @@ impl Front {
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(32 * 1024)
             .keep_alive_interval(Duration::from_secs(20));
-        let front = self.clone();
+        // Shared by the connection's requests: a front door's own clone counts a dozen parts up and down.
+        let front = Arc::new(self.clone());
         let service = service_fn(move |request| {
             let front = front.clone();
             async move { Ok::<_, Infallible>(front.answer(request).await) }

@@ -27,10 +27,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    complaint::conclude(run(Cli::parse()))
+    let runtime = mesh_daemon::runtime::build().map_err(anyhow::Error::from);
+    complaint::conclude(runtime.and_then(|runtime| runtime.block_on(run(Cli::parse()))))
 }
 
-#[tokio::main]
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let data = cli.data.unwrap_or_else(data_folder::default);
     let mut out = std::io::stdout();

@@ -1,28 +1,33 @@
-//! The HTTP client that carries requests to the engines of this machine, and the bodies of their answers.
+//! The HTTP/1.1 client that carries requests to the engines of this machine, and the bodies of their answers.
 //!
-//! Connections are kept open where the engine bears it: a new one costs both sides more than all the rest of the
-//! hop. What is ready of a body leaves as one piece, so a burst of tokens is one write further on.
+//! Connections are hyper's; here they are only opened, and kept where the engine bears it: a new one costs both sides
+//! more than all the rest of the hop. hyper-util's own client does the same for any URL, but spends as much as the
+//! rest of this hop on URLs and on a task for each connection that it takes back. What is ready of a body leaves as
+//! one piece, so a burst of tokens is one write further on.
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Uri};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use std::collections::VecDeque;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 
 /// An engine on this machine that does not accept within this time is not there. There is no limit on the
 /// answer itself: a long prompt on a slow machine takes minutes, and the router knows when to give up.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Idle connections are closed before engines do it: uvicorn, Node and cpp-httplib keep them for 5 s.
+/// Idle connections are given up before engines close them: uvicorn, Node and cpp-httplib do so after 5 s.
 const IDLE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Idle connections to one engine; more requests than this at once open their own.
@@ -37,65 +42,173 @@ const HEADER_LIMIT: usize = 64 * 1024;
 /// Chunks that are there already leave as one piece up to this size; never is one waited for.
 const COALESCE: usize = 16 * 1024;
 
-type Http = Client<HttpConnector, Full<Bytes>>;
+/// Why an engine did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error("`{0}` is no address of an engine")]
+    BadUrl(String),
+    #[error("its key cannot stand in a header")]
+    BadKey,
+    #[error("connecting to {0}: {1}")]
+    Connect(String, io::Error),
+    #[error("{}", innermost(.0))]
+    Http(#[from] hyper::Error),
+}
 
-/// A client for all engines of this machine.
+type Connection = SendRequest<Full<Bytes>>;
+
+/// A client for all engines of this machine. Clones share their connections.
+#[derive(Clone, Default)]
 pub(super) struct EngineClient {
-    kept: Http,
-    fresh: Http,
+    idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// Where and how to ask.
+pub(super) struct Call<'a> {
+    /// `http://127.0.0.1:8080`, perhaps with a path that goes before every other.
+    pub(super) base_url: &'a str,
+    /// `/v1/chat/completions`
+    pub(super) path: &'a str,
+    /// The key the engine asks for.
+    pub(super) api_key: Option<&'a str>,
+    /// Whether the connection may be kept for the next request.
+    pub(super) keep: bool,
 }
 
 impl EngineClient {
-    pub(super) fn new() -> Self {
-        let client = |idle: usize| {
-            let mut connector = HttpConnector::new();
-            connector.set_nodelay(true);
-            connector.set_connect_timeout(Some(CONNECT_LIMIT));
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_LIMIT)
-                .pool_max_idle_per_host(idle)
-                .http1_max_buf_size(HEADER_LIMIT)
-                .build(connector)
-        };
-        Self { kept: client(IDLE_CONNECTIONS), fresh: client(0) }
+    /// POSTs `body` and completes with the head of the answer.
+    pub(super) async fn post(
+        &self,
+        call: Call<'_>,
+        body: Bytes,
+    ) -> Result<(http::response::Parts, EngineBody), SendError> {
+        let bad_url = || SendError::BadUrl(call.base_url.into());
+        let rest = call.base_url.strip_prefix("http://").ok_or_else(bad_url)?;
+        let (authority, prefix) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+        if call.keep
+            && let Some(connection) = self.kept(authority)
+        {
+            let since = Instant::now();
+            match self.send(connection, authority, prefix, &call, body.clone()).await {
+                // The engine closed the connection while the request was on its way.
+                Err(SendError::Http(error)) if is_stale(&error) && since.elapsed() < STALE_LIMIT => {}
+                result => return result,
+            }
+        }
+        let connection = connect(authority).await?;
+        self.send(connection, authority, prefix, &call, body).await
     }
 
-    /// Sends a request. With `keep`, on a connection that may have been used before and may be used again.
-    pub(super) async fn send(
+    async fn send(
         &self,
-        request: Request<Full<Bytes>>,
-        keep: bool,
-    ) -> Result<Response<Incoming>, Error> {
-        if !keep {
-            return self.fresh.request(request).await;
+        mut connection: Connection,
+        authority: &str,
+        prefix: &str,
+        call: &Call<'_>,
+        body: Bytes,
+    ) -> Result<(http::response::Parts, EngineBody), SendError> {
+        let bad_url = || SendError::BadUrl(call.base_url.into());
+        let path = PathAndQuery::try_from(format!("{prefix}{}", call.path)).map_err(|_| bad_url())?;
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from(path);
+        let headers = request.headers_mut();
+        headers.insert(HOST, HeaderValue::from_str(authority).map_err(|_| bad_url())?);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        if let Some(key) = call.api_key {
+            let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| SendError::BadKey)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
         }
-        let (again, since) = (request.clone(), Instant::now());
-        match self.kept.request(request).await {
-            // The engine closed the connection while the request was on its way.
-            Err(error) if is_stale(&error) && since.elapsed() < STALE_LIMIT => {
-                self.fresh.request(again).await
+        connection.ready().await?;
+        let (head, rest) = connection.send_request(request).await?.into_parts();
+        let back = call.keep.then(|| (self.clone(), authority.to_owned(), connection));
+        Ok((head, EngineBody::new(rest, back)))
+    }
+
+    /// A connection that was used lately and still stands.
+    fn kept(&self, authority: &str) -> Option<Connection> {
+        let mut idle = self.lock();
+        let list = idle.get_mut(authority)?;
+        // The newest is at the end: if that one is too old, all are.
+        while let Some(Idle { connection, since }) = list.pop() {
+            if since.elapsed() > IDLE_LIMIT {
+                list.clear();
+            } else if !connection.is_closed() {
+                return Some(connection);
             }
-            result => result,
         }
+        None
+    }
+
+    fn take_back(&self, authority: String, connection: Connection) {
+        let mut idle = self.lock();
+        let list = idle.entry(authority).or_default();
+        if list.len() < IDLE_CONNECTIONS {
+            list.push(Idle { connection, since: Instant::now() });
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<Idle>>> {
+        // Whole after any panic: each change is one push or pop.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether a connection was closed before any of an answer came.
-fn is_stale(error: &Error) -> bool {
-    let Some(cause) = error.source().and_then(|source| source.downcast_ref::<hyper::Error>()) else {
-        return false;
+async fn connect(authority: &str) -> Result<Connection, SendError> {
+    let failed = |error| SendError::Connect(authority.into(), error);
+    let address = if authority.rsplit(']').next().is_some_and(|end| end.contains(':')) {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
     };
-    let io = cause.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
-    cause.is_incomplete_message()
-        || cause.is_canceled()
+    let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(failed)?;
+    // A request is smaller than a segment: Nagle would hold it back.
+    stream.set_nodelay(true).map_err(failed)?;
+    let mut http = http1::Builder::new();
+    http.max_buf_size(HEADER_LIMIT);
+    let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        // What breaks it is told to the request that it carries.
+        drop(connection.await);
+    });
+    Ok(sender)
+}
+
+/// Whether a connection was closed before any of an answer came.
+fn is_stale(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
+    error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
         || matches!(io, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe))
+}
+
+/// The cause of all causes: the others only say that there is one.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 /// The body of an engine's answer. Dropping it closes the connection, and that stops the engine.
 pub(super) struct EngineBody {
-    seen: VecDeque<Bytes>,
+    /// Read already, the last piece first.
+    seen: Vec<Bytes>,
     rest: Incoming,
+    /// The connection, for the next request once this body has ended well.
+    back: Option<(EngineClient, String, Connection)>,
     /// What is held back until nothing more is ready.
     held: Held,
     ended: Option<Option<hyper::Error>>,
@@ -134,13 +247,14 @@ impl Held {
 }
 
 impl EngineBody {
-    pub(super) fn new(rest: Incoming) -> Self {
-        Self { seen: VecDeque::new(), rest, held: Held::default(), ended: None }
+    fn new(rest: Incoming, back: Option<(EngineClient, String, Connection)>) -> Self {
+        Self { seen: Vec::new(), rest, back, held: Held::default(), ended: None }
     }
 
     /// Puts pieces that were read already back in front, and the error that followed them.
-    pub(super) fn unread(&mut self, pieces: Vec<Bytes>, broke: Option<hyper::Error>) {
-        self.seen = pieces.into();
+    pub(super) fn unread(&mut self, mut pieces: Vec<Bytes>, broke: Option<hyper::Error>) {
+        pieces.reverse();
+        self.seen = pieces;
         if broke.is_some() {
             self.ended = Some(broke);
         }
@@ -151,14 +265,19 @@ impl EngineBody {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        if let Some(bytes) = self.seen.pop_front() {
+        if let Some(bytes) = self.seen.pop() {
             return Poll::Ready(Some(Ok(bytes)));
         }
         while self.ended.is_none() && self.held.len() < COALESCE {
             match Pin::new(&mut self.rest).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => self.take(frame),
                 Poll::Ready(Some(Err(error))) => self.ended = Some(Some(error)),
-                Poll::Ready(None) => self.ended = Some(None),
+                Poll::Ready(None) => {
+                    self.ended = Some(None);
+                    if let Some((client, authority, connection)) = self.back.take() {
+                        client.take_back(authority, connection);
+                    }
+                }
                 Poll::Pending if self.held.len() == 0 => return Poll::Pending,
                 // The connection's task hands over one chunk each time it runs: let it run once more.
                 Poll::Pending if !self.held.yielded => {

@@ -303,7 +303,8 @@ impl Row {
         }
         engine
     }
-}/// llama.cpp's server and KoboldCpp give each open connection one of a few threads, so an idle one may keep the next
+}
+/// llama.cpp's server and KoboldCpp give each open connection one of a few threads, so an idle one may keep the next
 /// request waiting. A new connection over loopback costs less than one of their tokens.
 fn has_a_thread_per_connection(kind: EngineKind) -> bool {
     match kind {
@@ -318,5 +319,3 @@ fn has_a_thread_per_connection(kind: EngineKind) -> bool {
         | EngineKind::OpenAi => false,
     }
 }
-
-

@@ -163,10 +163,18 @@ pub fn reasons_text(rejected: &[Rejection]) -> String {
     if parts.is_empty() { "no node is connected".into() } else { parts.join("; ") }
 }
 
+/// The most characters of such a header.
+const HEADER_LIMIT: usize = 300;
+
 /// Sets an `x-mesh-…` header. What cannot stand in a header becomes `?`; over 300 characters are cut.
 pub fn set_header(reply: &mut Reply, name: &'static str, value: &str) {
-    let clean: String =
-        value.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(300).collect();
-    let value = HeaderValue::try_from(clean).expect("only graphic ASCII and spaces");
+    let fits = value.len() <= HEADER_LIMIT && value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let clean = if fits {
+        HeaderValue::from_str(value)
+    } else {
+        let clean = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
+        HeaderValue::try_from(value.chars().map(clean).take(HEADER_LIMIT).collect::<String>())
+    };
+    let value = clean.expect("only graphic ASCII and spaces");
     reply.headers_mut().insert(HeaderName::from_static(name), value);
 }
