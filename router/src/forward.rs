@@ -11,6 +11,7 @@
 pub mod agent_links;
 pub mod attempt;
 pub mod blobs;
+pub mod flow;
 pub mod in_flight;
 pub mod quic_links;
 pub mod stream_guard;

@@ -16,8 +16,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
 use std::error::Error as _;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -42,6 +44,10 @@ const HEADER_LIMIT: usize = 64 * 1024;
 /// Chunks that are there already leave as one piece up to this size; never is one waited for.
 const COALESCE: usize = 16 * 1024;
 
+/// A connection's task that has been woken runs when it is its turn. If that does not come within so many turns of
+/// the reader, another thread has much to do, and what there is leaves now.
+const LONGEST_WAIT: u32 = 16;
+
 /// Why an engine did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
@@ -55,7 +61,15 @@ pub(super) enum SendError {
     Http(#[from] hyper::Error),
 }
 
-type Connection = SendRequest<Full<Bytes>>;
+/// An open connection to an engine.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    turns: Turns,
+}
+
+/// How often the task of a connection has run. It hands over one chunk each time, so who has just taken one knows
+/// that nothing more is ready only when this has changed.
+type Turns = Arc<AtomicU32>;
 
 /// A client for all engines of this machine. Clones share their connections.
 #[derive(Clone, Default)]
@@ -126,10 +140,11 @@ impl EngineClient {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        connection.ready().await?;
-        let (head, rest) = connection.send_request(request).await?.into_parts();
+        connection.sender.ready().await?;
+        let (head, rest) = connection.sender.send_request(request).await?.into_parts();
+        let turns = connection.turns.clone();
         let back = call.keep.then(|| (self.clone(), authority.to_owned(), connection));
-        Ok((head, EngineBody::new(rest, back)))
+        Ok((head, EngineBody::new(rest, turns, back)))
     }
 
     /// A connection that was used lately and still stands.
@@ -140,7 +155,7 @@ impl EngineClient {
         while let Some(Idle { connection, since }) = list.pop() {
             if since.elapsed() > IDLE_LIMIT {
                 list.clear();
-            } else if !connection.is_closed() {
+            } else if !connection.sender.is_closed() {
                 return Some(connection);
             }
         }
@@ -177,11 +192,21 @@ async fn connect(authority: &str) -> Result<Connection, SendError> {
     let mut http = http1::Builder::new();
     http.max_buf_size(HEADER_LIMIT);
     let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;
+    let turns = Turns::default();
+    let counted = turns.clone();
     tokio::spawn(async move {
+        let mut connection = std::pin::pin!(connection);
         // What breaks it is told to the request that it carries.
-        drop(connection.await);
+        drop(
+            poll_fn(|context| {
+                let polled = connection.as_mut().poll(context);
+                counted.fetch_add(1, Ordering::Release);
+                polled
+            })
+            .await,
+        );
     });
-    Ok(sender)
+    Ok(Connection { sender, turns })
 }
 
 /// Whether a connection was closed before any of an answer came.
@@ -207,6 +232,7 @@ pub(super) struct EngineBody {
     /// Read already, the last piece first.
     seen: Vec<Bytes>,
     rest: Incoming,
+    turns: Turns,
     /// The connection, for the next request once this body has ended well.
     back: Option<(EngineClient, String, Connection)>,
     /// What is held back until nothing more is ready.
@@ -218,8 +244,10 @@ pub(super) struct EngineBody {
 struct Held {
     first: Bytes,
     more: BytesMut,
-    /// The connection's task has had a turn since the last chunk.
-    yielded: bool,
+    /// Turns of the connection's task when the last chunk was taken.
+    turns: u32,
+    /// How often its next turn has been waited for since.
+    waits: u32,
 }
 
 impl Held {
@@ -227,8 +255,8 @@ impl Held {
         self.first.len() + self.more.len()
     }
 
-    fn push(&mut self, chunk: Bytes) {
-        self.yielded = false;
+    fn push(&mut self, chunk: Bytes, turns: u32) {
+        (self.turns, self.waits) = (turns, 0);
         if self.first.is_empty() && self.more.is_empty() {
             self.first = chunk;
             return;
@@ -241,14 +269,13 @@ impl Held {
     }
 
     fn take(&mut self) -> Bytes {
-        self.yielded = false;
         if self.more.is_empty() { std::mem::take(&mut self.first) } else { self.more.split().freeze() }
     }
 }
 
 impl EngineBody {
-    fn new(rest: Incoming, back: Option<(EngineClient, String, Connection)>) -> Self {
-        Self { seen: Vec::new(), rest, back, held: Held::default(), ended: None }
+    fn new(rest: Incoming, turns: Turns, back: Option<(EngineClient, String, Connection)>) -> Self {
+        Self { seen: Vec::new(), rest, turns, back, held: Held::default(), ended: None }
     }
 
     /// Puts pieces that were read already back in front, and the error that followed them.
@@ -279,9 +306,12 @@ impl EngineBody {
                     }
                 }
                 Poll::Pending if self.held.len() == 0 => return Poll::Pending,
-                // The connection's task hands over one chunk each time it runs: let it run once more.
-                Poll::Pending if !self.held.yielded => {
-                    self.held.yielded = true;
+                // Taking a chunk has woken the connection's task: let it run once more.
+                Poll::Pending
+                    if self.held.waits < LONGEST_WAIT
+                        && self.held.turns == self.turns.load(Ordering::Acquire) =>
+                {
+                    self.held.waits += 1;
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -299,7 +329,7 @@ impl EngineBody {
 
     /// As [`Self::poll_bytes`], awaited.
     pub(super) async fn bytes(&mut self) -> Option<Result<Bytes, hyper::Error>> {
-        std::future::poll_fn(|context| self.poll_bytes(context)).await
+        poll_fn(|context| self.poll_bytes(context)).await
     }
 
     fn take(&mut self, frame: Frame<Bytes>) {
@@ -307,7 +337,11 @@ impl EngineBody {
         if let Ok(data) = frame.into_data()
             && !data.is_empty()
         {
-            self.held.push(data);
+            self.held.push(data, self.turns.load(Ordering::Acquire));
         }
     }
 }
+
+#[cfg(test)]
+#[path = "engine_client/tests.rs"]
+mod tests;

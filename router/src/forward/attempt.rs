@@ -2,19 +2,16 @@
 
 use super::Incoming;
 use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
-use super::in_flight::Claim;
-use super::stream_guard::{StreamGuard, Usage, usage_of};
-use super::ticket::{Ended, Ticket};
-use crate::fleet_keeper::FleetHandle;
+use super::flow::StreamAttempt;
+use super::stream_guard::{Usage, usage_of};
 use crate::http::head::Head;
-use crate::http::reply::{ApiError, Reply, streamed, whole};
+use crate::http::reply::{ApiError, Reply, whole};
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use futures_util::StreamExt;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use mesh_core::fleet::Outcome;
 use mesh_core::routing::Candidate;
-use mesh_core::speed::Timing;
 use mesh_daemon::telemetry;
 use mesh_proto::v1::response_head::Outcome as HeadOutcome;
 use mesh_proto::v1::{EngineAnswer, Refused, RequestHead};
@@ -28,10 +25,6 @@ use std::time::Duration;
 const WHOLE_LIMIT: usize = 128 << 20;
 /// The most bytes of an engine's error.
 const ERROR_LIMIT: usize = 64 << 10;
-/// An engine has this long to end its stream after `[DONE]`, so that its end is not taken for a cancellation.
-const AFTER_DONE: Duration = Duration::from_secs(1);
-/// A stream that is silent for this long between two chunks has died. Slow CPUs need seconds for a token.
-const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// An attempt with content.
 pub enum Attempt {
@@ -195,6 +188,11 @@ async fn collect(mut body: AnswerBody, limit: usize) -> Result<Bytes, Failure> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
+        if whole.is_empty() && chunk.len() <= limit {
+            // Most answers come in one piece, which is taken as it is where nobody else holds it.
+            whole = chunk.into();
+            continue;
+        }
         if whole.len() + chunk.len() > limit {
             return Err(Failure::Replica(format!("the engine's answer is over {limit} bytes")));
         }
@@ -303,155 +301,6 @@ fn names(words: &str, field: &str) -> bool {
 /// The numbers in a text, in order.
 fn numbers(text: &str) -> impl Iterator<Item = u32> {
     text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok())
-}
-
-/// A stream that has content: the bytes so far, and the rest of it.
-pub struct StreamAttempt {
-    content_type: String,
-    pending: Vec<Bytes>,
-    body: AnswerBody,
-    guard: StreamGuard,
-}
-
-impl StreamAttempt {
-    async fn begin(mut body: AnswerBody, content_type: String, keep_usage: bool) -> Result<Self, Failure> {
-        let (mut guard, mut pending) = (StreamGuard::new(keep_usage), Vec::new());
-        loop {
-            let seen = guard.seen();
-            if seen.error {
-                return Err(Failure::Replica("it sent an error instead of an answer".into()));
-            }
-            if seen.content {
-                return Ok(Self { content_type, pending, body, guard });
-            }
-            if seen.done {
-                return Err(Failure::Replica("it ended the stream without any content".into()));
-            }
-            let chunk = body
-                .next()
-                .await
-                .ok_or_else(|| Failure::Replica("it closed the stream before any content".into()))??;
-            guard.push(chunk, &mut pending).map_err(|error| Failure::Replica(error.to_string()))?;
-        }
-    }
-
-    /// The client's answer. The claim is held and the ticket stays open until the stream has ended.
-    #[must_use]
-    pub fn reply(self, fleet: FleetHandle, candidate: Candidate, claim: Claim, ticket: Ticket) -> Reply {
-        let content_type = self.content_type.clone();
-        let mut flow = Flow {
-            body: self.body,
-            guard: self.guard,
-            open: Some((claim, ticket)),
-            fleet,
-            candidate,
-            over: false,
-        };
-        flow.note_end();
-        let first = stream::iter(self.pending);
-        let rest = stream::unfold(flow, |mut flow| async move {
-            let out = flow.next().await?;
-            Some((stream::iter(out), flow))
-        });
-        let mut reply = Response::new(streamed(first.chain(rest.flatten()).boxed()));
-        let headers = reply.headers_mut();
-        let kind = HeaderValue::from_str(&content_type);
-        headers.insert(CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/event-stream")));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        // Keeps nginx and its like from collecting tokens.
-        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-        reply
-    }
-}
-
-/// A stream on its way to the client. Dropped early = the client has left: the body's drop cancels the engine,
-/// the ticket's drop records it.
-struct Flow {
-    body: AnswerBody,
-    guard: StreamGuard,
-    /// Gone once the end was recorded.
-    open: Option<(Claim, Ticket)>,
-    fleet: FleetHandle,
-    candidate: Candidate,
-    over: bool,
-}
-
-impl Flow {
-    /// The next bytes for the client; `None` = the stream has ended.
-    async fn next(&mut self) -> Option<Vec<Bytes>> {
-        while !self.over {
-            let mut out = Vec::new();
-            // The client has all of it: what an engine does after `[DONE]` is between it and the agent.
-            let done = self.guard.seen().done;
-            let limit = if done { AFTER_DONE } else { STALL_LIMIT };
-            match tokio::time::timeout(limit, self.body.next()).await {
-                Ok(Some(Ok(_))) if done => {}
-                Ok(None | Some(Err(_))) | Err(_) if done => self.over = true,
-                Ok(Some(Ok(chunk))) => {
-                    if let Err(error) = self.guard.push(chunk, &mut out) {
-                        out.push(self.broke(&error.to_string()));
-                    } else if self.guard.seen().error {
-                        // Its own words were kept back: they may repeat the request.
-                        out.push(self.broke("the engine sent an error in its stream"));
-                    }
-                    self.note_end();
-                }
-                Ok(Some(Err(error))) => out.push(self.broke(&error.to_string())),
-                Ok(None) => out.push(self.broke("the engine ended its stream without finishing")),
-                Err(_) => out.push(self.broke(&format!("no data for {} s", STALL_LIMIT.as_secs()))),
-            }
-            if !out.is_empty() {
-                return Some(out);
-            }
-        }
-        None
-    }
-
-    /// Records the end as soon as the client is given it: many clients hang up at `[DONE]`.
-    fn note_end(&mut self) {
-        if !self.guard.seen().done {
-            return;
-        }
-        let Some((claim, mut ticket)) = self.open.take() else { return };
-        let usage = self.measured(&ticket);
-        ticket.attempt_ended("answered");
-        ticket.end(Ended::Complete, 200, "", usage);
-        self.observe(Outcome::Answered(usage.timing));
-        drop(claim);
-    }
-
-    /// The stream broke after content had gone out: an explicit error event, and never `[DONE]`.
-    fn broke(&mut self, why: &str) -> Bytes {
-        self.over = true;
-        let node = &self.candidate.machine;
-        let message = format!("{node} stopped answering in the middle of its answer: {why}");
-        let mut error = ApiError::mesh(StatusCode::BAD_GATEWAY, "node_failed_mid_stream", message.as_str());
-        if let Some((claim, mut ticket)) = self.open.take() {
-            error = error.with("request_id", json!(ticket.id())).with("node", json!(node));
-            let usage = self.measured(&ticket);
-            ticket.attempt_ended(format!("broke off: {why}"));
-            ticket.end(Ended::Failed, 200, &message, usage);
-            self.observe(Outcome::ReplicaFailed);
-            drop(claim);
-        }
-        error.event()
-    }
-
-    fn observe(&self, outcome: Outcome) {
-        self.fleet.observe(&self.candidate.machine, &self.candidate.model, outcome);
-    }
-
-    /// The engine's own times, or for engines that tell none, tokens over the time since the first content.
-    fn measured(&self, ticket: &Ticket) -> Usage {
-        let mut usage = self.guard.usage();
-        if usage.timing.is_none()
-            && let (Some(tokens), Some(time)) = (usage.completion_tokens, ticket.since_first_content())
-        {
-            usage.timing =
-                Some(Timing { decode_tokens: tokens, decode_s: time.as_secs_f64(), ..Timing::default() });
-        }
-        usage
-    }
 }
 
 #[cfg(test)]

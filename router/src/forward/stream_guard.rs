@@ -7,6 +7,7 @@
 //! ```
 
 use bytes::{Bytes, BytesMut};
+use memchr::memmem;
 use mesh_core::speed::Timing;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -169,6 +170,12 @@ impl StreamGuard {
             self.carry.extend_from_slice(&chunk);
             self.carry.split().freeze()
         };
+        if self.is_plain(&bytes) {
+            if let Some(end) = last_frame_end(&bytes) {
+                out.push(bytes.split_to(end));
+            }
+            return self.keep(bytes);
+        }
         let mut kept = 0;
         let mut at = 0;
         while let Some(length) = frame_length(&bytes[at..]) {
@@ -188,11 +195,22 @@ impl StreamGuard {
         if kept > 0 {
             out.push(bytes.split_to(kept));
         }
-        if bytes.len() > FRAME_LIMIT {
+        self.keep(bytes)
+    }
+
+    /// Keeps the start of a frame until its end comes.
+    fn keep(&mut self, rest: Bytes) -> Result<(), FrameTooLong> {
+        if rest.len() > FRAME_LIMIT {
             return Err(FrameTooLong);
         }
-        self.carry.extend_from_slice(&bytes);
+        self.carry.extend_from_slice(&rest);
         Ok(())
+    }
+
+    /// Whether nothing in `bytes` can be worth a look: after the first content that is nearly all of a stream.
+    fn is_plain(&self, bytes: &[u8]) -> bool {
+        let marks: [&[u8]; 5] = [b"\"usage\"", b"\"timings\"", b"[DONE]", b"{\"error\"", b"error:"];
+        self.seen.content && !self.seen.error && marks.iter().all(|mark| memmem::find(bytes, mark).is_none())
     }
 
     /// What is left when the engine ends: the start of a frame that never ended.
@@ -266,8 +284,15 @@ fn data_of(frame: &[u8]) -> Option<&[u8]> {
     Some(data.strip_prefix(b" ").unwrap_or(data).trim_ascii_end())
 }
 
+/// Where the last whole frame ends, for both ways of ending lines.
+fn last_frame_end(bytes: &[u8]) -> Option<usize> {
+    memchr::memrchr_iter(b'\n', bytes)
+        .find(|&newline| bytes[..newline].ends_with(b"\n") || bytes[..newline].ends_with(b"\n\r"))
+        .map(|newline| newline + 1)
+}
+
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    memmem::find(haystack, needle).is_some()
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! Answers of the router itself: errors in OpenAI's shape, headers that say where a request went.
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Frame;
+use http_body_util::{BodyExt, Full};
 use mesh_core::routing::Rejection;
 use serde_json::{Value, json};
 use std::convert::Infallible;
@@ -20,13 +18,6 @@ pub type Reply = Response<ReplyBody>;
 #[must_use]
 pub fn whole(bytes: impl Into<Bytes>) -> ReplyBody {
     Full::new(bytes.into()).boxed_unsync()
-}
-
-/// A body that comes bit by bit.
-#[must_use]
-pub fn streamed(stream: BoxStream<'static, Bytes>) -> ReplyBody {
-    use futures_util::StreamExt;
-    StreamBody::new(stream.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()
 }
 
 /// A JSON answer.

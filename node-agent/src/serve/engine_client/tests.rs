@@ -1,0 +1,56 @@
+//! The client against servers of a few bytes.
+
+use super::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+
+/// Answers the requests of each connection with the next of `answers`, closing it after one that is empty or the last.
+/// Returns its address and how many connections it has accepted so far.
+async fn server(answers: Vec<Vec<u8>>) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        let mut answers = answers.into_iter();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let mut request = vec![0; 64 * 1024];
+            while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                match answers.next().filter(|answer| !answer.is_empty()) {
+                    Some(answer) => stream.write_all(&answer).await.expect("the client reads"),
+                    None => break,
+                }
+            }
+        }
+    });
+    (url, count)
+}
+
+fn call(url: &str, keep: bool) -> Call<'_> {
+    Call { base_url: url, path: "/v1/chat/completions", api_key: None, keep }
+}
+
+async fn whole(body: &mut EngineBody) -> (Vec<u8>, usize) {
+    let (mut bytes, mut pieces) = (Vec::new(), 0);
+    while let Some(piece) = body.bytes().await {
+        bytes.extend_from_slice(&piece.expect("a whole body"));
+        pieces += 1;
+    }
+    (bytes, pieces)
+}
+
+#[tokio::test]
+async fn chunks_that_are_there_leave_as_one_piece_and_none_is_lost() {
+    let chunks: Vec<String> = (0..1_000).map(|number| format!("data: {number:03}\n\n")).collect();
+    let framed: String = chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
+    let (url, _) = server(vec![format!("{CHUNKED}{framed}0\r\n\r\n").into_bytes()]).await;
+    let (_, mut body) =
+        EngineClient::default().post(call(&url, true), Bytes::new()).await.expect("an answer");
+    let (bytes, pieces) = whole(&mut body).await;
+    assert_eq!(bytes, chunks.concat().into_bytes());
+    // What one read of the socket brings is one piece, more or less.
+    assert!(pieces < 50, "{pieces} pieces for 1000 chunks");
+}

@@ -1,0 +1,256 @@
+//! A stream on its way from a node to the client: the bytes as they come, an explicit error where they stop too
+//! early, and one record of how it ended.
+
+use super::agent_links::{AnswerBody, LinkError};
+use super::attempt::Failure;
+use super::in_flight::Claim;
+use super::stream_guard::{StreamGuard, Usage};
+use super::ticket::{Ended, Ticket};
+use crate::fleet_keeper::FleetHandle;
+use crate::http::reply::{ApiError, Reply};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame};
+use mesh_core::fleet::Outcome;
+use mesh_core::routing::Candidate;
+use mesh_core::speed::Timing;
+use serde_json::json;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// An engine has this long to end its stream after `[DONE]`, so that its end is not taken for a cancellation.
+const AFTER_DONE: Duration = Duration::from_secs(1);
+
+/// A stream that is silent for this long between two chunks has died. Slow CPUs need seconds for a token.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Silence is looked for this often in [`STALL_LIMIT`], so that a chunk costs no look at the clock.
+const STALL_LOOKS: u32 = 6;
+
+/// A stream that has content: the bytes so far, and the rest of it.
+pub struct StreamAttempt {
+    content_type: String,
+    pending: Vec<Bytes>,
+    body: AnswerBody,
+    guard: StreamGuard,
+}
+
+impl StreamAttempt {
+    /// Waits for the first content of a stream.
+    ///
+    /// # Errors
+    /// [`Failure::Replica`] when it ends, breaks or tells an error before.
+    pub async fn begin(
+        mut body: AnswerBody,
+        content_type: String,
+        keep_usage: bool,
+    ) -> Result<Self, Failure> {
+        let (mut guard, mut pending) = (StreamGuard::new(keep_usage), Vec::new());
+        loop {
+            let seen = guard.seen();
+            if seen.error {
+                return Err(Failure::Replica("it sent an error instead of an answer".into()));
+            }
+            if seen.content {
+                return Ok(Self { content_type, pending, body, guard });
+            }
+            if seen.done {
+                return Err(Failure::Replica("it ended the stream without any content".into()));
+            }
+            let chunk = body
+                .next()
+                .await
+                .ok_or_else(|| Failure::Replica("it closed the stream before any content".into()))??;
+            guard.push(chunk, &mut pending).map_err(|error| Failure::Replica(error.to_string()))?;
+        }
+    }
+
+    /// The client's answer. The claim is held and the ticket stays open until the stream has ended.
+    #[must_use]
+    pub fn reply(self, fleet: FleetHandle, candidate: Candidate, claim: Claim, ticket: Ticket) -> Reply {
+        let Self { content_type, mut pending, body, guard } = self;
+        // The last is taken first.
+        pending.reverse();
+        let mut flow = Flow {
+            body,
+            guard,
+            pending,
+            open: Some((claim, ticket)),
+            fleet,
+            candidate,
+            over: false,
+            silence: Silence::new(),
+        };
+        flow.note_end();
+        let mut reply = Response::new(flow.boxed_unsync());
+        let headers = reply.headers_mut();
+        let kind = HeaderValue::from_str(&content_type);
+        headers.insert(CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/event-stream")));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Keeps nginx and its like from collecting tokens.
+        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        reply
+    }
+}
+
+/// Notices that nothing has come for too long.
+struct Silence {
+    /// Made when it is first waited for.
+    look: Option<Pin<Box<Sleep>>>,
+    /// Something came since the last look.
+    heard: bool,
+    /// Looks in a row that found nothing new.
+    silent: u32,
+    /// What was waited for after the end.
+    after_done: bool,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { look: None, heard: false, silent: 0, after_done: false }
+    }
+
+    /// Completes when nothing was heard for [`STALL_LIMIT`], or after the end for [`AFTER_DONE`].
+    fn poll(&mut self, done: bool, context: &mut Context<'_>) -> Poll<Duration> {
+        let pause = if done { AFTER_DONE } else { STALL_LIMIT / STALL_LOOKS };
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+        if done && !self.after_done {
+            self.after_done = true;
+            look.as_mut().reset(Instant::now() + AFTER_DONE);
+        }
+        loop {
+            ready!(look.as_mut().poll(context));
+            if done {
+                return Poll::Ready(AFTER_DONE);
+            }
+            self.silent = if self.heard { 0 } else { self.silent + 1 };
+            self.heard = false;
+            if self.silent >= STALL_LOOKS {
+                return Poll::Ready(STALL_LIMIT);
+            }
+            look.as_mut().reset(Instant::now() + pause);
+        }
+    }
+}
+
+/// A stream on its way to the client. Dropped early = the client has left: the body's drop cancels the engine,
+/// the ticket's drop records it.
+struct Flow {
+    body: AnswerBody,
+    guard: StreamGuard,
+    /// Ready for the client, the last piece first.
+    pending: Vec<Bytes>,
+    /// Gone once the end was recorded.
+    open: Option<(Claim, Ticket)>,
+    fleet: FleetHandle,
+    candidate: Candidate,
+    over: bool,
+    silence: Silence,
+}
+
+impl Body for Flow {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let flow = &mut *self;
+        loop {
+            if let Some(bytes) = flow.pending.pop() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            if flow.over {
+                return Poll::Ready(None);
+            }
+            // The client has all of it: what an engine does after `[DONE]` is between it and the agent.
+            let done = flow.guard.seen().done;
+            match flow.body.as_mut().poll_next(context) {
+                Poll::Ready(Some(Ok(_))) if done => {}
+                Poll::Ready(None | Some(Err(_))) if done => flow.over = true,
+                Poll::Ready(chunk) => flow.take(chunk),
+                Poll::Pending => {
+                    let silent = ready!(flow.silence.poll(done, context));
+                    if done {
+                        flow.over = true;
+                    } else {
+                        flow.broke(&format!("no data for {} s", silent.as_secs()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Flow {
+    fn take(&mut self, chunk: Option<Result<Bytes, LinkError>>) {
+        self.silence.heard = true;
+        match chunk {
+            Some(Ok(chunk)) => {
+                if let Err(error) = self.guard.push(chunk, &mut self.pending) {
+                    self.broke(&error.to_string());
+                } else if self.guard.seen().error {
+                    // Its own words were kept back: they may repeat the request.
+                    self.broke("the engine sent an error in its stream");
+                }
+                self.pending.reverse();
+                self.note_end();
+            }
+            Some(Err(error)) => self.broke(&error.to_string()),
+            None => self.broke("the engine ended its stream without finishing"),
+        }
+    }
+
+    /// Records the end as soon as the client is given it: many clients hang up at `[DONE]`.
+    fn note_end(&mut self) {
+        if !self.guard.seen().done {
+            return;
+        }
+        let Some((claim, mut ticket)) = self.open.take() else { return };
+        let usage = self.measured(&ticket);
+        ticket.attempt_ended("answered");
+        ticket.end(Ended::Complete, 200, "", usage);
+        self.observe(Outcome::Answered(usage.timing));
+        drop(claim);
+    }
+
+    /// The stream broke after content had gone out: an explicit error event, and never `[DONE]`.
+    fn broke(&mut self, why: &str) {
+        self.over = true;
+        let node = &self.candidate.machine;
+        let message = format!("{node} stopped answering in the middle of its answer: {why}");
+        let mut error = ApiError::mesh(StatusCode::BAD_GATEWAY, "node_failed_mid_stream", message.as_str());
+        if let Some((claim, mut ticket)) = self.open.take() {
+            error = error.with("request_id", json!(ticket.id())).with("node", json!(node));
+            let usage = self.measured(&ticket);
+            ticket.attempt_ended(format!("broke off: {why}"));
+            ticket.end(Ended::Failed, 200, &message, usage);
+            self.observe(Outcome::ReplicaFailed);
+            drop(claim);
+        }
+        self.pending.push(error.event());
+    }
+
+    fn observe(&self, outcome: Outcome) {
+        self.fleet.observe(&self.candidate.machine, &self.candidate.model, outcome);
+    }
+
+    /// The engine's own times, or for engines that tell none, tokens over the time since the first content.
+    fn measured(&self, ticket: &Ticket) -> Usage {
+        let mut usage = self.guard.usage();
+        if usage.timing.is_none()
+            && let (Some(tokens), Some(time)) = (usage.completion_tokens, ticket.since_first_content())
+        {
+            usage.timing =
+                Some(Timing { decode_tokens: tokens, decode_s: time.as_secs_f64(), ..Timing::default() });
+        }
+        usage
+    }
+}
