@@ -5,6 +5,7 @@
 
 PIDS=()      # what has to be ended at any exit, in the order of its start
 ROUTER_MORE= # lines for the end of each router.toml
+AGENT_METRICS= # where agents serve /metrics; nowhere
 AGENT_MORE=  # lines for the top of each agent.toml, before its tables
 
 die() { echo "$0: $*" >&2; exit 1; }
@@ -71,7 +72,7 @@ url = "$2"
 [discover]
 enabled = false
 [metrics]
-listen = ""
+listen = "$AGENT_METRICS"
 TOML
 }
 
