@@ -41,7 +41,7 @@ pub(crate) async fn measure(arguments: &Arguments) {
         for name in ["a", "b", "c"] {
             nodes.push(mesh.node(name, &[EngineSpec::real(file.clone(), MODEL, 8192, 2)]).await);
         }
-        let measured = converse(&Asker::of(&mesh), sessions, turns).await;
+        let measured = converse(&Asker::of(&mesh, integration_tests::PATIENCE), sessions, turns).await;
         told(&format!("`{policy}`: first content"), &spread(&measured.first));
         told(
             &format!("`{policy}`: share of prompt tokens from the cache"),

@@ -19,6 +19,8 @@ pub(crate) enum End {
     Broken,
     /// Another status than 200.
     Refused,
+    /// Not at all: the client's patience was over first.
+    GivenUp,
 }
 
 /// What became of a streamed request.
@@ -38,22 +40,24 @@ pub(crate) struct Outcome {
     pub(crate) usage: Value,
 }
 
-/// A client of a mesh.
+/// A client of a mesh, which leaves when an answer takes longer than its patience.
 #[derive(Clone)]
 pub(crate) struct Asker {
     http: reqwest::Client,
     url: String,
     key: String,
+    patience: Duration,
 }
 
 impl Asker {
-    pub(crate) fn of(mesh: &TestMesh) -> Self {
+    pub(crate) fn of(mesh: &TestMesh, patience: Duration) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default());
         let http = reqwest::Client::builder().no_proxy().http1_only().tls_certs_only([]);
         Self {
             http: http.build().expect("a client"),
             url: format!("{}/v1/chat/completions", mesh.router().client_url()),
             key: mesh.key().to_owned(),
+            patience,
         }
     }
 
@@ -68,6 +72,14 @@ impl Asker {
             end: End::Broken,
             usage: Value::Null,
         };
+        if tokio::time::timeout(self.patience, self.read(body, &mut outcome)).await.is_err() {
+            outcome.end = End::GivenUp;
+        }
+        outcome.took = sent.elapsed();
+        outcome
+    }
+
+    async fn read(&self, body: String, outcome: &mut Outcome) {
         let request = self.http.post(&self.url).bearer_auth(&self.key).body(body);
         if let Ok(response) = request.send().await {
             outcome.status = response.status().as_u16();
@@ -88,8 +100,6 @@ impl Asker {
                 drop(response.bytes().await);
             }
         }
-        outcome.took = sent.elapsed();
-        outcome
     }
 
     /// Sends `rate` requests each second for `length`, whatever becomes of them, and waits for all.

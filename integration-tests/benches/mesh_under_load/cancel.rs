@@ -3,7 +3,7 @@
 //! Asking the engine would disturb it: it looks for clients that left only when it had nothing to say to anybody for
 //! a second. So another request waits at the engine for the slot, and its first word tells.
 
-use crate::figures::{Arguments, at, head, judged, spread};
+use crate::figures::{Arguments, at, head, judged, spread, told};
 use integration_tests::client::Client;
 use integration_tests::engine_fixture::{long_winded_model, real_engine};
 use integration_tests::eventually;
@@ -37,16 +37,24 @@ pub(crate) async fn measure(arguments: &Arguments) {
         alone.push(begin.elapsed());
     }
     head(&format!("A client leaves: until the engine's slot is free, {trials} trials"));
+    let through_the_mesh = mesh.client();
     for (stream, what, goal) in [(true, "a stream", GOALS[0]), (false, "no stream", GOALS[1])] {
-        let mut times = Vec::new();
-        for trial in 0..trials {
-            let left = leave(&mesh, &engine, stream, trial).await;
-            next_in_line(&engine).await;
-            // What its own answer takes is not the slot's.
-            times.push(left.elapsed().saturating_sub(at(&alone, 0.5)));
-            mesh.until_idle(&[&node]).await;
+        for client in [&engine, &through_the_mesh] {
+            let mut times = Vec::new();
+            for trial in 0..trials {
+                let left = leave(client, &engine, stream, trial).await;
+                next_in_line(&engine).await;
+                // What its own answer takes is not the slot's.
+                times.push(left.elapsed().saturating_sub(at(&alone, 0.5)));
+                mesh.until_idle(&[&node]).await;
+            }
+            if client.base == engine.base {
+                told(&format!("{what}, the engine without a mesh"), &spread(&times));
+            } else {
+                let passed = at(&times, 0.99) <= goal;
+                judged(what, &spread(&times), &format!("p99 ≤ {} ms", goal.as_millis()), passed);
+            }
         }
-        judged(what, &spread(&times), &format!("p99 ≤ {} ms", goal.as_millis()), at(&times, 0.99) <= goal);
     }
     end(mesh, node).await;
 }
@@ -56,9 +64,8 @@ async fn end(mesh: TestMesh, node: TestNode) {
     mesh.stop().await;
 }
 
-/// Asks through the mesh, waits until it is being answered, and leaves. When that was.
-async fn leave(mesh: &TestMesh, engine: &Client, stream: bool, trial: u32) -> Instant {
-    let client = mesh.client();
+/// Asks, waits until it is being answered, and leaves. When that was.
+async fn leave(client: &Client, engine: &Client, stream: bool, trial: u32) -> Instant {
     let question = question(stream, 16_000);
     if stream {
         let mut events = client.events(CHAT, &question).await;
@@ -67,6 +74,7 @@ async fn leave(mesh: &TestMesh, engine: &Client, stream: bool, trial: u32) -> In
         drop(events);
         return left;
     }
+    let client = client.clone();
     let asking = tokio::spawn(async move { client.post(CHAT, &question).await });
     eventually("the engine works", async || (busy(engine).await == 1).then_some(())).await;
     // That was something to say: spread over the engine's second, so that trials leave at any moment of it.

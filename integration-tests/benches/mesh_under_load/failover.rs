@@ -30,7 +30,7 @@ pub(crate) async fn measure(arguments: &Arguments) {
     let specs = [0, 1].map(|which: usize| [EngineSpec::scripted(&engines[which])]);
     let mut dying = mesh.node_process("dying", &specs[0]).await;
     let _staying = mesh.node_process("staying", &specs[1]).await;
-    let asker = Asker::of(&mesh);
+    let asker = Asker::of(&mesh, integration_tests::PATIENCE);
     let body = json!({"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "Yes?"}]})
         .to_string();
 
@@ -57,7 +57,7 @@ pub(crate) async fn measure(arguments: &Arguments) {
         all.extend(asked.into_iter().map(|(_, outcome)| (killed, outcome)));
         dying.start_again();
         let name = machine("dying");
-        // Its old life must have been noticed before its new one is waited for.
+        // Its old life was noticed long ago: requests went on for seconds.
         mesh.until_serves(&name, &specs[0]).await;
     }
 
