@@ -8,10 +8,14 @@ bench_tool() {
     echo "$given"
     return
   fi
-  tools=${BENCH_TOOLS:-$root/../shared/bench}
+  tools=${BENCH_TOOLS:-}
+  if [ -z "$tools" ]; then
+    echo "$name is not part of this repository: set BENCH_TOOLS to the folder that has $name/, or ${name^^} to the program." >&2
+    return 1
+  fi
   source=$tools/$name target=${BENCH_TOOLS_TARGET:-$root/target/bench-tools}
   if [ ! -f "$source/Cargo.toml" ]; then
-    echo "$name is missing: no $source/Cargo.toml. Set BENCH_TOOLS to the folder that has $name/, or ${name^^} to the program." >&2
+    echo "$name is missing: no $source/Cargo.toml. BENCH_TOOLS must be the folder that has $name/." >&2
     return 1
   fi
   # A copy, because its folder may be read-only and cargo writes a lock file.

@@ -13,7 +13,7 @@
 #
 # Router and clients are in one network namespace, agent and backend in another, joined by two TUN devices and linkemu:
 # many kernels have no `netem`. Needs root, `ip`, curl, python3, and meshbench and linkemu: MESHBENCH and LINKEMU name
-# the programs, or they are built from $BENCH_TOOLS (../shared/bench by default).
+# the programs, or they are built from the folder $BENCH_TOOLS.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)

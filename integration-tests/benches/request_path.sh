@@ -15,7 +15,7 @@
 #     --out FILE         where the figures go as JSON                           [a temporary folder]
 #
 # Core 0: nginx (one worker) or ours. Core 1: generator and backend. Needs nginx, curl, python3, taskset, two cores, and
-# meshbench: MESHBENCH names the program, or it is built from $BENCH_TOOLS/meshbench (../shared/bench by default).
+# meshbench: MESHBENCH names the program, or it is built from $BENCH_TOOLS/meshbench.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
