@@ -2,7 +2,9 @@
 
 use super::Incoming;
 use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
+use super::answer_judge::{AnswerJudge, Judgement};
 use super::in_flight::Claim;
+use super::prompt_measure::Known;
 use super::stream_guard::{StreamGuard, Usage, usage_of};
 use super::ticket::{Ended, Ticket};
 use crate::fleet_keeper::FleetHandle;
@@ -13,12 +15,14 @@ use futures_util::{StreamExt, stream};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use mesh_core::fleet::Outcome;
+use mesh_core::mode::Purpose;
 use mesh_core::routing::Candidate;
 use mesh_core::speed::Timing;
 use mesh_daemon::telemetry;
 use mesh_proto::v1::response_head::Outcome as HeadOutcome;
 use mesh_proto::v1::{EngineAnswer, Refused, RequestHead};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use std::fmt;
 use std::sync::Arc;
@@ -45,9 +49,45 @@ pub enum Attempt {
         body: Bytes,
         /// Tokens and times.
         usage: Usage,
+        /// What it is like.
+        truth: Box<Truth>,
     },
     /// The start of a stream.
     Stream(Box<StreamAttempt>),
+}
+
+/// What an answer is like, and what it is compared with.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// What was seen of the answer.
+    pub judge: AnswerJudge,
+    /// What was known of the prompt.
+    pub known: Known,
+    /// Whether a stream that repeats itself without end is ended.
+    pub stop_repetition: bool,
+}
+
+impl Truth {
+    /// What is wrong with the answer, at its end.
+    #[must_use]
+    pub fn judgement(&self, usage: Usage, fleet: &FleetHandle, candidate: &Candidate) -> Judgement {
+        self.judge.judgement(usage, &self.known, &candidate.model, &fleet.snapshot().view)
+    }
+}
+
+impl Attempt {
+    /// What is wrong with an answer that is there to its end; `None` while it is still coming.
+    #[must_use]
+    pub fn judgement(&self, fleet: &FleetHandle, candidate: &Candidate) -> Option<Judgement> {
+        match self {
+            Self::Whole { usage, truth, .. } => Some(truth.judgement(*usage, fleet, candidate)),
+            Self::Stream(stream) => stream
+                .guard
+                .seen()
+                .done
+                .then(|| stream.truth.judgement(stream.guard.usage(), fleet, candidate)),
+        }
+    }
 }
 
 /// Why an attempt has no content.
@@ -72,6 +112,8 @@ pub enum Failure {
     Replica(String),
     /// No content for too long.
     Late(Duration),
+    /// Tokens were spent, and nothing came of them.
+    Empty(String),
 }
 
 impl fmt::Display for Failure {
@@ -85,6 +127,7 @@ impl fmt::Display for Failure {
             Self::Link(why) => write!(out, "unreachable: {why}"),
             Self::Replica(why) => write!(out, "engine failed: {why}"),
             Self::Late(limit) => write!(out, "no content within {} s", limit.as_secs()),
+            Self::Empty(why) => write!(out, "{why}"),
         }
     }
 }
@@ -101,6 +144,7 @@ impl Failure {
             Self::Link(_) => "link",
             Self::Replica(_) => "engine",
             Self::Late(_) => "late",
+            Self::Empty(_) => "empty",
         }
     }
 
@@ -110,7 +154,7 @@ impl Failure {
         match self {
             Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) => None,
             Self::Link(_) => Some(Outcome::MachineLost),
-            Self::Replica(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
+            Self::Replica(_) | Self::Late(_) | Self::Empty(_) => Some(Outcome::ReplicaFailed),
         }
     }
 }
@@ -135,6 +179,7 @@ pub async fn open(
     head: &Head,
     candidate: &Candidate,
     body: Bytes,
+    mut truth: Truth,
 ) -> Result<Attempt, Failure> {
     let request = RequestHead {
         request_id: incoming.id.clone(),
@@ -162,13 +207,33 @@ pub async fn open(
     }
     // An engine that answers whole although it was asked for a stream is passed on as it is.
     if head.stream && content_type.starts_with("text/event-stream") {
-        return StreamAttempt::begin(body, content_type, head.wants_usage)
+        return StreamAttempt::begin(body, content_type, head.wants_usage, truth)
             .await
             .map(|s| Attempt::Stream(Box::new(s)));
     }
     let body = collect(body, WHOLE_LIMIT).await?;
     let usage = usage_of(&body);
-    Ok(Attempt::Whole { status, content_type, body, usage })
+    truth.known.is_stream = false;
+    if incoming.purpose == Purpose::Chat {
+        if is_error(&body) {
+            return Err(Failure::Replica("it sent an error instead of an answer".into()));
+        }
+        truth.judge.look(&body);
+    }
+    Ok(Attempt::Whole { status, content_type, body, usage, truth: Box::new(truth) })
+}
+
+/// Whether the body of a success is an error all the same: an object with an `error` and no answer.
+fn is_error(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: Option<IgnoredAny>,
+        choices: Option<IgnoredAny>,
+    }
+    // Errors are short; an answer of megabytes is not read for one.
+    body.len() <= ERROR_LIMIT
+        && serde_json::from_slice::<Answer>(body)
+            .is_ok_and(|answer| answer.error.is_some() && answer.choices.is_none())
 }
 
 /// An answer that is there as a whole.
@@ -311,18 +376,25 @@ pub struct StreamAttempt {
     pending: Vec<Bytes>,
     body: AnswerBody,
     guard: StreamGuard,
+    truth: Truth,
 }
 
 impl StreamAttempt {
-    async fn begin(mut body: AnswerBody, content_type: String, keep_usage: bool) -> Result<Self, Failure> {
+    async fn begin(
+        mut body: AnswerBody,
+        content_type: String,
+        keep_usage: bool,
+        mut truth: Truth,
+    ) -> Result<Self, Failure> {
         let (mut guard, mut pending) = (StreamGuard::new(keep_usage), Vec::new());
         loop {
             let seen = guard.seen();
             if seen.error {
                 return Err(Failure::Replica("it sent an error instead of an answer".into()));
             }
-            if seen.content {
-                return Ok(Self { content_type, pending, body, guard });
+            // One that has ended with nothing is heard to its end: another node may do better.
+            if seen.content && (seen.done || !truth.judge.ended_with_nothing()) {
+                return Ok(Self { content_type, pending, body, guard, truth });
             }
             if seen.done {
                 return Err(Failure::Replica("it ended the stream without any content".into()));
@@ -331,23 +403,26 @@ impl StreamAttempt {
                 .next()
                 .await
                 .ok_or_else(|| Failure::Replica("it closed the stream before any content".into()))??;
+            let looked_at = pending.len();
             guard.push(chunk, &mut pending).map_err(|error| Failure::Replica(error.to_string()))?;
+            pending[looked_at..].iter().for_each(|frames| truth.judge.look(frames));
         }
     }
 
     /// The client's answer. The claim is held and the ticket stays open until the stream has ended.
     #[must_use]
-    pub fn reply(self, fleet: FleetHandle, candidate: Candidate, claim: Claim, ticket: Ticket) -> Reply {
+    pub fn reply(mut self, fleet: FleetHandle, candidate: Candidate, claim: Claim, ticket: Ticket) -> Reply {
         let content_type = self.content_type.clone();
         let mut flow = Flow {
             body: self.body,
             guard: self.guard,
+            truth: self.truth,
             open: Some((claim, ticket)),
             fleet,
             candidate,
             over: false,
         };
-        flow.note_end();
+        flow.note_end(&mut self.pending);
         let first = stream::iter(self.pending);
         let rest = stream::unfold(flow, |mut flow| async move {
             let out = flow.next().await?;
@@ -369,6 +444,7 @@ impl StreamAttempt {
 struct Flow {
     body: AnswerBody,
     guard: StreamGuard,
+    truth: Truth,
     /// Gone once the end was recorded.
     open: Option<(Claim, Ticket)>,
     fleet: FleetHandle,
@@ -393,8 +469,13 @@ impl Flow {
                     } else if self.guard.seen().error {
                         // Its own words were kept back: they may repeat the request.
                         out.push(self.broke("the engine sent an error in its stream"));
+                    } else {
+                        out.iter().for_each(|frames| self.truth.judge.look(frames));
+                        if let Some(event) = self.stopped() {
+                            out.push(event);
+                        }
                     }
-                    self.note_end();
+                    self.note_end(&mut out);
                 }
                 Ok(Some(Err(error))) => out.push(self.broke(&error.to_string())),
                 Ok(None) => out.push(self.broke("the engine ended its stream without finishing")),
@@ -407,17 +488,45 @@ impl Flow {
         None
     }
 
-    /// Records the end as soon as the client is given it: many clients hang up at `[DONE]`.
-    fn note_end(&mut self) {
+    /// Records the end as soon as the client is given it: many clients hang up at `[DONE]`. A prompt that was cut
+    /// is told in a comment before it, since the headers are long gone.
+    fn note_end(&mut self, out: &mut Vec<Bytes>) {
         if !self.guard.seen().done {
             return;
         }
         let Some((claim, mut ticket)) = self.open.take() else { return };
         let usage = self.measured(&ticket);
+        let judgement = self.truth.judgement(usage, &self.fleet, &self.candidate);
+        if let Some(truncated) = judgement.truncated() {
+            comment_before_done(out, &format!(": x-mesh-truncated: {truncated}\n\n"));
+        }
+        judgement.count(&self.candidate, ticket.metrics());
         ticket.attempt_ended("answered");
-        ticket.end(Ended::Complete, 200, "", usage);
-        self.observe(Outcome::Answered(usage.timing));
+        ticket.end(Ended::Complete, 200, &judgement.text(), usage);
+        self.observe(judgement.outcome(usage));
         drop(claim);
+    }
+
+    /// The end of a stream that goes round in circles, where that is wished for.
+    fn stopped(&mut self) -> Option<Bytes> {
+        if !self.truth.stop_repetition || self.guard.seen().done {
+            return None;
+        }
+        let fault = self.truth.judge.may_be_stopped()?;
+        self.over = true;
+        let message = format!("the answer was stopped: {fault}");
+        let mut error = ApiError::mesh(StatusCode::BAD_GATEWAY, "endless_repetition", message.as_str())
+            .with("node", json!(self.candidate.machine));
+        if let Some((claim, mut ticket)) = self.open.take() {
+            error = error.with("request_id", json!(ticket.id()));
+            let judgement = Judgement { faults: vec![fault] };
+            judgement.count(&self.candidate, ticket.metrics());
+            ticket.attempt_ended("stopped: endless repetition");
+            ticket.end(Ended::Failed, 200, &message, self.measured(&ticket));
+            self.observe(Outcome::Doubtful);
+            drop(claim);
+        }
+        Some(error.event())
     }
 
     /// The stream broke after content had gone out: an explicit error event, and never `[DONE]`.
@@ -451,6 +560,17 @@ impl Flow {
                 Some(Timing { decode_tokens: tokens, decode_s: time.as_secs_f64(), ..Timing::default() });
         }
         usage
+    }
+}
+
+/// Puts a comment of server-sent events before the last event, where that is `[DONE]`.
+fn comment_before_done(out: &mut Vec<Bytes>, comment: &str) {
+    let Some(last) = out.pop() else { return };
+    match memchr::memmem::rfind(&last, b"data: [DONE]") {
+        Some(at) => {
+            out.extend([last.slice(..at), Bytes::copy_from_slice(comment.as_bytes()), last.slice(at..)])
+        }
+        None => out.push(last),
     }
 }
 

@@ -45,6 +45,7 @@ pub struct Ticket {
     started: Instant,
     first_content: Option<Instant>,
     ended: bool,
+    clamped: Option<String>,
     journal: Journal,
     metrics: Metrics,
 }
@@ -55,7 +56,7 @@ impl Ticket {
     pub fn new(record: ExplainReply, journal: Journal, metrics: Metrics) -> Self {
         metrics.in_flight.inc();
         let started = Instant::now();
-        Self { record, started, first_content: None, ended: false, journal, metrics }
+        Self { record, started, first_content: None, ended: false, clamped: None, journal, metrics }
     }
 
     /// The request's id.
@@ -68,6 +69,23 @@ impl Ticket {
     pub fn asked(&mut self, asked: &str, stream: bool) {
         self.record.asked = asked.chars().take(256).collect();
         self.record.stream = stream;
+    }
+
+    /// The answer's limit was lowered for the attempt that runs now: to what, and why.
+    pub fn clamped(&mut self, to: Option<String>) {
+        self.clamped = to;
+    }
+
+    /// To what the answer's limit was lowered, and why.
+    #[must_use]
+    pub fn is_clamped(&self) -> Option<&str> {
+        self.clamped.as_deref()
+    }
+
+    /// The router's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The mode, empty for a model asked for by name.

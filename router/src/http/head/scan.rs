@@ -241,7 +241,7 @@ impl Scan<'_> {
 }
 
 /// Where the next quote, backslash or control character stands, or the end.
-fn plain_end(body: &[u8], from: usize) -> usize {
+pub(crate) fn plain_end(body: &[u8], from: usize) -> usize {
     let mut at = from;
     while let Some(word) = body.get(at..at + 8) {
         let special = special(u64::from_le_bytes(word.try_into().expect("eight bytes")));
