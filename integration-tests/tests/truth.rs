@@ -33,7 +33,9 @@ fn event(value: &Value) -> Step {
 fn end_of_stream(prompt_tokens: u64, completion_tokens: u64) -> Vec<Step> {
     vec![
         event(&json!({"choices": [{"finish_reason": "stop", "index": 0, "delta": {}}]})),
-        event(&json!({"choices": [], "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}})),
+        event(
+            &json!({"choices": [], "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}}),
+        ),
         Step::Send("data: [DONE]\n\n".into()),
     ]
 }
@@ -137,7 +139,10 @@ async fn an_empty_answer_is_asked_for_once_elsewhere_and_else_passed_on_with_a_w
     let empty = mesh.client().post(CHAT, &chat("hello")).await;
     assert_eq!((empty.status, empty.header("x-mesh-warning")), (200, "empty-answer"), "{}", empty.text());
     assert!(explained(&mesh, &empty).await.starts_with("empty answer: 4"));
-    assert!(metric(&mesh, "modemesh_router_faulty_answers_total{node=\"one\",model=\"first\",kind=\"empty\"} 3").await);
+    assert!(
+        metric(&mesh, "modemesh_router_faulty_answers_total{node=\"one\",model=\"first\",kind=\"empty\"} 3")
+            .await
+    );
 
     // The other is broken: an empty answer is better than none.
     first.next(answer("first", "", 5, 40));
@@ -181,7 +186,12 @@ async fn an_endless_repetition_is_marked_and_only_ended_where_that_is_configured
         body["stream"] = json!(true);
         let said = mesh.client().post(CHAT, &body).await;
         let ended = said.text().contains("\"code\":\"endless_repetition\"");
-        assert_eq!((ended, said.text().ends_with("data: [DONE]\n\n")), (stop, !stop), "{}", said.text().len());
+        assert_eq!(
+            (ended, said.text().ends_with("data: [DONE]\n\n")),
+            (stop, !stop),
+            "{}",
+            said.text().len()
+        );
         assert!(explained(&mesh, &said).await.contains("endless repetition: a piece of 18 bytes"));
         let line = "modemesh_router_faulty_answers_total{node=\"msi\",model=\"tiny\",kind=\"repetition\"} 1";
         assert!(metric(&mesh, line).await);
@@ -243,14 +253,13 @@ async fn the_real_engine_counts_a_prompt_and_its_answer_fits_the_rest() {
         return;
     }
     let mesh = TestMesh::with_modes([mode("code", &["tiny-random"], &[])]).await;
-    let node = mesh.node("msi", &[EngineSpec::model("tiny-random", &random_model())]).await;
-    let view = mesh.router().fleet.snapshot();
-    let context = view.view.machines[0].engines[0].replicas[0].context.expect("llama.cpp tells");
-    // Three bytes of a small vocabulary are about a token: well over the context, but not certainly so.
-    let long = "ab, cd; ef. ".repeat(context as usize);
+    let node = mesh.node("msi", &[EngineSpec::real(random_model(), "tiny-random", 1024, 2)]).await;
+    let context = 512_u64;
+    // A token has three bytes at most in such a text: well over the context.
+    let long = "ab, cd; ef. ".repeat(512);
     let refused = mesh.client().post(CHAT, &chat(&long)).await;
     let error = refused.error(400, "context_length_exceeded");
-    assert!(error["mesh"]["prompt_tokens"].as_u64().is_some_and(|tokens| tokens > u64::from(context)), "{error}");
+    assert!(error["mesh"]["prompt_tokens"].as_u64().is_some_and(|tokens| tokens > context), "{error}");
     assert!(metric(&mesh, "modemesh_router_prompt_counts_total{reason=\"too_long\"} 1").await);
     mesh.until_idle(&[&node]).await;
     node.stop().await;

@@ -25,11 +25,12 @@ use crate::http::reply::{ApiError, Reply, reasons_json, reasons_text, set_header
 use crate::journal::Journal;
 use crate::metrics::{Metrics, ReasonLabel};
 use agent_links::{AgentLink, AgentLinks};
-use answer_judge::Judgement;
-use attempt::{Attempt, Failure, Truth};
+use answer_judge::{Judgement, Truth};
+use attempt::{Attempt, Failure};
 use bytes::Bytes;
 use http::StatusCode;
 use in_flight::{Claim, InFlight};
+use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::mode::{Asked, PREFIX, Purpose};
@@ -249,7 +250,7 @@ impl Forward {
         let (mut claim, mut loading, mut broken) = (Some(first_claim), false, false);
         let (mut tried, mut failed) = (0, None::<(MachineId, String)>);
         // An answer with nothing in it, kept while another node is asked once.
-        let mut empty = None::<(Attempt, Candidate)>;
+        let mut empty = None::<(Attempt, Candidate, Judgement)>;
         let mut ranked = decision.ranked.into_iter().peekable();
         while let Some(candidate) = ranked.next() {
             if tried == ATTEMPTS {
@@ -273,12 +274,17 @@ impl Forward {
                     match judgement.filter(Judgement::is_empty_answer) {
                         None => {
                             ticket.first_content();
+                            if let Some((_, candidate, judgement)) = empty {
+                                judgement.count(&candidate, &self.metrics);
+                                let failed = Outcome::ReplicaFailed;
+                                self.fleet.observe(&candidate.machine, &candidate.model, failed);
+                            }
                             return Ok((attempt, candidate, claim));
                         }
                         Some(judgement) => {
-                            judgement.count(&candidate, &self.metrics);
-                            empty = Some((attempt, candidate.clone()));
-                            Failure::Empty(judgement.text())
+                            let why = judgement.text();
+                            empty = Some((attempt, candidate.clone(), judgement));
+                            Failure::Empty(why)
                         }
                     }
                 }
@@ -310,7 +316,7 @@ impl Forward {
                 | Failure::Empty(_) => broken = true,
             }
         }
-        if let Some((attempt, candidate)) = empty {
+        if let Some((attempt, candidate, _)) = empty {
             // Nobody does better: the client decides what an empty answer is worth.
             let claim = self.in_flight.claim_next(&candidate);
             ticket.attempt(&candidate, "its empty answer is all there is");

@@ -15,8 +15,10 @@
 
 use super::prompt_measure::Known;
 use super::stream_guard::Usage;
+use crate::fleet_keeper::FleetHandle;
 use crate::http::head::scan::plain_end;
 use crate::metrics::{AnswerLabels, Metrics, ReplicaLabels};
+use bytes::Bytes;
 use mesh_core::fleet::{FleetView, Outcome};
 use mesh_core::id::ModelId;
 use mesh_core::repetition::{Cycle, Repetition};
@@ -50,6 +52,25 @@ pub struct AnswerJudge {
     tool_call: bool,
     finish: Option<Finish>,
     model: Option<String>,
+}
+
+/// What an answer is like, and what it is compared with.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// What was seen of the answer.
+    pub judge: AnswerJudge,
+    /// What was known of the prompt.
+    pub known: Known,
+    /// Whether a stream that repeats itself without end is ended.
+    pub stop_repetition: bool,
+}
+
+impl Truth {
+    /// What is wrong with the answer, at its end.
+    #[must_use]
+    pub fn judgement(&self, usage: Usage, fleet: &FleetHandle, candidate: &Candidate) -> Judgement {
+        self.judge.judgement(usage, &self.known, &candidate.model, &fleet.snapshot().view)
+    }
 }
 
 /// What is wrong with an answer.
@@ -275,6 +296,17 @@ impl AnswerJudge {
         let nothing = !self.text || (!self.ink && self.finish == Some(Finish::Other));
         let tokens = usage.completion_tokens.filter(|&tokens| tokens > 0)?;
         (nothing && !self.thoughts && !self.tool_call).then_some(Fault::Empty { tokens })
+    }
+}
+
+/// Puts a comment of server-sent events before the last event, where that is `[DONE]`.
+pub(super) fn comment_before_done(out: &mut Vec<Bytes>, comment: &str) {
+    let Some(last) = out.pop() else { return };
+    match memchr::memmem::rfind(&last, b"data: [DONE]") {
+        Some(at) => {
+            out.extend([last.slice(..at), Bytes::copy_from_slice(comment.as_bytes()), last.slice(at..)])
+        }
+        None => out.push(last),
     }
 }
 

@@ -2,9 +2,8 @@
 
 use super::Incoming;
 use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
-use super::answer_judge::{AnswerJudge, Judgement};
+use super::answer_judge::{Judgement, Truth, comment_before_done};
 use super::in_flight::Claim;
-use super::prompt_measure::Known;
 use super::stream_guard::{StreamGuard, Usage, usage_of};
 use super::ticket::{Ended, Ticket};
 use crate::fleet_keeper::FleetHandle;
@@ -54,25 +53,6 @@ pub enum Attempt {
     },
     /// The start of a stream.
     Stream(Box<StreamAttempt>),
-}
-
-/// What an answer is like, and what it is compared with.
-#[derive(Debug, Default)]
-pub struct Truth {
-    /// What was seen of the answer.
-    pub judge: AnswerJudge,
-    /// What was known of the prompt.
-    pub known: Known,
-    /// Whether a stream that repeats itself without end is ended.
-    pub stop_repetition: bool,
-}
-
-impl Truth {
-    /// What is wrong with the answer, at its end.
-    #[must_use]
-    pub fn judgement(&self, usage: Usage, fleet: &FleetHandle, candidate: &Candidate) -> Judgement {
-        self.judge.judgement(usage, &self.known, &candidate.model, &fleet.snapshot().view)
-    }
 }
 
 impl Attempt {
@@ -152,9 +132,10 @@ impl Failure {
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) => None,
+            // Whether an empty answer counts is decided once another was asked.
+            Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) | Self::Empty(_) => None,
             Self::Link(_) => Some(Outcome::MachineLost),
-            Self::Replica(_) | Self::Late(_) | Self::Empty(_) => Some(Outcome::ReplicaFailed),
+            Self::Replica(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
         }
     }
 }
@@ -560,17 +541,6 @@ impl Flow {
                 Some(Timing { decode_tokens: tokens, decode_s: time.as_secs_f64(), ..Timing::default() });
         }
         usage
-    }
-}
-
-/// Puts a comment of server-sent events before the last event, where that is `[DONE]`.
-fn comment_before_done(out: &mut Vec<Bytes>, comment: &str) {
-    let Some(last) = out.pop() else { return };
-    match memchr::memmem::rfind(&last, b"data: [DONE]") {
-        Some(at) => {
-            out.extend([last.slice(..at), Bytes::copy_from_slice(comment.as_bytes()), last.slice(at..)])
-        }
-        None => out.push(last),
     }
 }
 

@@ -29,6 +29,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
 
+const CHAT_PATH: &str = "/v1/chat/completions";
 /// Where llama.cpp counts the tokens of a chat without answering it.
 pub const COUNT_PATH: &str = "/v1/chat/completions/input_tokens";
 /// Tokens that a chat template may add of its own: a default system prompt, the introduction of tools.
@@ -53,7 +54,7 @@ pub struct Known {
     pub at_least: Option<u64>,
     /// Tokens that a slot holds.
     pub context: Option<u64>,
-    /// The answer is to be a stream.
+    /// The answer is to be a stream whose end has a reason.
     pub is_stream: bool,
     /// The answer is that of a chat: a completion may rightly be empty.
     pub is_chat: bool,
@@ -98,9 +99,10 @@ pub async fn measure(
     candidate: &Candidate,
     engine: Option<EngineKind>,
 ) -> Result<Measured, Failure> {
-    let is_chat = incoming.path == "/v1/chat/completions";
+    let is_chat = matches!(incoming.path, CHAT_PATH | "/v1/messages" | "/api/chat");
+    let has_finish = matches!(incoming.path, CHAT_PATH | "/v1/completions");
     let context = candidate.context.map(u64::from);
-    let mut known = Known { context, is_stream: head.stream, is_chat, ..Known::default() };
+    let mut known = Known { context, is_stream: head.stream && has_finish, is_chat, ..Known::default() };
     if incoming.purpose != Purpose::Chat || head.has_media(&incoming.body) {
         // Embeddings of many inputs are many prompts, and pictures are tokens that no bytes tell of.
         return Ok(Measured { known: Known { context: None, ..known }, ..Measured::default() });
@@ -117,8 +119,14 @@ pub async fn measure(
             return Err(too_long(least, "at least ", context));
         }
     }
+    if incoming.path == "/v1/messages" {
+        // Anthropic's count leaves out what was cached: nothing to compare with.
+        known = Known { context: None, at_least: None, ..known };
+    }
     let counts = matches!(engine, Some(EngineKind::LlamaServer | EngineKind::LlamaRouter));
-    let Some(context) = context.filter(|&context| counts && is_chat && bytes / DENSE_BYTES >= context) else {
+    let Some(context) =
+        context.filter(|&context| counts && incoming.path == CHAT_PATH && bytes / DENSE_BYTES >= context)
+    else {
         return Ok(Measured { known, ..Measured::default() });
     };
     known.counted =
