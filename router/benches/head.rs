@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Code as it stands in prompts: quotes, line ends and indentation become escapes.
 const CODE: &str = "fn greet(name: &str) -> Result<String, Error> {\n\tlet text = format!(\"hello, {name}\\n\");\n\tif text.is_empty() {\n\t\treturn Err(Error::new(\"nothing to say\"));\n\t}\n\tOk(text)\n}\n\n";

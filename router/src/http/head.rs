@@ -406,7 +406,7 @@ fn unquoted(raw: &str) -> Option<Cow<'_, str>> {
 
 /// Whether a value is there and not empty.
 fn is_filled(raw: &str) -> bool {
-    raw != "null" && raw != "\"\"" && !raw.strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
+    raw != "null" && raw != "\"\"" && raw.strip_prefix('[').is_none_or(|rest| rest.trim_start() != "]")
 }
 
 fn usage_splice(raw: &str, at: Range<usize>) -> Result<(bool, UsageSplice), HeadError> {
