@@ -19,6 +19,9 @@ use std::time::Duration;
 pub enum Outcome {
     /// It answered.
     Answered(Option<Timing>),
+    /// It answered, but in a way that a sound model may fall into, too: an endless repetition. Neither a failure
+    /// nor a success: it must not put a replica back, nor make up for failures.
+    Doubtful,
     /// It failed through its own fault.
     ReplicaFailed,
     /// The machine could not be reached at all.
@@ -213,6 +216,7 @@ impl Fleet {
                     speed.observe(*timing);
                 }
             }
+            Outcome::Doubtful => {}
             Outcome::ReplicaFailed => self.replicas.entry(key).or_default().0.failed(now),
             Outcome::MachineLost => self.lost(machine, now),
         }
@@ -368,6 +372,24 @@ pub(crate) mod tests {
         assert_eq!(resting(&fleet), Some((Duration::from_secs(4), 3)));
         fleet.observe(&id, &model, &Outcome::Answered(None), at(1.0));
         assert_eq!(resting(&fleet), None);
+    }
+
+    #[test]
+    fn a_doubtful_answer_is_neither_a_failure_nor_a_success() {
+        let (mut fleet, id, model) = (Fleet::default(), machine_id("msi"), model_id("tiny"));
+        fleet.attached(&id, at(0.0));
+        let resting =
+            |fleet: &Fleet| fleet.view(at(0.0)).machines[0].history.get(&model).and_then(|h| h.resting);
+        for _ in 0..10 {
+            fleet.observe(&id, &model, &Outcome::Doubtful, at(0.0));
+        }
+        assert_eq!(resting(&fleet), None);
+        for outcome in
+            [Outcome::ReplicaFailed, Outcome::ReplicaFailed, Outcome::Doubtful, Outcome::ReplicaFailed]
+        {
+            fleet.observe(&id, &model, &outcome, at(0.0));
+        }
+        assert!(resting(&fleet).is_some(), "three failures, whatever lies between");
     }
 
     #[test]

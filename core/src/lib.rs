@@ -15,6 +15,7 @@ pub mod machine;
 pub mod memory;
 pub mod mode;
 pub mod profile;
+pub mod repetition;
 pub mod routing;
 pub mod speed;
 pub mod thermal;

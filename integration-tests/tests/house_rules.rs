@@ -138,7 +138,7 @@ fn arrows_point_one_way(house: &House) -> Vec<String> {
         ("meshctl", &["mesh-core", "mesh-proto"]),
         ("node-agent", &["mesh-core", "mesh-proto", "mesh-daemon"]),
         ("router", &["mesh-core", "mesh-proto", "mesh-daemon"]),
-        ("mesh-fuzz", &["mesh-core"]),
+        ("mesh-fuzz", &["mesh-core", "router"]),
         ("modemesh", &["mesh-core", "mesh-proto", "mesh-daemon", "node-agent", "router", "meshctl"]),
         (
             "integration-tests",

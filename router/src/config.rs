@@ -25,10 +25,12 @@ pub const KEYS: &[&str] = &[
     "limits.connections",
     "limits.load_wait",
     "limits.answer_wait",
+    "limits.stop_repetition",
     "identity.certificate_life",
     "modes.*.models",
     "modes.*.aliases",
     "modes.*.fallback",
+    "modes.*.max_tokens",
     "models.*.aliases",
     "telemetry.log",
     "telemetry.log_format",
@@ -80,6 +82,8 @@ pub struct Limits {
     /// How long one node may take to its first content before another is tried; an answer that is no stream
     /// has its first content at its end, so it gets six times as long and is not tried again.
     pub answer_wait: String,
+    /// Whether a stream that repeats itself without end is ended with an error; else it is only counted.
+    pub stop_repetition: bool,
 }
 
 /// `[identity]`.
@@ -100,6 +104,8 @@ pub struct ModeConfig {
     pub aliases: Vec<String>,
     /// Modes whose models may answer when none of its own can.
     pub fallback: Vec<String>,
+    /// The most tokens of an answer; what a client asks beyond that is lowered.
+    pub max_tokens: Option<u32>,
 }
 
 /// `[models."NAME"]`.
@@ -142,6 +148,7 @@ impl Default for Limits {
             load_wait: "60s".into(),
             // A cold 70B model on a slow box can spend minutes on a long prompt.
             answer_wait: "10min".into(),
+            stop_repetition: false,
         }
     }
 }
@@ -171,10 +178,14 @@ pub struct Settings {
     pub load_wait: Duration,
     /// How long a node may take to its first content.
     pub answer_wait: Duration,
+    /// Whether a stream that repeats itself without end is ended.
+    pub stop_repetition: bool,
     /// Life of certificates.
     pub certificate_life: Duration,
     /// Configured modes, `None` = automatic.
     pub modes: Option<ModeTable>,
+    /// The most tokens of an answer, for modes that have such a limit.
+    pub mode_max_tokens: BTreeMap<ModeName, u32>,
     /// Other names of models.
     pub model_aliases: BTreeMap<String, ModelId>,
     /// Logs and traces.
@@ -225,6 +236,7 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         check.problem("limits.connections", "must be at least 1");
     }
     let modes = check.modes(&config.modes);
+    let mode_max_tokens = check.max_tokens(&config.modes);
     let model_aliases = check.model_aliases(&config.models);
     if !check.problems.is_empty() {
         return Err(config_layers::complain(&check.problems));
@@ -240,8 +252,10 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         connections: config.limits.connections as usize,
         load_wait: load_wait.unwrap_or_default(),
         answer_wait: answer_wait.unwrap_or_default(),
+        stop_repetition: config.limits.stop_repetition,
         certificate_life: certificate_life.unwrap_or_default(),
         modes,
+        mode_max_tokens,
         model_aliases,
         telemetry: config.telemetry,
         source,
@@ -292,6 +306,19 @@ impl Check<'_> {
                 None
             }
         }
+    }
+
+    fn max_tokens(&mut self, modes: &BTreeMap<String, ModeConfig>) -> BTreeMap<ModeName, u32> {
+        let mut limits = BTreeMap::new();
+        for (name, mode) in modes {
+            match (mode.max_tokens, ModeName::new(name.as_str())) {
+                (Some(0), _) => self.problem(&format!("modes.{name}.max_tokens"), "must be at least 1"),
+                (Some(tokens), Ok(name)) => drop(limits.insert(name, tokens)),
+                // A wrong name is complained of where modes are read.
+                (None, _) | (Some(_), Err(_)) => {}
+            }
+        }
+        limits
     }
 
     fn list<T, E: ToString>(

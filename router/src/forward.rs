@@ -9,21 +9,24 @@
 //! After the first content nothing is retried: a break becomes an error event and the end of the stream.
 
 pub mod agent_links;
+pub mod answer_judge;
 pub mod attempt;
 pub mod blobs;
 pub mod flow;
 pub mod in_flight;
+pub mod prompt_measure;
 pub mod quic_links;
 pub mod stream_guard;
 pub mod ticket;
 
 use crate::config::Settings;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
-use crate::http::head::Head;
+use crate::http::head::{Cap, Head};
 use crate::http::reply::{ApiError, Reply, reasons_json, reasons_text, set_header};
 use crate::journal::Journal;
 use crate::metrics::{Metrics, ReasonLabel};
-use agent_links::AgentLinks;
+use agent_links::{AgentLink, AgentLinks};
+use answer_judge::{Judgement, Truth};
 use attempt::{Attempt, Failure};
 use bytes::Bytes;
 use http::StatusCode;
@@ -249,6 +252,8 @@ impl Forward {
         let (mut claim, mut loading, mut broken) = (Some(first_claim), false, false);
         let (mut tried, mut failed) = (0, None::<(MachineId, String)>);
         let mut ranked = decision.ranked.iter().peekable();
+        // An answer with nothing in it, kept while another node is asked once.
+        let mut empty = None::<(Attempt, Candidate, Judgement)>;
         while let Some(candidate) = ranked.next() {
             if tried == ATTEMPTS {
                 break;
@@ -263,13 +268,27 @@ impl Forward {
                 Some((node, why)) => format!("next after {node}: {why}"),
             };
             ticket.attempt(candidate, &reason);
-            let failure = match self
-                .attempt(course.incoming, head, candidate, tried < ATTEMPTS && ranked.peek().is_some())
-                .await
-            {
+            let others = tried < ATTEMPTS && ranked.peek().is_some();
+            let failure = match self.attempt(course.incoming, head, candidate, others, ticket).await {
                 Ok(attempt) => {
-                    ticket.first_content();
-                    return Ok((attempt, candidate.clone(), claim));
+                    let judgement =
+                        attempt.judgement(&self.fleet, candidate).filter(|_| others && empty.is_none());
+                    match judgement.filter(Judgement::is_empty_answer) {
+                        None => {
+                            ticket.first_content();
+                            if let Some((_, candidate, judgement)) = empty {
+                                judgement.count(&candidate, &self.metrics);
+                                let failed = Outcome::ReplicaFailed;
+                                self.fleet.observe(&candidate.machine, &candidate.model, failed);
+                            }
+                            return Ok((attempt, candidate.clone(), claim));
+                        }
+                        Some(judgement) => {
+                            let why = judgement.text();
+                            empty = Some((attempt, candidate.clone(), judgement));
+                            Failure::Empty(why)
+                        }
+                    }
                 }
                 Err(failure) => failure,
             };
@@ -292,8 +311,19 @@ impl Forward {
                     let error = ApiError::mesh(StatusCode::GATEWAY_TIMEOUT, "answer_too_late", message);
                     return Err(Exhausted::Error(Box::new(error)));
                 }
-                Failure::Link(_) | Failure::Replica(_) | Failure::Busy(_) | Failure::Late(_) => broken = true,
+                Failure::Link(_)
+                | Failure::Replica(_)
+                | Failure::Busy(_)
+                | Failure::Late(_)
+                | Failure::Empty(_) => broken = true,
             }
+        }
+        if let Some((attempt, candidate, _)) = empty {
+            // Nobody does better: the client decides what an empty answer is worth.
+            let claim = self.in_flight.claim_next(&candidate);
+            ticket.attempt(&candidate, "its empty answer is all there is");
+            ticket.first_content();
+            return Ok((attempt, candidate, claim));
         }
         if loading {
             return Err(Exhausted::Loading);
@@ -316,13 +346,15 @@ impl Forward {
         head: &Head,
         candidate: &Candidate,
         others: bool,
+        ticket: &mut Ticket,
     ) -> Result<Attempt, Failure> {
         let link = self
             .links
             .get(&candidate.machine)
             .ok_or_else(|| Failure::Link("there is no data link".into()))?;
-        let body = head.splice(&incoming.body, candidate.model.as_str());
-        let opened = attempt::open(link, incoming, head, candidate, body);
+        let (cap, truth) = self.measure(&*link, incoming, head, candidate, ticket).await?;
+        let body = head.splice_capped(&incoming.body, candidate.model.as_str(), cap);
+        let opened = attempt::open(link, incoming, head, candidate, body, truth);
         let limit = self.settings.answer_wait * if head.stream { 1 } else { WHOLE_ANSWER };
         tokio::select! {
             opened = opened => opened,
@@ -331,6 +363,39 @@ impl Forward {
             }
             () = tokio::time::sleep(limit) => Err(Failure::Late(limit)),
         }
+    }
+
+    /// Measures the prompt for one node: the limit of its answer, and what the answer will be compared with.
+    async fn measure(
+        &self,
+        link: &dyn AgentLink,
+        incoming: &Incoming,
+        head: &Head,
+        candidate: &Candidate,
+        ticket: &mut Ticket,
+    ) -> Result<(Option<Cap>, Truth), Failure> {
+        let snapshot = self.fleet.snapshot();
+        let machine = snapshot.view.machine(&candidate.machine);
+        let engine =
+            machine.and_then(|machine| machine.replica(&candidate.model)).map(|(engine, _)| engine.kind);
+        let measured = prompt_measure::measure(link, incoming, head, candidate, engine).await;
+        if let Some(reason) = prompt_measure::counted_as(&measured) {
+            self.metrics.prompt_counts.get_or_create(&ReasonLabel { reason }).inc();
+        }
+        let measured = measured?;
+        let mode = ModeName::new(ticket.mode()).ok();
+        let limit = mode.and_then(|mode| self.settings.mode_max_tokens.get(&mode).copied());
+        let of_mode = limit.and_then(|tokens| prompt_measure::mode_cap(head, incoming.path, tokens));
+        let cap = match (of_mode, measured.cap) {
+            // The lower one, with the mode's way of adding what is not there.
+            (Some((mode, why)), Some((context, _))) if mode.tokens <= context.tokens => Some((mode, why)),
+            (Some((mode, _)), Some((context, why))) => Some((Cap { tokens: context.tokens, ..mode }, why)),
+            (one, other) => one.or(other),
+        };
+        ticket.clamped(cap.map(|(cap, why)| format!("{}, {why}", cap.tokens)));
+        let stop_repetition = self.settings.stop_repetition;
+        let truth = Truth { known: measured.known, stop_repetition, ..Truth::default() };
+        Ok((cap.map(|(cap, _)| cap), truth))
     }
 
     /// Completes when a machine that is alive now is so no longer.
@@ -348,16 +413,28 @@ impl Forward {
     /// Turns an attempt with content into the client's answer.
     fn deliver(&self, attempt: Attempt, candidate: &Candidate, claim: Claim, mut ticket: Ticket) -> Reply {
         let (mode, reason, id) = (ticket.mode(), ticket.reason(), ticket.id());
+        let clamped = ticket.is_clamped().map(str::to_owned);
+        let judgement = attempt.judgement(&self.fleet, candidate).unwrap_or_default();
         let mut reply = match attempt {
-            Attempt::Whole { status, content_type, body, usage } => {
+            Attempt::Whole { status, content_type, body, usage, .. } => {
+                judgement.count(candidate, &self.metrics);
                 ticket.attempt_ended("answered");
-                ticket.end(Ended::Complete, status.as_u16(), "", usage);
-                self.fleet.observe(&candidate.machine, &candidate.model, Outcome::Answered(usage.timing));
+                ticket.end(Ended::Complete, status.as_u16(), &judgement.text(), usage);
+                self.fleet.observe(&candidate.machine, &candidate.model, judgement.outcome(usage));
                 drop(claim);
                 attempt::whole_reply(status, &content_type, body)
             }
             Attempt::Stream(stream) => stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket),
         };
+        if let Some(truncated) = judgement.truncated() {
+            set_header(&mut reply, "x-mesh-truncated", &truncated);
+        }
+        if judgement.is_empty_answer() {
+            set_header(&mut reply, "x-mesh-warning", "empty-answer");
+        }
+        if let Some(clamped) = clamped {
+            set_header(&mut reply, "x-mesh-max-tokens-clamped", &clamped);
+        }
         set_header(&mut reply, "x-mesh-node", candidate.machine.as_str());
         set_header(&mut reply, "x-mesh-model", candidate.model.as_str());
         if !mode.is_empty() {

@@ -34,6 +34,26 @@ pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
+/// One model on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReplicaLabels {
+    /// The node.
+    pub node: String,
+    /// The model.
+    pub model: String,
+}
+
+/// What is wrong with answers of one model on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AnswerLabels {
+    /// The node.
+    pub node: String,
+    /// The model.
+    pub model: String,
+    /// A word from a fixed list.
+    pub kind: &'static str,
+}
+
 /// Tokens by direction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TokenLabels {
@@ -69,6 +89,14 @@ pub struct Metrics {
     pub tokens: Family<TokenLabels, Counter>,
     /// Open client connections.
     pub connections: Gauge,
+    /// Answers to prompts that the engine cut without a word.
+    pub truncated: Family<ReplicaLabels, Counter>,
+    /// Answers of another model than was asked.
+    pub other_model: Family<AnswerLabels, Counter>,
+    /// Answers that are empty, endless or without a finish reason.
+    pub faulty_answers: Family<AnswerLabels, Counter>,
+    /// Prompts that were measured before they were sent, where bytes alone did not decide.
+    pub prompt_counts: Family<ReasonLabel, Counter>,
     /// Everything above, for `/metrics`.
     pub registry: Arc<Registry>,
 }
@@ -100,8 +128,44 @@ impl Metrics {
         );
         registry.register("modemesh_router_tokens", "Tokens by node and direction", tokens.clone());
         registry.register("modemesh_router_connections", "Open client connections", connections.clone());
+        let (truncated, other_model) = (Family::default(), Family::default());
+        let (faulty_answers, prompt_counts) = (Family::default(), Family::default());
+        registry.register(
+            "modemesh_router_truncated",
+            "Answers to prompts that the engine cut without a word",
+            truncated.clone(),
+        );
+        registry.register(
+            "modemesh_router_other_model",
+            "Answers of another model than was asked",
+            other_model.clone(),
+        );
+        registry.register(
+            "modemesh_router_faulty_answers",
+            "Answers that are empty, endless or without a finish reason",
+            faulty_answers.clone(),
+        );
+        registry.register(
+            "modemesh_router_prompt_counts",
+            "Prompts counted before they were sent",
+            prompt_counts.clone(),
+        );
         let registry = Arc::new(registry);
-        Self { requests, ttft, duration, in_flight, retries, refusals, tokens, connections, registry }
+        Self {
+            truncated,
+            other_model,
+            faulty_answers,
+            prompt_counts,
+            requests,
+            ttft,
+            duration,
+            in_flight,
+            retries,
+            refusals,
+            tokens,
+            connections,
+            registry,
+        }
     }
 }
 

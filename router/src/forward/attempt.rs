@@ -2,8 +2,10 @@
 
 use super::Incoming;
 use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
+use super::answer_judge::{Judgement, Truth};
 use super::flow::StreamAttempt;
 use super::stream_guard::{Usage, usage_of};
+use crate::fleet_keeper::FleetHandle;
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, whole};
 use bytes::{Bytes, BytesMut};
@@ -11,11 +13,13 @@ use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use mesh_core::fleet::Outcome;
+use mesh_core::mode::Purpose;
 use mesh_core::routing::Candidate;
 use mesh_daemon::telemetry;
 use mesh_proto::v1::response_head::Outcome as HeadOutcome;
 use mesh_proto::v1::{EngineAnswer, Refused, RequestHead};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use std::fmt;
 use std::sync::Arc;
@@ -38,9 +42,26 @@ pub enum Attempt {
         body: Bytes,
         /// Tokens and times.
         usage: Usage,
+        /// What it is like.
+        truth: Box<Truth>,
     },
     /// The start of a stream.
     Stream(Box<StreamAttempt>),
+}
+
+impl Attempt {
+    /// What is wrong with an answer that is there to its end; `None` while it is still coming.
+    #[must_use]
+    pub fn judgement(&self, fleet: &FleetHandle, candidate: &Candidate) -> Option<Judgement> {
+        match self {
+            Self::Whole { usage, truth, .. } => Some(truth.judgement(*usage, fleet, candidate)),
+            Self::Stream(stream) => stream
+                .guard
+                .seen()
+                .done
+                .then(|| stream.truth.judgement(stream.guard.usage(), fleet, candidate)),
+        }
+    }
 }
 
 /// Why an attempt has no content.
@@ -65,6 +86,8 @@ pub enum Failure {
     Replica(String),
     /// No content for too long.
     Late(Duration),
+    /// Tokens were spent, and nothing came of them.
+    Empty(String),
 }
 
 impl fmt::Display for Failure {
@@ -78,6 +101,7 @@ impl fmt::Display for Failure {
             Self::Link(why) => write!(out, "unreachable: {why}"),
             Self::Replica(why) => write!(out, "engine failed: {why}"),
             Self::Late(limit) => write!(out, "no content within {} s", limit.as_secs()),
+            Self::Empty(why) => write!(out, "{why}"),
         }
     }
 }
@@ -94,6 +118,7 @@ impl Failure {
             Self::Link(_) => "link",
             Self::Replica(_) => "engine",
             Self::Late(_) => "late",
+            Self::Empty(_) => "empty",
         }
     }
 
@@ -101,7 +126,8 @@ impl Failure {
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) => None,
+            // Whether an empty answer counts is decided once another was asked.
+            Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) | Self::Empty(_) => None,
             Self::Link(_) => Some(Outcome::MachineLost),
             Self::Replica(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
         }
@@ -128,6 +154,7 @@ pub async fn open(
     head: &Head,
     candidate: &Candidate,
     body: Bytes,
+    mut truth: Truth,
 ) -> Result<Attempt, Failure> {
     let request = RequestHead {
         request_id: incoming.id.clone(),
@@ -155,13 +182,33 @@ pub async fn open(
     }
     // An engine that answers whole although it was asked for a stream is passed on as it is.
     if head.stream && content_type.starts_with("text/event-stream") {
-        return StreamAttempt::begin(body, content_type, head.wants_usage)
+        return StreamAttempt::begin(body, content_type, head.wants_usage, truth)
             .await
             .map(|s| Attempt::Stream(Box::new(s)));
     }
     let body = collect(body, WHOLE_LIMIT).await?;
     let usage = usage_of(&body);
-    Ok(Attempt::Whole { status, content_type, body, usage })
+    truth.known.is_stream = false;
+    if incoming.purpose == Purpose::Chat {
+        if is_error(&body) {
+            return Err(Failure::Replica("it sent an error instead of an answer".into()));
+        }
+        truth.judge.look(&body);
+    }
+    Ok(Attempt::Whole { status, content_type, body, usage, truth: Box::new(truth) })
+}
+
+/// Whether the body of a success is an error all the same: an object with an `error` and no answer.
+fn is_error(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: Option<IgnoredAny>,
+        choices: Option<IgnoredAny>,
+    }
+    // Errors are short; an answer of megabytes is not read for one.
+    body.len() <= ERROR_LIMIT
+        && serde_json::from_slice::<Answer>(body)
+            .is_ok_and(|answer| answer.error.is_some() && answer.choices.is_none())
 }
 
 /// An answer that is there as a whole.

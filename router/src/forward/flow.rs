@@ -2,6 +2,7 @@
 //! early, and one record of how it ended.
 
 use super::agent_links::{AnswerBody, LinkError};
+use super::answer_judge::{Judgement, Truth, comment_before_done};
 use super::attempt::Failure;
 use super::in_flight::Claim;
 use super::stream_guard::{StreamGuard, Usage};
@@ -38,7 +39,8 @@ pub struct StreamAttempt {
     content_type: String,
     pending: Vec<Bytes>,
     body: AnswerBody,
-    guard: StreamGuard,
+    pub(super) guard: StreamGuard,
+    pub(super) truth: Truth,
 }
 
 impl StreamAttempt {
@@ -50,6 +52,7 @@ impl StreamAttempt {
         mut body: AnswerBody,
         content_type: String,
         keep_usage: bool,
+        mut truth: Truth,
     ) -> Result<Self, Failure> {
         let (mut guard, mut pending) = (StreamGuard::new(keep_usage), Vec::new());
         loop {
@@ -57,8 +60,9 @@ impl StreamAttempt {
             if seen.error {
                 return Err(Failure::Replica("it sent an error instead of an answer".into()));
             }
-            if seen.content {
-                return Ok(Self { content_type, pending, body, guard });
+            // One that has ended with nothing is heard to its end: another node may do better.
+            if seen.content && (seen.done || !truth.judge.ended_with_nothing()) {
+                return Ok(Self { content_type, pending, body, guard, truth });
             }
             if seen.done {
                 return Err(Failure::Replica("it ended the stream without any content".into()));
@@ -67,19 +71,20 @@ impl StreamAttempt {
                 .next()
                 .await
                 .ok_or_else(|| Failure::Replica("it closed the stream before any content".into()))??;
+            let looked_at = pending.len();
             guard.push(chunk, &mut pending).map_err(|error| Failure::Replica(error.to_string()))?;
+            pending[looked_at..].iter().for_each(|frames| truth.judge.look(frames));
         }
     }
 
     /// The client's answer. The claim is held and the ticket stays open until the stream has ended.
     #[must_use]
     pub fn reply(self, fleet: FleetHandle, candidate: Candidate, claim: Claim, ticket: Ticket) -> Reply {
-        let Self { content_type, mut pending, body, guard } = self;
-        // The last is taken first.
-        pending.reverse();
+        let Self { content_type, pending, body, guard, truth } = self;
         let mut flow = Flow {
             body,
             guard,
+            truth,
             pending,
             open: Some((claim, ticket)),
             fleet,
@@ -88,6 +93,8 @@ impl StreamAttempt {
             silence: Silence::new(),
         };
         flow.note_end();
+        // The last is taken first.
+        flow.pending.reverse();
         let mut reply = Response::new(flow.boxed_unsync());
         let headers = reply.headers_mut();
         let kind = HeaderValue::from_str(&content_type);
@@ -144,6 +151,7 @@ impl Silence {
 struct Flow {
     body: AnswerBody,
     guard: StreamGuard,
+    truth: Truth,
     /// Ready for the client, the last piece first.
     pending: Vec<Bytes>,
     /// Gone once the end was recorded.
@@ -199,26 +207,57 @@ impl Flow {
                 } else if self.guard.seen().error {
                     // Its own words were kept back: they may repeat the request.
                     self.broke("the engine sent an error in its stream");
+                } else {
+                    self.pending.iter().for_each(|frames| self.truth.judge.look(frames));
+                    self.stopped();
                 }
-                self.pending.reverse();
                 self.note_end();
+                self.pending.reverse();
             }
             Some(Err(error)) => self.broke(&error.to_string()),
             None => self.broke("the engine ended its stream without finishing"),
         }
     }
 
-    /// Records the end as soon as the client is given it: many clients hang up at `[DONE]`.
+    /// Records the end as soon as the client is given it: many clients hang up at `[DONE]`. A prompt that was cut
+    /// is told in a comment before it, since the headers are long gone.
     fn note_end(&mut self) {
         if !self.guard.seen().done {
             return;
         }
         let Some((claim, mut ticket)) = self.open.take() else { return };
         let usage = self.measured(&ticket);
+        let judgement = self.truth.judgement(usage, &self.fleet, &self.candidate);
+        if let Some(truncated) = judgement.truncated() {
+            comment_before_done(&mut self.pending, &format!(": x-mesh-truncated: {truncated}\n\n"));
+        }
+        judgement.count(&self.candidate, ticket.metrics());
         ticket.attempt_ended("answered");
-        ticket.end(Ended::Complete, 200, "", usage);
-        self.observe(Outcome::Answered(usage.timing));
+        ticket.end(Ended::Complete, 200, &judgement.text(), usage);
+        self.observe(judgement.outcome(usage));
         drop(claim);
+    }
+
+    /// Ends a stream that goes round in circles, where that is wished for.
+    fn stopped(&mut self) {
+        if !self.truth.stop_repetition || self.guard.seen().done {
+            return;
+        }
+        let Some(fault) = self.truth.judge.may_be_stopped() else { return };
+        self.over = true;
+        let message = format!("the answer was stopped: {fault}");
+        let mut error = ApiError::mesh(StatusCode::BAD_GATEWAY, "endless_repetition", message.as_str())
+            .with("node", json!(self.candidate.machine));
+        if let Some((claim, mut ticket)) = self.open.take() {
+            error = error.with("request_id", json!(ticket.id()));
+            let judgement = Judgement { faults: vec![fault] };
+            judgement.count(&self.candidate, ticket.metrics());
+            ticket.attempt_ended("stopped: endless repetition");
+            ticket.end(Ended::Failed, 200, &message, self.measured(&ticket));
+            self.observe(Outcome::Doubtful);
+            drop(claim);
+        }
+        self.pending.push(error.event());
     }
 
     /// The stream broke after content had gone out: an explicit error event, and never `[DONE]`.

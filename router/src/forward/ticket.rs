@@ -45,6 +45,7 @@ pub struct Ticket {
     started: Instant,
     first_content: Option<Instant>,
     ended: bool,
+    clamped: Option<String>,
     journal: Journal,
     metrics: Metrics,
 }
@@ -55,7 +56,7 @@ impl Ticket {
     pub fn new(record: ExplainReply, journal: Journal, metrics: Metrics) -> Self {
         metrics.in_flight.inc();
         let (record, started) = (SharedRecord::new(record), Instant::now());
-        Self { record, kept: false, started, first_content: None, ended: false, journal, metrics }
+        Self { record, kept: false, started, first_content: None, ended: false, clamped: None, journal, metrics }
     }
 
     /// The request's id.
@@ -69,6 +70,23 @@ impl Ticket {
         let mut record = self.record.lock();
         record.reply.asked = asked.chars().take(256).collect();
         record.reply.stream = stream;
+    }
+
+    /// The answer's limit was lowered for the attempt that runs now: to what, and why.
+    pub fn clamped(&mut self, to: Option<String>) {
+        self.clamped = to;
+    }
+
+    /// To what the answer's limit was lowered, and why.
+    #[must_use]
+    pub fn is_clamped(&self) -> Option<&str> {
+        self.clamped.as_deref()
+    }
+
+    /// The router's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The mode, empty for a model asked for by name.

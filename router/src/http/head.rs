@@ -1,28 +1,39 @@
 //! The few fields of a request body that routing needs, and the splices that are made in it. The body itself
 //! is never re-serialised: what the client wrote is what the engine reads, byte for byte, but for the value of
-//! `model` and, on streams that lack it, `stream_options.include_usage`.
+//! `model`, on streams that lack it `stream_options.include_usage`, and limits of the answer that are over what
+//! the context or the mode leaves.
+//!
+//! One scan ([`scan`]) checks the whole body and finds the fields; what it steps over is not decoded. A body that
+//! an engine might read differently is refused: a field given twice, or in another spelling that readers
+//! without regard for case take for the same.
+
+pub(crate) mod scan;
 
 use bytes::{Bytes, BytesMut};
+use scan::{Fault, Field, Met};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Fields of interest, borrowed from the body. Unknown fields are skipped, not copied.
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow, default, deserialize_with = "present")]
-    model: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    stream_options: Option<&'a RawValue>,
-}
-
-/// A field that is there, even as null: serde alone would read a null as an absent field.
-fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
-}
+/// Fields of which a second one, or one in another spelling, is refused.
+const NAMES: [&str; 13] = [
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n_predict",
+    "n",
+    "tools",
+    "suffix",
+    "messages",
+    "prompt",
+    "input",
+];
+/// Where the limits of the answer stand in [`NAMES`].
+const LIMITS: Range<usize> = 3..7;
 
 /// What a body says and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +44,47 @@ pub struct Head {
     pub stream: bool,
     /// Whether the client wants the usage frame of its stream.
     pub wants_usage: bool,
+    /// How many answers it wants at once: `n`, 1 where it does not say.
+    pub choices: u64,
+    /// Whether it brings tools.
+    pub tools: bool,
+    /// Whether it wants a middle filled in.
+    pub suffix: bool,
+    /// Where the bytes of the prompt stand: the value of `messages`, else of `prompt`, else of `input`.
+    pub prompt: Option<Range<usize>>,
+    /// Where the value of `tools` stands.
+    pub tools_at: Option<Range<usize>>,
+    limits: [Option<Limit>; LIMITS.end - LIMITS.start],
     model_at: Range<usize>,
+    first_field: usize,
     usage: UsageSplice,
+}
+
+/// A limit of the answer that the client gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Limit {
+    at: Range<usize>,
+    tokens: Tokens,
+}
+
+/// What a limit of the answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tokens {
+    /// This many.
+    AtMost(u64),
+    /// Null or a negative number.
+    Endless,
+    /// No number: the engine will refuse it in its own words.
+    Nonsense,
+}
+
+/// The most tokens that an answer may have, towards the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    /// Tokens.
+    pub tokens: u32,
+    /// The field that is added where the client gave no limit; `None` = then none is added.
+    pub add: Option<&'static str>,
 }
 
 /// What must be inserted so that the engine sends a usage frame.
@@ -71,42 +121,130 @@ pub enum HeadError {
     /// A field has another type.
     #[error("`{0}` must be {1}")]
     WrongType(&'static str, &'static str),
+    /// A field's name differs from one that is read here in case only.
+    #[error("`{0}` must be written exactly so: some engines would read another spelling of it, others not")]
+    Spelling(&'static str),
+}
+
+/// What stops a scan.
+enum Stop {
+    Met(Met),
+    /// A field of [`NAMES`] for the second time.
+    Twice(usize),
+    Spelling(&'static str),
+}
+
+impl From<Met> for Stop {
+    fn from(met: Met) -> Self {
+        Self::Met(met)
+    }
 }
 
 impl Head {
     /// Reads the head of a request. Embeddings never stream, whatever the client says: `may_stream`.
     ///
     /// # Errors
-    /// [`HeadError`] when the body is no JSON object or lacks a usable `model`.
+    /// [`HeadError`] when the body is no JSON object, could be read in two ways, or lacks a usable `model`.
     pub fn read(body: &[u8], may_stream: bool) -> Result<Self, HeadError> {
-        let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| not_json(&error))?;
-        // serde reads an array into a struct too, field by field.
-        if !body.trim_ascii_start().starts_with(b"{") {
-            return Err(HeadError::NotJson { what: "not an object", line: 1, column: 1 });
-        }
-        let raw_model = fields.model.ok_or(HeadError::Missing("model"))?;
-        let model: Cow<'_, str> =
-            serde_json::from_str(raw_model.get()).map_err(|_| HeadError::WrongType("model", "a string"))?;
-        let stream = match fields.stream.map(RawValue::get) {
+        let mut found: [Option<Range<usize>>; NAMES.len()] = [const { None }; NAMES.len()];
+        let mut first_field = None;
+        scan::fields(body, |field| {
+            first_field.get_or_insert(field.key.start);
+            let Some(name) = known(body, &field)? else { return Ok(()) };
+            if found[name].is_some() {
+                return Err(Stop::Twice(field.key.start));
+            }
+            found[name] = Some(field.value);
+            Ok(())
+        })
+        .map_err(|stop| refused(body, stop))?;
+        let text = |at: &Range<usize>| std::str::from_utf8(&body[at.clone()]).expect("the scan checked it");
+        let [
+            model,
+            stream,
+            options,
+            max,
+            max_completion,
+            max_output,
+            predict,
+            n,
+            tools,
+            suffix,
+            messages,
+            prompt,
+            input,
+        ] = found;
+        let model_at = model.ok_or(HeadError::Missing("model"))?;
+        let model = unquoted(text(&model_at)).ok_or(HeadError::WrongType("model", "a string"))?.into_owned();
+        let stream = match stream.as_ref().map(text) {
             None | Some("null" | "false") => false,
             Some("true") => may_stream,
             Some(_) => return Err(HeadError::WrongType("stream", "true or false")),
         };
-        let (wants_usage, usage) = usage_splice(body, stream, fields.stream_options)?;
+        let first_field = first_field.unwrap_or(model_at.start);
+        let (wants_usage, usage) = match options {
+            _ if !stream => (true, UsageSplice::None),
+            None => (false, UsageSplice::WholeField(first_field)),
+            Some(at) => usage_splice(text(&at), at)?,
+        };
+        let limit = |at: Option<Range<usize>>| at.map(|at| Limit { tokens: Tokens::read(text(&at)), at });
         Ok(Self {
-            model: model.into_owned(),
+            model,
             stream,
             wants_usage,
-            model_at: span(body, raw_model.get()),
+            choices: n.and_then(|at| text(&at).parse().ok()).unwrap_or(1),
+            tools: tools.as_ref().is_some_and(|at| is_filled(text(at))),
+            suffix: suffix.as_ref().is_some_and(|at| is_filled(text(at))),
+            prompt: messages.or(prompt).or(input),
+            tools_at: tools,
+            limits: [max, max_completion, max_output, predict].map(limit),
+            model_at,
+            first_field,
             usage,
         })
+    }
+
+    /// The most tokens of the answer that the client allows, where it says.
+    #[must_use]
+    pub fn max_tokens(&self) -> Option<u64> {
+        let tokens = self.limits.iter().flatten().filter_map(|limit| match limit.tokens {
+            Tokens::AtMost(tokens) => Some(tokens),
+            Tokens::Endless | Tokens::Nonsense => None,
+        });
+        tokens.min()
+    }
+
+    /// Whether the request is changed by `cap`.
+    #[must_use]
+    pub fn is_over(&self, cap: Cap) -> bool {
+        let mut edits = Vec::new();
+        self.cap_edits(cap, &mut edits);
+        !edits.is_empty()
+    }
+
+    /// Whether the prompt seems to hold pictures or sounds, whose tokens cannot be told from their bytes. A
+    /// prompt that only speaks of such fields in a text does not count.
+    #[must_use]
+    pub fn has_media(&self, body: &[u8]) -> bool {
+        const MARKS: [&[u8]; 4] = [b"\"image", b"\"input_image", b"\"input_audio", b"\"video"];
+        let Some(prompt) = self.prompt.as_ref().and_then(|at| body.get(at.clone())) else { return false };
+        // Inside a text the quote has a backslash before it.
+        MARKS
+            .iter()
+            .any(|mark| memchr::memmem::find_iter(prompt, mark).any(|at| at == 0 || prompt[at - 1] != b'\\'))
     }
 
     /// The body with the engine's name for the model, and with usage asked for.
     #[must_use]
     pub fn splice(&self, body: &Bytes, model: &str) -> Bytes {
+        self.splice_capped(body, model, None)
+    }
+
+    /// The same, with limits of the answer that are over `cap` lowered to it.
+    #[must_use]
+    pub fn splice_capped(&self, body: &Bytes, model: &str, cap: Option<Cap>) -> Bytes {
         let name = serde_json::to_string(model).expect("a string is valid JSON");
-        let mut edits: Vec<(Range<usize>, Cow<'_, str>)> = vec![(self.model_at.clone(), name.into())];
+        let mut edits: Vec<Edit> = vec![(self.model_at.clone(), name.into())];
         match &self.usage {
             UsageSplice::None => {}
             UsageSplice::WholeField(at) => {
@@ -119,8 +257,12 @@ impl Head {
                 edits.push((*at..*at, text.into()));
             }
         }
+        if let Some(cap) = cap {
+            self.cap_edits(cap, &mut edits);
+        }
         edits.sort_by_key(|(range, _)| range.start);
-        let mut out = BytesMut::with_capacity(body.len() + 64 + model.len());
+        let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
+        let mut out = BytesMut::with_capacity(body.len() + added);
         let mut copied = 0;
         for (range, text) in edits {
             out.extend_from_slice(&body[copied..range.start]);
@@ -130,13 +272,144 @@ impl Head {
         out.extend_from_slice(&body[copied..]);
         out.freeze()
     }
+
+    fn cap_edits(&self, cap: Cap, edits: &mut Vec<Edit>) {
+        let (mut bounded, mut endless) = (false, None);
+        for limit in self.limits.iter().flatten() {
+            match limit.tokens {
+                Tokens::AtMost(tokens) => {
+                    bounded = true;
+                    if tokens > u64::from(cap.tokens) {
+                        edits.push((limit.at.clone(), cap.tokens.to_string().into()));
+                    }
+                }
+                Tokens::Endless => endless = Some(limit),
+                Tokens::Nonsense => return,
+            }
+        }
+        match (cap.add, endless) {
+            (Some(_), Some(limit)) if !bounded => {
+                edits.push((limit.at.clone(), cap.tokens.to_string().into()))
+            }
+            (Some(name), None) if !bounded => {
+                edits
+                    .push((self.first_field..self.first_field, format!("\"{name}\":{},", cap.tokens).into()));
+            }
+            _ => {}
+        }
+    }
 }
 
-fn usage_splice(
-    body: &[u8],
-    stream: bool,
-    options: Option<&RawValue>,
-) -> Result<(bool, UsageSplice), HeadError> {
+/// A piece of the body and what takes its place.
+type Edit = (Range<usize>, Cow<'static, str>);
+
+impl Tokens {
+    fn read(value: &str) -> Self {
+        if let Ok(tokens) = value.parse() {
+            return Self::AtMost(tokens);
+        }
+        match value.parse::<f64>() {
+            _ if value == "null" => Self::Endless,
+            Ok(number) if number < 0.0 => Self::Endless,
+            // Saturates; engines cut fractions too.
+            Ok(number) => Self::AtMost(number as u64),
+            Err(_) => Self::Nonsense,
+        }
+    }
+}
+
+/// Which of [`NAMES`] a field is.
+fn known(body: &[u8], field: &Field) -> Result<Option<usize>, Stop> {
+    let raw = &body[field.key.clone()];
+    let plain = &raw[1..raw.len() - 1];
+    let name: Cow<'_, str> = if field.escaped {
+        let text = std::str::from_utf8(raw).expect("the scan checked it");
+        // Half a surrogate pair: no reader agrees with another on what that is.
+        let name: String =
+            serde_json::from_str(text).map_err(|_| Stop::Met((Fault::Syntax, field.key.end)))?;
+        name.into()
+    } else {
+        std::str::from_utf8(plain).expect("the scan checked it").into()
+    };
+    let at = match &*name {
+        "model" => 0,
+        "stream" => 1,
+        "stream_options" => 2,
+        "max_tokens" => 3,
+        "max_completion_tokens" => 4,
+        "max_output_tokens" => 5,
+        "n_predict" => 6,
+        "n" => 7,
+        "tools" => 8,
+        "suffix" => 9,
+        "messages" => 10,
+        "prompt" => 11,
+        "input" => 12,
+        // Ollama's reader (Go) takes `Model` for `model`, and by Unicode's folding also U+017F for s and U+212A
+        // for k.
+        other => {
+            let lower = |c: char| match c {
+                '\u{17f}' => 's',
+                '\u{212a}' => 'k',
+                other => other.to_ascii_lowercase(),
+            };
+            let same = |wanted: &&&str| wanted.chars().eq(other.chars().map(lower));
+            return match NAMES.iter().find(same) {
+                Some(wanted) => Err(Stop::Spelling(wanted)),
+                None => Ok(None),
+            };
+        }
+    };
+    Ok(Some(at))
+}
+
+/// Why a scan ended early, in words for the client. Only here the body is read a second time, by a reader that
+/// counts lines.
+fn refused(body: &[u8], stop: Stop) -> HeadError {
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read for their errors alone")]
+    struct Fields<'a> {
+        #[serde(borrow, default, deserialize_with = "present")]
+        model: Option<&'a RawValue>,
+        #[serde(borrow, default, deserialize_with = "present")]
+        stream: Option<&'a RawValue>,
+        #[serde(borrow, default, deserialize_with = "present")]
+        stream_options: Option<&'a RawValue>,
+    }
+    let (what, at) = match stop {
+        Stop::Spelling(name) => return HeadError::Spelling(name),
+        Stop::Met((Fault::Depth, at)) => ("nested too deeply", at),
+        Stop::Met((Fault::Encoding, at)) => ("no UTF-8", at),
+        Stop::Met((Fault::Syntax, at)) => ("syntax error", at),
+        Stop::Twice(at) => ("wrong type or a field given twice", at),
+    };
+    if let (Stop::Met((Fault::Syntax, _)) | Stop::Twice(_), Err(error)) =
+        (&stop, serde_json::from_slice::<Fields<'_>>(body))
+    {
+        return not_json(&error);
+    }
+    // serde reads an array into a struct too, field by field.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return HeadError::NotJson { what: "not an object", line: 1, column: 1 };
+    }
+    let before = &body[..at.min(body.len())];
+    let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
+    let line = memchr::memchr_iter(b'\n', before).count() + 1;
+    HeadError::NotJson { what, line, column: before.len() - line_start + 1 }
+}
+
+/// The text of a JSON string.
+fn unquoted(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str(raw).ok().map(Cow::Owned) } else { Some(inner.into()) }
+}
+
+/// Whether a value is there and not empty.
+fn is_filled(raw: &str) -> bool {
+    raw != "null" && raw != "\"\"" && raw.strip_prefix('[').is_none_or(|rest| rest.trim_start() != "]")
+}
+
+fn usage_splice(raw: &str, at: Range<usize>) -> Result<(bool, UsageSplice), HeadError> {
     #[derive(Deserialize)]
     struct Options<'a> {
         #[serde(borrow, default, deserialize_with = "present")]
@@ -144,15 +417,6 @@ fn usage_splice(
     }
     const FLAG: HeadError = HeadError::WrongType("stream_options.include_usage", "true or false");
     const OBJECT: HeadError = HeadError::WrongType("stream_options", "an object");
-    if !stream {
-        return Ok((true, UsageSplice::None));
-    }
-    let Some(raw) = options.map(RawValue::get) else {
-        // `Fields` was read from an object, so the first brace is its own.
-        let brace = body.iter().position(|&byte| byte == b'{').ok_or(OBJECT)?;
-        return Ok((false, UsageSplice::WholeField(brace + 1)));
-    };
-    let at = span(body, raw);
     if raw == "null" {
         return Ok((false, UsageSplice::Replace(at)));
     }
@@ -162,7 +426,10 @@ fn usage_splice(
     let parsed: Options<'_> = serde_json::from_str(raw).map_err(|_| FLAG)?;
     Ok(match parsed.include_usage.map(RawValue::get) {
         Some("true") => (true, UsageSplice::None),
-        Some(other @ ("false" | "null")) => (false, UsageSplice::Flag(span(body, other))),
+        Some(other @ ("false" | "null")) => {
+            let from = at.start + (other.as_ptr() as usize - raw.as_ptr() as usize);
+            (false, UsageSplice::Flag(from..from + other.len()))
+        }
         Some(_) => return Err(FLAG),
         None => {
             let comma = !raw[1..].trim_start().starts_with('}');
@@ -171,10 +438,9 @@ fn usage_splice(
     })
 }
 
-/// Where `part`, which was borrowed from `body`, stands in it.
-fn span(body: &[u8], part: &str) -> Range<usize> {
-    let start = (part.as_ptr() as usize) - (body.as_ptr() as usize);
-    start..start + part.len()
+/// A field that is there, even as null: serde alone would read a null as an absent field.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 fn not_json(error: &serde_json::Error) -> HeadError {
@@ -189,79 +455,5 @@ fn not_json(error: &serde_json::Error) -> HeadError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spliced(body: &str, model: &str) -> String {
-        let bytes = Bytes::copy_from_slice(body.as_bytes());
-        let head = Head::read(&bytes, true).expect("valid");
-        String::from_utf8(head.splice(&bytes, model).to_vec()).expect("still text")
-    }
-
-    #[test]
-    fn only_the_model_s_value_changes() {
-        let body = "{ \"messages\" : [{\"role\":\"user\",\"content\":\"é \\u00e9 {\\\"model\\\":1}\"}],\n\t\"model\": \"mesh/code\" , \"x\":1e400 }";
-        assert_eq!(spliced(body, "tiny"), body.replace("\"mesh/code\"", "\"tiny\""));
-    }
-
-    #[test]
-    fn a_stream_gets_its_usage_asked_for_in_each_spelling() {
-        for (body, wanted) in [
-            (
-                r#"{"model":"m","stream":true}"#,
-                r#"{"stream_options":{"include_usage":true},"model":"t","stream":true}"#,
-            ),
-            (
-                r#"{"model":"m","stream":true,"stream_options":null}"#,
-                r#"{"model":"t","stream":true,"stream_options":{"include_usage":true}}"#,
-            ),
-            (
-                r#"{"model":"m","stream_options":{ },"stream":true}"#,
-                r#"{"model":"t","stream_options":{"include_usage":true },"stream":true}"#,
-            ),
-            (
-                r#"{"model":"m","stream_options":{"a":1},"stream":true}"#,
-                r#"{"model":"t","stream_options":{"include_usage":true,"a":1},"stream":true}"#,
-            ),
-            (
-                r#"{"model":"m","stream_options":{"include_usage":false,"x":1},"stream":true}"#,
-                r#"{"model":"t","stream_options":{"include_usage":true,"x":1},"stream":true}"#,
-            ),
-        ] {
-            let head = Head::read(body.as_bytes(), true).expect("valid");
-            assert!(!head.wants_usage, "{body}");
-            assert_eq!(spliced(body, "t"), wanted);
-        }
-    }
-
-    #[test]
-    fn a_client_that_asks_for_usage_gets_its_body_unchanged() {
-        let body = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#;
-        assert!(Head::read(body.as_bytes(), true).expect("valid").wants_usage);
-        assert_eq!(spliced(body, "m"), body);
-    }
-
-    #[test]
-    fn a_model_name_with_escapes_is_understood() {
-        let body = r#"{"model":"mesh\/code"}"#;
-        assert_eq!(Head::read(body.as_bytes(), true).expect("valid").model, "mesh/code");
-        assert_eq!(spliced(body, "a\"b"), r#"{"model":"a\"b"}"#);
-    }
-
-    #[test]
-    fn errors_say_where_and_never_what_the_body_says() {
-        for (body, error) in [
-            ("", "the body is not a JSON object: it ends too early at line 1, column 0"),
-            ("[\"m\"]", "the body is not a JSON object: not an object at line 1, column 1"),
-            (r#"{"a":1}"#, "`model` is missing"),
-            (r#"{"model":7}"#, "`model` must be a string"),
-            (r#"{"model":"m","stream":"yes"}"#, "`stream` must be true or false"),
-            (r#"{"model":"m","stream":true,"stream_options":[]}"#, "`stream_options` must be an object"),
-        ] {
-            assert_eq!(Head::read(body.as_bytes(), true).expect_err(body).to_string(), error, "{body}");
-        }
-        let leaky =
-            Head::read(br#"{"model":"m","model":"secret prompt","x":secret}"#, true).expect_err("twice");
-        assert!(!leaky.to_string().contains("secret"), "{leaky}");
-    }
-}
+#[path = "head/tests.rs"]
+mod tests;

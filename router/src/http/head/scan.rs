@@ -1,0 +1,363 @@
+//! A scan over JSON that builds nothing: it checks the grammar and tells where the top-level fields stand.
+//!
+//! It accepts what `serde_json` accepts and less: UTF-8 only, and no deeper than [`DEPTH_LIMIT`]. It never
+//! recurses and takes no memory. Long strings are stepped over eight bytes at a time, for that is what prompts
+//! are made of.
+
+use std::ops::Range;
+
+/// Deeper bodies are refused: `serde_json`'s own limit, so that no reader behind the router meets what it cannot
+/// read. One bit for each level says whether it is an object.
+pub(crate) const DEPTH_LIMIT: u32 = 128;
+
+/// Why a scan ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Not the grammar of JSON, or no object.
+    Syntax,
+    /// Not UTF-8.
+    Encoding,
+    /// Deeper than [`DEPTH_LIMIT`].
+    Depth,
+}
+
+/// A fault and the byte it was met at.
+pub(crate) type Met = (Fault, usize);
+
+/// One field of the top-level object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Field {
+    /// Its name with both quotes.
+    pub(crate) key: Range<usize>,
+    /// Whether there are escapes in its name.
+    pub(crate) escaped: bool,
+    /// Its value, without the white space around it.
+    pub(crate) value: Range<usize>,
+}
+
+/// Calls `each` for every field of the object that `body` is, in order, until it fails.
+///
+/// # Errors
+/// The first fault, or that of `each`.
+pub(crate) fn fields<E: From<Met>>(
+    body: &[u8],
+    mut each: impl FnMut(Field) -> Result<(), E>,
+) -> Result<(), E> {
+    if let Err(error) = std::str::from_utf8(body) {
+        return Err((Fault::Encoding, error.valid_up_to()).into());
+    }
+    let mut scan = Scan { body, at: 0 };
+    scan.white();
+    scan.expect(b'{')?;
+    scan.white();
+    if scan.peek() == Some(b'}') {
+        scan.at += 1;
+    } else {
+        loop {
+            let key_from = scan.at;
+            scan.expect(b'"')?;
+            let escaped = scan.string()?;
+            let key = key_from..scan.at;
+            scan.white();
+            scan.expect(b':')?;
+            scan.white();
+            let value_from = scan.at;
+            scan.value()?;
+            each(Field { key, escaped, value: value_from..scan.at })?;
+            scan.white();
+            match scan.next() {
+                Some(b',') => scan.white(),
+                Some(b'}') => break,
+                _ => return Err((Fault::Syntax, scan.at).into()),
+            }
+        }
+    }
+    scan.white();
+    if scan.at == body.len() { Ok(()) } else { Err((Fault::Syntax, scan.at).into()) }
+}
+
+struct Scan<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl Scan<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn fault<T>(&self) -> Result<T, Met> {
+        Err((Fault::Syntax, self.at))
+    }
+
+    fn white(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn expect(&mut self, wanted: u8) -> Result<(), Met> {
+        if self.next() == Some(wanted) { Ok(()) } else { self.fault() }
+    }
+
+    /// Behind an opening quote: goes behind the closing one, and tells whether there were escapes.
+    fn string(&mut self) -> Result<bool, Met> {
+        let mut escaped = false;
+        loop {
+            self.at = plain_end(self.body, self.at);
+            match self.next() {
+                Some(b'"') => return Ok(escaped),
+                Some(b'\\') => {
+                    escaped = true;
+                    match self.next() {
+                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {}
+                        Some(b'u') => {
+                            let digits = self.body.get(self.at..self.at + 4);
+                            if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+                                return self.fault();
+                            }
+                            self.at += 4;
+                        }
+                        _ => return self.fault(),
+                    }
+                }
+                // A control character, or the end.
+                _ => return self.fault(),
+            }
+        }
+    }
+
+    /// One value of any kind, with all that is in it.
+    fn value(&mut self) -> Result<(), Met> {
+        // Bit 0 = the innermost level; 1 = object.
+        let (mut kinds, mut depth) = (0_u128, 0_u32);
+        loop {
+            match self.next() {
+                Some(b'"') => {
+                    self.string()?;
+                }
+                Some(open @ (b'{' | b'[')) => {
+                    // The body itself is one level.
+                    if depth + 1 >= DEPTH_LIMIT {
+                        return Err((Fault::Depth, self.at));
+                    }
+                    let object = open == b'{';
+                    self.white();
+                    if self.peek() == Some(if object { b'}' } else { b']' }) {
+                        self.at += 1;
+                    } else {
+                        (kinds, depth) = (kinds << 1 | u128::from(object), depth + 1);
+                        if object {
+                            self.key()?;
+                        }
+                        continue;
+                    }
+                }
+                Some(b't') => self.word(b"rue")?,
+                Some(b'f') => self.word(b"alse")?,
+                Some(b'n') => self.word(b"ull")?,
+                Some(first @ (b'-' | b'0'..=b'9')) => self.number(first)?,
+                _ => return self.fault(),
+            }
+            // Behind a value: the end of its surroundings, or the next one.
+            loop {
+                if depth == 0 {
+                    return Ok(());
+                }
+                self.white();
+                let object = kinds & 1 == 1;
+                match self.next() {
+                    Some(b',') => {
+                        self.white();
+                        if object {
+                            self.key()?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if object => (kinds, depth) = (kinds >> 1, depth - 1),
+                    Some(b']') if !object => (kinds, depth) = (kinds >> 1, depth - 1),
+                    _ => return self.fault(),
+                }
+            }
+        }
+    }
+
+    /// A name and its colon.
+    fn key(&mut self) -> Result<(), Met> {
+        self.expect(b'"')?;
+        self.string()?;
+        self.white();
+        self.expect(b':')?;
+        self.white();
+        Ok(())
+    }
+
+    fn word(&mut self, rest: &[u8]) -> Result<(), Met> {
+        if !self.body[self.at..].starts_with(rest) {
+            return self.fault();
+        }
+        self.at += rest.len();
+        Ok(())
+    }
+
+    fn number(&mut self, first: u8) -> Result<(), Met> {
+        let lead = if first == b'-' { self.next() } else { Some(first) };
+        match lead {
+            Some(b'0') => {}
+            Some(b'1'..=b'9') => self.digits(),
+            _ => return self.fault(),
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.some_digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.some_digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) {
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn some_digits(&mut self) -> Result<(), Met> {
+        let from = self.at;
+        self.digits();
+        if self.at == from { self.fault() } else { Ok(()) }
+    }
+}
+
+/// Where the next quote, backslash or control character stands, or the end.
+pub(crate) fn plain_end(body: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while let Some(word) = body.get(at..at + 8) {
+        let special = special(u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while body.get(at).is_some_and(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        at += 1;
+    }
+    at
+}
+
+/// Eight bytes at once (Mycroft's test for a zero byte): the lowest bit that is set lies in the first byte that is
+/// a quote, a backslash or less than a space. A borrow may set bits above the first one, never below.
+fn special(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zero_in = |word: u64| word.wrapping_sub(ONES) & !word;
+    let quote = zero_in(word ^ (ONES * b'"' as u64));
+    let backslash = zero_in(word ^ (ONES * b'\\' as u64));
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    (quote | backslash | control) & HIGH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scanned(body: &[u8]) -> Result<Vec<(String, String)>, Met> {
+        let text = |range: Range<usize>| String::from_utf8(body[range].to_vec()).expect("UTF-8");
+        let mut found = Vec::new();
+        fields(body, |field| {
+            found.push((text(field.key), text(field.value)));
+            Ok::<_, Met>(())
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn fields_are_found_with_their_values_as_they_stand() {
+        let body = br#" { "a" : [1, {"b":"]}\""}, []] ,"c\"":-0.5e+7, "d":null,"e":{}} "#;
+        let found = scanned(body).expect("valid");
+        let wanted = [
+            (r#""a""#, r#"[1, {"b":"]}\""}, []]"#),
+            (r#""c\"""#, "-0.5e+7"),
+            (r#""d""#, "null"),
+            (r#""e""#, "{}"),
+        ];
+        assert_eq!(found.len(), wanted.len());
+        for ((key, value), (wanted_key, wanted_value)) in found.iter().zip(wanted) {
+            assert_eq!((key.as_str(), value.as_str()), (wanted_key, wanted_value));
+        }
+    }
+
+    #[test]
+    fn each_special_byte_is_found_at_each_place_in_the_word() {
+        for special in [b'"', b'\\', 0, 0x1f, b'\n'] {
+            for place in 0..20 {
+                for filler in [b'a', 0x20, 0x7f, 0x80, 0xff, b'!', b'#', b'[', b']'] {
+                    let mut text = vec![filler; 20];
+                    text[place] = special;
+                    assert_eq!(plain_end(&text, 0), place, "{special} among {filler}");
+                }
+            }
+        }
+        assert_eq!(plain_end(&[0xff; 21], 0), 21);
+    }
+
+    #[test]
+    fn what_is_not_json_is_a_fault() {
+        for body in [
+            &b""[..],
+            b"{",
+            b"{}x",
+            b"[]",
+            b"{\"a\"}",
+            b"{\"a\":}",
+            b"{\"a\":1,}",
+            b"{,}",
+            b"{\"a\":01}",
+            b"{\"a\":1.}",
+            b"{\"a\":-}",
+            b"{\"a\":1e}",
+            b"{\"a\":.5}",
+            b"{\"a\":+1}",
+            b"{\"a\":nul}",
+            b"{\"a\":[1}",
+            b"{\"a\":{\"b\":1]}",
+            b"{\"a\":[1,]}",
+            b"{\"a\":\"\\x\"}",
+            b"{\"a\":\"\\u12g4\"}",
+            b"{\"a\":\"\n\"}",
+            b"{\"a\":\"",
+            b"{\"a\":\"\\",
+            b"{\"a\":\"\\u12",
+            b"\xef\xbb\xbf{}",
+            b"{\"a\":NaN}",
+            b"{\"a\":\"\0\"}",
+            b"{}\0",
+            b"{'a':1}",
+            b"{\"a\":1 \"b\":2}",
+        ] {
+            assert!(matches!(scanned(body), Err((Fault::Syntax, _))), "{:?}", String::from_utf8_lossy(body));
+        }
+        assert!(matches!(scanned(b"{\"a\":\"\xff\"}"), Err((Fault::Encoding, 6))));
+    }
+
+    #[test]
+    fn depth_is_bounded_without_recursion() {
+        let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        let most = DEPTH_LIMIT as usize - 1;
+        assert!(scanned(nested(most).as_bytes()).is_ok());
+        assert!(matches!(scanned(nested(most + 1).as_bytes()), Err((Fault::Depth, _))));
+        let objects = format!("{{\"a\":{}", "{\"a\":".repeat(1_000_000));
+        assert!(matches!(scanned(objects.as_bytes()), Err((Fault::Depth, _))));
+    }
+}
