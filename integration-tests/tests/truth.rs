@@ -254,13 +254,25 @@ async fn the_real_engine_counts_a_prompt_and_its_answer_fits_the_rest() {
     }
     let mesh = TestMesh::with_modes([mode("code", &["tiny-random"], &[])]).await;
     let node = mesh.node("msi", &[EngineSpec::real(random_model(), "tiny-random", 1024, 2)]).await;
-    let context = 512_u64;
+    let context = 1024_u64;
     // A token has three bytes at most in such a text: well over the context.
     let long = "ab, cd; ef. ".repeat(512);
     let refused = mesh.client().post(CHAT, &chat(&long)).await;
     let error = refused.error(400, "context_length_exceeded");
     assert!(error["mesh"]["prompt_tokens"].as_u64().is_some_and(|tokens| tokens > context), "{error}");
     assert!(metric(&mesh, "modemesh_router_prompt_counts_total{reason=\"too_long\"} 1").await);
+
+    // One that fits, with an answer that would not: it is limited to exactly what is left of the slot.
+    let mut fits = chat(&"What is the difference between a list and a set? ".repeat(43));
+    fits["max_tokens"] = json!(2000);
+    let said = mesh.client().post(CHAT, &fits).await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let usage = &said.json()["usage"];
+    let (prompt, answer) = (usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64());
+    let left = 1024 - prompt.expect("llama.cpp counts");
+    assert_eq!(said.header("x-mesh-max-tokens-clamped"), format!("{left}, what the context leaves"));
+    assert!(answer.is_some_and(|tokens| tokens <= left), "{usage}");
+    assert_eq!(said.header("x-mesh-truncated"), "", "counted and read alike");
     mesh.until_idle(&[&node]).await;
     node.stop().await;
     mesh.stop().await;
