@@ -76,6 +76,7 @@ fn replica_to_wire(replica: &Replica) -> v1::Replica {
         }),
         health: replica.health.word().into(),
         health_why: shorten(replica.health.why().unwrap_or_default().to_owned()),
+        kv_used: replica.kv_used,
     }
 }
 
@@ -119,6 +120,8 @@ fn replica_from_wire(replica: v1::Replica) -> Result<Replica, WireError> {
             host: Bytes(memory.host),
             measured: memory.measured,
         }),
+        // What is no part of one is no reading.
+        kv_used: replica.kv_used.filter(|used| (0.0..=1.0).contains(used)),
         health,
     })
 }
