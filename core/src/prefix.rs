@@ -239,7 +239,11 @@ mod tests {
         assert!(held(&table, &chain(1, 2), NOW).iter().all(|held| held.cache != again));
         table.mark(&chain(1, 1), again, Clock::at(0), NOW);
         let held = held(&table, &chain(1, 1), NOW);
-        assert_eq!(held.iter().map(|held| held.cache).collect::<Vec<_>>(), [again], "in place of the old one");
+        assert_eq!(
+            held.iter().map(|held| held.cache).collect::<Vec<_>>(),
+            [again],
+            "in place of the old one"
+        );
     }
 
     #[test]

@@ -143,8 +143,12 @@ pub(super) fn index(machines: &[MachineView], answers: &Answers) -> BTreeMap<Mod
     let mut index: BTreeMap<ModelId, Servings> = BTreeMap::new();
     for (at, machine) in machines.iter().enumerate() {
         let at = u32::try_from(at).unwrap_or(u32::MAX);
-        let mut models: Vec<&ModelId> =
-            machine.engines.iter().flat_map(|engine| &engine.replicas).map(|replica| &replica.model).collect();
+        let mut models: Vec<&ModelId> = machine
+            .engines
+            .iter()
+            .flat_map(|engine| &engine.replicas)
+            .map(|replica| &replica.model)
+            .collect();
         models.sort();
         models.dedup();
         for model in models {

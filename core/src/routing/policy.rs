@@ -116,7 +116,8 @@ impl Policy {
                 }
             }
             Self::SessionSticky => {
-                let name = scan.request.session.or_else(|| scan.request.prefix.first().map(|block| block.hash));
+                let name =
+                    scan.request.session.or_else(|| scan.request.prefix.first().map(|block| block.hash));
                 for one in scored.iter_mut() {
                     // The highest draw wins, so that a machine that leaves moves only its own sessions.
                     let draw = name.map_or(u64::from(one.roll), |name| mixed(name ^ scan.key(one).number()));
@@ -124,9 +125,9 @@ impl Policy {
                 }
             }
             Self::CacheAware => {
-                let (least, most) = scored
-                    .iter()
-                    .fold((u32::MAX, 0), |(least, most), one| (least.min(one.in_flight), most.max(one.in_flight)));
+                let (least, most) = scored.iter().fold((u32::MAX, 0), |(least, most), one| {
+                    (least.min(one.in_flight), most.max(one.in_flight))
+                });
                 let apart = most.saturating_sub(least) > CACHE_AWARE_APART
                     && f64::from(most) > CACHE_AWARE_FACTOR * f64::from(least);
                 let prompt = scan.request.prompt_tokens.max(1) as f64;

@@ -136,7 +136,8 @@ impl<'a> Scan<'a> {
                 while held.first().is_some_and(|one| one.cache < serving.cache) {
                     held = &held[1..];
                 }
-                let believed = held.first().filter(|one| one.cache == serving.cache).map_or(0, |one| one.tokens);
+                let believed =
+                    held.first().filter(|one| one.cache == serving.cache).map_or(0, |one| one.tokens);
                 let in_flight = track.map_or(0, |track| track.in_flight);
                 found.any_free |= serving.told_slots.is_none_or(|slots| in_flight < slots);
                 let roll = mixed(self.dice ^ serving.key.number());
@@ -299,14 +300,19 @@ impl<'a> Scan<'a> {
                 Fault::Context(needs, has) => (Some(model), Why::ContextTooSmall(needs, has)),
                 Fault::Closed => match machine_is_out(machine, self.now) {
                     // Said once for all its models.
-                    Some(_) if reasons.last().is_some_and(|(at, last)| *at == one.machine && last.model.is_none()) => {
+                    Some(_)
+                        if reasons
+                            .last()
+                            .is_some_and(|(at, last)| *at == one.machine && last.model.is_none()) =>
+                    {
                         continue;
                     }
                     Some(why) => (None, why),
                     None => (Some(model), why_closed(machine, model)),
                 },
             };
-            reasons.push((one.machine, Rejection { machine: machine.id.clone(), model: model.cloned(), why }));
+            reasons
+                .push((one.machine, Rejection { machine: machine.id.clone(), model: model.cloned(), why }));
         }
         if self.view.machines.len() <= limit {
             let lists = self.models.iter().flatten();

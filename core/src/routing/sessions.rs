@@ -31,7 +31,8 @@ impl Sessions {
         if self.by_name.len() >= SESSIONS && !self.by_name.contains_key(&name) {
             self.by_name.retain(|_, (_, since)| now.since(*since) < LIFE);
             if self.by_name.len() >= SESSIONS
-                && let Some(oldest) = self.by_name.iter().min_by_key(|(_, (_, since))| *since).map(|(name, _)| *name)
+                && let Some(oldest) =
+                    self.by_name.iter().min_by_key(|(_, (_, since))| *since).map(|(name, _)| *name)
             {
                 self.by_name.remove(&oldest);
             }

@@ -101,7 +101,10 @@ impl fmt::Display for Why {
             }
             Self::LeastInFlight { in_flight, of } => write!(out, "least in flight, {in_flight}, of {of}"),
             Self::LeastUncached { tokens, in_flight, of } => {
-                write!(out, "least uncached tokens for its load, {tokens} with {in_flight} in flight, of {of}")
+                write!(
+                    out,
+                    "least uncached tokens for its load, {tokens} with {in_flight} in flight, of {of}"
+                )
             }
             Self::SessionKept { of } => write!(out, "where the session was answered last, of {of}"),
             Self::Explored => write!(out, "by chance, to learn its speed anew"),

@@ -57,7 +57,12 @@ impl Lesson {
         let (prompt, answer) = (self.prompt_tokens?, self.completion_tokens?);
         let cached = self.timing.and_then(|timing| timing.cached_tokens).unwrap_or(0);
         let read = prompt.saturating_sub(cached);
-        let timing = Timing { prefill_tokens: read, decode_tokens: answer, cached_tokens: Some(cached), ..Timing::default() };
+        let timing = Timing {
+            prefill_tokens: read,
+            decode_tokens: answer,
+            cached_tokens: Some(cached),
+            ..Timing::default()
+        };
         if self.whole {
             let unit = self.total_s / (read as f64 * READ_PER_WRITE + answer as f64);
             let prefill_s = unit * READ_PER_WRITE * read as f64;

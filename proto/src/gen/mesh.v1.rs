@@ -702,9 +702,9 @@ pub struct Replica {
     pub health: ::prost::alloc::string::String,
     #[prost(string, tag = "18")]
     pub health_why: ::prost::alloc::string::String,
-    /// How full its KV cache is, 0 to 1; absent when the engine does not tell.
-    #[prost(float, optional, tag = "19")]
-    pub kv_used: ::core::option::Option<f32>,
+    /// How full its KV cache is, 0 to 100; absent when the engine does not tell.
+    #[prost(uint32, optional, tag = "19")]
+    pub kv_used_percent: ::core::option::Option<u32>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

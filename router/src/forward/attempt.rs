@@ -337,7 +337,14 @@ impl StreamAttempt {
 
     /// The client's answer. The claim is held and the ticket stays open until the stream has ended.
     #[must_use]
-    pub fn reply(self, fleet: FleetHandle, candidate: Candidate, claim: Claim, ticket: Ticket) -> Reply {
+    pub fn reply(
+        self,
+        fleet: FleetHandle,
+        candidate: Candidate,
+        claim: Claim,
+        ticket: Ticket,
+        round_trip: Option<Duration>,
+    ) -> Reply {
         let content_type = self.content_type.clone();
         let mut flow = Flow {
             body: self.body,
@@ -345,6 +352,7 @@ impl StreamAttempt {
             open: Some((claim, ticket)),
             fleet,
             candidate,
+            round_trip,
             over: false,
         };
         flow.note_end();
@@ -373,6 +381,8 @@ struct Flow {
     open: Option<(Claim, Ticket)>,
     fleet: FleetHandle,
     candidate: Candidate,
+    /// To the node, when the stream began.
+    round_trip: Option<Duration>,
     over: bool,
 }
 
@@ -416,7 +426,8 @@ impl Flow {
         let usage = self.measured(&ticket);
         ticket.attempt_ended("answered");
         ticket.end(Ended::Complete, 200, "", usage);
-        self.observe(Outcome::Answered(usage.timing));
+        let lesson = claim.lesson(&usage, false, self.round_trip);
+        self.observe(Outcome::Answered(Some(Box::new(lesson))));
         drop(claim);
     }
 

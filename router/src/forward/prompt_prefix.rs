@@ -152,7 +152,11 @@ fn value_end(body: &[u8], start: usize) -> Option<usize> {
             // A number or a word.
             _ => {
                 let stop = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
-                return body[at..].iter().position(stop).filter(|length| *length > 0).map(|length| at + length);
+                return body[at..]
+                    .iter()
+                    .position(stop)
+                    .filter(|length| *length > 0)
+                    .map(|length| at + length);
             }
         }
         if depth == 0 {
@@ -223,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_conversation_that_goes_on_has_the_starts_of_before() {
-        let before = json!({"model": "m", "messages": [message("system", "s", 5_000), message("user", "u", 400)]});
+        let before =
+            json!({"model": "m", "messages": [message("system", "s", 5_000), message("user", "u", 400)]});
         let mut after = before.clone();
         let messages = after["messages"].as_array_mut().expect("an array");
         messages.extend([message("assistant", "a", 300), message("user", "v", 300)]);
@@ -269,7 +274,8 @@ mod tests {
         assert!(needs(json!({"messages": [], "tools": [{"type": "function"}]})).tools);
         assert!(needs(json!({"prompt": "a", "suffix": "b"})).fim);
         assert!(!needs(json!({"prompt": "a", "suffix": null})).fim);
-        let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]);
+        let image =
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]);
         assert!(needs(json!({"messages": image})).vision);
         let quoted = json!([{"role": "user", "content": "what is \"image_url\" in JSON?"}]);
         assert!(!needs(json!({"messages": quoted})).vision, "a word in a text is no image");
@@ -285,7 +291,18 @@ mod tests {
         for cut in 0..=body.len() {
             PromptPrefix::read(&body.as_bytes()[..cut]);
         }
-        for broken in ["", "{", "[]", "{\"messages\":", "{\"messages\":}", "{\"messages\":[}", "{\"messages\":[,]}", "{\"a\":1}}}", "\"", "{\"a\\"] {
+        for broken in [
+            "",
+            "{",
+            "[]",
+            "{\"messages\":",
+            "{\"messages\":}",
+            "{\"messages\":[}",
+            "{\"messages\":[,]}",
+            "{\"a\":1}}}",
+            "\"",
+            "{\"a\\",
+        ] {
             assert!(PromptPrefix::read(broken.as_bytes()).blocks.is_empty(), "{broken}");
         }
         let deep = format!("{{\"messages\":{}", "[".repeat(1_000_000));
@@ -294,7 +311,10 @@ mod tests {
 
     #[test]
     fn a_million_messages_give_no_more_starts_than_the_bound() {
-        let body = format!("{{\"messages\":[{}]}}", vec!["\"".to_owned() + &"x".repeat(300) + "\""; 5_000].join(","));
+        let body = format!(
+            "{{\"messages\":[{}]}}",
+            vec!["\"".to_owned() + &"x".repeat(300) + "\""; 5_000].join(",")
+        );
         assert_eq!(PromptPrefix::read(body.as_bytes()).blocks.len(), BLOCKS);
         let long = json!({"prompt": "x".repeat(4 << 20)}).to_string();
         assert_eq!(PromptPrefix::read(long.as_bytes()).blocks.len(), BLOCKS);

@@ -96,6 +96,8 @@ impl Ticket {
             why: candidate.why.to_string(),
             predicted_s: candidate.predicted_s,
             in_flight: candidate.in_flight,
+            predicted_ttft_s: candidate.predicted_ttft_s,
+            cached_tokens: candidate.cached_tokens,
             terms: candidate
                 .terms
                 .iter()
@@ -115,6 +117,8 @@ impl Ticket {
     /// A node is being tried, and why this one.
     pub fn attempt(&mut self, candidate: &Candidate, reason: &str) {
         self.record.reason = reason.into();
+        self.record.predicted_ttft_s = candidate.predicted_ttft_s;
+        self.record.predicted_answer_s = candidate.predicted_answer_s;
         // Asked again while it loads: one line, not four a second.
         let again = |last: &&mut AttemptLine| {
             last.result == LOADING
