@@ -289,7 +289,7 @@ fn pick(scan: &Scan<'_>, feasible: &[Scored], ranked: &mut Vec<Scored>) -> Pick 
     let kept = scan.request.session.and_then(|session| scan.load.session(session, model, scan.now));
     if let Some(kept) = kept
         && scan.key(&best) != kept
-        && let Some(one) = feasible.iter().find(|one| one.group == best.group && scan.key(one) == kept)
+        && let Some(one) = scan.found(feasible, &best, kept).filter(|one| one.group == best.group)
         && stays(scan, one, &best)
     {
         ranked.retain(|other| scan.key(other) != kept || other.group != best.group);
@@ -300,7 +300,10 @@ fn pick(scan: &Scan<'_>, feasible: &[Scored], ranked: &mut Vec<Scored>) -> Pick 
     if kept == Some(scan.key(&best)) && feasible.len() > 1 {
         return Pick::Session;
     }
-    if !scan.by_seconds(scan.servings(&best)) || !mixed(!scan.dice).is_multiple_of(EXPLORE_ONE_IN) {
+    if best.is_doubted()
+        || !scan.by_seconds(scan.servings(&best))
+        || !mixed(!scan.dice).is_multiple_of(EXPLORE_ONE_IN)
+    {
         return Pick::Cost;
     }
     let is_stale = |one: &Scored| {
@@ -410,5 +413,7 @@ fn candidate(scan: &Scan<'_>, scored: &Scored) -> Candidate {
     }
 }
 
+#[cfg(test)]
+mod choice_tests;
 #[cfg(test)]
 mod tests;

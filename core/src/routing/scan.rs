@@ -235,6 +235,20 @@ impl<'a> Scan<'a> {
         self.load.walk().find(self.key(scored))
     }
 
+    /// The replica `key` of the same model as `like`, if it can serve.
+    pub(super) fn found<'b>(
+        &self,
+        feasible: &'b [Scored],
+        like: &Scored,
+        key: ReplicaKey,
+    ) -> Option<&'b Scored> {
+        // They were found in this order.
+        let at = self.servings(like).list.binary_search_by_key(&key, |serving| serving.key).ok()?;
+        let place = (like.preference, u32::try_from(at).unwrap_or(u32::MAX));
+        let at = feasible.binary_search_by_key(&place, |one| (one.preference, one.at)).ok()?;
+        feasible.get(at)
+    }
+
     /// Uncached prompt tokens that wait there, and prompt tokens of all requests there.
     pub(super) fn tokens_there(&self, scored: &Scored) -> (f64, f64) {
         self.track(scored).map_or((0.0, 0.0), |track| (track.unread as f64, track.active as f64))

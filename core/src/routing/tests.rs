@@ -9,11 +9,11 @@ use crate::speed::Speed;
 use crate::units::Moment;
 use proptest::prelude::*;
 
-fn names(decision: &Decision) -> Vec<String> {
+pub(super) fn names(decision: &Decision) -> Vec<String> {
     decision.ranked.iter().map(|c| format!("{}@{}", c.model, c.machine)).collect()
 }
 
-fn reasons(rejected: &[Rejection]) -> Vec<String> {
+pub(super) fn reasons(rejected: &[Rejection]) -> Vec<String> {
     rejected
         .iter()
         .map(|r| match &r.model {
@@ -23,13 +23,13 @@ fn reasons(rejected: &[Rejection]) -> Vec<String> {
         .collect()
 }
 
-fn ask<'a>(models: &'a [ModelId]) -> Request<'a> {
+pub(super) fn ask<'a>(models: &'a [ModelId]) -> Request<'a> {
     let models = models.iter().map(|model| (model, None)).collect();
     Request { prompt_tokens: 100, ..Request::new(models, Purpose::Chat) }
 }
 
 /// So many requests whose prompts are read.
-fn load(counts: &[(&str, &str, u32)]) -> Load {
+pub(super) fn load(counts: &[(&str, &str, u32)]) -> Load {
     let mut load = Load::default();
     for (machine, model, n) in counts {
         let candidate = Candidate::new(machine_id(machine), model_id(model));
@@ -42,15 +42,15 @@ fn load(counts: &[(&str, &str, u32)]) -> Load {
 }
 
 /// With `rate` tokens each second, ten times as many of the prompt, and answers of 100 tokens.
-fn speed(rate: f64) -> Speed {
+pub(super) fn speed(rate: f64) -> Speed {
     Speed::seed(Some(rate * 10.0), Some(rate))
 }
 
-fn history(speed: Speed) -> History {
+pub(super) fn history(speed: Speed) -> History {
     History { speed, ..History::default() }
 }
 
-fn hundred_tokens() -> crate::fleet::Answers {
+pub(super) fn hundred_tokens() -> crate::fleet::Answers {
     [((model_id("m"), None), 100.0)].into()
 }
 

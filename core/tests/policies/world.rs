@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 /// Requests of one run.
-const REQUESTS: usize = 1_500;
+const REQUESTS: usize = 900;
 /// Those at the beginning, from which the router learns, are not counted.
 const WARM_UP: usize = 150;
 /// Tokens of a block of the prompt's hash.
@@ -24,7 +24,7 @@ const HEARTBEAT_S: f64 = 1.0;
 
 /// What clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trace {
+pub(crate) enum Trace {
     /// Prompts of their own.
     Separate,
     /// Sessions of an agent: one system prompt, and each prompt starts with the one before.
@@ -33,13 +33,15 @@ pub enum Trace {
 
 /// What came of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Result {
+pub(crate) struct Result {
     /// Median seconds to the first token.
-    pub ttft_p50: f64,
+    pub(crate) ttft_p50: f64,
     /// 95th percentile of them.
-    pub ttft_p95: f64,
+    pub(crate) ttft_p95: f64,
+    /// Mean seconds to the end of the answer.
+    pub(crate) total: f64,
     /// Part of all prompt tokens that was found in a cache.
-    pub cached: f64,
+    pub(crate) cached: f64,
 }
 
 /// A machine: prompt tokens each second, seconds for a token alone and for each further stream, slots, cache.
@@ -96,6 +98,7 @@ struct Job {
     cached: u32,
     prefill_s: f64,
     first: f64,
+    end: f64,
 }
 
 /// xorshift64*: enough for a trace.
@@ -137,7 +140,7 @@ fn jobs(trace: Trace, seed: u64) -> Vec<Job> {
                         // The conversation is over; the next one has only the system prompt in common.
                         (*name, *length) = (*name + 24, 4_500);
                     }
-                    (*length, *name, 0.75)
+                    (*length, *name, 2.0)
                 }
             };
             at += dice.exponential(mean_gap);
@@ -161,6 +164,7 @@ fn jobs(trace: Trace, seed: u64) -> Vec<Job> {
                 cached: 0,
                 prefill_s: 0.0,
                 first: 0.0,
+                end: 0.0,
             }
         })
         .collect()
@@ -180,7 +184,7 @@ fn moment(seconds: f64) -> Moment {
 }
 
 /// One run of a policy over a trace.
-pub fn run(policy: Policy, trace: Trace, seed: u64) -> Result {
+pub(crate) fn run(policy: Policy, trace: Trace, seed: u64) -> Result {
     let model = ModelId::new("coder").expect("valid");
     let (mut machines, mut jobs, mut fleet, mut load) =
         (machines(), jobs(trace, seed), Fleet::default(), Load::default());
@@ -239,6 +243,7 @@ pub fn run(policy: Policy, trace: Trace, seed: u64) -> Result {
             Event::Ends(at) => {
                 left -= 1;
                 let job = &mut jobs[at];
+                job.end = seconds;
                 let machine = &mut machines[job.machine];
                 machine.writing -= 1;
                 if let Some(stake) = job.stake.take() {
@@ -332,5 +337,7 @@ fn result(jobs: &[Job]) -> Result {
     ttft.sort_by(f64::total_cmp);
     let at = |part: f64| ttft[((ttft.len() - 1) as f64 * part) as usize];
     let sum = |of: fn(&Job) -> u32| jobs.iter().map(|job| f64::from(of(job))).sum::<f64>();
-    Result { ttft_p50: at(0.5), ttft_p95: at(0.95), cached: sum(|job| job.cached) / sum(|job| job.tokens) }
+    let total = jobs.iter().map(|job| job.end - job.at).sum::<f64>() / jobs.len() as f64;
+    let cached = sum(|job| job.cached) / sum(|job| job.tokens);
+    Result { ttft_p50: at(0.5), ttft_p95: at(0.95), total, cached }
 }
