@@ -27,7 +27,7 @@ use scan::{Found, Scan, Scored};
 use std::time::Duration;
 
 /// Candidates and rejections that a decision lists: three are tried, and more than a screen full explains nothing.
-pub const LISTED: usize = 64;
+pub const LISTED: usize = 32;
 /// A session moves when another replica is better by more than this part of its cost …
 const SESSION_PART: f64 = 0.1;
 /// … and by more than this many seconds.
@@ -258,7 +258,13 @@ pub fn decide(
 fn best_of(feasible: &[Scored]) -> Vec<Scored> {
     let mut best: Vec<Scored> = Vec::with_capacity(LISTED.min(feasible.len()) + 1);
     for one in feasible {
-        if best.len() == LISTED && best.last().is_some_and(|last| last.order(one).is_le()) {
+        if best.len() == LISTED
+            && best.last().is_some_and(|last| {
+                one.group > last.group
+                    || one.group == last.group && one.cost > last.cost
+                    || last.order(one).is_le()
+            })
+        {
             continue;
         }
         let at = best.partition_point(|better| better.order(one).is_le());

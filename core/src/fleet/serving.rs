@@ -83,6 +83,8 @@ pub struct Serving {
     pub machine: u32,
     /// Whether it takes requests at all.
     pub is_open: bool,
+    /// It takes any chat that fits its context, without a doubt.
+    pub is_plain: bool,
     /// Why it is asked only when nobody else can, if so.
     pub doubt: Option<&'static str>,
     /// Its model is not in memory: the engine will load it for the request.
@@ -208,11 +210,13 @@ fn serving(machine: &MachineView, model: &ModelId, at: u32) -> Option<Serving> {
         }
         _ => None,
     };
+    let is_open = reachable && engine.state == EngineState::Up && (loaded || can_come) && well;
     Some(Serving {
         key,
         cache: CacheId { replica: key.upper(), load: history.load },
         machine: at,
-        is_open: reachable && engine.state == EngineState::Up && (loaded || can_come) && well,
+        is_open,
+        is_plain: is_open && doubt.is_none() && replica.abilities.chat != Some(false),
         doubt,
         is_cold: !loaded,
         abilities: replica.abilities,

@@ -39,6 +39,35 @@ pub(super) struct Cost {
     step: f64,
 }
 
+/// What candidates are compared by: [`Cost::total`] with few steps, for it is computed for every replica.
+pub(super) fn total(
+    serving: &Serving,
+    rates: &Rates,
+    track: Option<&Track>,
+    uncached: f64,
+    answer: f64,
+    now: Moment,
+) -> f64 {
+    let factor = rates.bias * serving.heat;
+    let fixed = serving.rtt_s + serving.load_s + serving.kv_used.map_or(0.0, kv_pressure);
+    let Some(track) = track else {
+        let step = rates.decode.0 + rates.decode.1;
+        return (fixed + uncached * rates.prefill_s + answer * step) * factor;
+    };
+    let (out, slots) = (f64::from(track.in_flight), f64::from(serving.slots));
+    let step = rates.decode.0 + rates.decode.1 * (out + 1.0).min(slots);
+    let over = out + 1.0 - slots;
+    let turns = if over > 0.0 { 1.0 + over / slots } else { 1.0 };
+    let evicted = track.evicted(uncached, serving.cache_tokens, serving.cache, now);
+    let tokens = track.unread as f64 + evicted + uncached * (1.0 + out);
+    (fixed + tokens * rates.prefill_s + answer * step * turns) * factor
+}
+
+fn kv_pressure(used: f64) -> f64 {
+    let used = used.clamp(0.0, KV_FULL);
+    KV_WEIGHT * used / (1.0 - used)
+}
+
 impl Cost {
     /// Of a request with `uncached` prompt tokens and an answer of `answer` tokens.
     pub(super) fn of(
@@ -64,10 +93,7 @@ impl Cost {
             decode: answer * step,
             eviction: evicted * rates.prefill_s,
             interference: f64::from(out) * uncached * rates.prefill_s,
-            kv: serving.kv_used.map_or(0.0, |used| {
-                let used = used.clamp(0.0, KV_FULL);
-                KV_WEIGHT * used / (1.0 - used)
-            }),
+            kv: serving.kv_used.map_or(0.0, kv_pressure),
             bias: rates.bias,
             heat: serving.heat,
             step,
@@ -110,7 +136,7 @@ impl Cost {
     /// The parts that are not zero; they add up to [`Cost::total`].
     pub(super) fn terms(&self) -> Vec<Term> {
         let sum = self.sum();
-        [
+        let all = [
             ("rtt", self.rtt),
             ("load", self.load),
             ("prefill", self.prefill),
@@ -121,9 +147,9 @@ impl Cost {
             ("kv", self.kv),
             ("bias", sum * (self.bias - 1.0)),
             ("heat", sum * self.bias * (self.heat - 1.0)),
-        ]
-        .into_iter()
-        .filter(|(_, seconds)| *seconds != 0.0)
-        .collect()
+        ];
+        let mut terms = Vec::with_capacity(all.len());
+        terms.extend(all.into_iter().filter(|(_, seconds)| *seconds != 0.0));
+        terms
     }
 }

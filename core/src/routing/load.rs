@@ -61,13 +61,15 @@ impl Track {
     /// Tokens that its cache holds and that may still be wanted.
     fn fresh(&self, now: Moment) -> f64 {
         // Hyperbolic: as good as an exponential here, and no call in a loop over ten thousand replicas.
-        self.fresh / (1.0 + now.since(self.touched).as_secs_f64() / FRESH_S)
+        let seconds = now.0.saturating_sub(self.touched.0) as f64 * 1e-6;
+        self.fresh / (1.0 + seconds / FRESH_S)
     }
 
     /// Tokens of others that `uncached` new ones push out of a cache of `capacity`.
     pub(super) fn evicted(&self, uncached: f64, capacity: Option<u64>, cache: CacheId, now: Moment) -> f64 {
         match capacity {
-            Some(capacity) if self.cache == cache => {
+            // Freshness only fades, so that most need no division.
+            Some(capacity) if self.cache == cache && self.fresh + uncached > capacity as f64 => {
                 (self.fresh(now) + uncached - capacity as f64).clamp(0.0, uncached)
             }
             _ => 0.0,
@@ -246,6 +248,13 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// The track of `key`, which is above all that were asked for before.
     pub(super) fn find(&mut self, key: ReplicaKey) -> Option<&'a Track> {
+        // Mostly the very next one.
+        if let Some((first, rest)) = self.rest.split_first()
+            && first.key == key
+        {
+            self.rest = rest;
+            return Some(first);
+        }
         // Steps that double: near keys are found at once, far ones in the logarithm of their distance.
         let mut step = 1;
         while self.rest.get(step).is_some_and(|track| track.key <= key) {

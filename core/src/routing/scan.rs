@@ -1,9 +1,9 @@
 //! The pass over all replicas of the models that may answer: who can serve, at which cost, and who cannot.
 
-use super::cost::Cost;
+use super::cost::{self, Cost};
 use super::load::{Load, Track};
-use super::{Policy, Rejection, Request, Why};
-use crate::fleet::{FleetView, MachineView, ReplicaKey, Serving, Servings, mixed};
+use super::{Needs, Policy, Rejection, Request, Slo, Why};
+use crate::fleet::{FleetView, MachineView, ReplicaKey, Serving, Servings};
 use crate::health::Liveness;
 use crate::id::ModelId;
 use crate::machine::{EngineState, ReplicaHealth, ReplicaState, ThermalState};
@@ -87,6 +87,10 @@ pub(super) struct Scan<'a> {
     /// By preference; `None` = no machine has it.
     models: Vec<Option<&'a Servings>>,
     answers: Vec<f64>,
+    /// A time is asked for, and the policy knows times.
+    has_target: bool,
+    /// Any model that chats will do.
+    is_plain: bool,
 }
 
 /// What was found.
@@ -109,7 +113,9 @@ impl<'a> Scan<'a> {
         let models: Vec<_> = request.models.iter().map(|(model, _)| view.servings(model)).collect();
         let tokens = |servings: &Option<&Servings>| servings.map_or(0.0, |s| s.answer_tokens(request.mode));
         let answers = models.iter().map(tokens).collect();
-        Self { view, load, request, now, dice, models, answers }
+        let has_target = request.policy == Policy::Seconds && request.slo != Slo::default();
+        let is_plain = request.purpose == Purpose::Chat && request.needs == Needs::default();
+        Self { view, load, request, now, dice, models, answers, has_target, is_plain }
     }
 
     pub(super) fn run(&self) -> Found {
@@ -140,7 +146,8 @@ impl<'a> Scan<'a> {
                     held.first().filter(|one| one.cache == serving.cache).map_or(0, |one| one.tokens);
                 let in_flight = track.map_or(0, |track| track.in_flight);
                 found.any_free |= serving.told_slots.is_none_or(|slots| in_flight < slots);
-                let roll = mixed(self.dice ^ serving.key.number());
+                // The key is mixed already: one step is dice enough.
+                let roll = (self.dice ^ serving.key.number()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let mut scored = Scored {
                     group: 0,
                     cost: 0.0,
@@ -169,9 +176,11 @@ impl<'a> Scan<'a> {
         track: Option<&Track>,
     ) -> (bool, bool) {
         let by_seconds = self.by_seconds(servings);
-        let cost = self.cost(scored, serving, track);
-        scored.cost = match &cost {
-            Some(cost) if by_seconds => cost.total(),
+        scored.cost = match &serving.rates {
+            Some(rates) if by_seconds => {
+                let answer = self.answers[usize::from(scored.preference)];
+                cost::total(serving, rates, track, self.uncached(scored), answer, self.now)
+            }
             // Those with a doubt may be unmeasured where all others are not.
             None if by_seconds => f64::MAX,
             // Heat makes each request look longer: of two idle machines the cooler one comes first.
@@ -179,8 +188,8 @@ impl<'a> Scan<'a> {
         };
         let slo = &self.request.slo;
         // Of an unmeasured replica nobody can say that it misses anything.
-        let misses = self.request.policy == Policy::Seconds
-            && cost.is_some_and(|cost| {
+        let misses = self.has_target
+            && self.cost(scored, serving, track).is_some_and(|cost| {
                 slo.ttft_s.is_some_and(|target| cost.ttft_s() > target)
                     || slo.tpot_s.is_some_and(|target| cost.token_s() > target)
             });
@@ -267,6 +276,12 @@ impl<'a> Scan<'a> {
     fn admits(&self, serving: &Serving) -> Result<Option<&'static str>, Fault> {
         if !serving.is_open {
             return Err(Fault::Closed);
+        }
+        let fits = |context: u32| {
+            context >= self.request.least_context && u64::from(context) >= self.request.prompt_tokens
+        };
+        if self.is_plain && serving.is_plain && serving.context.is_none_or(fits) {
+            return Ok(None);
         }
         let (able, needs) = (&serving.abilities, &self.request.needs);
         let lacks = |needed: bool, ability: Option<bool>| needed && ability == Some(false);

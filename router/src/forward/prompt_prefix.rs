@@ -289,7 +289,7 @@ mod tests {
         })
         .to_string();
         for cut in 0..=body.len() {
-            PromptPrefix::read(&body.as_bytes()[..cut]);
+            drop(PromptPrefix::read(&body.as_bytes()[..cut]));
         }
         for broken in [
             "",
@@ -306,7 +306,7 @@ mod tests {
             assert!(PromptPrefix::read(broken.as_bytes()).blocks.is_empty(), "{broken}");
         }
         let deep = format!("{{\"messages\":{}", "[".repeat(1_000_000));
-        PromptPrefix::read(deep.as_bytes());
+        drop(PromptPrefix::read(deep.as_bytes()));
     }
 
     #[test]
