@@ -6,7 +6,7 @@
 
 mod serving;
 
-pub use serving::{Answers, Rates, ReplicaKey, Serving, Servings, model_number};
+pub use serving::{Answers, Doubt, Rates, ReplicaKey, Serving, Servings, model_number};
 
 pub(crate) use serving::mixed;
 

@@ -24,6 +24,7 @@ use crate::prefix::{Block, CacheId};
 use crate::speed::Predicted;
 use crate::units::Moment;
 use scan::{Found, Scan, Scored};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Candidates and rejections that a decision lists: three are tried, and more than a screen full explains nothing.
@@ -116,7 +117,7 @@ pub struct Candidate {
     /// Its cache.
     pub cache: CacheId,
     /// Tokens that its cache can hold, where known.
-    pub cache_tokens: Option<u64>,
+    pub cache_tokens: Option<NonZeroU32>,
     /// Requests it already has from this router.
     pub in_flight: u32,
     /// Requests it serves at once, where known.
@@ -313,7 +314,8 @@ fn pick(scan: &Scan<'_>, feasible: &[Scored], ranked: &mut Vec<Scored>) -> Pick 
         return Pick::Cost;
     }
     let is_stale = |one: &Scored| {
-        let measured = scan.serving(one).measured_at;
+        let history = scan.machine(one).history.get(scan.model(one).0);
+        let measured = history.and_then(|history| history.speed.measured_at());
         measured.is_none_or(|at| scan.now.since(at) > STALE)
     };
     let mut stale = (1..ranked.len()).filter(|at| ranked[*at].group == best.group && is_stale(&ranked[*at]));
@@ -401,7 +403,7 @@ fn candidate(scan: &Scan<'_>, scored: &Scored) -> Candidate {
         machine: scan.machine(scored).id.clone(),
         model: scan.model(scored).0.clone(),
         key: serving.key,
-        cache: serving.cache,
+        cache: serving.cache(),
         cache_tokens: serving.cache_tokens,
         in_flight: scored.in_flight,
         slots: serving.told_slots,

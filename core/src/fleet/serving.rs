@@ -6,8 +6,8 @@ use crate::health::Liveness;
 use crate::id::{MachineId, ModeName, ModelId};
 use crate::machine::{Abilities, EngineKind, EngineState, ReplicaHealth, ReplicaState, ThermalState};
 use crate::prefix::CacheId;
-use crate::units::Moment;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 /// Tokens of an answer while none of its model has been seen: between a completion in an editor and a page of code.
 /// The same for all replicas, so it ranks machines by their speeds.
@@ -65,20 +65,20 @@ pub fn model_number(model: &ModelId) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     /// Seconds for each prompt token.
-    pub prefill_s: f64,
+    pub prefill_s: f32,
     /// Seconds for each token of an answer: `base + each * streams`.
-    pub decode: (f64, f64),
+    pub decode: (f32, f32),
     /// Actual over predicted seconds.
-    pub bias: f64,
+    pub bias: f32,
 }
 
-/// One replica.
+/// One replica. Small, for a decision reads all of them: ten thousand are 1 MB.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Serving {
     /// Its number.
     pub key: ReplicaKey,
-    /// Its cache since it was loaded last.
-    pub cache: CacheId,
+    /// The number of its latest load: see [`Serving::cache`].
+    pub load: u32,
     /// Where its machine stands in [`super::FleetView::machines`].
     pub machine: u32,
     /// Whether it takes requests at all.
@@ -86,7 +86,7 @@ pub struct Serving {
     /// It takes any chat that fits its context, without a doubt.
     pub is_plain: bool,
     /// Why it is asked only when nobody else can, if so.
-    pub doubt: Option<&'static str>,
+    pub doubt: Option<Doubt>,
     /// Its model is not in memory: the engine will load it for the request.
     pub is_cold: bool,
     /// What its model can do.
@@ -100,19 +100,57 @@ pub struct Serving {
     /// Tokens that one request may hold.
     pub context: Option<u32>,
     /// Tokens that its cache can hold in all.
-    pub cache_tokens: Option<u64>,
+    pub cache_tokens: Option<NonZeroU32>,
     /// How much slower heat makes it look: [`ThermalState::routing_factor`].
-    pub heat: f64,
+    pub heat: f32,
     /// Seconds for a round trip to its machine.
-    pub rtt_s: f64,
+    pub rtt_s: f32,
     /// Seconds until its model is in memory.
-    pub load_s: f64,
+    pub load_s: f32,
     /// How fast it is, once known.
     pub rates: Option<Rates>,
     /// How full its KV cache is, 0 to 1, where the engine tells.
-    pub kv_used: Option<f64>,
-    /// When a request on it was measured last.
-    pub measured_at: Option<Moment>,
+    pub kv_used: Option<f32>,
+}
+
+impl Serving {
+    /// Its cache since it was loaded last.
+    #[must_use]
+    pub fn cache(&self) -> CacheId {
+        CacheId { replica: self.key.upper(), load: self.load }
+    }
+}
+
+/// Why a replica is asked only when nobody else can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// It has just failed several times.
+    Resting,
+    /// Its machine is suspect.
+    Suspect,
+    /// Its machine is derated.
+    Derated,
+    /// Its model is not in memory, and no load of it has been seen.
+    Cold,
+    /// Its model knows no tools.
+    NoTools,
+    /// Its context looks too small.
+    Short,
+}
+
+impl Doubt {
+    /// In words.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Resting => "has just failed several times",
+            Self::Suspect => "has been silent or unreachable for a moment",
+            Self::Derated => "is near its thermal limit, throttled or on battery",
+            Self::Cold => "not in memory yet",
+            Self::NoTools => "was not made for tools",
+            Self::Short => "has a context that looks too small",
+        }
+    }
 }
 
 /// All replicas of one model.
@@ -192,13 +230,13 @@ fn serving(machine: &MachineView, model: &ModelId, at: u32) -> Option<Serving> {
     let well = matches!(replica.health, ReplicaHealth::Unchecked | ReplicaHealth::Good);
     let load_s = history.speed.load_s();
     let doubt = if history.resting.is_some() {
-        Some("has just failed several times")
+        Some(Doubt::Resting)
     } else if machine.liveness == Liveness::Suspect {
-        Some("has been silent or unreachable for a moment")
+        Some(Doubt::Suspect)
     } else if thermal == ThermalState::Derated {
-        Some("is near its thermal limit, throttled or on battery")
+        Some(Doubt::Derated)
     } else if !loaded && load_s.is_none() {
-        Some("not in memory yet")
+        Some(Doubt::Cold)
     } else {
         None
     };
@@ -206,14 +244,19 @@ fn serving(machine: &MachineView, model: &ModelId, at: u32) -> Option<Serving> {
     let told_slots = thermal.slots_allowed(replica.slots);
     let rates = match (history.speed.prefill(), history.speed.decode_line()) {
         (Some(prefill), Some(decode)) => {
-            Some(Rates { prefill_s: 1.0 / prefill, decode, bias: history.speed.bias() })
+            let (base, each) = decode;
+            Some(Rates {
+                prefill_s: (1.0 / prefill) as f32,
+                decode: (base as f32, each as f32),
+                bias: history.speed.bias() as f32,
+            })
         }
         _ => None,
     };
     let is_open = reachable && engine.state == EngineState::Up && (loaded || can_come) && well;
     Some(Serving {
         key,
-        cache: CacheId { replica: key.upper(), load: history.load },
+        load: history.load,
         machine: at,
         is_open,
         is_plain: is_open && doubt.is_none() && replica.abilities.chat != Some(false),
@@ -225,15 +268,18 @@ fn serving(machine: &MachineView, model: &ModelId, at: u32) -> Option<Serving> {
         slots: told_slots.unwrap_or_else(|| assumed_slots(engine.kind)).max(1),
         context: replica.context,
         cache_tokens: match (replica.context, replica.slots) {
-            (Some(context), Some(slots)) => Some(u64::from(context) * u64::from(slots)),
+            (Some(context), Some(slots)) => NonZeroU32::new(context.saturating_mul(slots)),
             _ => None,
         },
-        heat: thermal.routing_factor(),
-        rtt_s: if machine.path == Some(DataPath::InProcess) { 0.0 } else { machine.rtt_s.unwrap_or(0.0) },
-        load_s: if loaded { 0.0 } else { load_s.unwrap_or(0.0) },
+        heat: thermal.routing_factor() as f32,
+        rtt_s: if machine.path == Some(DataPath::InProcess) {
+            0.0
+        } else {
+            machine.rtt_s.unwrap_or(0.0) as f32
+        },
+        load_s: if loaded { 0.0 } else { load_s.unwrap_or(0.0) as f32 },
         rates,
-        kv_used: replica.kv_used.map(f64::from),
-        measured_at: history.speed.measured_at(),
+        kv_used: replica.kv_used,
     })
 }
 

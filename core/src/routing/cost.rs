@@ -48,23 +48,25 @@ pub(super) fn total(
     answer: f64,
     now: Moment,
 ) -> f64 {
-    let factor = rates.bias * serving.heat;
-    let fixed = serving.rtt_s + serving.load_s + serving.kv_used.map_or(0.0, kv_pressure);
+    let factor = f64::from(rates.bias) * f64::from(serving.heat);
+    let fixed =
+        f64::from(serving.rtt_s) + f64::from(serving.load_s) + serving.kv_used.map_or(0.0, kv_pressure);
+    let (base, each, prefill_s) =
+        (f64::from(rates.decode.0), f64::from(rates.decode.1), f64::from(rates.prefill_s));
     let Some(track) = track else {
-        let step = rates.decode.0 + rates.decode.1;
-        return (fixed + uncached * rates.prefill_s + answer * step) * factor;
+        return (fixed + uncached * prefill_s + answer * (base + each)) * factor;
     };
     let (out, slots) = (f64::from(track.in_flight), f64::from(serving.slots));
-    let step = rates.decode.0 + rates.decode.1 * (out + 1.0).min(slots);
+    let step = base + each * (out + 1.0).min(slots);
     let over = out + 1.0 - slots;
     let turns = if over > 0.0 { 1.0 + over / slots } else { 1.0 };
-    let evicted = track.evicted(uncached, serving.cache_tokens, serving.cache, now);
-    let tokens = track.unread as f64 + evicted + uncached * (1.0 + out);
-    (fixed + tokens * rates.prefill_s + answer * step * turns) * factor
+    let evicted = track.evicted(uncached, serving.cache_tokens, serving.load, now);
+    let tokens = f64::from(track.unread) + evicted + uncached * (1.0 + out);
+    (fixed + tokens * prefill_s + answer * step * turns) * factor
 }
 
-fn kv_pressure(used: f64) -> f64 {
-    let used = used.clamp(0.0, KV_FULL);
+fn kv_pressure(used: f32) -> f64 {
+    let used = f64::from(used).clamp(0.0, KV_FULL);
     KV_WEIGHT * used / (1.0 - used)
 }
 
@@ -81,21 +83,23 @@ impl Cost {
         let out = track.map_or(0, |track| track.in_flight);
         let slots = f64::from(serving.slots);
         let streams = f64::from(out) + 1.0;
-        let step = rates.decode.0 + rates.decode.1 * streams.min(slots);
-        let unread = track.map_or(0.0, |track| track.unread as f64);
+        let (base, each, prefill_s) =
+            (f64::from(rates.decode.0), f64::from(rates.decode.1), f64::from(rates.prefill_s));
+        let step = base + each * streams.min(slots);
+        let unread = track.map_or(0.0, |track| f64::from(track.unread));
         let evicted =
-            track.map_or(0.0, |track| track.evicted(uncached, serving.cache_tokens, serving.cache, now));
+            track.map_or(0.0, |track| track.evicted(uncached, serving.cache_tokens, serving.load, now));
         Self {
-            rtt: serving.rtt_s,
-            load: serving.load_s,
-            prefill: (unread + uncached) * rates.prefill_s,
+            rtt: f64::from(serving.rtt_s),
+            load: f64::from(serving.load_s),
+            prefill: (unread + uncached) * prefill_s,
             wait: (streams - slots).max(0.0) * answer * step / slots,
             decode: answer * step,
-            eviction: evicted * rates.prefill_s,
-            interference: f64::from(out) * uncached * rates.prefill_s,
+            eviction: evicted * prefill_s,
+            interference: f64::from(out) * uncached * prefill_s,
             kv: serving.kv_used.map_or(0.0, kv_pressure),
-            bias: rates.bias,
-            heat: serving.heat,
+            bias: f64::from(rates.bias),
+            heat: f64::from(serving.heat),
             step,
         }
     }

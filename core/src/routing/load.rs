@@ -6,6 +6,7 @@ use super::{Candidate, Sessions};
 use crate::fleet::{ReplicaKey, model_number};
 use crate::prefix::{Block, CacheId, Clock, Held, PrefixTable};
 use crate::units::Moment;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Replicas that are tracked while they are idle; a bound, above the meshes that a decision is measured at.
@@ -18,9 +19,9 @@ const FRESH_S: f64 = 600.0;
 /// Fewer believed tokens than this prove nothing about a cache: engines compare in blocks of up to this size.
 const LEAST_BELIEF: u64 = 64;
 /// Weight of one answer in how far a cache is trusted.
-const TRUST_WEIGHT: f64 = 0.3;
+const TRUST_WEIGHT: f32 = 0.3;
 
-/// One replica.
+/// One replica. It fits in one line of a processor's cache, for a decision reads all of them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Track {
     key: ReplicaKey,
@@ -28,17 +29,18 @@ pub(super) struct Track {
     pub(super) in_flight: u32,
     /// Uncached prompt tokens of those that have no content yet: what stands before a new prompt, and what was sent
     /// since the last heartbeat, of which no report can tell.
-    pub(super) unread: u64,
+    pub(super) unread: u32,
     /// Prompt tokens of all that it has.
-    pub(super) active: u64,
-    cache: CacheId,
-    capacity: Option<u64>,
+    pub(super) active: u32,
+    /// The number of the model's latest load.
+    load: u32,
+    capacity: Option<NonZeroU32>,
     /// Tokens written to the cache since it is watched.
     pub(super) written: u64,
     /// Tokens written of late: see [`FRESH_S`].
-    fresh: f64,
+    fresh: f32,
     /// The part of what was believed to be cached that was.
-    pub(super) trust: f64,
+    pub(super) trust: f32,
     touched: Moment,
 }
 
@@ -49,7 +51,7 @@ impl Track {
             in_flight: 0,
             unread: 0,
             active: 0,
-            cache: CacheId::default(),
+            load: 0,
             capacity: None,
             written: 0,
             fresh: 0.0,
@@ -62,19 +64,24 @@ impl Track {
     fn fresh(&self, now: Moment) -> f64 {
         // Hyperbolic: as good as an exponential here, and no call in a loop over ten thousand replicas.
         let seconds = now.0.saturating_sub(self.touched.0) as f64 * 1e-6;
-        self.fresh / (1.0 + seconds / FRESH_S)
+        f64::from(self.fresh) / (1.0 + seconds / FRESH_S)
     }
 
     /// Tokens of others that `uncached` new ones push out of a cache of `capacity`.
-    pub(super) fn evicted(&self, uncached: f64, capacity: Option<u64>, cache: CacheId, now: Moment) -> f64 {
-        match capacity {
-            // Freshness only fades, so that most need no division.
-            Some(capacity) if self.cache == cache && self.fresh + uncached > capacity as f64 => {
-                (self.fresh(now) + uncached - capacity as f64).clamp(0.0, uncached)
-            }
-            _ => 0.0,
+    pub(super) fn evicted(&self, uncached: f64, capacity: Option<NonZeroU32>, load: u32, now: Moment) -> f64 {
+        let Some(capacity) = capacity.filter(|_| self.load == load) else { return 0.0 };
+        let capacity = f64::from(capacity.get());
+        // Freshness only fades, so that most need no division.
+        if f64::from(self.fresh) + uncached <= capacity {
+            return 0.0;
         }
+        (self.fresh(now) + uncached - capacity).clamp(0.0, uncached)
     }
+}
+
+/// A prompt has not four billion tokens; one that says so counts as very long.
+fn clipped(tokens: u64) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 /// What must be given back when a request ends.
@@ -90,8 +97,8 @@ pub struct Stake {
 }
 
 impl Stake {
-    fn uncached(&self) -> u64 {
-        self.prompt.saturating_sub(self.cached).max(1)
+    fn uncached(&self) -> u32 {
+        clipped(self.prompt.saturating_sub(self.cached).max(1))
     }
 }
 
@@ -120,14 +127,14 @@ impl Load {
         };
         self.turn = self.turn.wrapping_add(1);
         let track = self.track(candidate.key, now);
-        if track.cache != candidate.cache {
+        if track.load != candidate.cache.load {
             // Loaded anew: whatever it held is gone.
-            (track.cache, track.written, track.fresh, track.trust) = (candidate.cache, 0, 0.0, 1.0);
+            (track.load, track.written, track.fresh, track.trust) = (candidate.cache.load, 0, 0.0, 1.0);
         }
         track.capacity = candidate.cache_tokens;
         track.in_flight = track.in_flight.saturating_add(1);
         track.unread = track.unread.saturating_add(stake.uncached());
-        track.active = track.active.saturating_add(stake.prompt);
+        track.active = track.active.saturating_add(clipped(stake.prompt));
         stake
     }
 
@@ -138,10 +145,11 @@ impl Load {
         }
         let track = self.track(stake.key, now);
         track.unread = track.unread.saturating_sub(stake.uncached());
-        if track.cache == stake.cache {
-            let fresh = track.fresh(now) + stake.uncached() as f64;
-            track.fresh = track.capacity.map_or(fresh, |capacity| fresh.min(capacity as f64));
-            track.written = track.written.saturating_add(stake.uncached());
+        if track.load == stake.cache.load {
+            let fresh = track.fresh(now) + f64::from(stake.uncached());
+            let fresh = track.capacity.map_or(fresh, |capacity| fresh.min(f64::from(capacity.get())));
+            track.fresh = fresh as f32;
+            track.written = track.written.saturating_add(stake.uncached().into());
             track.touched = now;
             let clock = Clock::at(track.written);
             self.prefixes.mark(chain, stake.cache, clock, now);
@@ -156,18 +164,20 @@ impl Load {
         if stake.believed < LEAST_BELIEF || prompt == 0 || stake.prompt == 0 {
             return;
         }
-        let Some(track) = self.find_mut(stake.key).filter(|track| track.cache == stake.cache) else { return };
+        let Some(track) = self.find_mut(stake.key).filter(|track| track.load == stake.cache.load) else {
+            return;
+        };
         // Parts, for the router's tokens are estimates.
         let believed = stake.believed as f64 / stake.prompt as f64;
         let found = (cached as f64 / prompt as f64 / believed).min(1.0);
-        track.trust += TRUST_WEIGHT * (found - track.trust);
+        track.trust += TRUST_WEIGHT * (found as f32 - track.trust);
     }
 
     /// The request has ended.
     pub fn release(&mut self, stake: &Stake) {
         if let Some(track) = self.find_mut(stake.key) {
             track.in_flight = track.in_flight.saturating_sub(1);
-            track.active = track.active.saturating_sub(stake.prompt);
+            track.active = track.active.saturating_sub(clipped(stake.prompt));
             if !stake.is_read {
                 track.unread = track.unread.saturating_sub(stake.uncached());
             }
@@ -193,12 +203,12 @@ impl Load {
         }
         let track = |cache: CacheId| {
             let at = self.tracks.partition_point(|track| track.key.upper() < cache.replica);
-            self.tracks.get(at).filter(|track| track.cache == cache)
+            self.tracks.get(at).filter(|track| track.key.upper() == cache.replica && track.load == cache.load)
         };
         let still = |cache: CacheId, clock: Clock| {
             track(cache).is_some_and(|track| {
                 let since = Clock::at(track.written).since(clock);
-                track.capacity.is_none_or(|capacity| since < capacity)
+                track.capacity.is_none_or(|capacity| since < capacity.get().into())
             })
         };
         self.prefixes.held(chain, now, still)

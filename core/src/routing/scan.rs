@@ -3,7 +3,7 @@
 use super::cost::{self, Cost};
 use super::load::{Load, Track};
 use super::{Needs, Policy, Rejection, Request, Slo, Why};
-use crate::fleet::{FleetView, MachineView, ReplicaKey, Serving, Servings};
+use crate::fleet::{Doubt, FleetView, MachineView, ReplicaKey, Serving, Servings};
 use crate::health::Liveness;
 use crate::id::ModelId;
 use crate::machine::{EngineState, ReplicaHealth, ReplicaState, ThermalState};
@@ -139,11 +139,11 @@ impl<'a> Scan<'a> {
                     }
                 };
                 let track = tracks.find(serving.key);
-                while held.first().is_some_and(|one| one.cache < serving.cache) {
+                let cache = serving.cache();
+                while held.first().is_some_and(|one| one.cache < cache) {
                     held = &held[1..];
                 }
-                let believed =
-                    held.first().filter(|one| one.cache == serving.cache).map_or(0, |one| one.tokens);
+                let believed = held.first().filter(|one| one.cache == cache).map_or(0, |one| one.tokens);
                 let in_flight = track.map_or(0, |track| track.in_flight);
                 found.any_free |= serving.told_slots.is_none_or(|slots| in_flight < slots);
                 // The key is mixed already: one step is dice enough.
@@ -153,7 +153,7 @@ impl<'a> Scan<'a> {
                     cost: 0.0,
                     roll: u32::try_from(roll >> 32).unwrap_or(0),
                     in_flight,
-                    cached: f64::from(believed) * track.map_or(1.0, |track| track.trust),
+                    cached: f64::from(believed) * track.map_or(1.0, |track| f64::from(track.trust)),
                     believed,
                     preference,
                     at: u32::try_from(at).unwrap_or(u32::MAX),
@@ -184,7 +184,7 @@ impl<'a> Scan<'a> {
             // Those with a doubt may be unmeasured where all others are not.
             None if by_seconds => f64::MAX,
             // Heat makes each request look longer: of two idle machines the cooler one comes first.
-            _ => self.uncached(scored) * (f64::from(scored.in_flight) + 1.0) * serving.heat,
+            _ => self.uncached(scored) * (f64::from(scored.in_flight) + 1.0) * f64::from(serving.heat),
         };
         let slo = &self.request.slo;
         // Of an unmeasured replica nobody can say that it misses anything.
@@ -260,7 +260,7 @@ impl<'a> Scan<'a> {
 
     /// Uncached prompt tokens that wait there, and prompt tokens of all requests there.
     pub(super) fn tokens_there(&self, scored: &Scored) -> (f64, f64) {
-        self.track(scored).map_or((0.0, 0.0), |track| (track.unread as f64, track.active as f64))
+        self.track(scored).map_or((0.0, 0.0), |track| (f64::from(track.unread), f64::from(track.active)))
     }
 
     /// Tokens that its cache was given.
@@ -270,10 +270,10 @@ impl<'a> Scan<'a> {
 
     /// Why a replica that can serve is asked only when nobody else can, if so.
     pub(super) fn doubt(&self, scored: &Scored) -> Option<&'static str> {
-        self.admits(self.serving(scored)).unwrap_or(None)
+        self.admits(self.serving(scored)).unwrap_or(None).map(Doubt::text)
     }
 
-    fn admits(&self, serving: &Serving) -> Result<Option<&'static str>, Fault> {
+    fn admits(&self, serving: &Serving) -> Result<Option<Doubt>, Fault> {
         if !serving.is_open {
             return Err(Fault::Closed);
         }
@@ -307,8 +307,8 @@ impl<'a> Scan<'a> {
                 Err(Fault::Context(self.request.least_context, context))
             }
             _ if serving.doubt.is_some() => Ok(serving.doubt),
-            _ if lacks(needs.tools, able.tools) => Ok(Some("was not made for tools")),
-            Some(context) if !needs.vision && long(context) => Ok(Some("has a context that looks too small")),
+            _ if lacks(needs.tools, able.tools) => Ok(Some(Doubt::NoTools)),
+            Some(context) if !needs.vision && long(context) => Ok(Some(Doubt::Short)),
             _ => Ok(None),
         }
     }
