@@ -112,12 +112,14 @@ fn outcome(reply: &ExplainReply, look: Look) -> Vec<String> {
         Some(predicted) => format!("{actual} (predicted {})", seconds(predicted)),
         None => actual,
     };
+    // What never had content was not what the prediction was about.
+    let promised = reply.predicted_answer_s.filter(|_| reply.ttft_s.is_some());
     let measured = [
         reply.ttft_s.map(|value| beside(format!("TTFT {}", seconds(value)), reply.predicted_ttft_s)),
         reply.tokens_per_second.map(rate),
         reply.prompt_tokens.map(|count| format!("{count} tokens in")),
         reply.completion_tokens.map(|count| format!("{count} tokens out")),
-        reply.duration_s.map(|value| beside(format!("{} in all", seconds(value)), reply.predicted_answer_s)),
+        reply.duration_s.map(|value| beside(format!("{} in all", seconds(value)), promised)),
     ];
     let measured: Vec<String> = measured.into_iter().flatten().collect();
     let mut lines = vec![format!("{} {word}{status}{detail}", paint::bold("Outcome", look.color))];
