@@ -4,21 +4,28 @@
 //! [`Fleet::observe`].
 //! Output: [`Fleet::view`], and [`Fleet::next_change`] says when it changes by the passing of time alone.
 
+mod serving;
+
+pub use serving::{Answers, Doubt, Rates, ReplicaKey, Serving, Servings, model_number};
+
+pub(crate) use serving::mixed;
+
 use crate::health::{Breaker, Liveness, Pulse};
 use crate::id::{MachineId, ModelId};
-use crate::machine::{Engine, Hardware, Replica, Report, Store, Vitals};
-use crate::speed::{Speed, Timing};
+use crate::machine::{Engine, Hardware, Replica, ReplicaState, Report, Store, Vitals};
+use crate::profile::SpeedRecord;
+use crate::speed::{Lesson, Speed, blend};
 use crate::units::Moment;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How a request on a replica ended, as far as the replica is to be judged by it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// It answered.
-    Answered(Option<Timing>),
+    /// It answered, and what that tells of its speed.
+    Answered(Option<Box<Lesson>>),
     /// It answered, but in a way that a sound model may fall into, too: an endless repetition. Neither a failure
     /// nor a success: it must not put a replica back, nor make up for failures.
     Doubtful,
@@ -36,11 +43,38 @@ struct Record {
     stale: bool,
 }
 
+/// What is known of one replica beyond the latest report.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    breaker: Breaker,
+    speed: Speed,
+    is_loaded: bool,
+    /// The number of its latest load.
+    load: u32,
+    /// A request on it has ended.
+    was_asked: bool,
+}
+
+/// Pairs of model and mode whose answers are remembered: far more than a mesh has, and a bound.
+const ANSWERS: usize = 4_096;
+/// Tokens of one answer that are believed: more is a clock gone wrong.
+const LONGEST_ANSWER: f64 = 131_072.0;
+/// Seconds of a round trip that are believed.
+const LONGEST_ROUND_TRIP: f64 = 10.0;
+
 /// Everything that is known, owned by one task of the router.
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     machines: BTreeMap<MachineId, Record>,
-    replicas: BTreeMap<(MachineId, ModelId), (Breaker, Speed)>,
+    replicas: BTreeMap<MachineId, BTreeMap<ModelId, Known>>,
+    /// How often any model was seen to become loaded.
+    loads: u32,
+    /// Tokens of answers.
+    answers: Answers,
+    /// Seconds for a round trip to a machine.
+    rtts: BTreeMap<MachineId, Option<f64>>,
+    /// Speeds from the machines' profiles.
+    seeds: BTreeMap<MachineId, Vec<SpeedRecord>>,
     /// How requests reach a machine, for those that can be reached. Kept apart from the records: the data
     /// link may be there before the control stream.
     paths: BTreeMap<MachineId, DataPath>,
@@ -88,10 +122,12 @@ pub struct MachineView {
     pub engines: Vec<Engine>,
     /// The models on its disk.
     pub store: Store,
+    /// Seconds for a round trip to it, once measured.
+    pub rtt_s: Option<f64>,
     /// Its machine profile as a JSON document, once it has reported.
     #[serde(skip)]
     pub profile: Option<Arc<str>>,
-    /// Breaker and speed of each model that has had a request.
+    /// What is known of each of its models beyond the report.
     pub history: BTreeMap<ModelId, History>,
 }
 
@@ -102,6 +138,8 @@ pub struct History {
     pub resting: Option<(Duration, u32)>,
     /// How fast it is.
     pub speed: Speed,
+    /// The number of its latest load, of all loads that were seen: its cache was empty then.
+    pub load: u32,
 }
 
 impl MachineView {
@@ -128,9 +166,25 @@ impl MachineView {
 pub struct FleetView {
     /// All machines that were ever heard of since the router started.
     pub machines: Vec<MachineView>,
+    /// The replicas of each model.
+    #[serde(skip)]
+    index: BTreeMap<ModelId, Servings>,
 }
 
 impl FleetView {
+    /// A snapshot of `machines`, which are sorted by name.
+    #[must_use]
+    pub fn new(machines: Vec<MachineView>, answers: &Answers) -> Self {
+        let index = serving::index(&machines, answers);
+        Self { machines, index }
+    }
+
+    /// All replicas of `model`, `None` when no machine has it.
+    #[must_use]
+    pub fn servings(&self, model: &ModelId) -> Option<&Servings> {
+        self.index.get(model)
+    }
+
     /// The machine with this name.
     #[must_use]
     pub fn machine(&self, id: &MachineId) -> Option<&MachineView> {
@@ -140,20 +194,13 @@ impl FleetView {
     /// Whether any machine has this model, loaded or not.
     #[must_use]
     pub fn has_model(&self, model: &ModelId) -> bool {
-        self.machines.iter().any(|machine| machine.replica(model).is_some())
+        self.index.contains_key(model)
     }
 
     /// The names of all models, each once, sorted.
     #[must_use]
     pub fn model_names(&self) -> Vec<&ModelId> {
-        let names: BTreeSet<&ModelId> = self
-            .machines
-            .iter()
-            .flat_map(|machine| &machine.engines)
-            .flat_map(|engine| &engine.replicas)
-            .map(|replica| &replica.model)
-            .collect();
-        names.into_iter().collect()
+        self.index.keys().collect()
     }
 }
 
@@ -164,10 +211,8 @@ impl Fleet {
         let report = self.machines.remove(id).map(|record| record.report).unwrap_or_default();
         self.machines.insert(id.clone(), Record { pulse: Pulse::new(now), report, stale: true });
         // A restarted agent deserves a fresh chance, but a machine does not get faster by restarting.
-        for ((machine, _), (breaker, _)) in &mut self.replicas {
-            if machine == id {
-                breaker.succeeded();
-            }
+        for known in self.replicas.get_mut(id).into_iter().flat_map(BTreeMap::values_mut) {
+            known.breaker.succeeded();
         }
     }
 
@@ -179,7 +224,50 @@ impl Fleet {
                 record.report = Report::default();
                 record.stale = false;
             }
+            let tells_of_engines = report.engines.is_some();
             record.report.absorb(report);
+            if tells_of_engines {
+                self.note_replicas(id);
+            }
+        }
+    }
+
+    /// What a machine's profile says of speeds: the start for models that no request has measured yet.
+    pub fn seed(&mut self, id: &MachineId, speeds: Vec<SpeedRecord>) {
+        if self.machines.contains_key(id) {
+            self.seeds.insert(id.clone(), speeds);
+            self.note_replicas(id);
+        }
+    }
+
+    /// Notices which models of a machine came into memory, gives unmeasured ones their seed, and forgets those that
+    /// it no longer has and that no request has asked for.
+    fn note_replicas(&mut self, id: &MachineId) {
+        let Some(record) = self.machines.get(id) else { return };
+        let engines = record.report.engines.as_deref().unwrap_or_default();
+        let mut loaded: BTreeMap<&ModelId, (bool, &Replica)> = BTreeMap::new();
+        for replica in engines.iter().flat_map(|engine| &engine.replicas) {
+            let entry = loaded.entry(&replica.model).or_insert((false, replica));
+            entry.0 |= replica.state == ReplicaState::Loaded;
+        }
+        let replicas = self.replicas.entry(id.clone()).or_default();
+        replicas.retain(|model, known| known.was_asked || loaded.contains_key(model));
+        for (_, known) in replicas.iter_mut().filter(|(model, _)| !loaded.contains_key(model)) {
+            known.is_loaded = false;
+        }
+        let seeds = self.seeds.get(id).map_or(&[] as &[_], Vec::as_slice);
+        for (model, (is_loaded, replica)) in loaded {
+            let known = replicas.entry(model.clone()).or_default();
+            if is_loaded && !known.is_loaded {
+                self.loads = self.loads.wrapping_add(1);
+                known.load = self.loads;
+            }
+            known.is_loaded = is_loaded;
+            if known.speed == Speed::default()
+                && let Some(seed) = seed_of(replica, seeds)
+            {
+                known.speed = seed;
+            }
         }
     }
 
@@ -207,18 +295,37 @@ impl Fleet {
 
     /// A request on a replica ended.
     pub fn observe(&mut self, machine: &MachineId, model: &ModelId, outcome: &Outcome, now: Moment) {
-        let key = (machine.clone(), model.clone());
+        if *outcome == Outcome::MachineLost {
+            return self.lost(machine, now);
+        }
+        let known = self.replicas.entry(machine.clone()).or_default().entry(model.clone()).or_default();
+        known.was_asked = true;
         match outcome {
-            Outcome::Answered(timing) => {
-                let (breaker, speed) = self.replicas.entry(key).or_default();
-                breaker.succeeded();
-                if let Some(timing) = timing {
-                    speed.observe(*timing);
+            Outcome::Answered(lesson) => {
+                known.breaker.succeeded();
+                let Some(lesson) = lesson else { return };
+                known.speed.learn(lesson, now);
+                self.note_answer(model, lesson);
+                let rtt = lesson.rtt_s.filter(|s| (0.0..LONGEST_ROUND_TRIP).contains(s));
+                if rtt.is_some() && self.machines.contains_key(machine) {
+                    blend(self.rtts.entry(machine.clone()).or_default(), rtt);
                 }
             }
             Outcome::Doubtful => {}
-            Outcome::ReplicaFailed => self.replicas.entry(key).or_default().0.failed(now),
-            Outcome::MachineLost => self.lost(machine, now),
+            Outcome::ReplicaFailed | Outcome::MachineLost => known.breaker.failed(now),
+        }
+    }
+
+    fn note_answer(&mut self, model: &ModelId, lesson: &Lesson) {
+        let tokens = lesson.completion_tokens.map(|tokens| (tokens as f64).min(LONGEST_ANSWER));
+        let Some(tokens) = tokens.filter(|tokens| *tokens > 0.0) else { return };
+        for mode in [None, lesson.mode.clone()] {
+            let key = (model.clone(), mode);
+            if self.answers.len() < ANSWERS || self.answers.contains_key(&key) {
+                let mut average = self.answers.get(&key).copied();
+                blend(&mut average, Some(tokens));
+                self.answers.insert(key, average.unwrap_or(tokens));
+            }
         }
     }
 
@@ -230,6 +337,7 @@ impl Fleet {
             liveness: record.pulse.liveness(now),
             last_heard: record.pulse.last_heard(),
             path: self.paths.get(id).copied(),
+            rtt_s: self.rtts.get(id).copied().flatten(),
             draining: record.report.draining.unwrap_or(false),
             hardware: record.report.hardware.clone(),
             vitals: record.report.vitals.clone(),
@@ -238,14 +346,16 @@ impl Fleet {
             profile: record.report.profile.clone(),
             history: self
                 .replicas
-                .iter()
-                .filter(|((machine, _), _)| machine == id)
-                .map(|((_, model), (breaker, speed))| {
-                    (model.clone(), History { resting: breaker.open_for(now), speed: *speed })
+                .get(id)
+                .into_iter()
+                .flatten()
+                .map(|(model, known)| {
+                    let resting = known.breaker.open_for(now);
+                    (model.clone(), History { resting, speed: known.speed, load: known.load })
                 })
                 .collect(),
         });
-        FleetView { machines: machines.collect() }
+        FleetView::new(machines.collect(), &self.answers)
     }
 
     /// When the view changes next if nothing happens: a machine becomes suspect or offline, or a replica has
@@ -253,16 +363,27 @@ impl Fleet {
     #[must_use]
     pub fn next_change(&self, now: Moment) -> Option<Moment> {
         let pulses = self.machines.values().filter_map(|record| record.pulse.next_change(now));
-        let rests =
-            self.replicas.values().filter_map(|(breaker, _)| breaker.open_for(now)).map(|r| now.plus(r.0));
+        let replicas = self.replicas.values().flat_map(BTreeMap::values);
+        let rests = replicas.filter_map(|known| known.breaker.open_for(now));
+        let rests = rests.map(|(left, _)| now.plus(left));
         pulses.chain(rests).min()
     }
+}
+
+/// The latest measurement of a model's file, or of its name.
+fn seed_of(replica: &Replica, seeds: &[SpeedRecord]) -> Option<Speed> {
+    let digest = replica.digest.as_ref().map(ToString::to_string);
+    let same = |seed: &&SpeedRecord| {
+        seed.model == replica.model.as_str() || digest.as_ref().is_some_and(|digest| *digest == seed.model)
+    };
+    let latest = seeds.iter().filter(same).max_by_key(|seed| seed.at)?;
+    Some(Speed::seed(latest.prefill, latest.decode))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::machine::{EngineKind, EngineState, ReplicaState};
+    use crate::machine::{EngineKind, EngineState};
 
     pub(crate) fn machine_id(name: &str) -> MachineId {
         MachineId::new(name).expect("valid")
@@ -294,6 +415,7 @@ pub(crate) mod tests {
             last_heard: Moment(0),
             path: Some(DataPath::Quic),
             draining: false,
+            rtt_s: None,
             hardware: None,
             vitals: None,
             engines: vec![engine(models)],
@@ -305,7 +427,7 @@ pub(crate) mod tests {
 
     pub(crate) fn view_of(mut machines: Vec<MachineView>) -> FleetView {
         machines.sort_by(|a, b| a.id.cmp(&b.id));
-        FleetView { machines }
+        FleetView::new(machines, &Answers::new())
     }
 
     fn at(seconds: f64) -> Moment {

@@ -4,7 +4,7 @@
 //! source. Callers tell it what time it is ([`units::Moment`]) and hand it dice.
 //!
 //! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`profile`], [`health`], [`speed`], [`thermal`], [`verdict`],
-//! [`fleet`], [`routing`].
+//! [`fleet`], [`prefix`], [`routing`].
 
 pub mod fit;
 pub mod fleet;
@@ -14,6 +14,7 @@ pub mod id;
 pub mod machine;
 pub mod memory;
 pub mod mode;
+pub mod prefix;
 pub mod profile;
 pub mod repetition;
 pub mod routing;

@@ -1,21 +1,62 @@
-//! Which replica gets a request: a pure function from a snapshot, the counts in flight and dice to a ranked
-//! list with reasons, or a refusal with every machine's reason.
+//! Which replica gets a request: a pure function from a snapshot, what this router has running, the request and dice to
+//! a ranked list with reasons, or a refusal with every machine's reason.
 //!
-//! This is the first version of the design: feasible → healthy before suspect → the mode's order of models →
-//! least predicted seconds where every speed is known, else least in flight for its slots.
+//! Feasible → healthy before doubtful → the mode's order of models → those that meet the target → least predicted
+//! seconds where every speed is known, else the fewest uncached tokens for the load (LMetric). A session stays where it
+//! was unless another replica is clearly better.
 
-use crate::fleet::{FleetView, MachineView};
-use crate::health::Liveness;
+mod cost;
+mod load;
+mod policy;
+mod scan;
+mod sessions;
+mod why;
+
+pub use load::{Load, Stake};
+pub use policy::Policy;
+pub use sessions::Sessions;
+pub use why::Why;
+
+use crate::fleet::{FleetView, ReplicaKey, mixed, model_number};
 use crate::id::{MachineId, ModeName, ModelId};
-use crate::machine::{EngineState, ReplicaHealth, ReplicaState, ThermalState};
 use crate::mode::Purpose;
-use crate::units::human_duration;
-use std::collections::BTreeMap;
-use std::fmt;
+use crate::prefix::{Block, CacheId};
+use crate::speed::Predicted;
+use crate::units::Moment;
+use scan::{Found, Scan, Scored};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Requests this router has running, by replica.
-pub type Load = BTreeMap<(MachineId, ModelId), u32>;
+/// Candidates and rejections that a decision lists: three are tried, and more than a screen full explains nothing.
+pub const LISTED: usize = 32;
+/// A session moves when another replica is better by more than this part of its cost …
+const SESSION_PART: f64 = 0.1;
+/// … and by more than this many seconds.
+const SESSION_S: f64 = 0.25;
+/// One request of this many goes to a replica that was not measured for a while.
+const EXPLORE_ONE_IN: u64 = 100;
+/// A speed that was measured this long ago may have changed: another process may use the machine since.
+const STALE: Duration = Duration::from_secs(60);
+
+/// What a request needs of a model beyond its purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// It brings tools.
+    pub tools: bool,
+    /// It brings images.
+    pub vision: bool,
+    /// It asks for the middle between a prefix and a suffix.
+    pub fim: bool,
+}
+
+/// Times that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Slo {
+    /// Seconds to the first content.
+    pub ttft_s: Option<f64>,
+    /// Seconds for each token of the answer.
+    pub tpot_s: Option<f64>,
+}
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -30,6 +71,35 @@ pub struct Request<'a> {
     pub mode: Option<&'a ModeName>,
     /// Slots with less context than this are useless: the engine has said so for an earlier attempt.
     pub least_context: u32,
+    /// What the model must be able to do.
+    pub needs: Needs,
+    /// The starts of the prompt; empty = not hashed.
+    pub prefix: &'a [Block],
+    /// The session's name as a number.
+    pub session: Option<u64>,
+    /// Times that are asked for.
+    pub slo: Slo,
+    /// How candidates are compared.
+    pub policy: Policy,
+}
+
+impl<'a> Request<'a> {
+    /// A request for `models` that asks for nothing special.
+    #[must_use]
+    pub fn new(models: Vec<(&'a ModelId, Option<&'a ModeName>)>, purpose: Purpose) -> Self {
+        Self {
+            models,
+            purpose,
+            prompt_tokens: 0,
+            mode: None,
+            least_context: 0,
+            needs: Needs::default(),
+            prefix: &[],
+            session: None,
+            slo: Slo::default(),
+            policy: Policy::default(),
+        }
+    }
 }
 
 /// One term of a cost, in seconds, as `explain` shows it.
@@ -42,107 +112,66 @@ pub struct Candidate {
     pub machine: MachineId,
     /// Which model.
     pub model: ModelId,
+    /// Both as a number.
+    pub key: ReplicaKey,
+    /// Its cache.
+    pub cache: CacheId,
+    /// Tokens that its cache can hold, where known.
+    pub cache_tokens: Option<NonZeroU32>,
     /// Requests it already has from this router.
     pub in_flight: u32,
     /// Requests it serves at once, where known.
     pub slots: Option<u32>,
     /// Tokens one request may hold, where known.
     pub context: Option<u32>,
-    /// Predicted seconds to the end of the answer, where all speeds are known.
+    /// A rough count of the prompt's tokens.
+    pub prompt_tokens: u64,
+    /// Those of them that its cache is expected to hold.
+    pub cached_tokens: u64,
+    /// The same before experience with this cache took off.
+    pub believed_tokens: u64,
+    /// The engine will load the model for the request.
+    pub is_cold: bool,
+    /// Its cost in seconds, where all speeds are known: its own time and what it takes from others.
     pub predicted_s: Option<f64>,
-    /// What the prediction is made of.
+    /// Predicted seconds to the first content.
+    pub predicted_ttft_s: Option<f64>,
+    /// Predicted seconds to the end of a typical answer.
+    pub predicted_answer_s: Option<f64>,
+    /// What the actual times will be compared with.
+    pub predicted: Option<Predicted>,
+    /// What the cost is made of.
     pub terms: Vec<Term>,
     /// Why it stands where it stands.
     pub why: Why,
 }
 
-/// The reason of a choice or of a rejection. Its text is what `explain`, the response header and the logs show.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Why {
-    /// Nobody else can serve.
-    OnlyCandidate,
-    /// The model that the mode puts first; others could serve too.
-    FirstChoice,
-    /// The least predicted seconds of several.
-    LeastSeconds {
-        /// Its prediction.
-        predicted_s: f64,
-        /// How many could serve.
-        of: usize,
-    },
-    /// The fewest requests in flight of several.
-    LeastInFlight {
-        /// Its count.
-        in_flight: u32,
-        /// How many could serve.
-        of: usize,
-    },
-    /// Comes after a better one.
-    Behind(&'static str),
-    /// Chosen although suspect: nobody healthy is left.
-    LastResort(&'static str),
-    /// The mode's own models cannot serve.
-    Fallback(ModeName),
-    /// Silent for this long.
-    Offline(Duration),
-    /// Its control stream is there, but requests cannot reach it.
-    NoDataPath,
-    /// Leaving.
-    Draining,
-    /// Has none of the models.
-    LacksModel,
-    /// Has it on disk only.
-    NotLoaded,
-    /// Is loading it.
-    Loading,
-    /// Could not load it.
-    LoadFailed(String),
-    /// The engine does not answer.
-    EngineDown(String),
-    /// Its answers are empty or gibberish.
-    Quarantined(String),
-    /// It is far slower than it should be: it fell back to the CPU.
-    Degraded(String),
-    /// The machine is at its thermal limit.
-    Hot(String),
-    /// The model does not do this.
-    Cannot(&'static str),
-    /// The context is too small: needed, there.
-    ContextTooSmall(u32, u32),
-}
-
-impl fmt::Display for Why {
-    /// ASCII only: it becomes a header.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OnlyCandidate => write!(out, "only candidate"),
-            Self::FirstChoice => write!(out, "the mode's first choice that can serve"),
-            Self::LeastSeconds { predicted_s, of } => {
-                write!(out, "least predicted time, {predicted_s:.2} s, of {of}")
-            }
-            Self::LeastInFlight { in_flight, of } => write!(out, "least in flight, {in_flight}, of {of}"),
-            Self::Behind(what) => write!(out, "behind: {what}"),
-            Self::LastResort(what) => write!(out, "last resort: {what}"),
-            Self::Fallback(mode) => write!(out, "fallback to mode {mode}"),
-            Self::Offline(silence) => write!(out, "offline, last heard {} ago", human_duration(*silence)),
-            Self::NoDataPath => write!(out, "no data link (UDP blocked, or still connecting)"),
-            Self::Draining => write!(out, "draining"),
-            Self::LacksModel => write!(out, "has none of the models"),
-            Self::NotLoaded => write!(out, "not loaded"),
-            Self::Loading => write!(out, "still loading"),
-            Self::LoadFailed(why) => write!(out, "could not be loaded: {}", ascii(why)),
-            Self::EngineDown(why) => write!(out, "engine down: {}", ascii(why)),
-            Self::Quarantined(why) => write!(out, "quarantined: {}", ascii(why)),
-            Self::Degraded(why) => write!(out, "degraded: {}", ascii(why)),
-            Self::Hot(why) => write!(out, "too hot: {}", ascii(why)),
-            Self::Cannot(what) => write!(out, "cannot {what}"),
-            Self::ContextTooSmall(needs, has) => write!(out, "context too small: needs {needs}, has {has}"),
+impl Candidate {
+    /// A replica of which nothing is known but its names.
+    #[must_use]
+    pub fn new(machine: MachineId, model: ModelId) -> Self {
+        let key = ReplicaKey::of(&machine, &model);
+        Self {
+            machine,
+            model,
+            key,
+            cache: CacheId { replica: key.upper(), load: 0 },
+            cache_tokens: None,
+            in_flight: 0,
+            slots: None,
+            context: None,
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            believed_tokens: 0,
+            is_cold: false,
+            predicted_s: None,
+            predicted_ttft_s: None,
+            predicted_answer_s: None,
+            predicted: None,
+            terms: Vec::new(),
+            why: Why::OnlyCandidate,
         }
     }
-}
-
-fn ascii(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
 }
 
 /// A replica or machine that cannot serve, and why.
@@ -159,10 +188,14 @@ pub struct Rejection {
 /// Where the request goes, and where next if that fails before the first content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// Best first, never empty.
+    /// Best first, never empty; the best [`LISTED`] of all that can serve.
     pub ranked: Vec<Candidate>,
-    /// Those that cannot serve.
+    /// Those that cannot serve, up to [`LISTED`].
     pub rejected: Vec<Rejection>,
+    /// How many can serve.
+    pub feasible: usize,
+    /// One of all that can serve has a free slot, or does not tell of slots.
+    pub any_free: bool,
 }
 
 /// Nobody can serve now.
@@ -196,7 +229,8 @@ impl Refusal {
     }
 }
 
-/// Ranks the replicas that can serve `request`. `dice` breaks ties: equal candidates get their turn.
+/// Ranks the replicas that can serve `request`. `dice` breaks ties, so that equal candidates get their turn, and sends
+/// one request in a hundred to a replica whose speed was not measured for a while.
 ///
 /// # Errors
 /// A [`Refusal`] with each machine's reason when none can.
@@ -204,228 +238,190 @@ pub fn decide(
     view: &FleetView,
     load: &Load,
     request: &Request<'_>,
-    now: crate::units::Moment,
+    now: Moment,
     dice: u64,
 ) -> Result<Decision, Refusal> {
-    let (mut feasible, mut rejected) = (Vec::new(), Vec::new());
-    for machine in &view.machines {
-        if let Some(why) = machine_is_out(machine, now) {
-            rejected.push(Rejection { machine: machine.id.clone(), model: None, why });
-            continue;
-        }
-        let mut has_any = false;
-        for (preference, (model, mode)) in request.models.iter().enumerate() {
-            match assess(machine, model, request, load) {
-                None => {}
-                Some(Ok(option)) => {
-                    has_any = true;
-                    feasible.push(Feasible {
-                        preference,
-                        mode: *mode,
-                        dice: roll(dice, feasible.len()),
-                        ..option
-                    });
-                }
-                Some(Err(why)) => {
-                    has_any = true;
-                    let model = Some((*model).clone());
-                    rejected.push(Rejection { machine: machine.id.clone(), model, why });
-                }
-            }
-        }
-        if !has_any {
-            rejected.push(Rejection { machine: machine.id.clone(), model: None, why: Why::LacksModel });
-        }
-    }
+    let scan = Scan::new(view, load, request, now, dice);
+    let Found { mut feasible, turned, any_free } = scan.run();
     if feasible.is_empty() {
+        let rejected = scan.reasons(turned, usize::MAX);
         let loading = rejected.iter().any(|rejection| rejection.why == Why::Loading);
         return Err(Refusal { rejected, loading });
     }
-    Ok(Decision { ranked: rank(feasible, request.mode), rejected })
+    request.policy.score(&mut feasible, &scan);
+    let mut ranked = best_of(&feasible);
+    let pick = pick(&scan, &feasible, &mut ranked);
+    let ranked = explained(&scan, &feasible, &ranked, pick);
+    Ok(Decision { ranked, rejected: scan.reasons(turned, LISTED), feasible: feasible.len(), any_free })
 }
 
-/// A feasible replica before ranking.
-struct Feasible<'a> {
-    candidate: Candidate,
-    /// Not the first choice for its health, and why; healthy ones have none.
-    doubt: Option<&'static str>,
-    /// By how much heat makes it look slower: [`ThermalState::routing_factor`].
-    heat: f64,
-    preference: usize,
-    mode: Option<&'a ModeName>,
-    dice: u64,
+/// The best [`LISTED`] in their order, without sorting the rest.
+fn best_of(feasible: &[Scored]) -> Vec<Scored> {
+    let mut best: Vec<Scored> = Vec::with_capacity(LISTED.min(feasible.len()) + 1);
+    for one in feasible {
+        if best.len() == LISTED
+            && best.last().is_some_and(|last| {
+                one.group > last.group
+                    || one.group == last.group && one.cost > last.cost
+                    || last.order(one).is_le()
+            })
+        {
+            continue;
+        }
+        let at = best.partition_point(|better| better.order(one).is_le());
+        best.insert(at, *one);
+        best.truncate(LISTED);
+    }
+    best
 }
 
-fn machine_is_out(machine: &MachineView, now: crate::units::Moment) -> Option<Why> {
-    if machine.liveness == Liveness::Offline {
-        return Some(Why::Offline(now.since(machine.last_heard)));
-    }
-    if machine.draining {
-        return Some(Why::Draining);
-    }
-    if machine.path.is_none() {
-        return Some(Why::NoDataPath);
-    }
-    // What runs there may end; firmware throttles by itself, and no running answer is cut for heat.
-    machine
-        .vitals
-        .as_ref()
-        .filter(|vitals| vitals.thermal.state == ThermalState::Hot)
-        .map(|vitals| Why::Hot(vitals.thermal.why.clone()))
+/// How the first of a ranking became the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pick {
+    /// By its cost.
+    Cost,
+    /// By its session.
+    Session,
+    /// By dice.
+    Dice,
 }
 
-/// `None` = the machine does not have the model.
-fn assess<'a>(
-    machine: &MachineView,
-    model: &ModelId,
-    request: &Request<'a>,
-    load: &Load,
-) -> Option<Result<Feasible<'a>, Why>> {
-    let (engine, replica) = machine.replica(model)?;
-    let history = machine.history.get(model).copied().unwrap_or_default();
-    let on_demand = engine.kind.loads_on_demand();
-    let state = match &engine.state {
-        EngineState::Down(why) => Err(Why::EngineDown(why.clone())),
-        EngineState::Starting => Err(Why::Loading),
-        EngineState::Up => match &replica.state {
-            ReplicaState::Loaded => Ok(None),
-            ReplicaState::Available | ReplicaState::Loading if on_demand => Ok(Some("not in memory yet")),
-            ReplicaState::Available => Err(Why::NotLoaded),
-            ReplicaState::Loading => Err(Why::Loading),
-            ReplicaState::Failed(why) => Err(Why::LoadFailed(why.clone())),
-        },
-    };
-    let cold = match state {
-        Ok(cold) => cold,
-        Err(why) => return Some(Err(why)),
-    };
-    match &replica.health {
-        ReplicaHealth::Quarantined(why) => return Some(Err(Why::Quarantined(why.clone()))),
-        ReplicaHealth::Degraded(why) => return Some(Err(Why::Degraded(why.clone()))),
-        ReplicaHealth::Unchecked | ReplicaHealth::Good => {}
+/// Moves the session's own replica, or now and then one to be measured, to the front.
+fn pick(scan: &Scan<'_>, feasible: &[Scored], ranked: &mut Vec<Scored>) -> Pick {
+    let Some(best) = ranked.first().copied() else { return Pick::Cost };
+    if !scan.request.policy.weighs() {
+        return Pick::Cost;
     }
-    let able = match request.purpose {
-        Purpose::Chat => (replica.abilities.chat != Some(false)).then_some(()).ok_or("chat"),
-        Purpose::Embed => (replica.abilities.embed != Some(false)).then_some(()).ok_or("make embeddings"),
-    };
-    if let Err(what) = able {
-        return Some(Err(Why::Cannot(what)));
-    }
-    if let Some(context) = replica.context
-        && context < request.least_context
+    let model = model_number(scan.model(&best).0);
+    let kept = scan.request.session.and_then(|session| scan.load.session(session, model, scan.now));
+    if let Some(kept) = kept
+        && scan.key(&best) != kept
+        && let Some(one) = scan.found(feasible, &best, kept).filter(|one| one.group == best.group)
+        && stays(scan, one, &best)
     {
-        return Some(Err(Why::ContextTooSmall(request.least_context, context)));
+        ranked.retain(|other| scan.key(other) != kept || other.group != best.group);
+        ranked.insert(0, *one);
+        ranked.truncate(LISTED);
+        return Pick::Session;
     }
-    let in_flight = load.get(&(machine.id.clone(), model.clone())).copied().unwrap_or(0);
-    let thermal = machine.vitals.as_ref().map(|vitals| vitals.thermal.state).unwrap_or_default();
-    let derated = thermal == ThermalState::Derated;
-    // Throttled or on battery, two requests at once take longer than one after the other.
-    let slots = thermal.slots_allowed(replica.slots);
-    let doubt = if history.resting.is_some() {
-        Some("has just failed several times")
-    } else if machine.liveness == Liveness::Suspect {
-        Some("has been silent or unreachable for a moment")
-    } else if derated {
-        Some("is near its thermal limit, throttled or on battery")
-    } else {
-        cold
+    if kept == Some(scan.key(&best)) && feasible.len() > 1 {
+        return Pick::Session;
+    }
+    if best.is_doubted()
+        || !scan.by_seconds(scan.servings(&best))
+        || !mixed(!scan.dice).is_multiple_of(EXPLORE_ONE_IN)
+    {
+        return Pick::Cost;
+    }
+    let is_stale = |one: &Scored| {
+        let history = scan.machine(one).history.get(scan.model(one).0);
+        let measured = history.and_then(|history| history.speed.measured_at());
+        measured.is_none_or(|at| scan.now.since(at) > STALE)
     };
-    let heat = thermal.routing_factor();
-    let (predicted_s, terms) = predict(&history.speed, request.prompt_tokens, in_flight, slots, heat);
-    let candidate = Candidate {
-        machine: machine.id.clone(),
-        model: model.clone(),
-        in_flight,
-        slots,
-        context: replica.context,
-        predicted_s,
-        terms,
-        why: Why::OnlyCandidate,
-    };
-    Some(Ok(Feasible { candidate, doubt, heat, preference: 0, mode: None, dice: 0 }))
+    let mut stale = (1..ranked.len()).filter(|at| ranked[*at].group == best.group && is_stale(&ranked[*at]));
+    // Any of them: their dice are as good as another draw.
+    match stale.by_ref().min_by_key(|at| ranked[*at].roll) {
+        Some(at) => {
+            let one = ranked.remove(at);
+            ranked.insert(0, one);
+            Pick::Dice
+        }
+        None => Pick::Cost,
+    }
 }
 
-/// Predicted seconds: waiting for a slot, reading the prompt, writing the answer; and what heat adds so that cooler
-/// machines are preferred.
-fn predict(
-    speed: &crate::speed::Speed,
-    prompt_tokens: u64,
-    in_flight: u32,
-    slots: Option<u32>,
-    heat: f64,
-) -> (Option<f64>, Vec<Term>) {
-    let Some(seconds) = speed.seconds(prompt_tokens) else { return (None, Vec::new()) };
-    let slots = slots.unwrap_or(1).max(1);
-    let ahead = (in_flight + 1).saturating_sub(slots);
-    let wait = f64::from(ahead) * (seconds.prefill + seconds.decode) / f64::from(slots);
-    let total = wait + seconds.prefill + seconds.decode;
-    let mut terms = vec![("wait", wait), ("prefill", seconds.prefill), ("decode", seconds.decode)];
-    if heat > 1.0 {
-        terms.push(("heat", total * (heat - 1.0)));
+/// Whether a session stays on `kept` although `best` is better.
+fn stays(scan: &Scan<'_>, kept: &Scored, best: &Scored) -> bool {
+    if scan.by_seconds(scan.servings(best)) {
+        return kept.cost - best.cost <= (SESSION_PART * best.cost).max(SESSION_S);
     }
-    (Some(total * heat), terms)
+    kept.in_flight < scan.serving(kept).slots || kept.cost <= best.cost * (1.0 + SESSION_PART)
 }
 
-fn rank(mut feasible: Vec<Feasible<'_>>, own_mode: Option<&ModeName>) -> Vec<Candidate> {
-    // Seconds and counts cannot be compared with each other, so one yardstick serves the whole list.
-    let by_seconds = feasible.iter().all(|option| option.candidate.predicted_s.is_some());
-    let cost = |option: &Feasible<'_>| match option.candidate.predicted_s {
-        Some(seconds) if by_seconds => seconds,
-        // One more request, each as long as heat makes it: of two idle machines the cooler one comes first.
-        _ => {
-            let slots = f64::from(option.candidate.slots.unwrap_or(1).max(1));
-            (f64::from(option.candidate.in_flight + 1) * option.heat - 1.0) / slots
+fn explained(scan: &Scan<'_>, feasible: &[Scored], ranked: &[Scored], pick: Pick) -> Vec<Candidate> {
+    let Some(best) = ranked.first() else { return Vec::new() };
+    // Only replicas of the same model and health were compared by cost.
+    let rivals = || feasible.iter().filter(|one| one.model_group() == best.model_group());
+    let of = rivals().count();
+    let meet = rivals().filter(|one| !one.misses_target()).count();
+    let by_seconds = scan.by_seconds(scan.servings(best));
+    let chosen = |candidate: &Candidate| {
+        let (model_mode, policy) = (scan.model(best).1, scan.request.policy);
+        if let Some(doubt) = scan.doubt(best) {
+            return Why::LastResort(doubt);
+        }
+        match model_mode {
+            Some(mode) if Some(mode) != scan.request.mode => return Why::Fallback(mode.clone()),
+            None if scan.request.mode.is_some() => return Why::OnlyCandidate,
+            _ if feasible.len() == 1 => return Why::OnlyCandidate,
+            _ => {}
+        }
+        match (pick, candidate.predicted_s) {
+            _ if of == 1 => Why::FirstChoice,
+            (Pick::Session, _) => Why::SessionKept { of },
+            (Pick::Dice, _) => Why::Explored,
+            (Pick::Cost, Some(predicted_s)) if by_seconds => {
+                if meet < of && !best.misses_target() {
+                    Why::MeetsTarget { meet, of }
+                } else {
+                    Why::LeastSeconds { predicted_s, of }
+                }
+            }
+            (Pick::Cost, _) if !policy.weighs() => Why::ByPolicy { policy: policy.word(), of },
+            (Pick::Cost, _) if candidate.cached_tokens == 0 => {
+                Why::LeastInFlight { in_flight: candidate.in_flight, of }
+            }
+            (Pick::Cost, _) => Why::LeastUncached {
+                tokens: candidate.prompt_tokens.saturating_sub(candidate.cached_tokens),
+                in_flight: candidate.in_flight,
+                of,
+            },
         }
     };
-    feasible.sort_by(|a, b| {
-        (a.doubt.is_some(), a.preference)
-            .cmp(&(b.doubt.is_some(), b.preference))
-            .then_with(|| cost(a).total_cmp(&cost(b)))
-            .then_with(|| a.dice.cmp(&b.dice))
+    let behind = |one: &Scored| match scan.doubt(one) {
+        Some(doubt) if !best.is_doubted() => doubt,
+        _ if one.model_group() != best.model_group() => "the mode prefers another model",
+        _ if one.misses_target() && !best.misses_target() => "misses the target",
+        _ if one.awaits_first_answer() => "its first answer is awaited",
+        _ if pick != Pick::Cost => "not the one picked",
+        _ if by_seconds => "more predicted seconds, or lost the draw",
+        _ if scan.request.policy.weighs() => "more in flight for its slots, or lost the draw",
+        _ => "the policy prefers another",
+    };
+    let candidates = ranked.iter().enumerate().map(|(at, one)| {
+        let mut candidate = candidate(scan, one);
+        candidate.why = if at == 0 { chosen(&candidate) } else { Why::Behind(behind(one)) };
+        candidate
     });
-    let all = feasible.len();
-    let (best_healthy, best_preference) =
-        feasible.first().map_or((true, 0), |best| (best.doubt.is_none(), best.preference));
-    // Only replicas of the same model and health were compared by cost.
-    let of = feasible
-        .iter()
-        .filter(|option| option.doubt.is_none() == best_healthy && option.preference == best_preference)
-        .count();
-    feasible
-        .into_iter()
-        .enumerate()
-        .map(|(at, option)| {
-            let mut candidate = option.candidate;
-            candidate.why = match (at, option.doubt) {
-                (0, Some(doubt)) => Why::LastResort(doubt),
-                (0, None) if option.mode != own_mode => {
-                    option.mode.map_or(Why::OnlyCandidate, |mode| Why::Fallback(mode.clone()))
-                }
-                (0, None) if all == 1 => Why::OnlyCandidate,
-                (0, None) if of == 1 => Why::FirstChoice,
-                (0, None) => match candidate.predicted_s {
-                    Some(predicted_s) if by_seconds => Why::LeastSeconds { predicted_s, of },
-                    _ => Why::LeastInFlight { in_flight: candidate.in_flight, of },
-                },
-                (_, Some(doubt)) if best_healthy => Why::Behind(doubt),
-                (_, _) if option.preference > best_preference => {
-                    Why::Behind("the mode prefers another model")
-                }
-                (_, _) if by_seconds => Why::Behind("more predicted seconds, or lost the draw"),
-                (_, _) => Why::Behind("more in flight for its slots, or lost the draw"),
-            };
-            candidate
-        })
-        .collect()
+    candidates.collect()
 }
 
-/// One of many dice from one number (the finaliser of MurmurHash3).
-fn roll(dice: u64, at: usize) -> u64 {
-    let mut x = dice ^ (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    x ^ (x >> 33)
+fn candidate(scan: &Scan<'_>, scored: &Scored) -> Candidate {
+    let serving = scan.serving(scored);
+    let cost = scan.cost(scored, serving, scan.track(scored));
+    Candidate {
+        machine: scan.machine(scored).id.clone(),
+        model: scan.model(scored).0.clone(),
+        key: serving.key,
+        cache: serving.cache(),
+        cache_tokens: serving.cache_tokens,
+        in_flight: scored.in_flight,
+        slots: serving.told_slots,
+        context: serving.context,
+        prompt_tokens: scan.request.prompt_tokens,
+        cached_tokens: (scored.cached as u64).min(scan.request.prompt_tokens),
+        believed_tokens: scan.believed(scored),
+        is_cold: serving.is_cold,
+        predicted_s: cost.map(|cost| cost.total()),
+        predicted_ttft_s: cost.map(|cost| cost.ttft_s()),
+        predicted_answer_s: cost.map(|cost| cost.answer_s()),
+        predicted: cost.map(|cost| cost.predicted()),
+        terms: cost.map(|cost| cost.terms()).unwrap_or_default(),
+        why: Why::OnlyCandidate,
+    }
 }
 
+#[cfg(test)]
+mod choice_tests;
 #[cfg(test)]
 mod tests;

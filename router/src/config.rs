@@ -2,6 +2,7 @@
 
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::{Mode, ModeProblem, ModeTable};
+use mesh_core::routing::{Policy, Slo};
 use mesh_core::units::{Bytes, parse_duration};
 use mesh_daemon::complaint::Complaint;
 use mesh_daemon::config_layers::{self, KeyLines, Layers, Problem};
@@ -27,10 +28,13 @@ pub const KEYS: &[&str] = &[
     "limits.answer_wait",
     "limits.stop_repetition",
     "identity.certificate_life",
+    "routing.policy",
     "modes.*.models",
     "modes.*.aliases",
     "modes.*.fallback",
     "modes.*.max_tokens",
+    "modes.*.ttft",
+    "modes.*.tpot",
     "models.*.aliases",
     "telemetry.log",
     "telemetry.log_format",
@@ -49,6 +53,8 @@ pub struct RouterConfig {
     pub limits: Limits,
     /// Certificates.
     pub identity: Identity,
+    /// How requests are routed.
+    pub routing: Routing,
     /// Modes by name; none = automatic.
     pub modes: BTreeMap<String, ModeConfig>,
     /// Models by name.
@@ -94,6 +100,14 @@ pub struct Identity {
     pub certificate_life: String,
 }
 
+/// `[routing]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Routing {
+    /// How the machines that can serve are compared: a word of [`Policy`].
+    pub policy: String,
+}
+
 /// `[modes.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -106,6 +120,10 @@ pub struct ModeConfig {
     pub fallback: Vec<String>,
     /// The most tokens of an answer; what a client asks beyond that is lowered.
     pub max_tokens: Option<u32>,
+    /// The longest time to the first content; empty = none is asked for.
+    pub ttft: String,
+    /// The longest time for each token of an answer; empty = none is asked for.
+    pub tpot: String,
 }
 
 /// `[models."NAME"]`.
@@ -123,6 +141,7 @@ impl Default for RouterConfig {
             listen: Listen::default(),
             limits: Limits::default(),
             identity: Identity::default(),
+            routing: Routing::default(),
             modes: BTreeMap::new(),
             models: BTreeMap::new(),
             telemetry: Telemetry::default(),
@@ -150,6 +169,12 @@ impl Default for Limits {
             answer_wait: "10min".into(),
             stop_repetition: false,
         }
+    }
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { policy: Policy::default().word().into() }
     }
 }
 
@@ -182,10 +207,14 @@ pub struct Settings {
     pub stop_repetition: bool,
     /// Life of certificates.
     pub certificate_life: Duration,
+    /// How the machines that can serve are compared.
+    pub policy: Policy,
     /// Configured modes, `None` = automatic.
     pub modes: Option<ModeTable>,
     /// The most tokens of an answer, for modes that have such a limit.
     pub mode_max_tokens: BTreeMap<ModeName, u32>,
+    /// Times that modes ask for.
+    pub targets: BTreeMap<ModeName, Slo>,
     /// Other names of models.
     pub model_aliases: BTreeMap<String, ModelId>,
     /// Logs and traces.
@@ -235,6 +264,8 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
     if config.limits.connections == 0 {
         check.problem("limits.connections", "must be at least 1");
     }
+    let policy = check.policy(&config.routing.policy);
+    let targets = check.targets(&config.modes);
     let modes = check.modes(&config.modes);
     let mode_max_tokens = check.max_tokens(&config.modes);
     let model_aliases = check.model_aliases(&config.models);
@@ -254,8 +285,10 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         answer_wait: answer_wait.unwrap_or_default(),
         stop_repetition: config.limits.stop_repetition,
         certificate_life: certificate_life.unwrap_or_default(),
+        policy: policy.unwrap_or_default(),
         modes,
         mode_max_tokens,
+        targets,
         model_aliases,
         telemetry: config.telemetry,
         source,
@@ -275,6 +308,35 @@ impl Check<'_> {
 
     fn value<T, E: ToString>(&mut self, key: &str, parsed: Result<T, E>) -> Option<T> {
         parsed.map_err(|error| self.problem(key, error)).ok()
+    }
+
+    fn policy(&mut self, word: &str) -> Option<Policy> {
+        let all = || Policy::ALL.map(Policy::word).join(", ");
+        let known = Policy::from_word(word);
+        self.value("routing.policy", known.ok_or_else(|| format!("`{word}` is none of {}", all())))
+    }
+
+    fn targets(&mut self, modes: &BTreeMap<String, ModeConfig>) -> BTreeMap<ModeName, Slo> {
+        let mut targets = BTreeMap::new();
+        for (name, mode) in modes {
+            // A name that is none is complained of with the mode itself.
+            let Ok(mode_name) = ModeName::new(name.as_str()) else { continue };
+            let ttft_s = self.target(&format!("modes.{name}.ttft"), &mode.ttft);
+            let tpot_s = self.target(&format!("modes.{name}.tpot"), &mode.tpot);
+            targets.insert(mode_name, Slo { ttft_s, tpot_s });
+        }
+        targets
+    }
+
+    fn target(&mut self, key: &str, text: &str) -> Option<f64> {
+        if text.is_empty() {
+            return None;
+        }
+        let time = self.value(key, parse_duration(text))?;
+        if time.is_zero() {
+            self.problem(key, "must be at least 1ms");
+        }
+        Some(time.as_secs_f64())
     }
 
     fn modes(&mut self, modes: &BTreeMap<String, ModeConfig>) -> Option<ModeTable> {

@@ -5,6 +5,7 @@ use mesh_core::fleet::{DataPath, Fleet, FleetView, Outcome};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Directive, Report};
 use mesh_core::mode::ModeTable;
+use mesh_core::profile::{Profile, SpeedRecord};
 use mesh_daemon::clock::Clock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub struct NotAttached(pub MachineId);
 
 enum Message {
     Attach { machine: MachineId, boot_id: String, reply: oneshot::Sender<Session> },
-    Report { machine: MachineId, session: u64, report: Box<Report> },
+    Report { machine: MachineId, session: u64, report: Box<Report>, speeds: Option<Vec<SpeedRecord>> },
     Heartbeat { machine: MachineId, session: u64 },
     Detach { machine: MachineId, session: u64 },
     Linked { machine: MachineId, link: u64, path: Option<DataPath> },
@@ -75,10 +76,16 @@ pub struct Session {
 impl Session {
     /// A report came.
     pub async fn report(&self, report: Report) {
+        // Here and not in the keeper, which all machines wait for. A profile that is none is its agent's matter.
+        let speeds = report
+            .profile
+            .as_deref()
+            .and_then(|profile| serde_json::from_str::<Profile>(profile).ok().map(|profile| profile.speeds));
         self.send(Message::Report {
             machine: self.machine.clone(),
             session: self.number,
             report: Box::new(report),
+            speeds,
         })
         .await;
     }
@@ -250,7 +257,10 @@ impl Keeper {
         let now = self.clock.now();
         match message {
             Message::Attach { machine, boot_id, reply } => self.attach(machine, &boot_id, reply),
-            Message::Report { machine, session, report } if self.is_current(&machine, session) => {
+            Message::Report { machine, session, report, speeds } if self.is_current(&machine, session) => {
+                if let Some(speeds) = speeds {
+                    self.fleet.seed(&machine, speeds);
+                }
                 self.fleet.apply(&machine, *report, now);
             }
             Message::Heartbeat { machine, session } if self.is_current(&machine, session) => {

@@ -15,6 +15,7 @@ pub mod blobs;
 pub mod flow;
 pub mod in_flight;
 pub mod prompt_measure;
+pub mod prompt_prefix;
 pub mod quic_links;
 pub mod stream_guard;
 pub mod ticket;
@@ -30,16 +31,17 @@ use answer_judge::{Judgement, Truth};
 use attempt::{Attempt, Failure};
 use bytes::Bytes;
 use http::StatusCode;
-use in_flight::{Claim, InFlight};
-use mesh_core::fleet::Outcome;
+use in_flight::{Claim, InFlight, Trace};
+use mesh_core::fleet::{FleetView, Outcome};
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::mode::{Asked, PREFIX, Purpose};
-use mesh_core::routing::{Candidate, Decision, Refusal, Rejection, Request, Why, decide};
+use mesh_core::routing::{Candidate, Decision, Policy, Refusal, Rejection, Request, Slo, Why, decide};
 use mesh_daemon::clock::{Clock, unix_ms};
 use mesh_proto::v1::ExplainReply;
+use prompt_prefix::PromptPrefix;
 use serde_json::json;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stream_guard::Usage;
 use ticket::{Ended, Ticket};
@@ -88,6 +90,17 @@ pub struct Incoming {
     pub client: String,
     /// The whole body.
     pub body: Bytes,
+    /// What its headers ask of routing.
+    pub hints: Hints,
+}
+
+/// What a client's headers ask of routing.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Hints {
+    /// The session's name as a number: `x-session-affinity` or `x-session-id`.
+    pub session: Option<u64>,
+    /// Seconds to the first content and for each token: `x-slo-ttft-ms`, `x-slo-tpot-ms`.
+    pub slo: Slo,
 }
 
 /// Where a request stands between attempts.
@@ -99,16 +112,40 @@ struct Course<'a> {
     least_context: u32,
     /// What to tell the client if no other node can do what those tried so far cannot.
     beyond: Option<Box<ApiError>>,
+    /// Read when there is more than one place to go to.
+    prefix: OnceLock<PromptPrefix>,
+    slo: Slo,
+    policy: Policy,
 }
 
 impl Course<'_> {
-    fn request(&self) -> Request<'_> {
+    /// What a decision is asked. The prompt is hashed only where there is a choice to be made by it.
+    fn request(&self, view: &FleetView) -> Request<'_> {
+        let models: Vec<_> = self.models.iter().map(|(model, mode)| (model, mode.as_ref())).collect();
+        let places: usize = models.iter().filter_map(|(model, _)| view.servings(model)).map(|s| s.open).sum();
+        let prefix = match self.prefix.get() {
+            None if places < 2 => None,
+            _ => Some(self.prefix.get_or_init(|| PromptPrefix::read(&self.incoming.body))),
+        };
         Request {
-            models: self.models.iter().map(|(model, mode)| (model, mode.as_ref())).collect(),
-            purpose: self.incoming.purpose,
             prompt_tokens: self.incoming.body.len() as u64 / BYTES_PER_TOKEN,
             mode: self.mode.as_ref(),
             least_context: self.least_context,
+            needs: prefix.map(|prefix| prefix.needs).unwrap_or_default(),
+            prefix: prefix.map_or(&[], |prefix| &prefix.blocks),
+            session: self.incoming.hints.session,
+            slo: self.slo,
+            policy: self.policy,
+            ..Request::new(models, self.incoming.purpose)
+        }
+    }
+
+    /// What the routing of later requests learns from this one.
+    fn trace(&self) -> Trace {
+        Trace {
+            mode: self.mode.clone(),
+            prefix: self.prefix.get().map(|prefix| prefix.blocks.clone()).unwrap_or_default(),
+            session: self.incoming.hints.session,
         }
     }
 }
@@ -157,12 +194,22 @@ impl Forward {
     ) -> Result<(Attempt, Candidate, Claim), ApiError> {
         let models = self.meaning(&head.model, ticket, head.stream)?;
         let mode = ModeName::new(ticket.mode()).ok();
-        let mut course = Course { models, mode, incoming, least_context: 0, beyond: None };
+        let slo = self.targets(mode.as_ref(), incoming.hints.slo);
+        let mut course = Course {
+            models,
+            mode,
+            incoming,
+            least_context: 0,
+            beyond: None,
+            prefix: OnceLock::new(),
+            slo,
+            policy: self.settings.policy,
+        };
         let deadline = Instant::now() + self.settings.load_wait;
         let mut snapshots = self.fleet.snapshots();
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
-            let refusal = match self.decide(&snapshot, &course.request()) {
+            let refusal = match self.decide(&snapshot, &course) {
                 Ok((decision, claim)) => {
                     match self.attempts(&mut course, head, decision, claim, ticket).await {
                         Ok(success) => return Ok(success),
@@ -232,10 +279,22 @@ impl Forward {
         }
     }
 
-    fn decide(&self, snapshot: &Snapshot, request: &Request<'_>) -> Result<(Decision, Claim), Refusal> {
+    fn decide(&self, snapshot: &Snapshot, course: &Course<'_>) -> Result<(Decision, Claim), Refusal> {
+        // Before the lock: hashing a long prompt takes longer than deciding.
+        let request = course.request(&snapshot.view);
         let (now, dice) = (self.clock.now(), rand::random());
-        self.in_flight
-            .claim(|load| decide(&snapshot.view, load, request, now, dice), |decision| &decision.ranked[0])
+        self.in_flight.claim(
+            self.clock,
+            course.trace(),
+            |load| decide(&snapshot.view, load, &request, now, dice),
+            |decision| &decision.ranked[0],
+        )
+    }
+
+    /// The times that are asked for: by the client, else by the mode.
+    fn targets(&self, mode: Option<&ModeName>, asked: Slo) -> Slo {
+        let own = mode.and_then(|mode| self.settings.targets.get(mode)).copied().unwrap_or_default();
+        Slo { ttft_s: asked.ttft_s.or(own.ttft_s), tpot_s: asked.tpot_s.or(own.tpot_s) }
     }
 
     /// Tries the ranked nodes until one has content.
@@ -262,7 +321,9 @@ impl Forward {
                 continue;
             }
             tried += 1;
-            let claim = claim.take().unwrap_or_else(|| self.in_flight.claim_next(candidate));
+            let mut claim = claim
+                .take()
+                .unwrap_or_else(|| self.in_flight.claim_next(candidate, self.clock, course.trace()));
             let reason = match &failed {
                 None => candidate.why.to_string(),
                 Some((node, why)) => format!("next after {node}: {why}"),
@@ -276,6 +337,7 @@ impl Forward {
                     match judgement.filter(Judgement::is_empty_answer) {
                         None => {
                             ticket.first_content();
+                            claim.first_content();
                             if let Some((_, candidate, judgement)) = empty {
                                 judgement.count(&candidate, &self.metrics);
                                 let failed = Outcome::ReplicaFailed;
@@ -320,7 +382,7 @@ impl Forward {
         }
         if let Some((attempt, candidate, _)) = empty {
             // Nobody does better: the client decides what an empty answer is worth.
-            let claim = self.in_flight.claim_next(&candidate);
+            let claim = self.in_flight.claim_next(&candidate, self.clock, course.trace());
             ticket.attempt(&candidate, "its empty answer is all there is");
             ticket.first_content();
             return Ok((attempt, candidate, claim));
@@ -420,11 +482,15 @@ impl Forward {
                 judgement.count(candidate, &self.metrics);
                 ticket.attempt_ended("answered");
                 ticket.end(Ended::Complete, status.as_u16(), &judgement.text(), usage);
-                self.fleet.observe(&candidate.machine, &candidate.model, judgement.outcome(usage));
+                let lesson = claim.lesson(&usage, true, self.links.round_trip(&candidate.machine));
+                self.fleet.observe(&candidate.machine, &candidate.model, judgement.outcome(lesson));
                 drop(claim);
                 attempt::whole_reply(status, &content_type, body)
             }
-            Attempt::Stream(stream) => stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket),
+            Attempt::Stream(stream) => {
+                let round_trip = self.links.round_trip(&candidate.machine);
+                stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip)
+            }
         };
         if let Some(truncated) = judgement.truncated() {
             set_header(&mut reply, "x-mesh-truncated", &truncated);

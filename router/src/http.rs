@@ -4,6 +4,7 @@
 pub mod head;
 pub mod openai;
 pub mod reply;
+pub mod routing_hints;
 
 use crate::forward::{Forward, Incoming};
 use crate::ledger::LedgerHandle;
@@ -207,8 +208,9 @@ impl Front {
         let client =
             request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let client = client.chars().take(120).collect();
+        let hints = routing_hints::read(request.headers())?;
         let body = self.body(request).await?;
-        Ok(self.forward.run(Incoming { id: id.into(), path, purpose, client, body }).await)
+        Ok(self.forward.run(Incoming { id: id.into(), path, purpose, client, body, hints }).await)
     }
 
     async fn body(&self, request: Request<HttpBody>) -> Result<Bytes, ApiError> {

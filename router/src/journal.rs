@@ -103,6 +103,8 @@ fn candidate_line(rank: usize, candidate: &Candidate) -> CandidateLine {
         why: candidate.why.to_string(),
         predicted_s: candidate.predicted_s,
         in_flight: candidate.in_flight,
+        predicted_ttft_s: candidate.predicted_ttft_s,
+        cached_tokens: candidate.cached_tokens,
         terms: candidate
             .terms
             .iter()

@@ -287,6 +287,8 @@ pub struct Replica {
     pub digest: Option<Digest>,
     /// What it holds while loaded, where known.
     pub memory: Option<ReplicaMemory>,
+    /// How full its KV cache is, 0 to 1, where the engine tells.
+    pub kv_used: Option<f32>,
     /// What the truth checks found.
     pub health: ReplicaHealth,
 }
@@ -307,6 +309,7 @@ impl Replica {
             abilities: Abilities::default(),
             digest: None,
             memory: None,
+            kv_used: None,
             health: ReplicaHealth::default(),
         }
     }

@@ -3,15 +3,17 @@
 use super::*;
 use crate::fleet::History;
 use crate::fleet::tests::{machine, machine_id, model_id, view_of};
+use crate::health::Liveness;
+use crate::machine::{EngineState, ReplicaState, ThermalState};
 use crate::speed::Speed;
 use crate::units::Moment;
 use proptest::prelude::*;
 
-fn names(decision: &Decision) -> Vec<String> {
+pub(super) fn names(decision: &Decision) -> Vec<String> {
     decision.ranked.iter().map(|c| format!("{}@{}", c.model, c.machine)).collect()
 }
 
-fn reasons(rejected: &[Rejection]) -> Vec<String> {
+pub(super) fn reasons(rejected: &[Rejection]) -> Vec<String> {
     rejected
         .iter()
         .map(|r| match &r.model {
@@ -21,18 +23,35 @@ fn reasons(rejected: &[Rejection]) -> Vec<String> {
         .collect()
 }
 
-fn ask<'a>(models: &'a [ModelId]) -> Request<'a> {
-    Request {
-        models: models.iter().map(|model| (model, None)).collect(),
-        purpose: Purpose::Chat,
-        prompt_tokens: 100,
-        mode: None,
-        least_context: 0,
-    }
+pub(super) fn ask<'a>(models: &'a [ModelId]) -> Request<'a> {
+    let models = models.iter().map(|model| (model, None)).collect();
+    Request { prompt_tokens: 100, ..Request::new(models, Purpose::Chat) }
 }
 
-fn load(counts: &[(&str, &str, u32)]) -> Load {
-    counts.iter().map(|(machine, model, n)| ((machine_id(machine), model_id(model)), *n)).collect()
+/// So many requests whose prompts are read.
+pub(super) fn load(counts: &[(&str, &str, u32)]) -> Load {
+    let mut load = Load::default();
+    for (machine, model, n) in counts {
+        let candidate = Candidate::new(machine_id(machine), model_id(model));
+        for _ in 0..*n {
+            let mut stake = load.claim(&candidate, NOW);
+            load.first_content(&mut stake, &[], None, NOW);
+        }
+    }
+    load
+}
+
+/// With `rate` tokens each second, ten times as many of the prompt, and answers of 100 tokens.
+pub(super) fn speed(rate: f64) -> Speed {
+    Speed::seed(Some(rate * 10.0), Some(rate))
+}
+
+pub(super) fn history(speed: Speed) -> History {
+    History { speed, ..History::default() }
+}
+
+pub(super) fn hundred_tokens() -> crate::fleet::Answers {
+    [((model_id("m"), None), 100.0)].into()
 }
 
 const NOW: Moment = Moment(10_000_000);
@@ -49,20 +68,16 @@ fn the_least_loaded_replica_is_first() {
 #[test]
 fn known_speeds_beat_counts() {
     let (mut fast, mut slow) = (machine("fast", &["m"]), machine("slow", &["m"]));
-    let speed = |rate: f64| History {
-        resting: None,
-        speed: Speed { prefill: Some(rate * 10.0), decode: Some(rate), answer_tokens: Some(100.0) },
-    };
-    fast.history.insert(model_id("m"), speed(100.0));
-    slow.history.insert(model_id("m"), speed(5.0));
-    let view = view_of(vec![fast, slow]);
-    // The fast one has both slots taken and is still the better choice: 0.55 + 1.1 s against 22 s.
+    fast.history.insert(model_id("m"), history(speed(100.0)));
+    slow.history.insert(model_id("m"), history(speed(5.0)));
+    let view = FleetView::new(vec![fast, slow], &hundred_tokens());
+    // The fast one has both slots taken and is still the better choice: 1.7 s (and 0.2 s taken from others) against 22 s.
     let decision =
         decide(&view, &load(&[("fast", "m", 2)]), &ask(&[model_id("m")]), NOW, 1).expect("two can serve");
     assert_eq!(names(&decision), ["m@fast", "m@slow"]);
-    assert_eq!(decision.ranked[0].why.to_string(), "least predicted time, 1.65 s, of 2");
+    assert_eq!(decision.ranked[0].why.to_string(), "least predicted time, 1.95 s, of 2");
     let terms: Vec<&str> = decision.ranked[0].terms.iter().map(|term| term.0).collect();
-    assert_eq!(terms, ["wait", "prefill", "decode"]);
+    assert_eq!(terms, ["prefill", "wait", "decode", "interference"]);
 }
 
 #[test]
@@ -86,7 +101,7 @@ fn a_suspect_machine_serves_only_as_a_last_resort() {
         ["m@b", "m@a"]
     );
     let alone =
-        decide(&view_of(vec![suspect]), &Load::new(), &ask(&models), NOW, 1).expect("better than nobody");
+        decide(&view_of(vec![suspect]), &Load::default(), &ask(&models), NOW, 1).expect("better than nobody");
     assert!(alone.ranked[0].why.to_string().starts_with("last resort: "));
 }
 
@@ -104,7 +119,7 @@ fn a_refusal_holds_every_machine_s_reason() {
     let mut unlinked = machine("g", &["m"]);
     unlinked.path = None;
     let view = view_of(vec![offline, draining, loading, failed, down, machine("f", &["x"]), unlinked]);
-    let refusal = decide(&view, &Load::new(), &ask(&[model_id("m")]), NOW, 1).expect_err("nobody can");
+    let refusal = decide(&view, &Load::default(), &ask(&[model_id("m")]), NOW, 1).expect_err("nobody can");
     assert_eq!(
         reasons(&refusal.rejected),
         [
@@ -128,14 +143,14 @@ fn what_a_model_cannot_do_and_a_small_context_are_reasons() {
     let view = view_of(vec![no_embed, small]);
     let models = [model_id("m")];
     let request = Request { purpose: Purpose::Embed, least_context: 4096, ..ask(&models) };
-    let refusal = decide(&view, &Load::new(), &request, NOW, 1).expect_err("nobody can");
+    let refusal = decide(&view, &Load::default(), &request, NOW, 1).expect_err("nobody can");
     assert_eq!(
         reasons(&refusal.rejected),
         ["a/m: cannot make embeddings", "b/m: context too small: needs 4096, has 1024"]
     );
     assert!(!refusal.is_permanent());
     let only = view_of(vec![view.machines[0].clone(), machine("c", &["x"])]);
-    assert!(decide(&only, &Load::new(), &request, NOW, 1).expect_err("nobody can").is_permanent());
+    assert!(decide(&only, &Load::default(), &request, NOW, 1).expect_err("nobody can").is_permanent());
 }
 
 #[test]
@@ -143,14 +158,9 @@ fn a_fallback_says_which_mode_it_came_from() {
     let view = view_of(vec![machine("a", &["other"])]);
     let (own, other) = (model_id("own"), model_id("other"));
     let (ask_mode, code) = (ModeName::new("ask").expect("valid"), ModeName::new("code").expect("valid"));
-    let request = Request {
-        models: vec![(&own, Some(&ask_mode)), (&other, Some(&code))],
-        purpose: Purpose::Chat,
-        prompt_tokens: 1,
-        mode: Some(&ask_mode),
-        least_context: 0,
-    };
-    let decision = decide(&view, &Load::new(), &request, NOW, 1).expect("the fallback can");
+    let models = vec![(&own, Some(&ask_mode)), (&other, Some(&code))];
+    let request = Request { mode: Some(&ask_mode), ..Request::new(models, Purpose::Chat) };
+    let decision = decide(&view, &Load::default(), &request, NOW, 1).expect("the fallback can");
     assert_eq!(decision.ranked[0].why.to_string(), "fallback to mode code");
 }
 
@@ -170,7 +180,7 @@ fn equal_replicas_take_turns() {
     let models = [model_id("m")];
     let firsts: std::collections::BTreeSet<String> = (0..32)
         .map(|dice| {
-            names(&decide(&view, &Load::new(), &ask(&models), NOW, dice).expect("two can"))[0].clone()
+            names(&decide(&view, &Load::default(), &ask(&models), NOW, dice).expect("two can"))[0].clone()
         })
         .collect();
     assert_eq!(firsts.len(), 2);
@@ -195,7 +205,7 @@ proptest! {
             m
         }).collect());
         let models = [model_id("m")];
-        let (ranked, rejected) = match decide(&view, &Load::new(), &ask(&models), NOW, dice) {
+        let (ranked, rejected) = match decide(&view, &Load::default(), &ask(&models), NOW, dice) {
             Ok(decision) => (decision.ranked, decision.rejected),
             Err(refusal) => (vec![], refusal.rejected),
         };
@@ -264,14 +274,14 @@ fn a_warm_machine_is_chosen_only_where_the_cool_one_would_be_a_third_slower() {
 
     let timed = |heat, rate: f64| {
         let mut machine = with_heat(if heat == ThermalState::Ok { "cool" } else { "warm" }, heat);
-        let speed = Speed { prefill: Some(rate * 10.0), decode: Some(rate), answer_tokens: Some(100.0) };
-        machine.history.insert(model_id("m"), History { resting: None, speed });
+        machine.history.insert(model_id("m"), history(speed(rate)));
         machine
     };
     for (rate, best) in [(125.0, "cool"), (140.0, "warm")] {
-        let view = view_of(vec![timed(ThermalState::Warm, rate), timed(ThermalState::Ok, 100.0)]);
+        let machines = vec![timed(ThermalState::Ok, 100.0), timed(ThermalState::Warm, rate)];
+        let view = FleetView::new(machines, &hundred_tokens());
         let models = [model_id("m")];
-        let decision = decide(&view, &Load::new(), &ask(&models), NOW, 1).expect("two can serve");
+        let decision = decide(&view, &Load::default(), &ask(&models), NOW, 1).expect("two can serve");
         assert_eq!(decision.ranked[0].machine.to_string(), best, "at {rate} tokens/s");
         let warm = decision.ranked.iter().find(|one| one.machine.as_str() == "warm").expect("it can serve");
         let sum: f64 = warm.terms.iter().map(|term| term.1).sum();

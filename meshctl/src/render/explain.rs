@@ -64,6 +64,12 @@ fn why(candidate: &CandidateLine, look: Look) -> String {
     if !terms.is_empty() {
         parts.push(format!("= {}", terms.join(" + ")));
     }
+    if let Some(ttft) = candidate.predicted_ttft_s {
+        parts.push(format!("TTFT {}", seconds(ttft)));
+    }
+    if candidate.cached_tokens > 0 {
+        parts.push(format!("{} tokens cached", candidate.cached_tokens));
+    }
     if candidate.in_flight > 0 {
         parts.push(format!("{} in flight", candidate.in_flight));
     }
@@ -102,12 +108,18 @@ fn outcome(reply: &ExplainReply, look: Look) -> Vec<String> {
     let detail = look.text(&reply.outcome_detail);
     let detail = if detail.is_empty() { detail } else { format!(": {detail}") };
     let word = paint.on(&look.text(&named(&reply.outcome)), look.color);
+    let beside = |actual: String, predicted: Option<f64>| match predicted {
+        Some(predicted) => format!("{actual} (predicted {})", seconds(predicted)),
+        None => actual,
+    };
+    // What never had content was not what the prediction was about.
+    let promised = reply.predicted_answer_s.filter(|_| reply.ttft_s.is_some());
     let measured = [
-        reply.ttft_s.map(|value| format!("TTFT {}", seconds(value))),
+        reply.ttft_s.map(|value| beside(format!("TTFT {}", seconds(value)), reply.predicted_ttft_s)),
         reply.tokens_per_second.map(rate),
         reply.prompt_tokens.map(|count| format!("{count} tokens in")),
         reply.completion_tokens.map(|count| format!("{count} tokens out")),
-        reply.duration_s.map(|value| format!("{} in all", seconds(value))),
+        reply.duration_s.map(|value| beside(format!("{} in all", seconds(value)), promised)),
     ];
     let measured: Vec<String> = measured.into_iter().flatten().collect();
     let mut lines = vec![format!("{} {word}{status}{detail}", paint::bold("Outcome", look.color))];

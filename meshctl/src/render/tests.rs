@@ -338,6 +338,8 @@ fn complete() -> ExplainReply {
         completion_tokens: Some(612),
         tokens_per_second: Some(41.2),
         reason: "least predicted time of 2".into(),
+        predicted_ttft_s: Some(0.93),
+        predicted_answer_s: Some(12.6),
     }
 }
 

@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
+/// Steps in which the use of a KV cache is told: 5 %.
+const KV_STEPS: f32 = 20.0;
+
 /// One engine.
 pub(crate) struct Row {
     pub(super) engine: Engine,
@@ -73,9 +76,11 @@ impl Row {
         self.engine.queued = seen.queued;
         self.upstream.clear();
         self.engine.replicas.clear();
-        for Held { mut replica, upstream, memory, .. } in seen.held {
+        for Held { mut replica, upstream, memory, kv_used, .. } in seen.held {
             // Two names of one engine may clean up to the same; the first has it.
             if !self.upstream.contains_key(&replica.model) {
+                // In steps: a report goes out at every change.
+                replica.kv_used = kv_used.map(|used| (used * KV_STEPS).round() / KV_STEPS);
                 // By the engine's own word.
                 replica.memory = replica.memory.or(memory.map(|memory| ReplicaMemory {
                     device: Bytes(memory.size_vram),

@@ -76,6 +76,7 @@ fn replica_to_wire(replica: &Replica) -> v1::Replica {
         }),
         health: replica.health.word().into(),
         health_why: shorten(replica.health.why().unwrap_or_default().to_owned()),
+        kv_used_percent: replica.kv_used.map(|used| (used * 100.0).round() as u32),
     }
 }
 
@@ -119,6 +120,11 @@ fn replica_from_wire(replica: v1::Replica) -> Result<Replica, WireError> {
             host: Bytes(memory.host),
             measured: memory.measured,
         }),
+        // What is no part of one is no reading.
+        kv_used: replica
+            .kv_used_percent
+            .filter(|percent| *percent <= 100)
+            .map(|percent| percent as f32 / 100.0),
         health,
     })
 }

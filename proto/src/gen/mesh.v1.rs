@@ -702,6 +702,9 @@ pub struct Replica {
     pub health: ::prost::alloc::string::String,
     #[prost(string, tag = "18")]
     pub health_why: ::prost::alloc::string::String,
+    /// How full its KV cache is, 0 to 100; absent when the engine does not tell.
+    #[prost(uint32, optional, tag = "19")]
+    pub kv_used_percent: ::core::option::Option<u32>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1626,6 +1629,12 @@ pub struct ExplainReply {
     /// Why this choice, in one line: the x-mesh-reason header.
     #[prost(string, tag = "19")]
     pub reason: ::prost::alloc::string::String,
+    /// What was predicted of the node that was tried last: seconds to the first content, and to the end of a typical
+    /// answer.
+    #[prost(double, optional, tag = "40")]
+    pub predicted_ttft_s: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "41")]
+    pub predicted_answer_s: ::core::option::Option<f64>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1645,6 +1654,11 @@ pub struct CandidateLine {
     pub in_flight: u32,
     #[prost(message, repeated, tag = "7")]
     pub terms: ::prost::alloc::vec::Vec<CostTerm>,
+    #[prost(double, optional, tag = "8")]
+    pub predicted_ttft_s: ::core::option::Option<f64>,
+    /// Tokens of the prompt that its cache was expected to hold.
+    #[prost(uint64, tag = "9")]
+    pub cached_tokens: u64,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -8,6 +8,7 @@ use mesh_proto::v1::{BlobRequest, RequestHead, ResponseHead};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Why a request on a link ended early.
@@ -47,6 +48,11 @@ pub trait AgentLink: Send + Sync {
     /// Asks for bytes of a model file and completes with the head of the answer. Its bytes go after those of
     /// requests. Dropping the future, or later the body, ends it.
     fn blob(&self, request: BlobRequest) -> BoxFuture<'static, Result<AgentAnswer, LinkError>>;
+
+    /// Time for a round trip to the machine, where the link measures it.
+    fn round_trip(&self) -> Option<Duration> {
+        None
+    }
 }
 
 type Links = BTreeMap<MachineId, (u64, Arc<dyn AgentLink>)>;
@@ -92,6 +98,12 @@ impl AgentLinks {
     #[must_use]
     pub fn get(&self, machine: &MachineId) -> Option<Arc<dyn AgentLink>> {
         self.links.borrow().get(machine).map(|(_, link)| link.clone())
+    }
+
+    /// Time for a round trip to `machine`, where its link measures it.
+    #[must_use]
+    pub fn round_trip(&self, machine: &MachineId) -> Option<Duration> {
+        self.links.borrow().get(machine).and_then(|(_, link)| link.round_trip())
     }
 }
 

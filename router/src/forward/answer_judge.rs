@@ -23,6 +23,7 @@ use mesh_core::fleet::{FleetView, Outcome};
 use mesh_core::id::ModelId;
 use mesh_core::repetition::{Cycle, Repetition};
 use mesh_core::routing::Candidate;
+use mesh_core::speed::Lesson;
 
 /// The longest name of a model that is kept from an answer: `ModelId`'s own limit is lower.
 const NAME_LIMIT: usize = 256;
@@ -168,13 +169,13 @@ impl Judgement {
 
     /// What the fleet learns from the answer.
     #[must_use]
-    pub fn outcome(&self, usage: Usage) -> Outcome {
+    pub fn outcome(&self, lesson: Lesson) -> Outcome {
         if self.faults.iter().any(Fault::is_failure) {
             Outcome::ReplicaFailed
         } else if self.faults.iter().any(|fault| !matches!(fault, Fault::OtherModel { ours: None })) {
             Outcome::Doubtful
         } else {
-            Outcome::Answered(usage.timing)
+            Outcome::Answered(Some(Box::new(lesson)))
         }
     }
 

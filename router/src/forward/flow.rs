@@ -79,7 +79,14 @@ impl StreamAttempt {
 
     /// The client's answer. The claim is held and the ticket stays open until the stream has ended.
     #[must_use]
-    pub fn reply(self, fleet: FleetHandle, candidate: Candidate, claim: Claim, ticket: Ticket) -> Reply {
+    pub fn reply(
+        self,
+        fleet: FleetHandle,
+        candidate: Candidate,
+        claim: Claim,
+        ticket: Ticket,
+        round_trip: Option<Duration>,
+    ) -> Reply {
         let Self { content_type, pending, body, guard, truth } = self;
         let mut flow = Flow {
             body,
@@ -89,6 +96,7 @@ impl StreamAttempt {
             open: Some((claim, ticket)),
             fleet,
             candidate,
+            round_trip,
             over: false,
             silence: Silence::new(),
         };
@@ -158,6 +166,8 @@ struct Flow {
     open: Option<(Claim, Ticket)>,
     fleet: FleetHandle,
     candidate: Candidate,
+    /// To the node, when the stream began.
+    round_trip: Option<Duration>,
     over: bool,
     silence: Silence,
 }
@@ -234,7 +244,8 @@ impl Flow {
         judgement.count(&self.candidate, ticket.metrics());
         ticket.attempt_ended("answered");
         ticket.end(Ended::Complete, 200, &judgement.text(), usage);
-        self.observe(judgement.outcome(usage));
+        let lesson = claim.lesson(&usage, false, self.round_trip);
+        self.observe(judgement.outcome(lesson));
         drop(claim);
     }
 

@@ -1,14 +1,43 @@
-//! Counts of the requests this router has running, by replica. The one lock on the request path: held for a
-//! decision (microseconds), never across an await.
+//! What this router has running on each replica, and what it believes of their caches. The one lock on the request
+//! path: held for a decision or a note of its end (microseconds), never across an await.
 
-use mesh_core::id::{MachineId, ModelId};
-use mesh_core::routing::{Candidate, Load};
+use super::stream_guard::Usage;
+use mesh_core::fleet::ReplicaKey;
+use mesh_core::id::{MachineId, ModeName, ModelId};
+use mesh_core::prefix::Block;
+use mesh_core::routing::{Candidate, Load, Stake};
+use mesh_core::speed::{Lesson, Predicted};
+use mesh_core::units::Moment;
+use mesh_daemon::clock::Clock;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Counts by name, for people.
+pub type Counts = BTreeMap<(MachineId, ModelId), u32>;
 
 /// The counts. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct InFlight {
-    load: Arc<Mutex<Load>>,
+    board: Arc<Mutex<Board>>,
+}
+
+#[derive(Debug, Default)]
+struct Board {
+    load: Load,
+    /// The same counts by name.
+    counts: Counts,
+}
+
+/// What a request brings along for the routing of later ones.
+#[derive(Debug, Clone, Default)]
+pub struct Trace {
+    /// The mode that was asked for.
+    pub mode: Option<ModeName>,
+    /// The starts of its prompt; empty = not hashed.
+    pub prefix: Arc<[Block]>,
+    /// The session's name as a number.
+    pub session: Option<u64>,
 }
 
 /// One counted request; it counts down when dropped.
@@ -16,6 +45,16 @@ pub struct InFlight {
 pub struct Claim {
     counts: InFlight,
     replica: (MachineId, ModelId),
+    key: ReplicaKey,
+    stake: Stake,
+    trace: Trace,
+    predicted: Option<Predicted>,
+    is_cold: bool,
+    clock: Clock,
+    started: Moment,
+    first_content: Option<Moment>,
+    /// Requests on the replica when this one came, itself included.
+    streams_at_start: u32,
 }
 
 impl InFlight {
@@ -25,45 +64,103 @@ impl InFlight {
     /// Whatever `decide` refuses with; nothing is counted then.
     pub fn claim<D, R>(
         &self,
+        clock: Clock,
+        trace: Trace,
         decide: impl FnOnce(&Load) -> Result<D, R>,
         first: impl FnOnce(&D) -> &Candidate,
     ) -> Result<(D, Claim), R> {
-        let mut load = self.lock();
-        let decision = decide(&load)?;
-        let best = first(&decision);
-        let replica = (best.machine.clone(), best.model.clone());
-        *load.entry(replica.clone()).or_default() += 1;
-        drop(load);
-        Ok((decision, Claim { counts: self.clone(), replica }))
+        let mut board = self.lock();
+        let decision = decide(&board.load)?;
+        let claim = self.count(&mut board, first(&decision), clock, trace);
+        drop(board);
+        Ok((decision, claim))
     }
 
     /// Counts one more request on a replica that an earlier decision ranked lower.
     #[must_use]
-    pub fn claim_next(&self, candidate: &Candidate) -> Claim {
+    pub fn claim_next(&self, candidate: &Candidate, clock: Clock, trace: Trace) -> Claim {
+        self.count(&mut self.lock(), candidate, clock, trace)
+    }
+
+    fn count(&self, board: &mut Board, candidate: &Candidate, clock: Clock, trace: Trace) -> Claim {
+        let started = clock.now();
+        let stake = board.load.claim(candidate, started);
         let replica = (candidate.machine.clone(), candidate.model.clone());
-        *self.lock().entry(replica.clone()).or_default() += 1;
-        Claim { counts: self.clone(), replica }
+        *board.counts.entry(replica.clone()).or_default() += 1;
+        Claim {
+            counts: self.clone(),
+            replica,
+            key: candidate.key,
+            stake,
+            trace,
+            predicted: candidate.predicted,
+            is_cold: candidate.is_cold,
+            clock,
+            started,
+            first_content: None,
+            streams_at_start: board.load.in_flight(candidate.key),
+        }
     }
 
     /// A copy of all counts.
     #[must_use]
-    pub fn load(&self) -> Load {
-        self.lock().clone()
+    pub fn load(&self) -> Counts {
+        self.lock().counts.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Load> {
+    fn lock(&self) -> MutexGuard<'_, Board> {
         // The counts are valid after any panic: each change is one addition.
-        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// The first content is there: the prompt is read and in the replica's cache.
+    pub fn first_content(&mut self) {
+        if self.first_content.is_some() {
+            return;
+        }
+        let now = self.clock.now();
+        self.first_content = Some(now);
+        let mut board = self.counts.lock();
+        board.load.first_content(&mut self.stake, &self.trace.prefix, self.trace.session, now);
+    }
+
+    /// What the fleet can learn from the answer, which has just ended. `whole` = it was no stream.
+    #[must_use]
+    pub fn lesson(&self, usage: &Usage, whole: bool, round_trip: Option<Duration>) -> Lesson {
+        let now = self.clock.now();
+        let mut board = self.counts.lock();
+        let cached = usage.timing.and_then(|timing| timing.cached_tokens);
+        if let (Some(cached), Some(prompt)) = (cached, usage.prompt_tokens) {
+            board.load.engine_cached(&self.stake, cached, prompt);
+        }
+        let streams = f64::from(self.streams_at_start + board.load.in_flight(self.key).max(1)) / 2.0;
+        drop(board);
+        Lesson {
+            timing: usage.timing,
+            streams,
+            mode: self.trace.mode.clone(),
+            ttft_s: self.first_content.map(|at| at.since(self.started).as_secs_f64()),
+            total_s: now.since(self.started).as_secs_f64(),
+            whole,
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            cold: self.is_cold,
+            predicted: self.predicted,
+            rtt_s: round_trip.map(|time| time.as_secs_f64()),
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut load = self.counts.lock();
-        if let Some(count) = load.get_mut(&self.replica) {
+        let mut board = self.counts.lock();
+        board.load.release(&self.stake);
+        if let Some(count) = board.counts.get_mut(&self.replica) {
             *count -= 1;
             if *count == 0 {
-                load.remove(&self.replica);
+                board.counts.remove(&self.replica);
             }
         }
     }
@@ -72,36 +169,48 @@ impl Drop for Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh_core::routing::Why;
+    use mesh_core::speed::Timing;
 
     fn candidate() -> Candidate {
-        Candidate {
-            machine: MachineId::new("a").expect("valid"),
-            model: ModelId::new("m").expect("valid"),
-            in_flight: 0,
-            slots: None,
-            context: None,
-            predicted_s: None,
-            terms: vec![],
-            why: Why::OnlyCandidate,
-        }
+        let (machine, model) = ("a".parse().expect("valid"), "m".parse().expect("valid"));
+        Candidate { prompt_tokens: 1_000, ..Candidate::new(machine, model) }
+    }
+
+    fn claim(counts: &InFlight) -> Claim {
+        let decided = |_: &Load| Ok::<_, ()>(candidate());
+        counts.claim(Clock::start(), Trace::default(), decided, |c| c).expect("granted").1
     }
 
     #[test]
     fn counts_return_to_nothing_when_the_last_claim_is_dropped() {
         let counts = InFlight::default();
-        let (_, first) = counts.claim(|_| Ok::<_, ()>(candidate()), |c| c).expect("granted");
-        let second = counts.claim_next(&candidate());
+        let first = claim(&counts);
+        let second = counts.claim_next(&candidate(), Clock::start(), Trace::default());
         assert_eq!(counts.load().values().copied().collect::<Vec<_>>(), [2]);
         drop(first);
         drop(second);
         assert!(counts.load().is_empty());
+        assert_eq!(counts.lock().load.total(), 0);
     }
 
     #[test]
     fn a_refusal_counts_nothing() {
         let counts = InFlight::default();
-        assert!(counts.claim(|_| Err::<Candidate, _>(()), |c| c).is_err());
+        let refused = |_: &Load| Err::<Candidate, _>(());
+        assert!(counts.claim(Clock::start(), Trace::default(), refused, |c| c).is_err());
         assert!(counts.load().is_empty());
+    }
+
+    #[test]
+    fn a_lesson_tells_how_many_answers_were_written_at_once() {
+        let counts = InFlight::default();
+        let (mut first, second, third) = (claim(&counts), claim(&counts), claim(&counts));
+        first.first_content();
+        let usage = Usage { timing: Some(Timing::default()), completion_tokens: Some(7), ..Usage::default() };
+        let lesson = first.lesson(&usage, false, Some(Duration::from_millis(2)));
+        assert!((lesson.streams - 2.0).abs() < 1e-9, "one at its start, three at its end");
+        assert!(lesson.ttft_s.is_some_and(|ttft| ttft <= lesson.total_s));
+        assert_eq!((lesson.completion_tokens, lesson.rtt_s), (Some(7), Some(0.002)));
+        drop((second, third));
     }
 }

@@ -238,6 +238,10 @@ impl AgentLink for QuicLink {
         let head = RequestHead { blob: Some(request), ..RequestHead::default() };
         Box::pin(exchange(self.connection.clone(), head, Bytes::new()))
     }
+
+    fn round_trip(&self) -> Option<Duration> {
+        Some(self.connection.rtt())
+    }
 }
 
 /// Head and body in one write up to this size: one datagram instead of two for small requests.

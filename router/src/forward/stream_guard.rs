@@ -97,10 +97,17 @@ impl<'de> Deserialize<'de> for NonEmpty {
 struct UsageField {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
+    prompt_tokens_details: Option<PromptDetails>,
+}
+
+#[derive(Deserialize)]
+struct PromptDetails {
+    cached_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
 struct Timings {
+    cache_n: Option<u64>,
     prompt_n: Option<u64>,
     prompt_ms: Option<f64>,
     predicted_n: Option<u64>,
@@ -114,6 +121,7 @@ impl Timings {
             prefill_s: self.prompt_ms.unwrap_or(0.0) / 1000.0,
             decode_tokens: self.predicted_n.unwrap_or(0),
             decode_s: self.predicted_ms.unwrap_or(0.0) / 1000.0,
+            cached_tokens: self.cache_n,
         }
     }
 }
@@ -136,6 +144,11 @@ impl Usage {
         }
         if let Some(timings) = &frame.timings {
             self.timing = Some(timings.timing());
+        }
+        let details = frame.usage.as_ref().and_then(|field| field.prompt_tokens_details.as_ref());
+        if let Some(cached) = details.and_then(|details| details.cached_tokens) {
+            let timing = self.timing.get_or_insert_default();
+            timing.cached_tokens = timing.cached_tokens.or(Some(cached));
         }
     }
 }

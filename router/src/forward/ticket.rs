@@ -132,6 +132,8 @@ impl Ticket {
         let mut record = self.record.lock();
         let record = &mut record.reply;
         record.reason = reason.into();
+        record.predicted_ttft_s = candidate.predicted_ttft_s;
+        record.predicted_answer_s = candidate.predicted_answer_s;
         // Asked again while it loads: one line, not four a second.
         let again = |last: &&mut AttemptLine| {
             last.result == LOADING

@@ -89,7 +89,7 @@ fn an_answer_that_ends_in_a_loop_is_doubtful_and_no_failure() {
     }
     judge.look(b"data: {\"choices\":[{\"finish_reason\":\"length\",\"delta\":{}}]}\n\n");
     let judgement = judge.judgement(usage(900), &CHAT, &id("tiny"), &view(&[]));
-    assert_eq!(judgement.outcome(usage(900)), Outcome::Doubtful);
+    assert_eq!(judgement.outcome(Lesson::default()), Outcome::Doubtful);
     assert!(judgement.text().contains("endless repetition: a piece of 11 bytes"), "{}", judgement.text());
     assert!(judge.may_be_stopped().is_some());
     assert!(!judgement.text().contains("same"), "nothing of the answer");
@@ -119,8 +119,8 @@ fn another_model_of_the_mesh_is_found_and_aliases_are_not() {
     assert_eq!(said("tiny", "gpt-4o"), Some(Fault::OtherModel { ours: None }));
     let judgement = Judgement { faults: vec![Fault::OtherModel { ours: None }] };
     assert_eq!(
-        judgement.outcome(Usage::default()),
-        Outcome::Answered(None),
+        judgement.outcome(Lesson::default()),
+        Outcome::Answered(Some(Box::default())),
         "a strange name alone is no fault"
     );
 }

@@ -2,10 +2,10 @@
 
 use super::super::agent_links::{AgentAnswer, AnswerBody, LinkError};
 use super::*;
+use crate::forward::Hints;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use mesh_core::id::{MachineId, ModelId};
-use mesh_core::routing::Why;
 use mesh_proto::v1::{BlobRequest, EngineAnswer, ResponseHead};
 use std::sync::Mutex;
 
@@ -105,18 +105,11 @@ async fn measured(
         purpose: Purpose::Chat,
         client: String::new(),
         body: Bytes::from(body.to_string()),
+        hints: Hints::default(),
     };
     let head = Head::read(&incoming.body, true).expect("valid");
-    let candidate = Candidate {
-        machine: MachineId::new("msi").expect("valid"),
-        model: ModelId::new("m").expect("valid"),
-        in_flight: 0,
-        slots: None,
-        context,
-        predicted_s: None,
-        terms: vec![],
-        why: Why::OnlyCandidate,
-    };
+    let (machine, model) = (MachineId::new("msi").expect("valid"), ModelId::new("m").expect("valid"));
+    let candidate = Candidate { context, ..Candidate::new(machine, model) };
     measure(link, &incoming, &head, &candidate, Some(engine)).await
 }
 

@@ -1,6 +1,7 @@
 //! The status of everything on one screen, composed from a snapshot. Pure.
 
 use crate::fleet_keeper::Snapshot;
+use crate::forward::in_flight::Counts;
 use crate::journal::ModeStats;
 use mesh_core::fleet::{FleetView, MachineView};
 use mesh_core::health::Liveness;
@@ -8,7 +9,6 @@ use mesh_core::machine::{
     Capacity, Engine, EngineState, GpuState, Pool, Power, Reading, Replica, ReplicaState, ThermalState,
 };
 use mesh_core::mode::Mode;
-use mesh_core::routing::Load;
 use mesh_core::units::{Moment, human_duration};
 use mesh_proto::fleet_wire::transfer_to_wire;
 use mesh_proto::v1::{
@@ -25,7 +25,7 @@ const STALE_READINGS_S: u64 = 60;
 pub(super) fn compose(
     router: RouterStatus,
     snapshot: &Snapshot,
-    load: &Load,
+    load: &Counts,
     stats: &BTreeMap<String, ModeStats>,
     now: Moment,
     unix_s: u64,
@@ -39,7 +39,7 @@ pub(super) fn compose(
     StatusReply { router: Some(router), nodes, modes, models, health }
 }
 
-fn node(machine: &MachineView, load: &Load, now: Moment, unix_s: u64) -> NodeStatus {
+fn node(machine: &MachineView, load: &Counts, now: Moment, unix_s: u64) -> NodeStatus {
     let (state, reason) = node_state(machine, now);
     let vitals = machine.vitals.as_ref();
     let hardware = machine.hardware.as_ref();

@@ -1,0 +1,139 @@
+//! How long a decision takes: at ten machines (at most 5 µs) and at ten thousand replicas of one model (at most 100 µs),
+//! with requests in flight on all of them, a hashed prompt and every speed known. Processor time, not time on the wall.
+//!
+//! `cargo bench -p mesh-core --bench decide`
+
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use criterion::{Criterion, criterion_group, criterion_main};
+use mesh_core::fleet::{DataPath, Fleet, FleetView, Outcome};
+use mesh_core::id::{MachineId, ModelId};
+use mesh_core::machine::{Engine, EngineKind, EngineState, Replica, ReplicaState, Report};
+use mesh_core::mode::Purpose;
+use mesh_core::prefix::Block;
+use mesh_core::routing::{Load, Request, decide};
+use mesh_core::speed::{Lesson, Timing};
+use mesh_core::units::Moment;
+use std::hint::black_box;
+use std::time::Duration;
+
+const NOW: Moment = Moment(60_000_000);
+
+fn model() -> ModelId {
+    ModelId::new("qwen3-coder:30b").expect("valid")
+}
+
+/// As many machines of different speeds, each with the model and a small one beside it.
+fn fleet(machines: u32) -> FleetView {
+    let mut fleet = Fleet::default();
+    for at in 0..machines {
+        let id = MachineId::new(format!("machine-{at}")).expect("valid");
+        let replica = |model: ModelId| Replica {
+            slots: Some(4),
+            context: Some(32_768),
+            ..Replica::new(model, ReplicaState::Loaded)
+        };
+        let small = ModelId::new("qwen3:1.7b").expect("valid");
+        let engine = Engine {
+            state: EngineState::Up,
+            replicas: vec![replica(model()), replica(small)],
+            ..Engine::new("llama-server-1", EngineKind::LlamaServer, true)
+        };
+        fleet.attached(&id, NOW);
+        fleet.linked(&id, Some(DataPath::Quic));
+        fleet.apply(&id, Report { engines: Some(vec![engine]), ..Report::default() }, NOW);
+        let slowness = f64::from(at % 7 + 1);
+        let lesson = Lesson {
+            timing: Some(Timing {
+                prefill_tokens: 1_000,
+                prefill_s: slowness,
+                decode_tokens: 200,
+                decode_s: 2.0 * slowness,
+                cached_tokens: Some(0),
+            }),
+            streams: 1.0,
+            completion_tokens: Some(200),
+            rtt_s: Some(0.001),
+            ..Lesson::default()
+        };
+        fleet.observe(&id, &model(), &Outcome::Answered(Some(Box::new(lesson))), NOW);
+    }
+    fleet.view(NOW)
+}
+
+/// Time on a processor, so that what else the machine does is not counted.
+struct CpuTime;
+
+impl CpuTime {
+    #[expect(clippy::disallowed_methods, reason = "a benchmark measures; the core itself does not")]
+    fn now() -> Duration {
+        let told = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells it");
+        let first = told.split(' ').next().expect("three numbers");
+        Duration::from_nanos(first.parse().expect("nanoseconds"))
+    }
+}
+
+impl Measurement for CpuTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        Self::now()
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        // The kernel counts in ticks; nothing takes no time.
+        (Self::now() - start).max(Duration::from_nanos(1))
+    }
+
+    fn add(&self, one: &Duration, other: &Duration) -> Duration {
+        *one + *other
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
+
+fn decision(criterion: &mut Criterion<CpuTime>) {
+    let model = model();
+    let prefix: Vec<Block> = (1..=50)
+        .map(|at: u32| Block { hash: u64::from(at).wrapping_mul(0x9e37_79b9_7f4a_7c15), tokens: at * 512 })
+        .collect();
+    for machines in [10, 10_000] {
+        let view = fleet(machines);
+        let request = Request {
+            prompt_tokens: 25_600,
+            prefix: &prefix,
+            session: Some(1),
+            ..Request::new(vec![(&model, None)], Purpose::Chat)
+        };
+        let mut load = Load::default();
+        for dice in 0..u64::from(machines) {
+            let decision = decide(&view, &load, &request, NOW, dice).expect("all can serve");
+            let mut stake = load.claim(&decision.ranked[0], NOW);
+            load.first_content(&mut stake, &prefix, Some(dice), NOW);
+        }
+        let mut dice = 0;
+        criterion.bench_function(&format!("decide/{machines}"), |bencher| {
+            bencher.iter(|| {
+                dice += 1;
+                black_box(decide(&view, &load, black_box(&request), NOW, dice))
+            });
+        });
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = decision
+}
+criterion_main!(benches);
