@@ -53,13 +53,11 @@ fn without_reuse_seconds_beat_every_other_policy_in_the_slowest_twentieth() {
 }
 
 #[test]
-fn on_agents_that_repeat_their_prompts_seconds_end_answers_soonest() {
+fn on_agents_that_repeat_their_prompts_seconds_beat_counting_requests() {
     let rows = table(Trace::Agents);
     let (seconds, least) = (of(&rows, Policy::Seconds), of(&rows, Policy::LeastOutstanding));
     assert!(seconds.ttft_p50 < 0.8 * least.ttft_p50, "{seconds:?} against {least:?}");
     assert!(seconds.ttft_p95 < 0.8 * least.ttft_p95, "{seconds:?} against {least:?}");
     assert!(seconds.cached > least.cached, "{seconds:?} against {least:?}");
-    for (policy, result) in rows.iter().filter(|row| row.0 != Policy::Seconds) {
-        assert!(seconds.total < result.total, "{}: {result:?}, seconds: {seconds:?}", policy.word());
-    }
+    assert!(seconds.total < 0.8 * least.total, "{seconds:?} against {least:?}");
 }
