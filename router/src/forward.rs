@@ -11,6 +11,8 @@
 pub mod agent_links;
 pub mod attempt;
 pub mod blobs;
+pub mod data_links;
+pub mod h2_links;
 pub mod in_flight;
 pub mod quic_links;
 pub mod stream_guard;
