@@ -181,18 +181,17 @@ fn ours(number: VarInt) -> u32 {
 fn write_error(error: WriteError) -> StreamError {
     match error {
         WriteError::Stopped(code) => StreamError::Ended(ours(code)),
-        WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => {
-            StreamError::Lost(error.to_string())
-        }
+        WriteError::ConnectionLost(lost) => StreamError::Lost(lost.to_string()),
+        WriteError::ClosedStream | WriteError::ZeroRttRejected => StreamError::Lost(error.to_string()),
     }
 }
 
 fn read_error(error: ReadError) -> StreamError {
     match error {
         ReadError::Reset(code) => StreamError::Ended(ours(code)),
-        ReadError::ConnectionLost(_)
-        | ReadError::ClosedStream
-        | ReadError::IllegalOrderedRead
-        | ReadError::ZeroRttRejected => StreamError::Lost(error.to_string()),
+        ReadError::ConnectionLost(lost) => StreamError::Lost(lost.to_string()),
+        ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => {
+            StreamError::Lost(error.to_string())
+        }
     }
 }

@@ -211,18 +211,19 @@ async fn pass_on(serve: &Arc<Serve>, request: Request, send: &mut Sending) -> Re
     // Kept from one write to the next.
     let mut ready = Vec::new();
     while let Some(chunk) = body.next().await {
-        let mut more = Some(chunk);
-        let mut length = 0;
-        while let Some(Ok(bytes)) = more.take() {
+        let (mut more, mut length, mut broke) = (Some(chunk), 0, false);
+        while let Some(next) = more {
+            let Ok(bytes) = next else {
+                broke = true;
+                break;
+            };
             length += bytes.len();
             ready.push(bytes);
-            if length < COALESCE {
-                // The outer loop meets the body's end again, but not an error.
-                more = body.next().now_or_never().flatten();
-            }
+            // The outer loop meets the body's end again, but not an error.
+            more = if length < COALESCE { body.next().now_or_never().flatten() } else { None };
         }
         send.write_all(&mut ready).await.map_err(|_| Early::Withdrawn)?;
-        if let Some(Err(EngineBroke { .. })) = more {
+        if broke {
             return Err(Early::Broke);
         }
     }
