@@ -122,6 +122,7 @@ impl DataLink {
         loop {
             // An ended certificate is the control link's to complain about.
             if let Ok(credentials) = self.identity.valid(SystemTime::now()) {
+                let over_tcp = self.takes_tcp(&udp);
                 let found = match better.take() {
                     Some(line) => Ok(line),
                     None => tokio::select! {
@@ -139,6 +140,7 @@ impl DataLink {
                         if since.elapsed() >= STOOD {
                             backoff.reset();
                         }
+                        udp.looked &= since.elapsed() < self.patience.look_again;
                         ended
                     }
                     Err(cause) => Ended::NoAnswer(cause),
@@ -154,11 +156,11 @@ impl DataLink {
                     Ended::Lost(cause) => {
                         tracing::debug!(router = self.router, "the data link is lost: {cause}");
                     }
+                    Ended::NoAnswer(cause) if *self.control_up.borrow() && over_tcp => {
+                        router_is.lost(&self.router, &cause);
+                    }
                     Ended::NoAnswer(cause) if *self.control_up.borrow() && self.way == DataWay::Quic => {
                         router_is.lost(&self.router, &format!("{cause}; does UDP pass to the router?"));
-                    }
-                    Ended::NoAnswer(cause) if *self.control_up.borrow() && self.way == DataWay::H2 => {
-                        router_is.lost(&self.router, &cause);
                     }
                     Ended::NoAnswer(cause) => tracing::debug!(router = self.router, "no data link: {cause}"),
                 }
@@ -172,13 +174,20 @@ impl DataLink {
         retired.wait().await;
     }
 
+    fn takes_tcp(&self, udp: &Udp) -> bool {
+        match self.way {
+            DataWay::Auto => udp.silent_for >= self.patience.fall_back_after,
+            DataWay::Quic => false,
+            DataWay::H2 => true,
+        }
+    }
+
     /// A connection by the way that is up.
     async fn dial(&self, credentials: &Credentials, udp: &mut Udp) -> Result<Line, String> {
-        let blocked = self.way == DataWay::Auto && udp.silent_for >= self.patience.fall_back_after;
-        if self.way == DataWay::H2 || blocked {
+        if self.takes_tcp(udp) {
             let dialled = dial::by_h2(&self.router, credentials).await;
             match &dialled {
-                Ok(_) if blocked && !udp.told => {
+                Ok(_) if self.way == DataWay::Auto && !udp.told => {
                     tracing::warn!(
                         router = self.router,
                         "UDP does not pass to the router: no answer for {} s; requests come by HTTP/2 over TCP until it does",
