@@ -148,13 +148,13 @@ async fn a_thousand_requests_that_are_cancelled_at_once_do_not_end_the_connectio
     }
     let (mut ask, mut answer) = router.open().await.expect("the connection stands");
     ask.write(Bytes::from_static(b"last")).await.expect("the agent reads");
-    loop {
+    let _open = loop {
         let (mut reply, mut asked) = agent.accept().await.expect("a stream");
         if asked.chunk(9).await == Ok(Some(Bytes::from_static(b"last"))) {
             reply.write(Bytes::from_static(b"yes")).await.expect("the router reads");
-            break;
+            break (reply, asked);
         }
-    }
+    };
     assert_eq!(answer.chunk(9).await, Ok(Some(Bytes::from_static(b"yes"))));
     assert!(router.lost().is_none() && agent.lost().is_none());
 }

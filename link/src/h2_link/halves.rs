@@ -59,6 +59,15 @@ impl H2Sending {
     pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), StreamError> {
         std::future::poll_fn(|context| {
             let mut way = lock(&self.way);
+            // A peer that is gone makes the headers an error of ours.
+            if let Way::Answer(answer) = &mut *way
+                && let Poll::Ready(ended) = answer.poll_reset(context)
+            {
+                return Poll::Ready(Err(match ended {
+                    Ok(reason) => StreamError::Ended(code_of(reason)),
+                    Err(error) => broken(&error),
+                }));
+            }
             let Some(stream) = way.body(false)? else { return Poll::Ready(Err(StreamError::Ended(0))) };
             while !bytes.is_empty() {
                 stream.reserve_capacity(bytes.len());
