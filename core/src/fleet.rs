@@ -86,6 +86,8 @@ pub struct Fleet {
 pub enum DataPath {
     /// By the QUIC connection that its agent dialled.
     Quic,
+    /// By an HTTP/2 connection over TCP that its agent dialled, because UDP does not pass.
+    H2,
     /// By a function call: router and agent share a process.
     InProcess,
 }
@@ -96,6 +98,7 @@ impl DataPath {
     pub fn word(self) -> &'static str {
         match self {
             Self::Quic => "quic",
+            Self::H2 => "h2",
             Self::InProcess => "in-process",
         }
     }

@@ -1,5 +1,5 @@
 //! A network between one node and its router: TCP passes always, UDP can be lost and come back, as behind a
-//! firewall that knows no UDP.
+//! firewall that knows no UDP, and the node's address can change, as that of a laptop that is carried about.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ pub struct Relay {
     /// Where the node connects instead of the router.
     pub address: SocketAddr,
     udp_passes: watch::Sender<bool>,
+    moves: watch::Sender<u8>,
     _tasks: JoinSet<()>,
 }
 
@@ -25,6 +26,7 @@ impl Relay {
         let (tcp, udp) = same_port().await;
         let address = tcp.local_addr().expect("just bound");
         let (udp_passes, passes) = watch::channel(true);
+        let (moves, moved) = watch::channel(0);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
@@ -37,13 +39,19 @@ impl Relay {
                 });
             }
         });
-        tasks.spawn(pass_datagrams(udp, router, passes));
-        Self { address, udp_passes, _tasks: tasks }
+        tasks.spawn(pass_datagrams(udp, router, passes, moved));
+        Self { address, udp_passes, moves, _tasks: tasks }
     }
 
     /// From now on UDP passes, or is lost without a sign.
     pub fn let_udp_pass(&self, passes: bool) {
         self.udp_passes.send_replace(passes);
+    }
+
+    /// From now on the router sees the node's datagrams come from another address and port, and what it sends to the
+    /// old one is lost.
+    pub fn move_node(&self) {
+        self.moves.send_modify(|moves| *moves += 1);
     }
 }
 
@@ -58,7 +66,12 @@ async fn same_port() -> (TcpListener, UdpSocket) {
 
 /// For the one node whose datagrams came last. A node that dials again does so from another port, which for
 /// the router is another address too.
-async fn pass_datagrams(node_side: UdpSocket, router: SocketAddr, passes: watch::Receiver<bool>) {
+async fn pass_datagrams(
+    node_side: UdpSocket,
+    router: SocketAddr,
+    passes: watch::Receiver<bool>,
+    mut moved: watch::Receiver<u8>,
+) {
     let node_side = Arc::new(node_side);
     let mut node = None;
     let mut back = JoinSet::new();
@@ -70,8 +83,14 @@ async fn pass_datagrams(node_side: UdpSocket, router: SocketAddr, passes: watch:
         if !*passes.borrow() {
             continue;
         }
-        if node != Some(from) {
-            let fresh = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
+        let has_moved = moved.has_changed().unwrap_or(false);
+        if node != Some(from) || has_moved {
+            if has_moved {
+                back = JoinSet::new();
+            }
+            // All of 127.0.0.0/8 is this machine.
+            let ours = format!("127.0.0.{}:0", 1 + *moved.borrow_and_update());
+            let fresh = Arc::new(UdpSocket::bind(ours).await.expect("a free port"));
             fresh.connect(router).await.expect("loopback");
             node = Some(from);
             router_side = Some(fresh.clone());

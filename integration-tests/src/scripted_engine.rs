@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -28,6 +29,8 @@ pub enum Step {
     Send(String),
     /// Waits for [`ScriptedEngine::go_on`].
     Wait,
+    /// Waits for as long as a token takes.
+    Pause(Duration),
     /// The connection breaks. What was sent just before may be lost with it; a [`Step::Wait`] prevents that.
     Break,
     /// Nothing more comes, and the connection stays.
@@ -89,6 +92,15 @@ impl Script {
                 "id": "chatcmpl-scripted",
             }),
         )
+    }
+
+    /// A whole stream with a pause after each text.
+    #[must_use]
+    pub fn slow_stream(texts: &[&str], pause: Duration) -> Self {
+        let tokens =
+            texts.iter().flat_map(|text| [Step::Send(chunk(&json!({"content": text}))), Step::Pause(pause)]);
+        let end = [Step::Send(finish()), Step::Send("data: [DONE]\n\n".into())];
+        Self::stream(&[], &tokens.chain(end).collect::<Vec<_>>())
     }
 
     /// A whole stream.
@@ -288,6 +300,7 @@ fn play(steps: Vec<Step>, watched: Watched) -> Body {
                 Some(Step::Send(text)) => {
                     return Some((Ok(Frame::data(Bytes::from(text))), Some((steps, watched))));
                 }
+                Some(Step::Pause(pause)) => tokio::time::sleep(pause).await,
                 Some(Step::Wait) => watched.shared.go_on.notified().await,
                 Some(Step::Break) => {
                     watched.over();

@@ -129,15 +129,16 @@ fn the_core_does_no_io(house: &House) -> Vec<String> {
     breaches
 }
 
-/// core ← proto ← {node-agent, router, meshctl} ← modemesh ← integration-tests, with daemon beside proto.
+/// core ← proto ← {link, meshctl}, link ← {node-agent, router} ← modemesh ← integration-tests, daemon beside proto.
 fn arrows_point_one_way(house: &House) -> Vec<String> {
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("mesh-core", &[] as &[&str]),
         ("mesh-proto", &["mesh-core"]),
         ("mesh-daemon", &["mesh-core"]),
+        ("mesh-link", &["mesh-proto"]),
         ("meshctl", &["mesh-core", "mesh-proto"]),
-        ("node-agent", &["mesh-core", "mesh-proto", "mesh-daemon"]),
-        ("router", &["mesh-core", "mesh-proto", "mesh-daemon"]),
+        ("node-agent", &["mesh-core", "mesh-proto", "mesh-daemon", "mesh-link"]),
+        ("router", &["mesh-core", "mesh-proto", "mesh-daemon", "mesh-link"]),
         ("mesh-fuzz", &["mesh-core", "router"]),
         ("modemesh", &["mesh-core", "mesh-proto", "mesh-daemon", "node-agent", "router", "meshctl"]),
         (

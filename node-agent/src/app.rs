@@ -13,7 +13,7 @@ use crate::probe::Probe;
 use crate::profile::{ProfileHandle, Seen, describe};
 use crate::reservation::Cards;
 use crate::router_link::control::{ControlLink, Pacing};
-use crate::router_link::data::DataLink;
+use crate::router_link::data::{DataLink, Patience};
 use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
 use crate::sleep::{Clocks, Logind, Sleep, SleepConfig, SleepKeeper, boot_clock, wall_clock};
@@ -211,7 +211,15 @@ impl Agent {
             };
             tasks.spawn(control.run(stop_links.clone()));
             let Uplink { router, identity } = uplink;
-            let data = DataLink { router, identity, serve: serve.clone(), metrics, control_up };
+            let data = DataLink {
+                router,
+                identity,
+                serve: serve.clone(),
+                metrics,
+                control_up,
+                way: config.data_link,
+                patience: Patience::default(),
+            };
             tasks.spawn(data.run(stop_links.clone()));
         }
         tasks.close();

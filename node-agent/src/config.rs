@@ -4,6 +4,7 @@
 use crate::engine::discover::DEFAULT_PLACES;
 use crate::engine::{EngineConfig, Program};
 use crate::probe::GpuOverrides;
+use crate::router_link::data::DataWay;
 use crate::supervisor::LaunchDefaults;
 use crate::truth::TruthConfig;
 use mesh_core::id::{MachineId, ModelId};
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 pub const KEYS: &[&str] = &[
     "name",
     "router",
+    "data_link",
     "model_folder",
     "store.bandwidth",
     "engines.*.kind",
@@ -84,6 +86,8 @@ pub struct AgentConfig {
     pub name: Option<String>,
     /// The router's address, `host:port`; default: the one given to `mesh-agent join`.
     pub router: Option<String>,
+    /// How requests come from the router.
+    pub data_link: DataWay,
     /// Where models are kept: whose disk is watched. Default: `engine/models` in the data folder.
     pub model_folder: Option<PathBuf>,
     /// Fetching models.

@@ -46,6 +46,10 @@ pub mod code {
 pub mod alpn {
     /// The QUIC data plane.
     pub const DATA: &[u8] = b"modemesh/1";
+    /// The data plane over TLS on TCP, where UDP does not pass: the router sends requests by HTTP/2.
+    pub const DATA_H2: &[u8] = b"modemesh-data-h2/1";
+    /// Model files over TLS on TCP: the agent asks for one by HTTP/2.
+    pub const FILES_H2: &[u8] = b"modemesh-files-h2/1";
     /// gRPC.
     pub const H2: &[u8] = b"h2";
 }

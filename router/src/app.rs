@@ -4,8 +4,9 @@ use crate::config::Settings;
 use crate::fleet_keeper::FleetHandle;
 use crate::forward::agent_links::AgentLinks;
 use crate::forward::blobs::Blobs;
+use crate::forward::data_links::Gate;
 use crate::forward::in_flight::InFlight;
-use crate::forward::{Forward, quic_links};
+use crate::forward::{Forward, h2_links, quic_links};
 use crate::grpc::fleet_service::FleetServiceParts;
 use crate::grpc::operator_service::{OperatorParts, OperatorService};
 use crate::grpc::{serve_agents, serve_operators};
@@ -158,7 +159,9 @@ impl Router {
         let server = |alpn: &[u8], clients| {
             tls::server(certificate.clone(), authority.certificate(), alpn, clients).map_err(|e| identity(&e))
         };
-        let agents_tls = Arc::new(server(alpn::H2, ClientCertificate::Optional)?);
+        let mut agents_tls = server(alpn::H2, ClientCertificate::Optional)?;
+        // The data plane comes to this port too where UDP does not pass.
+        agents_tls.alpn_protocols.extend([alpn::DATA_H2.to_vec(), alpn::FILES_H2.to_vec()]);
         let operators_tls = Arc::new(server(alpn::H2, ClientCertificate::Required)?);
         let data_tls = server(alpn::DATA, ClientCertificate::Required)?;
 
@@ -173,14 +176,11 @@ impl Router {
         let endpoint = quic_links::endpoint(sockets.agents_udp, data_tls)
             .map_err(|error| Complaint::new(format!("QUIC cannot start on {agents}")).cause(error))?;
         let blobs = Blobs::new(links.clone(), fleet.clone());
-        tasks.spawn(quic_links::serve(
-            endpoint,
-            links.clone(),
-            fleet.clone(),
-            ledger.clone(),
-            blobs.clone(),
-            stop.clone(),
-        ));
+        let gate =
+            Gate { links: links.clone(), fleet: fleet.clone(), ledger: ledger.clone(), blobs: blobs.clone() };
+        tasks.spawn(quic_links::serve(endpoint, gate.clone(), stop.clone()));
+        let (data, over_tcp) = h2_links::door();
+        tasks.spawn(h2_links::serve(over_tcp, gate, stop.clone()));
         let parts = FleetServiceParts {
             fleet: fleet.clone(),
             ledger: ledger.clone(),
@@ -188,7 +188,8 @@ impl Router {
             certificate_ttl: settings.certificate_life,
             unix_ms,
         };
-        let agents_plane = serve_agents(sockets.agents, agents_tls, parts, stop.clone());
+        let agents_plane =
+            serve_agents(sockets.agents, Arc::new(agents_tls), parts, Some(data), stop.clone());
         tasks.spawn(run_grpc("agents", agents_plane, front_stop.clone()));
         let operator = OperatorService::new(OperatorParts {
             fleet: fleet.clone(),

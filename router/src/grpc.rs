@@ -17,8 +17,9 @@ use rustls::ServerConfig;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tls_incoming::{ConnectInfo, TlsIncoming};
+use tls_incoming::{ConnectInfo, TlsConnection, TlsIncoming};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, interceptor::InterceptedService};
 use tonic::transport::Server;
@@ -66,7 +67,8 @@ pub struct ServeError {
 }
 
 /// Serves the agents' plane until `stop`: join, renew, attach. `tls` must leave client certificates optional,
-/// because a machine that joins has none yet; each call checks for itself.
+/// because a machine that joins has none yet; each call checks for itself. Connections that agreed on a protocol of the
+/// data plane go to `data`.
 ///
 /// # Errors
 /// [`ServeError`] when the server ends before `stop`.
@@ -74,11 +76,15 @@ pub async fn serve_agents(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     parts: FleetServiceParts,
+    data: Option<mpsc::Sender<TlsConnection>>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    let address = address_on(&listener);
     let service =
         FleetServer::new(FleetService::new(parts, stop.clone())).max_decoding_message_size(MESSAGE_LIMIT);
-    serve(listener, tls, Routes::new(service), Limits::AGENTS, stop).await
+    let incoming =
+        TlsIncoming::start_beside(data, listener, tls, Limits::AGENTS.connections, NAMELESS, &stop);
+    serve_on(incoming, address, Routes::new(service), Limits::AGENTS, stop).await
 }
 
 /// Serves the operators' plane until `stop`. Every call, those of later versions too, needs an operator's
@@ -140,8 +146,22 @@ pub async fn serve(
     limits: Limits,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let address = address_on(&listener);
     let incoming = TlsIncoming::start(listener, tls, limits.connections, NAMELESS, &stop);
+    serve_on(incoming, address, routes, limits, stop).await
+}
+
+fn address_on(listener: &TcpListener) -> SocketAddr {
+    listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+async fn serve_on(
+    incoming: TlsIncoming,
+    address: SocketAddr,
+    routes: Routes,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))

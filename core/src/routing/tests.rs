@@ -129,7 +129,7 @@ fn a_refusal_holds_every_machine_s_reason() {
             "d/m: could not be loaded: bad magic",
             "e/m: engine down: connection refused",
             "f: has none of the models",
-            "g: no data link (UDP blocked, or still connecting)",
+            "g: no data link (still connecting, or nothing passes)",
         ]
     );
     assert!(refusal.loading);

@@ -114,7 +114,7 @@ impl fmt::Display for Why {
             Self::LastResort(what) => write!(out, "last resort: {what}"),
             Self::Fallback(mode) => write!(out, "fallback to mode {mode}"),
             Self::Offline(silence) => write!(out, "offline, last heard {} ago", human_duration(*silence)),
-            Self::NoDataPath => write!(out, "no data link (UDP blocked, or still connecting)"),
+            Self::NoDataPath => write!(out, "no data link (still connecting, or nothing passes)"),
             Self::Draining => write!(out, "draining"),
             Self::LacksModel => write!(out, "has none of the models"),
             Self::NotLoaded => write!(out, "not loaded"),

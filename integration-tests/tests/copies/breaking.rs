@@ -17,7 +17,8 @@ async fn a_copy_goes_on_after_its_link_was_cut() {
     let mesh = TestMesh::automatic().await;
     let relay = Relay::start(mesh.router().agents).await;
     let holder = mesh.node_with(mesh.router().agents, "holder", &[], &from.settings()).await;
-    let _puller = mesh.node_with(relay.address, "puller", &[], &to.settings()).await;
+    let settings = format!("data_link = \"quic\"\n{}", to.settings());
+    let _puller = mesh.node_with(relay.address, "puller", &[], &settings).await;
     until_has(&mesh, "holder", &digest(&file)).await;
     wish(&mesh, "puller", pull("x", digest(&file))).await;
     until_in_the_middle(&mesh, "puller").await;

@@ -32,6 +32,22 @@ async fn a_model_is_copied_from_the_machine_that_has_it_and_is_the_same_file() {
 }
 
 #[tokio::test]
+async fn a_model_is_copied_between_machines_that_no_udp_reaches() {
+    let file = gguf(200_000, 6);
+    let (from, to) = (Models::with("x", &file), Models::empty());
+    let mesh = TestMesh::automatic().await;
+    let agents = mesh.router().agents;
+    let over_tcp = |models: &Models| format!("data_link = \"h2\"\n{}", models.settings());
+    let holder = mesh.node_with(agents, "holder", &[], &over_tcp(&from)).await;
+    let _puller = mesh.node_with(agents, "puller", &[], &over_tcp(&to)).await;
+    until_has(&mesh, "holder", &digest(&file)).await;
+    wish(&mesh, "puller", pull("copy", digest(&file))).await;
+    assert_eq!(until_over(&mesh, "puller").await.state, TransferState::Done);
+    assert!(to.file("copy") == file, "the same bytes");
+    assert_eq!(lent(&holder.metrics()), file.len() as u64);
+}
+
+#[tokio::test]
 async fn a_file_that_no_other_machine_has_is_a_clear_failure() {
     let (file, nowhere) = (gguf(1000, 2), Digest::new(&"ab".repeat(32)).expect("64 digits"));
     let (own, other) = (Models::with("own", &file), Models::empty());

@@ -130,11 +130,12 @@ async fn after_a_crash_of_the_router_the_agents_come_back_by_themselves_and_serv
 }
 
 #[tokio::test]
-async fn a_machine_that_only_tcp_reaches_is_not_chosen_and_says_why() {
+async fn a_machine_without_a_data_link_is_not_chosen_and_says_why() {
     let mesh = TestMesh::with_modes([mode("code", &["tiny-a", "tiny-b"], &[])]).await;
     let relay = Relay::start(mesh.router().agents).await;
     let (engine_a, engine_b) = (ScriptedEngine::start("tiny-a").await, ScriptedEngine::start("tiny-b").await);
-    let behind = mesh.node_by_way_of(relay.address, "behind", &[EngineSpec::scripted(&engine_a)]).await;
+    let specs = [EngineSpec::scripted(&engine_a)];
+    let behind = mesh.node_with(relay.address, "behind", &specs, "data_link = \"quic\"\n").await;
     let open = mesh.node("open", &[EngineSpec::scripted(&engine_b)]).await;
     let client = mesh.client();
     assert_eq!(client.post(CHAT, &chat("mesh/code")).await.header("x-mesh-node"), "behind");
@@ -173,7 +174,8 @@ async fn a_request_that_meets_a_lost_data_link_is_answered_by_another_machine() 
     let mesh = TestMesh::with_modes([mode("code", &["tiny-a", "tiny-b"], &[])]).await;
     let relay = Relay::start(mesh.router().agents).await;
     let (engine_a, engine_b) = (ScriptedEngine::start("tiny-a").await, ScriptedEngine::start("tiny-b").await);
-    let behind = mesh.node_by_way_of(relay.address, "behind", &[EngineSpec::scripted(&engine_a)]).await;
+    let specs = [EngineSpec::scripted(&engine_a)];
+    let behind = mesh.node_with(relay.address, "behind", &specs, "data_link = \"quic\"\n").await;
     let open = mesh.node("open", &[EngineSpec::scripted(&engine_b)]).await;
     relay.let_udp_pass(false);
     let answer = mesh.client().post(CHAT, &chat("mesh/code")).await;

@@ -4,13 +4,15 @@ use crate::scripted_engine::Bench;
 use crate::scripted_router::{Mesh, ScriptedRouter, any};
 use crate::serve::{engine_answer, head, refusal};
 use crate::soon;
+use bytes::Bytes;
+use mesh_link::{Connection, Receiving, Sending, StreamError};
 use mesh_proto::frame::{self, code};
 use mesh_proto::v1::RequestHead;
 use node_agent::router_link::Identity;
-use node_agent::router_link::data::DataLink;
-use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt};
+use node_agent::router_link::data::{DataLink, DataWay, Patience};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +28,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set() -> Self {
+    async fn set(way: DataWay) -> Self {
         let mesh = Mesh::new();
         mesh.certify(Duration::from_secs(3600));
         let mut router = ScriptedRouter::start(&mesh, any());
@@ -38,6 +40,8 @@ impl Stage {
             serve: bench.serve.clone(),
             metrics: bench.metrics.clone(),
             control_up: watch::Sender::new(true).subscribe(),
+            way,
+            patience: Patience::default(),
         };
         tokio::spawn(link.run(stop.clone()));
         let connection = router.connection().await;
@@ -46,25 +50,54 @@ impl Stage {
 }
 
 /// Sends a request whose head announces `body`.
-pub(crate) async fn open(connection: &Connection, path: &str, body: &[u8]) -> (SendStream, RecvStream) {
-    let (mut send, recv) = soon("a stream", connection.open_bi()).await.expect("the agent takes requests");
-    send.write_all(&frame::encode_head(&head(path, body), body)).await.expect("the agent reads");
-    send.finish().expect("not finished yet");
+pub(crate) async fn open(connection: &Connection, path: &str, body: &[u8]) -> (Sending, Receiving) {
+    let (mut send, recv) = soon("a stream", connection.open()).await.expect("the agent takes requests");
+    send.write(frame::encode_head(&head(path, body), body)).await.expect("the agent reads");
+    send.finish();
     (send, recv)
 }
 
-async fn rest(recv: &mut RecvStream) -> Vec<u8> {
-    soon("the answer's end", recv.read_to_end(1 << 24)).await.expect("a clean end")
+/// All bytes up to a clean end.
+pub(crate) async fn to_end(recv: &mut Receiving) -> Result<Vec<u8>, StreamError> {
+    let mut all = Vec::new();
+    while let Some(bytes) = soon("the next bytes", recv.chunk(1 << 16)).await? {
+        all.extend_from_slice(&bytes);
+    }
+    Ok(all)
 }
 
-fn reset_code(error: &quinn::ReadToEndError) -> u32 {
-    let quinn::ReadToEndError::Read(ReadError::Reset(code)) = error else { panic!("no reset: {error}") };
-    u32::try_from(code.into_inner()).expect("our codes are small")
+async fn rest(recv: &mut Receiving) -> Vec<u8> {
+    to_end(recv).await.expect("a clean end")
 }
 
-#[tokio::test]
-async fn a_request_goes_to_the_engine_and_its_answer_comes_back_whole() {
-    let mut stage = Stage::set().await;
+macro_rules! over_both {
+    ($($name:ident),* $(,)?) => {
+        mod over_quic {
+            use node_agent::router_link::data::DataWay;
+            $(#[tokio::test] async fn $name() { super::$name(DataWay::Quic).await })*
+        }
+        mod over_h2 {
+            use node_agent::router_link::data::DataWay;
+            $(#[tokio::test] async fn $name() { super::$name(DataWay::H2).await })*
+        }
+    };
+}
+
+over_both!(
+    a_request_goes_to_the_engine_and_its_answer_comes_back_whole,
+    a_body_larger_than_every_window_arrives_whole,
+    tokens_come_through_one_by_one_as_the_engine_makes_them,
+    a_router_that_wants_no_more_stops_the_engine_at_once,
+    a_lost_connection_stops_the_engine_at_once,
+    an_engine_that_breaks_off_resets_the_stream_and_never_ends_it,
+    heads_that_no_router_should_send_are_refused_with_words,
+    streams_that_break_the_frame_are_reset,
+    a_router_that_came_back_is_dialled_again,
+    stopping_resets_what_still_runs_with_the_code_of_a_shutdown,
+);
+
+async fn a_request_goes_to_the_engine_and_its_answer_comes_back_whole(way: DataWay) {
+    let mut stage = Stage::set(way).await;
     let (_send, mut recv) = open(&stage.connection, PATH, br#"{"model":"tiny"}"#).await;
     let post = stage.bench.engine.post().await;
     assert_eq!((post.path.as_str(), post.body.as_slice()), (PATH, br#"{"model":"tiny"}"#.as_slice()));
@@ -75,9 +108,8 @@ async fn a_request_goes_to_the_engine_and_its_answer_comes_back_whole() {
     assert_eq!(rest(&mut recv).await, br#"{"answer":42}"#);
 }
 
-#[tokio::test]
-async fn a_body_larger_than_every_window_arrives_whole() {
-    let mut stage = Stage::set().await;
+async fn a_body_larger_than_every_window_arrives_whole(way: DataWay) {
+    let mut stage = Stage::set(way).await;
     let body: Vec<u8> = (0..(20_u32 << 20)).map(|n| (n % 251) as u8).collect();
     let connection = stage.connection.clone();
     let sending = tokio::spawn({
@@ -92,9 +124,8 @@ async fn a_body_larger_than_every_window_arrives_whole() {
     assert_eq!(rest(&mut recv).await, b"{}");
 }
 
-#[tokio::test]
-async fn tokens_come_through_one_by_one_as_the_engine_makes_them() {
-    let mut stage = Stage::set().await;
+async fn tokens_come_through_one_by_one_as_the_engine_makes_them(way: DataWay) {
+    let mut stage = Stage::set(way).await;
     let (_send, mut recv) = open(&stage.connection, PATH, b"{}").await;
     let mut post = stage.bench.engine.post().await;
     // The head does not wait for the first token.
@@ -111,41 +142,40 @@ async fn tokens_come_through_one_by_one_as_the_engine_makes_them() {
     assert!(rest(&mut recv).await.is_empty());
 }
 
-#[tokio::test]
-async fn a_router_that_wants_no_more_stops_the_engine_at_once() {
-    let mut stage = Stage::set().await;
-    for way in ["STOP_SENDING", "RESET"] {
-        let (mut send, mut recv) = soon("a stream", stage.connection.open_bi()).await.expect("a stream");
-        send.write_all(&frame::encode_head(&head(PATH, b"{}"), b"{}")).await.expect("the agent reads");
+async fn a_router_that_wants_no_more_stops_the_engine_at_once(way: DataWay) {
+    let mut stage = Stage::set(way).await;
+    // HTTP/2 knows no way to stop one direction.
+    let ways: &[&str] = if way == DataWay::H2 { &["RESET", "DROP"] } else { &["STOP_SENDING", "RESET"] };
+    for way in ways {
+        let (mut send, mut recv) = soon("a stream", stage.connection.open()).await.expect("a stream");
+        send.write(frame::encode_head(&head(PATH, b"{}"), b"{}")).await.expect("the agent reads");
         let mut post = stage.bench.engine.post().await;
         post.begin_stream().await;
         post.send_chunk("data: 1\n\n").await;
         soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
-        let cancelled = VarInt::from_u32(code::CANCELLED);
-        match way {
-            "RESET" => send.reset(cancelled).expect("open"),
-            _ => recv.stop(cancelled).expect("open"),
+        match *way {
+            "RESET" => send.reset(code::CANCELLED),
+            "STOP_SENDING" => recv.stop(code::CANCELLED),
+            _ => drop((send, recv)),
         }
         let closed = tokio::time::timeout(CANCEL_GOAL, post.closed_by_agent()).await;
         closed.unwrap_or_else(|_| panic!("{way} did not reach the engine within 500 ms"));
     }
 }
 
-#[tokio::test]
-async fn a_lost_connection_stops_the_engine_at_once() {
-    let mut stage = Stage::set().await;
+async fn a_lost_connection_stops_the_engine_at_once(way: DataWay) {
+    let mut stage = Stage::set(way).await;
     let (_send, mut recv) = open(&stage.connection, PATH, b"{}").await;
     let mut post = stage.bench.engine.post().await;
     post.begin_stream().await;
     soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
-    stage.connection.close(VarInt::from_u32(0), b"gone");
+    stage.connection.close(0, "gone");
     tokio::time::timeout(CANCEL_GOAL, post.closed_by_agent()).await.expect("closed within 500 ms");
     stage.bench.idle().await;
 }
 
-#[tokio::test]
-async fn an_engine_that_breaks_off_resets_the_stream_and_never_ends_it() {
-    let mut stage = Stage::set().await;
+async fn an_engine_that_breaks_off_resets_the_stream_and_never_ends_it(way: DataWay) {
+    let mut stage = Stage::set(way).await;
     let (_send, mut recv) = open(&stage.connection, PATH, b"{}").await;
     let mut post = stage.bench.engine.post().await;
     post.begin_stream().await;
@@ -154,22 +184,21 @@ async fn an_engine_that_breaks_off_resets_the_stream_and_never_ends_it() {
     let mut first = [0; 9];
     soon("the token", recv.read_exact(&mut first)).await.expect("a token");
     drop(post);
-    let error = soon("the end", recv.read_to_end(1 << 20)).await.expect_err("no clean end");
-    assert_eq!(reset_code(&error), code::ENGINE_BROKE);
+    let error = to_end(&mut recv).await.expect_err("no clean end");
+    assert_eq!(error, StreamError::Ended(code::ENGINE_BROKE));
 }
 
-#[tokio::test]
-async fn heads_that_no_router_should_send_are_refused_with_words() {
-    let mut stage = Stage::set().await;
+async fn heads_that_no_router_should_send_are_refused_with_words(way: DataWay) {
+    let mut stage = Stage::set(way).await;
     let (_send, mut recv) = open(&stage.connection, "/slots", b"").await;
     let head_back = soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
     assert_eq!(refusal(head_back).kind, "bad_request");
     assert!(rest(&mut recv).await.is_empty());
 
     // Refused by its length alone: the agent does not wait for 257 MiB.
-    let (mut send, mut recv) = soon("a stream", stage.connection.open_bi()).await.expect("a stream");
+    let (mut send, mut recv) = soon("a stream", stage.connection.open()).await.expect("a stream");
     let huge = RequestHead { body_length: frame::BODY_LIMIT + 1, ..head(PATH, b"") };
-    send.write_all(&frame::encode_head(&huge, b"")).await.expect("the agent reads");
+    send.write(frame::encode_head(&huge, b"")).await.expect("the agent reads");
     let head_back = soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
     let refused = refusal(head_back);
     assert!(
@@ -180,24 +209,22 @@ async fn heads_that_no_router_should_send_are_refused_with_words() {
     assert!(stage.bench.engine.posts.try_recv().is_err(), "no engine heard of either");
 }
 
-#[tokio::test]
-async fn streams_that_break_the_frame_are_reset() {
-    let stage = Stage::set().await;
+async fn streams_that_break_the_frame_are_reset(way: DataWay) {
+    let stage = Stage::set(way).await;
     let short = frame::encode_head(&head(PATH, b"four"), b"thr");
     let long = frame::encode_head(&head(PATH, b"four"), b"five5");
     for wire in [&[0xff_u8; 16][..], &short[..], &long[..]] {
-        let (mut send, mut recv) = soon("a stream", stage.connection.open_bi()).await.expect("a stream");
+        let (mut send, mut recv) = soon("a stream", stage.connection.open()).await.expect("a stream");
         // The agent may have given up before all of it is written.
-        drop(send.write_all(wire).await);
-        drop(send.finish());
-        let error = soon("the end", recv.read_to_end(1 << 20)).await.expect_err("no clean end");
-        assert_eq!(reset_code(&error), code::BAD_FRAME, "{} bytes", wire.len());
+        drop(send.write(Bytes::copy_from_slice(wire)).await);
+        send.finish();
+        let error = to_end(&mut recv).await.expect_err("no clean end");
+        assert_eq!(error, StreamError::Ended(code::BAD_FRAME), "{} bytes", wire.len());
     }
 }
 
-#[tokio::test]
-async fn a_router_that_came_back_is_dialled_again() {
-    let stage = Stage::set().await;
+async fn a_router_that_came_back_is_dialled_again(way: DataWay) {
+    let stage = Stage::set(way).await;
     // A handle on the connection would keep the dead router's socket.
     drop(stage.connection);
     let address: SocketAddr = stage.router.die();
@@ -211,21 +238,89 @@ async fn a_router_that_came_back_is_dialled_again() {
     drop(stage.stop);
 }
 
-#[tokio::test]
-async fn stopping_resets_what_still_runs_with_the_code_of_a_shutdown() {
-    let mut stage = Stage::set().await;
+async fn stopping_resets_what_still_runs_with_the_code_of_a_shutdown(way: DataWay) {
+    let mut stage = Stage::set(way).await;
     let (_send, mut recv) = open(&stage.connection, PATH, b"{}").await;
     let mut post = stage.bench.engine.post().await;
     post.begin_stream().await;
     soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
     stage.stop.cancel();
-    let error = soon("the end", recv.read_to_end(1 << 20)).await.expect_err("no clean end");
-    if let quinn::ReadToEndError::Read(ReadError::ConnectionLost(lost)) = &error {
+    let error = to_end(&mut recv).await.expect_err("no clean end");
+    match error {
+        StreamError::Ended(number) => assert_eq!(number, code::SHUTDOWN),
         // The connection's own goodbye may overtake the stream's.
-        let quinn::ConnectionError::ApplicationClosed(close) = lost else { panic!("no goodbye: {lost}") };
-        assert_eq!(close.error_code, VarInt::from_u32(code::SHUTDOWN));
-    } else {
-        assert_eq!(reset_code(&error), code::SHUTDOWN);
+        StreamError::Lost(why) => assert!(why.contains("the agent stops"), "no goodbye: {why}"),
     }
     soon("the engine's connection closes", post.closed_by_agent()).await;
+}
+
+/// A data link as impatient as a test.
+fn hurried(mesh: &Mesh, router: &ScriptedRouter, bench: &Bench) -> DataLink {
+    DataLink {
+        router: router.address.to_string(),
+        identity: Identity::open(&mesh.agent_folder()).expect("credentials"),
+        serve: bench.serve.clone(),
+        metrics: bench.metrics.clone(),
+        control_up: watch::Sender::new(true).subscribe(),
+        way: DataWay::Auto,
+        patience: Patience {
+            fall_back_after: Duration::from_millis(1),
+            first_look: Duration::from_millis(100),
+            look_again: Duration::from_millis(200),
+            linger: Duration::from_millis(1),
+        },
+    }
+}
+
+#[tokio::test]
+async fn where_udp_does_not_pass_requests_come_over_tcp_until_it_does_and_none_is_cut() {
+    let mesh = Mesh::new();
+    mesh.certify(Duration::from_secs(3600));
+    let (mut router, let_udp_pass) = ScriptedRouter::start_deaf(&mesh);
+    let (mut bench, stop) = (Bench::start().await, CancellationToken::new());
+    tokio::spawn(hurried(&mesh, &router, &bench).run(stop.clone()));
+    let over_tcp = router.connection().await;
+    assert!(matches!(over_tcp, Connection::H2(_)), "{over_tcp:?}");
+    let (_send, mut running) = open(&over_tcp, PATH, b"{}").await;
+    let mut post = bench.engine.post().await;
+    post.begin_stream().await;
+    soon("the head", frame::read_response_head(&mut running)).await.expect("a head");
+
+    let_udp_pass();
+    let over_udp = router.connection().await;
+    assert!(matches!(over_udp, Connection::Quic(_)), "{over_udp:?}");
+    let (_send, mut recv) = open(&over_udp, PATH, b"{}").await;
+    bench.engine.post().await.answer("200 OK", "application/json", "[1]").await;
+    soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
+    assert_eq!(rest(&mut recv).await, b"[1]");
+
+    // What began on the old connection ends there, and the connection after it.
+    assert!(over_tcp.lost().is_none());
+    post.send_chunk("data: 1\n\n").await;
+    post.send("0\r\n\r\n").await;
+    assert_eq!(rest(&mut running).await, b"data: 1\n\n");
+    soon("the old connection's end", over_tcp.closed()).await;
+    assert!(over_udp.lost().is_none());
+    stop.cancel();
+    bench.idle().await;
+}
+
+#[tokio::test]
+async fn a_router_that_is_away_altogether_is_no_sign_that_udp_does_not_pass() {
+    let mesh = Mesh::new();
+    mesh.certify(Duration::from_secs(3600));
+    let (mut router, let_udp_pass) = ScriptedRouter::start_deaf(&mesh);
+    let (bench, stop) = (Bench::start().await, CancellationToken::new());
+    let mut link = hurried(&mesh, &router, &bench);
+    let control = watch::Sender::new(false);
+    link.control_up = control.subscribe();
+    tokio::spawn(link.run(stop.clone()));
+    // Longer than two dials take.
+    let waited = tokio::time::timeout(Duration::from_secs(6), router.connection()).await;
+    assert!(waited.is_err(), "nothing stood: {waited:?}");
+    let_udp_pass();
+    let connection = router.connection().await;
+    assert!(matches!(connection, Connection::Quic(_)), "{connection:?}");
+    stop.cancel();
+    drop(control);
 }

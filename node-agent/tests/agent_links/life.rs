@@ -1,6 +1,6 @@
 //! A whole agent between router and engine: it works, and it leaves in order.
 
-use crate::data::open;
+use crate::data::{open, to_end};
 use crate::scripted_engine::ScriptedEngine;
 use crate::scripted_router::{Mesh, ScriptedRouter, any, name};
 use crate::serve::{engine_answer, refusal};
@@ -73,10 +73,10 @@ async fn an_agent_that_stops_says_so_finishes_what_runs_and_then_leaves() {
 
     post.send_chunk("data: [DONE]\n\n").await;
     post.send("0\r\n\r\n").await;
-    let rest = soon("the end", recv.read_to_end(1 << 16)).await.expect("a clean end: nothing was cut off");
+    let rest = to_end(&mut recv).await.expect("a clean end: nothing was cut off");
     assert_eq!(rest, b"data: [DONE]\n\n");
     while attached.message().await.is_some() {}
     drop(attached);
     soon("the agent's end", agent.stopped()).await;
-    assert!(connection.close_reason().is_some());
+    assert!(connection.lost().is_some());
 }

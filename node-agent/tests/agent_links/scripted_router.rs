@@ -4,6 +4,7 @@
 use crate::soon;
 use mesh_core::id::MachineId;
 use mesh_core::machine::Report;
+use mesh_link::{Connection, h2_link};
 use mesh_proto::fleet_wire::report_from_wire;
 use mesh_proto::frame::alpn;
 use mesh_proto::identity::tls::{self, ClientCertificate, ServerCertificate};
@@ -152,7 +153,7 @@ pub(crate) struct ScriptedRouter {
     pub(crate) address: SocketAddr,
     sessions: mpsc::Receiver<Attached>,
     renewals: mpsc::Receiver<()>,
-    connections: mpsc::Receiver<quinn::Connection>,
+    connections: mpsc::Receiver<Connection>,
     runtime: Option<Runtime>,
 }
 
@@ -160,6 +161,17 @@ impl ScriptedRouter {
     /// Starts on `address`, port 0 for any.
     pub(crate) fn start(mesh: &Mesh, address: SocketAddr) -> Self {
         let (tcp, udp) = bind(address);
+        Self::start_on(mesh, tcp, Some(udp)).0
+    }
+
+    /// The same on any port, with a UDP socket that answers nothing until it is opened by the function.
+    pub(crate) fn start_deaf(mesh: &Mesh) -> (Self, impl FnOnce()) {
+        let (tcp, udp) = bind(any());
+        let (router, open) = Self::start_on(mesh, tcp, None);
+        (router, move || open(udp))
+    }
+
+    fn start_on(mesh: &Mesh, tcp: TcpListener, udp: Option<UdpSocket>) -> (Self, impl FnOnce(UdpSocket)) {
         let address = tcp.local_addr().expect("just bound");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -181,9 +193,25 @@ impl ScriptedRouter {
         let (connection_sender, connections) = mpsc::channel(16);
         let service =
             Service { authority: mesh.authority.clone(), sessions: session_sender, renewals: renewal_sender };
-        runtime.spawn(serve_grpc(tcp, config(alpn::H2, ClientCertificate::Optional), service));
-        runtime.spawn(serve_quic(udp, config(alpn::DATA, ClientCertificate::Required), connection_sender));
-        Self { address, sessions, renewals, connections, runtime: Some(runtime) }
+        let mut over_tcp = config(alpn::H2, ClientCertificate::Optional);
+        over_tcp.alpn_protocols.push(alpn::DATA_H2.to_vec());
+        runtime.spawn(serve_tcp(tcp, over_tcp, service, connection_sender.clone()));
+        let (quic, handle) = (config(alpn::DATA, ClientCertificate::Required), runtime.handle().clone());
+        let open = move |udp| drop(handle.spawn(serve_quic(udp, quic, connection_sender)));
+        let router = Self { address, sessions, renewals, connections, runtime: Some(runtime) };
+        let open = match udp {
+            Some(udp) => {
+                open(udp);
+                None
+            }
+            None => Some(open),
+        };
+        let later = move |udp| {
+            if let Some(open) = open {
+                open(udp);
+            }
+        };
+        (router, later)
     }
 
     pub(crate) async fn attached(&mut self) -> Attached {
@@ -202,8 +230,8 @@ impl ScriptedRouter {
         self.renewals.try_recv().is_ok()
     }
 
-    pub(crate) async fn connection(&mut self) -> quinn::Connection {
-        soon("an agent's QUIC connection", self.connections.recv()).await.expect("the router runs")
+    pub(crate) async fn connection(&mut self) -> Connection {
+        soon("an agent's data connection", self.connections.recv()).await.expect("the router runs")
     }
 
     /// Dies at once with all its connections.
@@ -238,13 +266,23 @@ fn bind(address: SocketAddr) -> (TcpListener, UdpSocket) {
     panic!("{address} is not free for TCP and UDP");
 }
 
-async fn serve_grpc(tcp: TcpListener, config: rustls::ServerConfig, service: Service) {
+async fn serve_tcp(
+    tcp: TcpListener,
+    config: rustls::ServerConfig,
+    service: Service,
+    connections: mpsc::Sender<Connection>,
+) {
     let tcp = tokio::net::TcpListener::from_std(tcp).expect("a runtime");
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let (sender, streams) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Ok((stream, _)) = tcp.accept().await {
-            if let Ok(stream) = acceptor.accept(stream).await {
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            if stream.get_ref().1.alpn_protocol() == Some(alpn::DATA_H2) {
+                if let Ok(connection) = h2_link::opening(stream).await {
+                    drop(connections.send(Connection::H2(connection)).await);
+                }
+            } else {
                 drop(sender.send(Ok::<_, std::io::Error>(stream)).await);
             }
         }
@@ -253,11 +291,7 @@ async fn serve_grpc(tcp: TcpListener, config: rustls::ServerConfig, service: Ser
     server.serve_with_incoming(ReceiverStream::new(streams)).await.expect("the server runs");
 }
 
-async fn serve_quic(
-    udp: UdpSocket,
-    config: rustls::ServerConfig,
-    connections: mpsc::Sender<quinn::Connection>,
-) {
+async fn serve_quic(udp: UdpSocket, config: rustls::ServerConfig, connections: mpsc::Sender<Connection>) {
     let crypto = QuicServerConfig::try_from(config).expect("TLS 1.3");
     let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let runtime = quinn::default_runtime().expect("a runtime");
@@ -265,7 +299,7 @@ async fn serve_quic(
         quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(config), udp, runtime).expect("a socket");
     while let Some(incoming) = endpoint.accept().await {
         if let Ok(connection) = incoming.await {
-            drop(connections.send(connection).await);
+            drop(connections.send(Connection::Quic(connection)).await);
         }
     }
 }

@@ -10,7 +10,9 @@
 //! | handshake, one each | a TCP connection | the same with TLS, or a log line | done, or 5 s |
 
 use futures_util::Stream;
+use mesh_proto::frame::alpn;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -57,10 +59,23 @@ impl TlsIncoming {
         nameless: Duration,
         stop: &CancellationToken,
     ) -> Self {
+        Self::start_beside(None, listener, tls, connections, nameless, stop)
+    }
+
+    /// The same; connections that agreed on a protocol of the data plane go to `data` instead.
+    #[must_use]
+    pub fn start_beside(
+        data: Option<mpsc::Sender<TlsConnection>>,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        connections: usize,
+        nameless: Duration,
+        stop: &CancellationToken,
+    ) -> Self {
         let stop = stop.child_token();
         let (sender, ready) = mpsc::channel(HANDSHAKES);
         let places = Arc::new(Semaphore::new(connections));
-        let gate = Gate { acceptor: TlsAcceptor::from(tls), nameless, ready: sender };
+        let gate = Gate { acceptor: TlsAcceptor::from(tls), nameless, ready: sender, data };
         tokio::spawn(accept(listener, gate, places, stop.clone()));
         Self { ready, stop }
     }
@@ -83,16 +98,46 @@ impl Stream for TlsIncoming {
 /// A TLS connection that holds one of the plane's places as long as it lives.
 pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
+    peer: SocketAddr,
     /// When a peer that showed no certificate is cut off: it came to join and nothing else.
     deadline: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl TlsConnection {
-    fn new(stream: TlsStream<TcpStream>, place: OwnedSemaphorePermit, nameless: Duration) -> Self {
+    fn new(
+        stream: TlsStream<TcpStream>,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+        nameless: Duration,
+    ) -> Self {
         let has_name = stream.get_ref().1.peer_certificates().is_some();
         let deadline = (!has_name).then(|| Box::pin(tokio::time::sleep(nameless)));
-        Self { stream, deadline, _place: place }
+        Self { stream, peer, deadline, _place: place }
+    }
+
+    /// The address that dialled.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The certificate that the peer showed.
+    #[must_use]
+    pub fn certificate(&self) -> Option<CertificateDer<'static>> {
+        self.stream.get_ref().1.peer_certificates()?.first().map(|leaf| leaf.clone().into_owned())
+    }
+
+    /// The protocol that the handshake agreed on.
+    #[must_use]
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.stream.get_ref().1.alpn_protocol()
+    }
+
+    /// The connection below TLS.
+    #[must_use]
+    pub fn tcp(&self) -> &TcpStream {
+        self.stream.get_ref().0
     }
 }
 
@@ -158,6 +203,18 @@ struct Gate {
     acceptor: TlsAcceptor,
     nameless: Duration,
     ready: mpsc::Sender<TlsConnection>,
+    data: Option<mpsc::Sender<TlsConnection>>,
+}
+
+impl Gate {
+    /// Hands a connection to whoever speaks its protocol. Nobody takes any more while the router stops.
+    async fn pass(&self, connection: TlsConnection) {
+        let for_data = matches!(connection.protocol(), Some(alpn::DATA_H2 | alpn::FILES_H2));
+        match &self.data {
+            Some(data) if for_data => drop(data.send(connection).await),
+            Some(_) | None => drop(self.ready.send(connection).await),
+        }
+    }
 }
 
 async fn accept(listener: TcpListener, gate: Gate, places: Arc<Semaphore>, stop: CancellationToken) {
@@ -186,8 +243,7 @@ async fn accept(listener: TcpListener, gate: Gate, places: Arc<Semaphore>, stop:
                 handshakes.spawn(async move {
                     if let Some(stream) = handshake(&gate.acceptor, tcp, peer).await {
                         drop(turn);
-                        // Nobody takes connections any more while the router stops.
-                        drop(gate.ready.send(TlsConnection::new(stream, place, gate.nameless)).await);
+                        gate.pass(TlsConnection::new(stream, peer, place, gate.nameless)).await;
                     }
                 });
             }

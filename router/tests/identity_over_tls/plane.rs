@@ -70,7 +70,7 @@ impl Plane {
             certificate_ttl: CERTIFICATE_TTL,
             unix_ms,
         };
-        let serving = tokio::spawn(serve_agents(listener, config, parts, stop.clone()));
+        let serving = tokio::spawn(serve_agents(listener, config, parts, None, stop.clone()));
         Self { folder, authority, ledger, fleet, address, stop, serving }
     }
 

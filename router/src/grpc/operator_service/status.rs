@@ -113,7 +113,10 @@ pub(super) fn node_state(machine: &MachineView, now: Moment) -> (&'static str, S
         return ("draining", "its agent is stopping, or the machine goes to sleep".into());
     }
     if machine.path.is_none() {
-        return ("suspect", "no data link: is UDP blocked between agent and router?".into());
+        return (
+            "suspect",
+            "no data link: still connecting, or neither UDP nor TCP 7401 passes; see the agent's log".into(),
+        );
     }
     if let Some(vitals) = machine.vitals.as_ref().filter(|v| v.thermal.state == ThermalState::Hot) {
         return ("hot", vitals.thermal.why.clone());
