@@ -21,6 +21,8 @@ pub enum Outcome {
     Answered(Option<Timing>),
     /// It failed through its own fault.
     ReplicaFailed,
+    /// It takes no more requests, and said for how long.
+    ReplicaBusy(Duration),
     /// The machine could not be reached at all.
     MachineLost,
 }
@@ -95,7 +97,7 @@ pub struct MachineView {
 /// What requests have told about a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct History {
-    /// How long it is to be left alone, and after how many failures.
+    /// How long it is to be left alone, and after how many failures; zero seconds = until a probe has succeeded.
     pub resting: Option<(Duration, u32)>,
     /// How fast it is.
     pub speed: Speed,
@@ -214,6 +216,9 @@ impl Fleet {
                 }
             }
             Outcome::ReplicaFailed => self.replicas.entry(key).or_default().0.failed(now),
+            Outcome::ReplicaBusy(rest) => {
+                self.replicas.entry(key).or_default().0.asked_for_rest(*rest, now);
+            }
             Outcome::MachineLost => self.lost(machine, now),
         }
     }
@@ -249,8 +254,7 @@ impl Fleet {
     #[must_use]
     pub fn next_change(&self, now: Moment) -> Option<Moment> {
         let pulses = self.machines.values().filter_map(|record| record.pulse.next_change(now));
-        let rests =
-            self.replicas.values().filter_map(|(breaker, _)| breaker.open_for(now)).map(|r| now.plus(r.0));
+        let rests = self.replicas.values().filter_map(|(breaker, _)| breaker.next_change(now));
         pulses.chain(rests).min()
     }
 }
