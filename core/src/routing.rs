@@ -77,6 +77,8 @@ pub enum Why {
         /// How many could serve.
         of: usize,
     },
+    /// Those before it in the ranking have no free slot.
+    FreeSlot,
     /// Comes after a better one.
     Behind(&'static str),
     /// Chosen although suspect: nobody healthy is left.
@@ -121,6 +123,7 @@ impl fmt::Display for Why {
                 write!(out, "least predicted time, {predicted_s:.2} s, of {of}")
             }
             Self::LeastInFlight { in_flight, of } => write!(out, "least in flight, {in_flight}, of {of}"),
+            Self::FreeSlot => write!(out, "the best one with a free slot"),
             Self::Behind(what) => write!(out, "behind: {what}"),
             Self::LastResort(what) => write!(out, "last resort: {what}"),
             Self::Fallback(mode) => write!(out, "fallback to mode {mode}"),

@@ -37,7 +37,7 @@ pub struct TestMesh {
 #[must_use]
 pub fn mode(name: &str, models: &[&str], fallback: &[&str]) -> (String, ModeConfig) {
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-    (name.into(), ModeConfig { models: words(models), aliases: Vec::new(), fallback: words(fallback) })
+    (name.into(), ModeConfig { models: words(models), fallback: words(fallback), ..ModeConfig::default() })
 }
 
 impl TestMesh {

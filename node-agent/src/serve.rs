@@ -15,7 +15,7 @@ use mesh_daemon::telemetry;
 use mesh_proto::frame;
 use mesh_proto::v1::response_head;
 use mesh_proto::v1::{BlobReply, BlobRequest, EngineAnswer, Refused, RequestHead, ResponseHead};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, redirect};
 use std::io;
 use std::pin::Pin;
@@ -286,6 +286,7 @@ fn engine_head(lease: &Lease, status: StatusCode, headers: &HeaderMap) -> Respon
         status: status.as_u16().into(),
         content_type: content_type.into(),
         engine: lease.engine.clone(),
+        retry_after_s: headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok()),
     };
     ResponseHead { outcome: Some(response_head::Outcome::Answer(answer)) }
 }

@@ -5,7 +5,7 @@ use crate::fleet_keeper::FleetHandle;
 use crate::forward::agent_links::AgentLinks;
 use crate::forward::blobs::Blobs;
 use crate::forward::in_flight::InFlight;
-use crate::forward::{Forward, quic_links};
+use crate::forward::{Forward, ForwardParts, quic_links};
 use crate::grpc::fleet_service::FleetServiceParts;
 use crate::grpc::operator_service::{OperatorParts, OperatorService};
 use crate::grpc::{serve_agents, serve_operators};
@@ -205,7 +205,7 @@ impl Router {
         });
         let operators_plane = serve_operators(sockets.operators, operators_tls, operator, stop.clone());
         tasks.spawn(run_grpc("operators", operators_plane, front_stop.clone()));
-        let forward = Forward {
+        let forward = Forward::new(ForwardParts {
             fleet: fleet.clone(),
             links: links.clone(),
             in_flight: in_flight.clone(),
@@ -213,7 +213,8 @@ impl Router {
             metrics: Metrics::new(),
             settings,
             clock,
-        };
+        });
+        tasks.spawn(forward.clone().keep(stop.clone()));
         let front = Front::new(forward, ledger.clone());
         tasks.spawn(async move {
             front.serve(sockets.clients, front_stop).await;

@@ -69,6 +69,14 @@ pub struct Metrics {
     pub tokens: Family<TokenLabels, Counter>,
     /// Open client connections.
     pub connections: Gauge,
+    /// Requests that wait for a slot.
+    pub waiting: Gauge,
+    /// Seconds that requests waited for a slot.
+    pub queued: Family<ModeLabel, Histogram, Seconds>,
+    /// Requests of the router's own that ask a failing replica for one token, by what came of them.
+    pub probes: Family<ReasonLabel, Counter>,
+    /// Loads that requests asked for, by what came of them.
+    pub loads: Family<ReasonLabel, Counter>,
     /// Everything above, for `/metrics`.
     pub registry: Arc<Registry>,
 }
@@ -100,8 +108,32 @@ impl Metrics {
         );
         registry.register("modemesh_router_tokens", "Tokens by node and direction", tokens.clone());
         registry.register("modemesh_router_connections", "Open client connections", connections.clone());
+        let (waiting, queued) = (Gauge::default(), Family::new_with_constructor(seconds as Seconds));
+        let (probes, loads) = (Family::default(), Family::default());
+        registry.register("modemesh_router_waiting", "Requests that wait for a slot", waiting.clone());
+        registry.register(
+            "modemesh_router_queue_seconds",
+            "Seconds spent waiting for a slot",
+            queued.clone(),
+        );
+        registry.register("modemesh_router_probes", "Probes of replicas that had failed", probes.clone());
+        registry.register("modemesh_router_loads", "Loads that requests asked for", loads.clone());
         let registry = Arc::new(registry);
-        Self { requests, ttft, duration, in_flight, retries, refusals, tokens, connections, registry }
+        Self {
+            requests,
+            ttft,
+            duration,
+            in_flight,
+            retries,
+            refusals,
+            tokens,
+            connections,
+            waiting,
+            queued,
+            probes,
+            loads,
+            registry,
+        }
     }
 }
 

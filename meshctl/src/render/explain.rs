@@ -103,6 +103,7 @@ fn outcome(reply: &ExplainReply, look: Look) -> Vec<String> {
     let detail = if detail.is_empty() { detail } else { format!(": {detail}") };
     let word = paint.on(&look.text(&named(&reply.outcome)), look.color);
     let measured = [
+        reply.queued_s.map(|value| format!("{} in the queue", seconds(value))),
         reply.ttft_s.map(|value| format!("TTFT {}", seconds(value))),
         reply.tokens_per_second.map(rate),
         reply.prompt_tokens.map(|count| format!("{count} tokens in")),

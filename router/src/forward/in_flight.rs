@@ -4,11 +4,14 @@
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::routing::{Candidate, Load};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 /// The counts. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct InFlight {
     load: Arc<Mutex<Load>>,
+    /// Told whenever a claim is dropped.
+    freed: Arc<Notify>,
 }
 
 /// One counted request; it counts down when dropped.
@@ -45,6 +48,11 @@ impl InFlight {
         Claim { counts: self.clone(), replica }
     }
 
+    /// Completes when a claim was dropped since the last call. For one listener: the queue.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
     /// A copy of all counts.
     #[must_use]
     pub fn load(&self) -> Load {
@@ -66,6 +74,8 @@ impl Drop for Claim {
                 load.remove(&self.replica);
             }
         }
+        drop(load);
+        self.counts.freed.notify_one();
     }
 }
 

@@ -2,10 +2,12 @@
 //! ends exactly once: complete, failed, refused, or cancelled when nothing else was said.
 
 use super::stream_guard::Usage;
+use super::waiting_room::Stay;
 use crate::journal::Journal;
 use crate::metrics::{Metrics, ModeLabel, RequestLabels, TokenLabels};
 use mesh_core::routing::{Candidate, Rejection};
 use mesh_proto::v1::{AttemptLine, CandidateLine, CostTerm, ExplainReply};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -45,6 +47,8 @@ pub struct Ticket {
     started: Instant,
     first_content: Option<Instant>,
     ended: bool,
+    /// Its place in the waiting room: it counts for its key until the end.
+    stay: Option<Arc<Stay>>,
     journal: Journal,
     metrics: Metrics,
 }
@@ -55,7 +59,23 @@ impl Ticket {
     pub fn new(record: ExplainReply, journal: Journal, metrics: Metrics) -> Self {
         metrics.in_flight.inc();
         let started = Instant::now();
-        Self { record, started, first_content: None, ended: false, journal, metrics }
+        Self { record, started, first_content: None, ended: false, stay: None, journal, metrics }
+    }
+
+    /// Keeps the request's place in the waiting room until it ends.
+    pub fn keep(&mut self, stay: Arc<Stay>) {
+        self.stay = Some(stay);
+    }
+
+    /// The request's place in the waiting room.
+    #[must_use]
+    pub fn stay(&self) -> Option<&Arc<Stay>> {
+        self.stay.as_ref()
+    }
+
+    /// How long it has waited for slots so far.
+    pub fn queued(&mut self, queued: Duration) {
+        self.record.queued_s = Some(queued.as_secs_f64());
     }
 
     /// The request's id.
@@ -140,6 +160,12 @@ impl Ticket {
         }
     }
 
+    /// What came of the last attempt.
+    #[must_use]
+    pub fn last_result(&self) -> &str {
+        self.record.attempts.last().map_or("", |attempt| attempt.result.as_str())
+    }
+
     /// Every attempt so far in one line, for an error message.
     #[must_use]
     pub fn attempts_text(&self) -> String {
@@ -187,6 +213,10 @@ impl Ticket {
             self.metrics.ttft.get_or_create(&mode).observe(ttft);
         }
         self.metrics.duration.get_or_create(&mode).observe(duration);
+        if let Some(queued) = self.record.queued_s {
+            self.metrics.queued.get_or_create(&mode).observe(queued);
+        }
+        self.stay = None;
         let node = self.record.attempts.last().map(|attempt| attempt.node.clone()).unwrap_or_default();
         for (kind, tokens) in [("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)] {
             if let Some(tokens) = tokens {
