@@ -29,6 +29,10 @@ pub const AGEING: Duration = Duration::from_secs(15);
 /// More would rarely find one: they need the same slots.
 const TRIES_PER_CLASS: u32 = 4;
 
+/// Each tier has this part of the queue to itself: no other tier's flood keeps it out, and nobody who was let in has to
+/// leave for others. Five tiers of an eighth leave three eighths to whoever comes.
+const SHARE: u64 = 8;
+
 /// Models whose times are remembered; the one measured longest ago is forgotten first.
 const MODELS_REMEMBERED: usize = 256;
 
@@ -252,46 +256,59 @@ impl Admission {
         room: &mut impl Room,
     ) -> (Vec<Command>, Option<u32>) {
         let mut commands = self.expire(now);
-        let mut line: Vec<EntryId> =
-            self.guests.iter().filter(|(_, guest)| guest.waits()).map(|(id, _)| *id).collect();
+        let mut line: Vec<Waiter> = self
+            .guests
+            .iter()
+            .filter(|(_, guest)| guest.waits())
+            .map(|(id, guest)| Waiter {
+                id: *id,
+                urgency: guest.urgency(now),
+                key: guest.entry.key,
+                class: guest.entry.class,
+                waited: now.since(guest.arrived),
+            })
+            .collect();
         let mut tries: BTreeMap<u64, Tried> = BTreeMap::new();
         let mut newcomers_slots = None;
-        while let Some(at) = self.first_of(&line, now) {
-            let id = line.swap_remove(at);
-            let Some(guest) = self.guests.get(&id) else { continue };
-            let (class, waited) = (guest.entry.class, now.since(guest.arrived));
-            if let Some(tried) = tries.get(&class).filter(|tried| tried.times >= TRIES_PER_CLASS) {
-                if Some(id) == newcomer {
-                    newcomers_slots = tried.slots;
-                    let since = self.waiting_since(id, now);
-                    self.change(id, Phase::Waiting { since, model: tried.model.clone(), held: None }, now);
+        while let Some(at) = self.first_of(&line) {
+            let Waiter { id, class, waited, .. } = line.swap_remove(at);
+            let found = room.take(id, waited);
+            let slots = match self.found(id, found, now) {
+                Ok(command) => {
+                    commands.push(command);
+                    continue;
                 }
+                Err(slots) => slots,
+            };
+            if Some(id) == newcomer {
+                newcomers_slots = slots;
+            }
+            let model = self.guests.get(&id).and_then(Guest::waits_for).cloned();
+            let tried = tries.entry(class).or_insert(Tried { times: 0, slots, model });
+            tried.times += 1;
+            if tried.times < TRIES_PER_CLASS {
                 continue;
             }
-            let found = room.take(id, waited);
-            match self.found(id, found, now) {
-                Ok(command) => commands.push(command),
-                Err(slots) => {
-                    let model = self.guests.get(&id).and_then(Guest::waits_for).cloned();
-                    tries.entry(class).or_insert(Tried { times: 0, slots, model }).times += 1;
-                    if Some(id) == newcomer {
-                        newcomers_slots = slots;
-                    }
-                }
+            // The rest of its class would find no slot either.
+            if let Some(other) =
+                newcomer.filter(|other| line.iter().any(|w| w.id == *other && w.class == class))
+            {
+                newcomers_slots = tried.slots;
+                let (since, model) = (self.waiting_since(other, now), tried.model.clone());
+                self.change(other, Phase::Waiting { since, model, held: None }, now);
             }
+            line.retain(|waiter| waiter.class != class);
         }
         (commands, newcomers_slots)
     }
 
     /// The place in `line` of who goes first.
-    fn first_of(&self, line: &[EntryId], now: Moment) -> Option<usize> {
-        let rank = |id: &EntryId| {
-            let guest = self.guests.get(id)?;
-            let key = self.keys.get(&guest.entry.key).copied().unwrap_or_default();
-            let urgency = guest.urgency(now);
-            Some((urgency.tier, key.running, key.last_turn, urgency, *id))
+    fn first_of(&self, line: &[Waiter]) -> Option<usize> {
+        let rank = |waiter: &Waiter| {
+            let key = self.keys.get(&waiter.key).copied().unwrap_or_default();
+            (waiter.urgency.tier, key.running, key.last_turn, waiter.urgency, waiter.id)
         };
-        line.iter().enumerate().min_by_key(|(_, id)| rank(id)).map(|(at, _)| at)
+        line.iter().enumerate().min_by_key(|(_, waiter)| rank(waiter)).map(|(at, _)| at)
     }
 
     /// What a look for a slot means for a request: its command, or the slots it could have had.
@@ -354,43 +371,23 @@ impl Admission {
         self.make_place_for(id, now)
     }
 
-    /// Where the queue is over its bounds, the least urgent of a lower tier make place, or the newcomer goes.
+    /// A newcomer stays if the queue's bounds allow it: within its tier's own share, or within what is left when the
+    /// shares of the other tiers are kept free for them.
     fn make_place_for(&mut self, id: EntryId, now: Moment) -> Vec<Command> {
-        let waiting = self.waiting();
-        let bytes: u64 =
-            self.guests.values().filter(|guest| guest.waits()).map(|guest| guest.entry.bytes).sum();
-        let (mut too_many, mut too_big) =
-            (waiting.saturating_sub(self.limits.waiting), bytes.saturating_sub(self.limits.bytes));
-        if too_many == 0 && too_big == 0 {
+        let Some(newcomer) = self.guests.get(&id) else { return Vec::new() };
+        let tier = newcomer.entry.priority;
+        let (mut counts, mut bytes) = ([0; Priority::ALL.len()], [0; Priority::ALL.len()]);
+        for guest in self.guests.values().filter(|guest| guest.waits()) {
+            counts[guest.entry.priority as usize] += 1;
+            let sum = &mut bytes[guest.entry.priority as usize];
+            *sum = u64::saturating_add(*sum, guest.entry.bytes);
+        }
+        if fits(self.limits.waiting as u64, &counts, tier) && fits(self.limits.bytes, &bytes, tier) {
             return Vec::new();
         }
-        let tier = self.guests[&id].urgency(now).tier;
-        let mut behind: Vec<(Urgency, EntryId, u64)> = self
-            .guests
-            .iter()
-            .filter(|(_, guest)| guest.waits() && guest.urgency(now).tier > tier)
-            .map(|(other, guest)| (guest.urgency(now), *other, guest.entry.bytes))
-            .collect();
-        behind.sort();
-        let mut leaving = Vec::new();
-        while (too_many > 0 || too_big > 0)
-            && let Some((_, other, bytes)) = behind.pop()
-        {
-            too_many = too_many.saturating_sub(1);
-            too_big = too_big.saturating_sub(bytes);
-            leaving.push(other);
-        }
-        if too_many > 0 || too_big > 0 {
-            self.change(id, Phase::Ended, now);
-            return vec![Command::Refuse(id, Refused::QueueFull { waiting: waiting - 1 })];
-        }
-        leaving
-            .into_iter()
-            .map(|other| {
-                self.change(other, Phase::Ended, now);
-                Command::Refuse(other, Refused::Displaced { waiting: waiting - 1 })
-            })
-            .collect()
+        let waiting = self.waiting() - 1;
+        self.change(id, Phase::Ended, now);
+        vec![Command::Refuse(id, Refused::QueueFull { waiting })]
     }
 
     fn expire(&mut self, now: Moment) -> Vec<Command> {
@@ -437,6 +434,25 @@ impl Admission {
             self.keys.remove(&oldest);
         }
     }
+}
+
+/// Whether `used` of each tier, with the newest of `tier`, is within `limit`.
+fn fits(limit: u64, used: &[u64; Priority::ALL.len()], tier: Priority) -> bool {
+    let share = limit / SHARE;
+    let kept = |at: usize| if at == tier as usize { 0 } else { share.saturating_sub(used[at]) };
+    let reserved: u64 = (0..used.len()).map(kept).sum();
+    let total = used.iter().fold(0_u64, |sum, used| sum.saturating_add(*used));
+    // The shares together are less than the whole, so the first alternative cannot pass the limit either.
+    used[tier as usize] <= share || total.saturating_add(reserved) <= limit
+}
+
+/// One of those that wait, at the moment of a look for slots.
+struct Waiter {
+    id: EntryId,
+    urgency: Urgency,
+    key: u64,
+    class: u64,
+    waited: Duration,
 }
 
 /// What came of looking for slots for a class in one poll.

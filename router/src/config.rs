@@ -246,11 +246,11 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         check.problem("limits.body", "must be between 1B and 256MiB, the most that an agent takes");
     }
     if let (Some(queue), Some(body)) = (queue_bytes, body_limit)
-        && queue < body
+        && queue.0 / 2 < body.0
     {
         check.problem(
             "limits.queue_bytes",
-            "must be at least limits.body, or large requests could never wait",
+            "must be at least twice limits.body, or large requests could never wait",
         );
     }
     if config.limits.per_key == 0 {

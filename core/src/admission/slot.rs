@@ -92,7 +92,8 @@ pub fn choose(
         if let Some(better) = full
             && gain > waited
         {
-            let until = now.plus(gain.saturating_sub(waited));
+            // Never `now` itself: the caller would look again at once, for ever.
+            let until = now.plus(gain.saturating_sub(waited).max(Duration::from_millis(1)));
             return Some(Choice::Held { model: better.model.clone(), until });
         }
         return Some(Choice::At(at));

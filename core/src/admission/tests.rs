@@ -178,29 +178,35 @@ fn an_expired_request_is_refused_and_never_dispatched() {
 }
 
 #[test]
-fn a_full_queue_refuses_the_newcomer_unless_somebody_less_urgent_waits() {
-    let mut desk = Desk::new(1, Limits { waiting: 2, ..LIMITS });
+fn a_flood_of_one_tier_leaves_the_others_their_share_of_the_queue() {
+    let mut desk = Desk::new(1, Limits { waiting: 16, ..LIMITS });
     desk.arrive(entry(Priority::Code, 1, 120), 0);
-    let (code, _) = desk.arrive(entry(Priority::Code, 1, 120), 0);
-    let (background, _) = desk.arrive(entry(Priority::Background, 1, 900), 0);
-    let (_, commands) = desk.arrive(entry(Priority::Ask, 1, 60), 1);
-    assert_eq!(commands, [Command::Refuse(background, Refused::Displaced { waiting: 2 })]);
-    let (same, commands) = desk.arrive(entry(Priority::Code, 1, 60), 2);
-    assert_eq!(commands, [Command::Refuse(same, Refused::QueueFull { waiting: 2 })]);
-    assert!(desk.queue.standings(at(3)).iter().any(|(id, _)| *id == code));
+    for _ in 0..8 {
+        assert_eq!(desk.arrive(entry(Priority::Code, 1, 120), 0).1, []);
+    }
+    let (ninth, commands) = desk.arrive(entry(Priority::Code, 1, 120), 0);
+    assert_eq!(commands, [Command::Refuse(ninth, Refused::QueueFull { waiting: 8 })]);
+    for priority in [Priority::Autocomplete, Priority::Ask, Priority::Architect, Priority::Background] {
+        for _ in 0..2 {
+            assert_eq!(desk.arrive(entry(priority, 1, 60), 0).1, [], "{priority:?}");
+        }
+    }
+    let (one_more, commands) = desk.arrive(entry(Priority::Ask, 1, 60), 0);
+    assert_eq!(commands, [Command::Refuse(one_more, Refused::QueueFull { waiting: 16 })]);
 }
 
 #[test]
-fn bodies_that_wait_are_bounded_in_bytes_and_nobody_leaves_in_vain() {
+fn bodies_that_wait_are_bounded_in_bytes() {
     let mut desk = Desk::new(1, LIMITS);
     desk.arrive(entry(Priority::Code, 1, 120), 0);
-    desk.arrive(Entry { bytes: 600, ..entry(Priority::Code, 1, 120) }, 0);
+    desk.arrive(Entry { bytes: 300, ..entry(Priority::Code, 1, 120) }, 0);
     desk.arrive(Entry { bytes: 300, ..entry(Priority::Background, 1, 900) }, 0);
     let (huge, commands) = desk.arrive(Entry { bytes: 500, ..entry(Priority::Ask, 1, 60) }, 1);
-    assert_eq!(commands.len(), 2, "{commands:?}");
-    assert!(!commands.contains(&Command::Refuse(huge, Refused::QueueFull { waiting: 2 })));
-    let (vast, commands) = desk.arrive(Entry { bytes: 2_000, ..entry(Priority::Ask, 1, 60) }, 2);
-    assert_eq!(commands, [Command::Refuse(vast, Refused::QueueFull { waiting: 1 })]);
+    assert_eq!(commands, [Command::Refuse(huge, Refused::QueueFull { waiting: 2 })]);
+    let (_, commands) = desk.arrive(Entry { bytes: 125, ..entry(Priority::Ask, 1, 60) }, 1);
+    assert_eq!(commands, [], "within its tier's own share");
+    let vast = Entry { bytes: u64::MAX, ..entry(Priority::Ask, 1, 60) };
+    assert_eq!(desk.arrive(vast, 2).1.len(), 1);
 }
 
 #[test]
@@ -286,7 +292,7 @@ fn op() -> impl Strategy<Value = Op> {
 proptest! {
     #[test]
     fn slots_and_bounds_hold_and_everybody_ends_once(slots in 1..4u32, ops in proptest::collection::vec(op(), 1..120)) {
-        let limits = Limits { waiting: 5, bytes: 1_000, per_key: 6 };
+        let limits = Limits { waiting: 8, bytes: 1_000, per_key: 6 };
         let (mut queue, mut room) = (Admission::new(limits), OneModel::new(slots));
         let (mut now, mut next) = (0, 0u64);
         // What became of each: admitted (again after the lobby), and ended or not.

@@ -70,6 +70,7 @@ impl Priority {
         })
     }
 
+    /// Its place in [`Priority::ALL`].
     pub(super) fn tier(self) -> i64 {
         self as i64
     }
@@ -162,11 +163,6 @@ pub enum Refused {
     Expired {
         /// For this long.
         waited: Duration,
-    },
-    /// More urgent ones took its place in a full queue.
-    Displaced {
-        /// Requests that wait.
-        waiting: usize,
     },
 }
 

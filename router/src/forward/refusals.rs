@@ -95,10 +95,8 @@ pub(super) fn queue(refused: Refused, settings: &Settings) -> ApiError {
                 .with("at_once", json!(at_once))
                 .with("limit", json!(limit))
         }
-        Refused::QueueFull { waiting } | Refused::Displaced { waiting } => {
-            let displaced = matches!(refused, Refused::Displaced { .. });
-            let what = if displaced { "more urgent requests took its place" } else { "the queue is full" };
-            let message = format!("every slot is taken and {what}: {waiting} requests wait");
+        Refused::QueueFull { waiting } => {
+            let message = format!("every slot is taken and the queue is full: {waiting} requests wait");
             full("mesh_full", message).retry_after(10).with("queue", json!({ "waiting": waiting }))
         }
         Refused::TooLate { position, predicted, patience } => {

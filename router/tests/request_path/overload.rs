@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// Two machines with four slots each, and a second for each request: eight requests per second.
 const CAPACITY: f64 = 8.0;
 /// How long requests are offered.
-const TIME: Duration = Duration::from_secs(300);
+const TIME: Duration = Duration::from_secs(200);
 
 #[derive(Debug, Default)]
 struct Tally {
