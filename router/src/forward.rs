@@ -337,7 +337,7 @@ impl Forward {
         let (snapshot, now) = (self.fleet.snapshot(), self.clock.now());
         match self.loads.advance(&snapshot, refusal, &course.wanted, may_start, now).await {
             Loading::Failed(failed) => Err(load_refused(&course.head.model, &failed)),
-            loading => Ok(loading),
+            loading @ (Loading::Underway { .. } | Loading::Nothing) => Ok(loading),
         }
     }
 

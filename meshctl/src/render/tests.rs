@@ -338,6 +338,7 @@ fn complete() -> ExplainReply {
         completion_tokens: Some(612),
         tokens_per_second: Some(41.2),
         reason: "least predicted time of 2".into(),
+        queued_s: Some(1.4),
     }
 }
 

@@ -132,7 +132,7 @@ impl ColdLoads {
             }
         });
         let told = snapshot.view.machine(&place.0).map(|machine| &machine.store.refusals);
-        let told = told.into_iter().flatten().filter(|refusal| refusal.model == place.1);
+        let mut told = told.into_iter().flatten().filter(|refusal| refusal.model == place.1);
         let Some(job) = jobs.get_mut(place) else {
             let earlier = told.map(|refusal| refusal.at_ms).collect();
             jobs.insert(place.clone(), Job { since: now, earlier, begun: false, asked: now, failed: None });
@@ -140,7 +140,7 @@ impl ColdLoads {
         };
         job.asked = now;
         if job.failed.is_none() {
-            let refused = told.filter(|refusal| !job.earlier.contains(&refusal.at_ms)).last();
+            let refused = told.rfind(|refusal| !job.earlier.contains(&refusal.at_ms));
             let why = match (refused, job.begun) {
                 (Some(refusal), _) => Some(refusal.reason.clone()),
                 // It was loading, and is on disk only again.

@@ -79,7 +79,6 @@ async fn offer(times: f64) -> Tally {
 #[tokio::test(start_paused = true)]
 async fn at_four_times_the_load_as_much_is_served_no_mode_starves_and_the_rest_is_refused_at_once() {
     let (once, four_times) = (offer(1.0).await, offer(4.0).await);
-    println!("1×: {once:?}\n4×: {four_times:?}");
     assert!(f64::from(four_times.served()) >= 0.9 * f64::from(once.served()), "{once:?} {four_times:?}");
     for mode in ["mesh/ask", "mesh/code", "mesh/architect", "mesh/background"] {
         assert!(
