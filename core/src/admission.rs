@@ -346,7 +346,7 @@ impl Admission {
     /// `None` when it waits for something else than a slot.
     fn join(&mut self, id: EntryId, slots: Option<u32>, now: Moment) -> Vec<Command> {
         let Some(guest) = self.guests.get(&id) else { return Vec::new() };
-        let Some(model) = guest.waits_for() else { return self.make_place_for(id, now) };
+        let Some(model) = guest.waits_for() else { return self.keep_within_bounds(id, now) };
         let urgency = guest.urgency(now);
         let ahead = self
             .guests
@@ -368,12 +368,11 @@ impl Admission {
                 )];
             }
         }
-        self.make_place_for(id, now)
+        self.keep_within_bounds(id, now)
     }
 
-    /// A newcomer stays if the queue's bounds allow it: within its tier's own share, or within what is left when the
-    /// shares of the other tiers are kept free for them.
-    fn make_place_for(&mut self, id: EntryId, now: Moment) -> Vec<Command> {
+    /// A newcomer stays if the queue's bounds allow it, with the shares of the other tiers kept free for them.
+    fn keep_within_bounds(&mut self, id: EntryId, now: Moment) -> Vec<Command> {
         let Some(newcomer) = self.guests.get(&id) else { return Vec::new() };
         let tier = newcomer.entry.priority;
         let (mut counts, mut bytes) = ([0; Priority::ALL.len()], [0; Priority::ALL.len()]);
@@ -442,8 +441,8 @@ fn fits(limit: u64, used: &[u64; Priority::ALL.len()], tier: Priority) -> bool {
     let kept = |at: usize| if at == tier as usize { 0 } else { share.saturating_sub(used[at]) };
     let reserved: u64 = (0..used.len()).map(kept).sum();
     let total = used.iter().fold(0_u64, |sum, used| sum.saturating_add(*used));
-    // The shares together are less than the whole, so the first alternative cannot pass the limit either.
-    used[tier as usize] <= share || total.saturating_add(reserved) <= limit
+    // Whoever is within its own share always passes: the others were let in with that share kept free.
+    total.saturating_add(reserved) <= limit
 }
 
 /// One of those that wait, at the moment of a look for slots.

@@ -201,8 +201,10 @@ mod tests {
         assert_eq!(waited(18), Some(at(68)));
         assert_eq!(waited(20), None);
         let mut later = exchanged();
-        later.observe(&ollama(&["b"]), at(700));
-        assert_eq!(hold(&later, &view, "a", &[("b", 1), ("a", 0)], 700), None);
+        later.observe(&ollama(&[]), at(400));
+        later.observe(&ollama(&["b"]), at(660));
+        assert_eq!(hold(&later, &view, "a", &[("b", 1)], 664), Some(at(675)));
+        assert_eq!(hold(&later, &view, "a", &[("b", 1)], 665), None, "ten minutes after the exchange");
     }
 
     #[test]
