@@ -31,6 +31,8 @@ pub enum Outcome {
     Doubtful,
     /// It failed through its own fault.
     ReplicaFailed,
+    /// It takes no more requests, and said for how long.
+    ReplicaBusy(Duration),
     /// The machine could not be reached at all.
     MachineLost,
 }
@@ -137,7 +139,7 @@ pub struct MachineView {
 /// What requests have told about a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct History {
-    /// How long it is to be left alone, and after how many failures.
+    /// How long it is to be left alone, and after how many failures; zero seconds = until a probe has succeeded.
     pub resting: Option<(Duration, u32)>,
     /// How fast it is.
     pub speed: Speed,
@@ -315,6 +317,7 @@ impl Fleet {
                 }
             }
             Outcome::Doubtful => {}
+            Outcome::ReplicaBusy(rest) => known.breaker.asked_for_rest(*rest, now),
             Outcome::ReplicaFailed | Outcome::MachineLost => known.breaker.failed(now),
         }
     }
@@ -367,8 +370,7 @@ impl Fleet {
     pub fn next_change(&self, now: Moment) -> Option<Moment> {
         let pulses = self.machines.values().filter_map(|record| record.pulse.next_change(now));
         let replicas = self.replicas.values().flat_map(BTreeMap::values);
-        let rests = replicas.filter_map(|known| known.breaker.open_for(now));
-        let rests = rests.map(|(left, _)| now.plus(left));
+        let rests = replicas.filter_map(|known| known.breaker.next_change(now));
         pulses.chain(rests).min()
     }
 }

@@ -78,19 +78,31 @@ impl Pulse {
     }
 }
 
-/// Consecutive failures of one replica. After three it is left alone for a growing while; a success forgives
-/// all. Three and 5 s are Envoy's outlier defaults scaled to a home mesh; five minutes is long enough for a
-/// person to notice.
+/// Consecutive failures of one replica. After three it is left alone for a growing while; then the router asks it for
+/// one token before users' requests go there again, and a success forgives all. Three and 5 s are Envoy's outlier
+/// defaults scaled to a home mesh; five minutes is long enough for a person to notice.
+///
+/// ```text
+///         3 failures in a row          the pause is over
+/// Closed ────────────────────► Open ───────────────────► Half open
+///   ▲                           ▲──── one more failure ──────┤
+///   └──────────────────────── a success ─────────────────────┘
+/// ```
+/// Until it is closed, requests go there only where nobody else can serve: the last replica is never shut out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Breaker {
     failures: u32,
     closed_again: Moment,
+    /// It asked to be left alone until this moment, which is no failure.
+    busy_until: Moment,
 }
 
 impl Breaker {
     const TRIPS_AT: u32 = 3;
     const FIRST_PAUSE: Duration = Duration::from_secs(5);
     const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+    /// No engine may keep itself out for longer: a wrong `Retry-After` of a day must not cost a day.
+    const LONGEST_REST: Duration = Duration::from_secs(60);
 
     /// A request failed through the replica's fault.
     pub fn failed(&mut self, now: Moment) {
@@ -106,11 +118,23 @@ impl Breaker {
         *self = Self::default();
     }
 
-    /// How long the replica is still to be left alone, with the failures that led there.
+    /// The replica takes no more requests and said for how long. That is no failure.
+    pub fn asked_for_rest(&mut self, rest: Duration, now: Moment) {
+        self.busy_until = self.busy_until.max(now.plus(rest.min(Self::LONGEST_REST)));
+    }
+
+    /// How long the replica is still to be left alone, with the failures that led there. Zero and some failures =
+    /// half open: it has rested, and nobody knows yet whether that helped.
     #[must_use]
     pub fn open_for(&self, now: Moment) -> Option<(Duration, u32)> {
-        let left = self.closed_again.since(now);
-        (left > Duration::ZERO).then_some((left, self.failures))
+        let left = self.closed_again.max(self.busy_until).since(now);
+        (left > Duration::ZERO || self.failures >= Self::TRIPS_AT).then_some((left, self.failures))
+    }
+
+    /// When [`Breaker::open_for`] changes by time alone.
+    #[must_use]
+    pub fn next_change(&self, now: Moment) -> Option<Moment> {
+        Some(self.closed_again.max(self.busy_until)).filter(|at| *at > now)
     }
 }
 
@@ -160,5 +184,30 @@ mod tests {
         assert_eq!(breaker.open_for(at(0)).map(|open| open.0), Some(Duration::from_secs(300)));
         breaker.succeeded();
         assert_eq!(breaker.open_for(at(0)), None);
+    }
+
+    #[test]
+    fn after_its_pause_a_breaker_is_half_open_until_a_success_closes_it() {
+        let mut breaker = Breaker::default();
+        for _ in 0..3 {
+            breaker.failed(at(0));
+        }
+        assert_eq!(breaker.next_change(at(0)), Some(at(5_000)));
+        assert_eq!(breaker.open_for(at(5_000)), Some((Duration::ZERO, 3)));
+        assert_eq!(breaker.next_change(at(5_000)), None);
+        breaker.failed(at(6_000));
+        assert_eq!(breaker.open_for(at(6_000)), Some((Duration::from_secs(10), 4)));
+        breaker.succeeded();
+        assert_eq!(breaker.open_for(at(6_000)), None);
+    }
+
+    #[test]
+    fn who_asks_for_rest_gets_it_for_a_bounded_time_and_without_blame() {
+        let mut breaker = Breaker::default();
+        breaker.asked_for_rest(Duration::from_secs(7), at(0));
+        assert_eq!(breaker.open_for(at(0)), Some((Duration::from_secs(7), 0)));
+        assert_eq!(breaker.open_for(at(7_000)), None);
+        breaker.asked_for_rest(Duration::from_secs(86_400), at(8_000));
+        assert_eq!(breaker.open_for(at(8_000)), Some((Duration::from_secs(60), 0)));
     }
 }

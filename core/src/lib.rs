@@ -4,8 +4,10 @@
 //! source. Callers tell it what time it is ([`units::Moment`]) and hand it dice.
 //!
 //! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`profile`], [`health`], [`speed`], [`thermal`], [`verdict`],
-//! [`fleet`], [`prefix`], [`routing`].
+//! [`fleet`], [`prefix`], [`routing`], [`admission`], [`retry_budget`], [`client_loop`].
 
+pub mod admission;
+pub mod client_loop;
 pub mod fit;
 pub mod fleet;
 pub mod gguf;
@@ -17,6 +19,7 @@ pub mod mode;
 pub mod prefix;
 pub mod profile;
 pub mod repetition;
+pub mod retry_budget;
 pub mod routing;
 pub mod speed;
 pub mod thermal;

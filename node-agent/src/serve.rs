@@ -13,7 +13,7 @@ use engine_client::{Call, EngineBody, EngineClient, innermost};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::response::Parts;
 use mesh_core::id::ModelId;
 use mesh_daemon::telemetry;
@@ -272,6 +272,10 @@ fn engine_head(lease: &Lease, answer: &Parts) -> ResponseHead {
         status: answer.status.as_u16().into(),
         content_type: content_type.into(),
         engine: lease.engine.clone(),
+        retry_after_s: answer
+            .headers
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok()),
     };
     ResponseHead { outcome: Some(response_head::Outcome::Answer(answer)) }
 }

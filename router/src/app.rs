@@ -6,7 +6,7 @@ use crate::forward::agent_links::AgentLinks;
 use crate::forward::blobs::Blobs;
 use crate::forward::data_links::Gate;
 use crate::forward::in_flight::InFlight;
-use crate::forward::{Forward, h2_links, quic_links};
+use crate::forward::{Forward, ForwardParts, h2_links, quic_links};
 use crate::grpc::fleet_service::FleetServiceParts;
 use crate::grpc::operator_service::{OperatorParts, OperatorService};
 use crate::grpc::{serve_agents, serve_operators};
@@ -206,7 +206,7 @@ impl Router {
         });
         let operators_plane = serve_operators(sockets.operators, operators_tls, operator, stop.clone());
         tasks.spawn(run_grpc("operators", operators_plane, front_stop.clone()));
-        let forward = Forward {
+        let forward = Forward::new(ForwardParts {
             fleet: fleet.clone(),
             links: links.clone(),
             in_flight: in_flight.clone(),
@@ -214,7 +214,8 @@ impl Router {
             metrics: Metrics::new(),
             settings,
             clock,
-        };
+        });
+        tasks.spawn(forward.clone().keep(stop.clone()));
         let front = Front::new(forward, ledger.clone());
         tasks.spawn(async move {
             front.serve(sockets.clients, front_stop).await;

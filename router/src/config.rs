@@ -1,5 +1,6 @@
 //! The router's configuration: what may be set, its defaults, and every semantic problem at once.
 
+use mesh_core::admission::Priority;
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::{Mode, ModeProblem, ModeTable};
 use mesh_core::routing::{Policy, Slo};
@@ -27,6 +28,10 @@ pub const KEYS: &[&str] = &[
     "limits.load_wait",
     "limits.answer_wait",
     "limits.stop_repetition",
+    "limits.load_on_demand",
+    "limits.queue",
+    "limits.queue_bytes",
+    "limits.per_key",
     "identity.certificate_life",
     "routing.policy",
     "modes.*.models",
@@ -35,6 +40,7 @@ pub const KEYS: &[&str] = &[
     "modes.*.max_tokens",
     "modes.*.ttft",
     "modes.*.tpot",
+    "modes.*.priority",
     "models.*.aliases",
     "telemetry.log",
     "telemetry.log_format",
@@ -90,6 +96,14 @@ pub struct Limits {
     pub answer_wait: String,
     /// Whether a stream that repeats itself without end is ended with an error; else it is only counted.
     pub stop_repetition: bool,
+    /// Whether a request for a model that is on a disk but nowhere in memory has it loaded.
+    pub load_on_demand: bool,
+    /// Requests that may wait for a slot.
+    pub queue: u32,
+    /// Bytes of the bodies of those together.
+    pub queue_bytes: String,
+    /// Requests of one API key at once, running and waiting.
+    pub per_key: u32,
 }
 
 /// `[identity]`.
@@ -124,6 +138,8 @@ pub struct ModeConfig {
     pub ttft: String,
     /// The longest time for each token of an answer; empty = none is asked for.
     pub tpot: String,
+    /// How urgent its requests are: a word of [`Priority`]; by the mode's name unless given.
+    pub priority: Option<String>,
 }
 
 /// `[models."NAME"]`.
@@ -168,6 +184,13 @@ impl Default for Limits {
             // A cold 70B model on a slow box can spend minutes on a long prompt.
             answer_wait: "10min".into(),
             stop_repetition: false,
+            load_on_demand: true,
+            // Twenty machines with four slots each have three requests waiting for each that runs.
+            queue: 256,
+            // 32 of the largest bodies, or all 256 with a megabyte each.
+            queue_bytes: "256MiB".into(),
+            // Half of the queue: one client that sends everything at once leaves room for others.
+            per_key: 128,
         }
     }
 }
@@ -205,6 +228,12 @@ pub struct Settings {
     pub answer_wait: Duration,
     /// Whether a stream that repeats itself without end is ended.
     pub stop_repetition: bool,
+    /// Whether requests have models loaded.
+    pub load_on_demand: bool,
+    /// Bounds of the queue.
+    pub queue: mesh_core::admission::Limits,
+    /// How urgent modes are, for those that say so.
+    pub priorities: BTreeMap<ModeName, Priority>,
     /// Life of certificates.
     pub certificate_life: Duration,
     /// How the machines that can serve are compared.
@@ -248,12 +277,24 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
     let agents = address(&mut check, "listen.agents", &config.listen.agents);
     let operators = address(&mut check, "listen.operators", &config.listen.operators);
     let body_limit = check.value("limits.body", config.limits.body.parse::<Bytes>());
+    let queue_bytes = check.value("limits.queue_bytes", config.limits.queue_bytes.parse::<Bytes>());
     let load_wait = check.value("limits.load_wait", parse_duration(&config.limits.load_wait));
     let answer_wait = check.value("limits.answer_wait", parse_duration(&config.limits.answer_wait));
     let certificate_life =
         check.value("identity.certificate_life", parse_duration(&config.identity.certificate_life));
     if body_limit.is_some_and(|limit| limit.0 == 0 || limit.0 > mesh_proto::frame::BODY_LIMIT) {
         check.problem("limits.body", "must be between 1B and 256MiB, the most that an agent takes");
+    }
+    if let (Some(queue), Some(body)) = (queue_bytes, body_limit)
+        && queue.0 / 2 < body.0
+    {
+        check.problem(
+            "limits.queue_bytes",
+            "must be at least twice limits.body, or large requests could never wait",
+        );
+    }
+    if config.limits.per_key == 0 {
+        check.problem("limits.per_key", "must be at least 1");
     }
     if answer_wait.is_some_and(|wait| wait < Duration::from_secs(1)) {
         check.problem("limits.answer_wait", "must be at least 1s");
@@ -268,6 +309,7 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
     let targets = check.targets(&config.modes);
     let modes = check.modes(&config.modes);
     let mode_max_tokens = check.max_tokens(&config.modes);
+    let priorities = check.priorities(&config.modes);
     let model_aliases = check.model_aliases(&config.models);
     if !check.problems.is_empty() {
         return Err(config_layers::complain(&check.problems));
@@ -284,6 +326,13 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         load_wait: load_wait.unwrap_or_default(),
         answer_wait: answer_wait.unwrap_or_default(),
         stop_repetition: config.limits.stop_repetition,
+        load_on_demand: config.limits.load_on_demand,
+        queue: mesh_core::admission::Limits {
+            waiting: config.limits.queue as usize,
+            bytes: queue_bytes.map_or(0, |bytes| bytes.0),
+            per_key: config.limits.per_key as usize,
+        },
+        priorities,
         certificate_life: certificate_life.unwrap_or_default(),
         policy: policy.unwrap_or_default(),
         modes,
@@ -383,6 +432,24 @@ impl Check<'_> {
         limits
     }
 
+    fn priorities(&mut self, modes: &BTreeMap<String, ModeConfig>) -> BTreeMap<ModeName, Priority> {
+        let mut found = BTreeMap::new();
+        for (name, mode) in modes {
+            // A wrong name is a problem that was told already.
+            let (Ok(mode_name), Some(word)) = (ModeName::new(name.as_str()), &mode.priority) else {
+                continue;
+            };
+            match Priority::from_word(word) {
+                Some(priority) => drop(found.insert(mode_name, priority)),
+                None => {
+                    let words = Priority::ALL.map(Priority::word).join(", ");
+                    self.problem(&format!("modes.{name}.priority"), format!("`{word}` is none of {words}"));
+                }
+            }
+        }
+        found
+    }
+
     fn list<T, E: ToString>(
         &mut self,
         key: &str,
@@ -432,14 +499,15 @@ mod tests {
     #[test]
     fn all_semantic_problems_come_with_their_lines() {
         let said = load_text(
-            "[listen]\nclients = \"7400\"\n[limits]\nbody = \"8\"\n[modes.code]\nmodels = [\"../x\"]\nfallback = [\"nope\"]\n",
+            "[listen]\nclients = \"7400\"\n[limits]\nbody = \"8\"\n[modes.code]\nmodels = [\"../x\"]\nfallback = [\"nope\"]\npriority = \"soon\"\n",
         )
-        .expect_err("four problems")
+        .expect_err("five problems")
         .to_string();
         for part in [
             "router.toml:2: listen.clients: `7400` is no address",
             "router.toml:4: limits.body: `8` is no size",
             "router.toml:6: modes.code.models: model name `../x`",
+            "router.toml:8: modes.code.priority: `soon` is none of autocomplete, ask, code, architect, background",
             "router.toml:5: mode `code` falls back to `nope`",
         ] {
             assert!(said.contains(part), "{part:?} is not in:\n{said}");

@@ -12,48 +12,69 @@ pub mod agent_links;
 pub mod answer_judge;
 pub mod attempt;
 pub mod blobs;
+pub mod caller;
+pub mod cold_load;
 pub mod data_links;
 pub mod flow;
 pub mod h2_links;
 pub mod in_flight;
+mod probe;
 pub mod prompt_measure;
 pub mod prompt_prefix;
 pub mod quic_links;
+mod refusals;
 pub mod stream_guard;
 pub mod ticket;
+pub mod waiting_room;
+pub mod wanted;
 
 use crate::config::Settings;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
 use crate::http::head::{Cap, Head};
-use crate::http::reply::{ApiError, Reply, reasons_json, reasons_text, set_header};
+use crate::http::reply::{ApiError, Reply, reasons_json, set_header};
 use crate::journal::Journal;
 use crate::metrics::{Metrics, ReasonLabel};
 use agent_links::{AgentLink, AgentLinks};
 use answer_judge::{Judgement, Truth};
 use attempt::{Attempt, Failure};
 use bytes::Bytes;
+use caller::Caller;
+use cold_load::{ColdLoads, Loading, load_refused, still_loading};
+use futures_util::{StreamExt, stream};
 use http::StatusCode;
-use in_flight::{Claim, InFlight, Trace};
-use mesh_core::fleet::{FleetView, Outcome};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use in_flight::{Claim, InFlight};
+use mesh_core::admission::slot::slots_of;
+use mesh_core::admission::{Entry, Priority};
+use mesh_core::client_loop::{ClientLoops, Habit};
+use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModeName, ModelId};
-use mesh_core::mode::{Asked, PREFIX, Purpose};
-use mesh_core::routing::{Candidate, Decision, Policy, Refusal, Rejection, Request, Slo, Why, decide};
+use mesh_core::mode::{Asked, Purpose};
+use mesh_core::retry_budget::RetryBudget;
+use mesh_core::routing::{Candidate, Decision, Refusal, Slo};
 use mesh_daemon::clock::{Clock, unix_ms};
 use mesh_proto::v1::ExplainReply;
-use prompt_prefix::PromptPrefix;
 use serde_json::json;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use stream_guard::Usage;
 use ticket::{Ended, Ticket};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use waiting_room::{NoSlot, Progress, Stay, WaitingRoom};
+use wanted::{Wanted, hash_of};
 
 /// Nodes that are tried for one request: the first and two others.
 const ATTEMPTS: usize = 3;
 
 /// A loading model is asked about again this often, besides at every change in the fleet.
 const LOAD_POLL: Duration = Duration::from_millis(250);
+
+/// A client that waits for a whole answer hears of a load within this time: many proxies and some clients give up
+/// after a minute without a byte.
+const WHOLE_LOAD_WAIT: Duration = Duration::from_secs(55);
 
 /// An answer that is no stream has its first content at its end: it may take this many times as long.
 const WHOLE_ANSWER: u32 = 6;
@@ -64,6 +85,36 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// What forwarding needs of the rest of the router. Clones are cheap.
 #[derive(Clone)]
 pub struct Forward {
+    /// All machines and modes.
+    pub fleet: FleetHandle,
+    /// The ways to the agents.
+    pub links: AgentLinks,
+    /// Requests in flight.
+    pub in_flight: InFlight,
+    /// Records of requests.
+    pub journal: Journal,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Where requests wait for a slot.
+    pub room: WaitingRoom,
+    /// Loads that requests asked for.
+    pub loads: ColdLoads,
+    /// Brakes, shared by all requests.
+    brakes: Arc<Mutex<Brakes>>,
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// What keeps clients and the router itself from repeating too much.
+struct Brakes {
+    retries: RetryBudget,
+    loops: ClientLoops,
+}
+
+/// What [`Forward`] is made of.
+pub struct ForwardParts {
     /// All machines and modes.
     pub fleet: FleetHandle,
     /// The ways to the agents.
@@ -90,6 +141,8 @@ pub struct Incoming {
     pub purpose: Purpose,
     /// The client's name for itself.
     pub client: String,
+    /// Who asks, and how long they are willing to wait.
+    pub caller: Caller,
     /// The whole body.
     pub body: Bytes,
     /// What its headers ask of routing.
@@ -107,52 +160,41 @@ pub struct Hints {
 
 /// Where a request stands between attempts.
 struct Course<'a> {
-    /// The models that may answer.
-    models: Vec<(ModelId, Option<ModeName>)>,
-    mode: Option<ModeName>,
+    wanted: Arc<Wanted>,
     incoming: &'a Incoming,
-    least_context: u32,
+    head: &'a Head,
+    stay: &'a Stay,
     /// What to tell the client if no other node can do what those tried so far cannot.
     beyond: Option<Box<ApiError>>,
-    /// Read when there is more than one place to go to.
-    prefix: OnceLock<PromptPrefix>,
-    slo: Slo,
-    policy: Policy,
 }
 
 impl Course<'_> {
-    /// What a decision is asked. The prompt is hashed only where there is a choice to be made by it.
-    fn request(&self, view: &FleetView) -> Request<'_> {
-        let models: Vec<_> = self.models.iter().map(|(model, mode)| (model, mode.as_ref())).collect();
-        let places: usize = models.iter().filter_map(|(model, _)| view.servings(model)).map(|s| s.open).sum();
-        let prefix = match self.prefix.get() {
-            None if places < 2 => None,
-            _ => Some(self.prefix.get_or_init(|| PromptPrefix::read(&self.incoming.body))),
-        };
-        Request {
-            prompt_tokens: self.incoming.body.len() as u64 / BYTES_PER_TOKEN,
-            mode: self.mode.as_ref(),
-            least_context: self.least_context,
-            needs: prefix.map(|prefix| prefix.needs).unwrap_or_default(),
-            prefix: prefix.map_or(&[], |prefix| &prefix.blocks),
-            session: self.incoming.hints.session,
-            slo: self.slo,
-            policy: self.policy,
-            ..Request::new(models, self.incoming.purpose)
-        }
-    }
-
-    /// What the routing of later requests learns from this one.
-    fn trace(&self) -> Trace {
-        Trace {
-            mode: self.mode.clone(),
-            prefix: self.prefix.get().map(|prefix| prefix.blocks.clone()).unwrap_or_default(),
-            session: self.incoming.hints.session,
+    fn tell(&self, progress: Progress) {
+        if let Some(teller) = &self.incoming.caller.progress {
+            teller.send_if_modified(|old| std::mem::replace(old, progress.clone()) != progress);
         }
     }
 }
 
 impl Forward {
+    /// Forwarding with an empty waiting room. [`Forward::keep`] must run, or nobody is called who waits.
+    #[must_use]
+    pub fn new(parts: ForwardParts) -> Self {
+        let ForwardParts { fleet, links, in_flight, journal, metrics, settings, clock } = parts;
+        let room = WaitingRoom::new(settings.queue, in_flight.clone(), fleet.clone(), metrics.clone(), clock);
+        let loads = ColdLoads::new(fleet.clone(), metrics.clone());
+        let brakes = Brakes { retries: RetryBudget::new(clock.now()), loops: ClientLoops::default() };
+        let brakes = Arc::new(Mutex::new(brakes));
+        Self { fleet, links, in_flight, journal, metrics, room, loads, brakes, settings, clock }
+    }
+
+    /// What goes on beside the requests until `stop`: calling those that wait, and asking failing replicas whether
+    /// they work again.
+    pub async fn keep(self, stop: CancellationToken) {
+        let probes = probe::keep(self.fleet.clone(), self.links.clone(), self.metrics.clone(), stop.clone());
+        tokio::join!(self.room.keep(stop), probes);
+    }
+
     /// Answers one request. Dropping the future, or the body of the reply, cancels it down to the engine.
     pub async fn run(&self, incoming: Incoming) -> Reply {
         let mut ticket = Ticket::new(
@@ -169,12 +211,23 @@ impl Forward {
             self.metrics.clone(),
         );
         let may_stream = incoming.purpose == Purpose::Chat;
-        let result = match Head::read(&incoming.body, may_stream) {
-            Ok(head) => self.route(&incoming, &head, &mut ticket).await,
-            Err(error) => {
+        let habit = habit(&incoming);
+        let admitted = self.brakes().loops.admits(habit, self.clock.now());
+        let tried = admitted.is_ok();
+        let result = match (admitted, Head::read(&incoming.body, may_stream)) {
+            (Err(repeated), _) => Err(refusals::loops(repeated)),
+            (Ok(()), Ok(head)) => self.route(&incoming, &head, &mut ticket).await,
+            (Ok(()), Err(error)) => {
                 Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))
             }
         };
+        match &result {
+            Ok(_) => self.brakes().loops.succeeded(habit),
+            Err(error) if tried && error.kind == ApiError::CLIENT && error.code != "superseded" => {
+                self.brakes().loops.refused(habit, error.code, self.clock.now());
+            }
+            Err(_) => {}
+        }
         let (attempt, candidate, claim) = match result {
             Ok(success) => success,
             Err(error) => {
@@ -197,59 +250,125 @@ impl Forward {
         let models = self.meaning(&head.model, ticket, head.stream)?;
         let mode = ModeName::new(ticket.mode()).ok();
         let slo = self.targets(mode.as_ref(), incoming.hints.slo);
-        let mut course = Course {
+        let wanted = Arc::new(Wanted {
             models,
             mode,
-            incoming,
+            purpose: incoming.purpose,
+            prompt_tokens: incoming.body.len() as u64 / BYTES_PER_TOKEN,
             least_context: 0,
-            beyond: None,
-            prefix: OnceLock::new(),
+            session: incoming.hints.session,
             slo,
             policy: self.settings.policy,
-        };
-        let deadline = Instant::now() + self.settings.load_wait;
+            body: incoming.body.clone(),
+            prefix: OnceLock::new(),
+        });
+        self.brakes().retries.request(self.clock.now());
+        let stay = self.room.arrive(self.entry(incoming, &wanted));
+        let stay = Arc::new(stay.map_err(|refused| refusals::queue(refused, &self.settings))?);
+        ticket.stays(stay.clone());
+        let course = Course { wanted, incoming, head, stay: &stay, beyond: None };
+        tokio::select! {
+            biased;
+            () = stay.superseded() => Err(refusals::superseded()),
+            result = self.follow(course, ticket) => result,
+        }
+    }
+
+    /// The times that are asked for: by the client, else by the mode.
+    fn targets(&self, mode: Option<&ModeName>, asked: Slo) -> Slo {
+        let own = mode.and_then(|mode| self.settings.targets.get(mode)).copied().unwrap_or_default();
+        Slo { ttft_s: asked.ttft_s.or(own.ttft_s), tpot_s: asked.tpot_s.or(own.tpot_s) }
+    }
+
+    /// What the queue is told of a request.
+    fn entry(&self, incoming: &Incoming, wanted: &Wanted) -> Entry {
+        let priority = wanted.mode.as_ref().map_or(Priority::default(), |mode| {
+            let configured = self.settings.priorities.get(mode).copied();
+            configured.unwrap_or_else(|| Priority::of_mode(mode.as_str()))
+        });
+        let patience = incoming.caller.deadline.unwrap_or_else(|| priority.patience());
+        Entry {
+            priority,
+            key: hash_of(&incoming.caller.key),
+            session: incoming.caller.session,
+            deadline: self.clock.now().plus(patience),
+            bytes: incoming.body.len() as u64,
+            class: wanted.class(),
+        }
+    }
+
+    /// Waits for slots and tries nodes until one has content or nothing helps.
+    async fn follow(
+        &self,
+        mut course: Course<'_>,
+        ticket: &mut Ticket,
+    ) -> Result<(Attempt, Candidate, Claim), ApiError> {
+        let (incoming, head, stay) = (course.incoming, course.head, course.stay);
+        let mut limit = self.settings.load_wait;
+        if !head.stream {
+            limit = limit.min(WHOLE_LOAD_WAIT);
+        }
+        let mut loading_for = Duration::ZERO;
         let mut snapshots = self.fleet.snapshots();
         loop {
-            let snapshot = snapshots.borrow_and_update().clone();
-            let refusal = match self.decide(&snapshot, &course) {
-                Ok((decision, claim)) => {
-                    match self.attempts(&mut course, head, decision, claim, ticket).await {
-                        Ok(success) => return Ok(success),
-                        Err(Exhausted::Error(error)) => return Err(*error),
-                        Err(Exhausted::Loading) => None,
+            snapshots.borrow_and_update();
+            let turn = stay.slot(course.wanted.clone(), incoming.caller.progress.clone()).await;
+            if !stay.queued().is_zero() {
+                ticket.queued(stay.queued());
+            }
+            let refusal = match turn {
+                Ok((decision, claim)) => match self.attempts(&mut course, decision, claim, ticket).await {
+                    Ok(success) => return Ok(success),
+                    Err(Exhausted::Error(error)) => return Err(*error),
+                    Err(Exhausted::Loading) => {
+                        stay.step_aside();
+                        None
                     }
-                }
-                Err(refusal) if refusal.loading => Some(refusal),
-                Err(refusal) => {
-                    if let Some(error) = course.beyond {
-                        return Err(*error);
-                    }
-                    ticket.nobody(&refusal.rejected);
-                    return Err(unavailable(&head.model, &refusal));
-                }
+                },
+                Err(NoSlot::NoNode(refusal)) => Some(refusal),
+                Err(no_slot) => return Err(refusals::no_slot(&head.model, no_slot, &self.settings)),
             };
+            let mut loading = Loading::Nothing;
             if let Some(refusal) = &refusal {
                 ticket.nobody(&refusal.rejected);
+                loading = self.cold(refusal, &course).await?;
+                if loading == Loading::Nothing && !refusal.loading {
+                    return Err(course
+                        .beyond
+                        .map_or_else(|| refusals::unavailable(&head.model, refusal), |e| *e));
+                }
             }
-            if Instant::now() + LOAD_POLL >= deadline {
-                let message = format!(
-                    "`{}` is still being loaded after {} s",
-                    head.model,
-                    self.settings.load_wait.as_secs()
-                );
-                let rejected = refusal.map(|r| r.rejected).unwrap_or_default();
-                return Err(ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "model_loading", message)
-                    .retry_after(5)
+            if let Loading::Underway { node, model, since } = &loading {
+                course.tell(Progress::Loading { node: node.clone(), model: model.clone(), since: *since });
+            }
+            if loading_for + LOAD_POLL >= limit {
+                let rejected = refusal.map(|refusal| refusal.rejected).unwrap_or_default();
+                return Err(still_loading(&head.model, &loading, limit, self.clock.now())
                     .with("nodes", reasons_json(&rejected)));
             }
+            let since = Instant::now();
             if refusal.is_none() {
                 // An engine said so itself: not again at every heartbeat of the fleet, each time with the body.
                 tokio::time::sleep(LOAD_POLL).await;
             } else if let Ok(Err(_)) = tokio::time::timeout(LOAD_POLL, snapshots.changed()).await {
-                let message = "the router is stopping";
-                return Err(ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "router_stopping", message)
-                    .retry_after(5));
+                return Err(refusals::stopping());
             }
+            // A deadline that the client set holds for loads, too.
+            if incoming.caller.deadline.is_none() {
+                stay.excuse(since.elapsed());
+            }
+            loading_for += since.elapsed();
+        }
+    }
+
+    /// No replica can serve it: is one on its way, or can one be loaded?
+    async fn cold(&self, refusal: &Refusal, course: &Course<'_>) -> Result<Loading, ApiError> {
+        // What an engine cannot do once its model is loaded is no reason to load another one.
+        let may_start = self.settings.load_on_demand && course.beyond.is_none();
+        let (snapshot, now) = (self.fleet.snapshot(), self.clock.now());
+        match self.loads.advance(&snapshot, refusal, &course.wanted, may_start, now).await {
+            Loading::Failed(failed) => Err(load_refused(&course.head.model, &failed)),
+            loading @ (Loading::Underway { .. } | Loading::Nothing) => Ok(loading),
         }
     }
 
@@ -272,66 +391,56 @@ impl Forward {
             Asked::Model(model) => Ok(vec![(model, None)]),
             // After a restart the router knows nothing until the first report: no reason to call a name wrong.
             Asked::Unknown { .. } if snapshot.view.model_names().is_empty() => {
-                let message =
-                    format!("`{}` cannot be served: no node has reported a model yet", shown(asked));
+                let message = format!(
+                    "`{}` cannot be served: no node has reported a model yet",
+                    refusals::shown(asked)
+                );
                 Err(ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "no_node_available", message)
                     .retry_after(5))
             }
-            Asked::Unknown { near, all } => Err(unknown_model(asked, &near, &all)),
+            Asked::Unknown { near, all } => Err(refusals::unknown_model(asked, &near, &all)),
         }
-    }
-
-    fn decide(&self, snapshot: &Snapshot, course: &Course<'_>) -> Result<(Decision, Claim), Refusal> {
-        // Before the lock: hashing a long prompt takes longer than deciding.
-        let request = course.request(&snapshot.view);
-        let (now, dice) = (self.clock.now(), rand::random());
-        self.in_flight.claim(
-            self.clock,
-            course.trace(),
-            |load| decide(&snapshot.view, load, &request, now, dice),
-            |decision| &decision.ranked[0],
-        )
-    }
-
-    /// The times that are asked for: by the client, else by the mode.
-    fn targets(&self, mode: Option<&ModeName>, asked: Slo) -> Slo {
-        let own = mode.and_then(|mode| self.settings.targets.get(mode)).copied().unwrap_or_default();
-        Slo { ttft_s: asked.ttft_s.or(own.ttft_s), tpot_s: asked.tpot_s.or(own.tpot_s) }
     }
 
     /// Tries the ranked nodes until one has content.
     async fn attempts(
         &self,
         course: &mut Course<'_>,
-        head: &Head,
         decision: Decision,
         first_claim: Claim,
         ticket: &mut Ticket,
     ) -> Result<(Attempt, Candidate, Claim), Exhausted> {
         let decision = Arc::new(decision);
         ticket.decided(decision.clone());
+        let head = course.head;
         let (mut claim, mut loading, mut broken) = (Some(first_claim), false, false);
         let (mut tried, mut failed) = (0, None::<(MachineId, String)>);
-        let mut ranked = decision.ranked.iter().peekable();
+        let mut ranked: Vec<&Candidate> = decision.ranked.iter().collect();
         // An answer with nothing in it, kept while another node is asked once.
         let mut empty = None::<(Attempt, Candidate, Judgement)>;
-        while let Some(candidate) = ranked.next() {
+        while let Some(candidate) = self.next_of(&mut ranked, claim.is_some()) {
             if tried == ATTEMPTS {
                 break;
             }
-            if candidate.context.is_some_and(|context| context < course.least_context) {
+            if candidate.context.is_some_and(|context| context < course.wanted.least_context) {
                 continue;
+            }
+            // What failed through nobody's fault but the node's is repeated within a budget only.
+            if broken && !self.brakes().retries.take(self.clock.now()) {
+                ticket.attempt_ended(format!("{}; the budget for retries is spent", ticket.last_result()));
+                break;
             }
             tried += 1;
             let mut claim = claim
                 .take()
-                .unwrap_or_else(|| self.in_flight.claim_next(candidate, self.clock, course.trace()));
+                .unwrap_or_else(|| self.in_flight.claim_next(candidate, self.clock, course.wanted.trace()));
             let reason = match &failed {
                 None => candidate.why.to_string(),
                 Some((node, why)) => format!("next after {node}: {why}"),
             };
             ticket.attempt(candidate, &reason);
-            let others = tried < ATTEMPTS && ranked.peek().is_some();
+            course.tell(Progress::Sent { node: candidate.machine.clone(), model: candidate.model.clone() });
+            let others = tried < ATTEMPTS && !ranked.is_empty();
             let failure = match self.attempt(course.incoming, head, candidate, others, ticket).await {
                 Ok(attempt) => {
                     let judgement =
@@ -366,7 +475,8 @@ impl Forward {
             match failure {
                 Failure::Client(error) => return Err(Exhausted::Error(error)),
                 Failure::Beyond { least_context, error } => {
-                    course.least_context = course.least_context.max(least_context);
+                    let wanted = Arc::make_mut(&mut course.wanted);
+                    wanted.least_context = wanted.least_context.max(least_context);
                     course.beyond = Some(error);
                 }
                 Failure::Loading => loading = true,
@@ -378,13 +488,14 @@ impl Forward {
                 Failure::Link(_)
                 | Failure::Replica(_)
                 | Failure::Busy(_)
+                | Failure::Resting(..)
                 | Failure::Late(_)
                 | Failure::Empty(_) => broken = true,
             }
         }
         if let Some((attempt, candidate, _)) = empty {
             // Nobody does better: the client decides what an empty answer is worth.
-            let claim = self.in_flight.claim_next(&candidate, self.clock, course.trace());
+            let claim = self.in_flight.claim_next(&candidate, self.clock, course.wanted.trace());
             ticket.attempt(&candidate, "its empty answer is all there is");
             ticket.first_content();
             return Ok((attempt, candidate, claim));
@@ -400,6 +511,25 @@ impl Forward {
         let error =
             ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "all_nodes_failed", message).retry_after(2);
         Err(Exhausted::Error(Box::new(error)))
+    }
+
+    /// The best of the ranked nodes that are left: the one that has been claimed; later one with a free slot before
+    /// one without, whose engine queues by itself.
+    fn next_of<'a>(&self, ranked: &mut Vec<&'a Candidate>, claimed: bool) -> Option<&'a Candidate> {
+        if ranked.is_empty() {
+            return None;
+        }
+        let at = if claimed {
+            0
+        } else {
+            let load = self.in_flight.load();
+            let free = |candidate: &&Candidate| {
+                let here = load.get(&(candidate.machine.clone(), candidate.model.clone()));
+                here.copied().unwrap_or(0) < slots_of(candidate)
+            };
+            ranked.iter().position(free).unwrap_or(0)
+        };
+        Some(ranked.remove(at))
     }
 
     /// One try on one node. With another node at hand, it ends as soon as this one is in doubt: a machine
@@ -474,9 +604,16 @@ impl Forward {
         }
     }
 
+    fn brakes(&self) -> MutexGuard<'_, Brakes> {
+        // Counts are valid after any panic.
+        self.brakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Turns an attempt with content into the client's answer.
     fn deliver(&self, attempt: Attempt, candidate: &Candidate, claim: Claim, mut ticket: Ticket) -> Reply {
         let (mode, reason, id) = (ticket.mode(), ticket.reason(), ticket.id());
+        let (queued, ended) =
+            ticket.stay().map_or_else(Default::default, |stay| (stay.queued(), stay.ended()));
         let clamped = ticket.is_clamped().map(str::to_owned);
         let judgement = attempt.judgement(&self.fleet, candidate).unwrap_or_default();
         let mut reply = match attempt {
@@ -491,7 +628,11 @@ impl Forward {
             }
             Attempt::Stream(stream) => {
                 let round_trip = self.links.round_trip(&candidate.machine);
-                stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip)
+                let reply = stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip);
+                match ended {
+                    Some(ended) => cut_off(reply, ended),
+                    None => reply,
+                }
             }
         };
         if let Some(truncated) = judgement.truncated() {
@@ -502,6 +643,9 @@ impl Forward {
         }
         if let Some(clamped) = clamped {
             set_header(&mut reply, "x-mesh-max-tokens-clamped", &clamped);
+        }
+        if !queued.is_zero() {
+            set_header(&mut reply, "x-mesh-queue-ms", &queued.as_millis().to_string());
         }
         set_header(&mut reply, "x-mesh-node", candidate.machine.as_str());
         set_header(&mut reply, "x-mesh-model", candidate.model.as_str());
@@ -522,46 +666,21 @@ enum Exhausted {
     Loading,
 }
 
-/// A client's word for a model, short enough for a message.
-fn shown(asked: &str) -> String {
-    asked.chars().take(100).collect()
+/// Who sends what, for noticing clients that repeat themselves.
+fn habit(incoming: &Incoming) -> Habit {
+    let Caller { key, session, .. } = &incoming.caller;
+    // Without a session, programs of the same user are told apart by their names.
+    let who = session.unwrap_or_else(|| hash_of(&incoming.client));
+    Habit::new(who.rotate_left(1) ^ hash_of(key), incoming.body.len() as u64)
 }
 
-fn unknown_model(asked: &str, near: &[String], all: &[String]) -> ApiError {
-    let mut message = format!("there is no mode or model `{}`", shown(asked));
-    if near.is_empty() {
-        let list: Vec<&str> = all.iter().take(8).map(String::as_str).collect();
-        message.push_str(&format!("; there are {}", list.join(", ")));
-    } else {
-        message.push_str(&format!("; did you mean {}?", near.join(" or ")));
-    }
-    ApiError::client(StatusCode::NOT_FOUND, "model_not_found", message)
-        .param("model")
-        .with("near", json!(near))
-        .with("available", json!(all))
-}
-
-fn unavailable(asked: &str, refusal: &Refusal) -> ApiError {
-    let what = if asked.starts_with(PREFIX) { "mode" } else { "model" };
-    if refusal.is_permanent() {
-        // A 4xx: SDKs would repeat a 5xx twice, for nothing.
-        let message =
-            format!("{what} `{}` does not do this: {}", shown(asked), reasons_text(&refusal.rejected));
-        return ApiError::client(StatusCode::BAD_REQUEST, "unsupported", message)
-            .param("model")
-            .with("nodes", reasons_json(&refusal.rejected));
-    }
-    let message =
-        format!("no node can serve {what} `{}` now: {}", shown(asked), reasons_text(&refusal.rejected));
-    // Waiting alone does not bring back a model that somebody unloaded.
-    let unloaded = refusal.rejected.iter().find(|rejection| rejection.why == Why::NotLoaded);
-    let message = match unloaded {
-        Some(Rejection { machine, model: Some(model), .. }) => {
-            format!("{message}; `meshctl model load {model} --node {machine}` loads it")
-        }
-        Some(Rejection { model: None, .. }) | None => message,
-    };
-    ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "no_node_available", message)
-        .retry_after(refusal.retry_after_s())
-        .with("nodes", reasons_json(&refusal.rejected))
+/// A stream that ends with an error event when a newer request takes its place; its engine stops then.
+fn cut_off(reply: Reply, ended: CancellationToken) -> Reply {
+    reply.map(|body| {
+        let bytes = body.into_data_stream().filter_map(async |data| data.ok()).boxed();
+        let until = ended.clone().cancelled_owned();
+        let last = stream::once(async move { ended.is_cancelled().then(|| refusals::superseded().event()) });
+        let frames = bytes.take_until(until).chain(last.filter_map(async |event| event));
+        StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()
+    })
 }

@@ -6,6 +6,7 @@ pub mod openai;
 pub mod reply;
 pub mod routing_hints;
 
+use crate::forward::caller::Caller;
 use crate::forward::{Forward, Incoming};
 use crate::ledger::LedgerHandle;
 use bytes::Bytes;
@@ -136,20 +137,20 @@ impl Front {
             (&Method::GET | &Method::HEAD, "/readyz") => return Ok(self.ready()),
             _ => {}
         }
-        self.authorize(request.headers())?;
+        let key = self.authorize(request.headers())?;
         match (request.method(), path.as_str()) {
             (&Method::GET, "/v1/models") => Ok(openai::models(&self.forward.fleet.snapshot())),
             (&Method::GET, path) if path.starts_with("/v1/models/") => {
                 openai::model(&self.forward.fleet.snapshot(), &path["/v1/models/".len()..])
             }
             (&Method::POST, "/v1/chat/completions") => {
-                self.forward(request, id, "/v1/chat/completions", Purpose::Chat).await
+                self.forward(request, id, key, "/v1/chat/completions", Purpose::Chat).await
             }
             (&Method::POST, "/v1/completions") => {
-                self.forward(request, id, "/v1/completions", Purpose::Chat).await
+                self.forward(request, id, key, "/v1/completions", Purpose::Chat).await
             }
             (&Method::POST, "/v1/embeddings") => {
-                self.forward(request, id, "/v1/embeddings", Purpose::Embed).await
+                self.forward(request, id, key, "/v1/embeddings", Purpose::Embed).await
             }
             (&Method::GET, "/metrics") => Ok(self.metrics()),
             (
@@ -174,7 +175,7 @@ impl Front {
     }
 
     /// A key is asked for before anything else is said.
-    fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    fn authorize(&self, headers: &HeaderMap) -> Result<String, ApiError> {
         let refuse = |reason: &'static str, message: &str| {
             let label = crate::metrics::ReasonLabel { reason };
             self.forward.metrics.refusals.get_or_create(&label).inc();
@@ -195,13 +196,14 @@ impl Front {
         let id = self.ledger.check(presented);
         let Some(id) = id else { return Err(refuse("invalid_api_key", "the API key is not known here")) };
         self.ledger.key_used(&id, unix_ms());
-        Ok(())
+        Ok(id.to_string())
     }
 
     async fn forward(
         &self,
         request: Request<HttpBody>,
         id: &str,
+        key: String,
         path: &'static str,
         purpose: Purpose,
     ) -> Result<Reply, ApiError> {
@@ -209,8 +211,9 @@ impl Front {
             request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let client = client.chars().take(120).collect();
         let hints = routing_hints::read(request.headers())?;
+        let caller = Caller::read(key, request.headers())?;
         let body = self.body(request).await?;
-        Ok(self.forward.run(Incoming { id: id.into(), path, purpose, client, body, hints }).await)
+        Ok(self.forward.run(Incoming { id: id.into(), path, purpose, client, caller, body, hints }).await)
     }
 
     async fn body(&self, request: Request<HttpBody>) -> Result<Bytes, ApiError> {

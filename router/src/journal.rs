@@ -198,6 +198,8 @@ pub struct Finish {
     pub outcome: &'static str,
     /// Seconds to its first content.
     pub ttft_s: Option<f64>,
+    /// Seconds that it waited for slots, if it did.
+    pub queued_s: Option<f64>,
     /// Tokens per second of its answer.
     pub tokens_per_second: Option<f64>,
 }
@@ -292,7 +294,7 @@ mod tests {
     }
 
     fn finish(outcome: &'static str, ttft_s: f64) -> Finish {
-        Finish { mode: "code".into(), outcome, ttft_s: Some(ttft_s), tokens_per_second: None }
+        Finish { mode: "code".into(), outcome, ttft_s: Some(ttft_s), queued_s: None, tokens_per_second: None }
     }
 
     #[test]

@@ -97,6 +97,14 @@ pub struct Metrics {
     pub faulty_answers: Family<AnswerLabels, Counter>,
     /// Prompts that were measured before they were sent, where bytes alone did not decide.
     pub prompt_counts: Family<ReasonLabel, Counter>,
+    /// Requests that wait for a slot.
+    pub waiting: Gauge,
+    /// Seconds that requests waited for a slot.
+    pub queued: Family<ModeLabel, Histogram, Seconds>,
+    /// Requests of the router's own that ask a failing replica for one token, by what came of them.
+    pub probes: Family<ReasonLabel, Counter>,
+    /// Loads that requests asked for, by what came of them.
+    pub loads: Family<ReasonLabel, Counter>,
     /// Everything above, for `/metrics`.
     pub registry: Arc<Registry>,
 }
@@ -150,6 +158,16 @@ impl Metrics {
             "Prompts counted before they were sent",
             prompt_counts.clone(),
         );
+        let (waiting, queued) = (Gauge::default(), Family::new_with_constructor(seconds as Seconds));
+        let (probes, loads) = (Family::default(), Family::default());
+        registry.register("modemesh_router_waiting", "Requests that wait for a slot", waiting.clone());
+        registry.register(
+            "modemesh_router_queue_seconds",
+            "Seconds spent waiting for a slot",
+            queued.clone(),
+        );
+        registry.register("modemesh_router_probes", "Probes of replicas that had failed", probes.clone());
+        registry.register("modemesh_router_loads", "Loads that requests asked for", loads.clone());
         let registry = Arc::new(registry);
         Self {
             truncated,
@@ -164,6 +182,10 @@ impl Metrics {
             refusals,
             tokens,
             connections,
+            waiting,
+            queued,
+            probes,
+            loads,
             registry,
         }
     }

@@ -56,6 +56,8 @@ pub enum Why {
         /// How many could serve.
         of: usize,
     },
+    /// Those before it in the ranking have no free slot.
+    FreeSlot,
     /// Comes after a better one.
     Behind(&'static str),
     /// Chosen although suspect: nobody healthy is left.
@@ -110,6 +112,7 @@ impl fmt::Display for Why {
             Self::Explored => write!(out, "by chance, to learn its speed anew"),
             Self::MeetsTarget { meet, of } => write!(out, "meets the target, as do {meet} of {of}"),
             Self::ByPolicy { policy, of } => write!(out, "by the policy {policy}, of {of}"),
+            Self::FreeSlot => write!(out, "the best one with a free slot"),
             Self::Behind(what) => write!(out, "behind: {what}"),
             Self::LastResort(what) => write!(out, "last resort: {what}"),
             Self::Fallback(mode) => write!(out, "fallback to mode {mode}"),

@@ -115,6 +115,7 @@ fn outcome(reply: &ExplainReply, look: Look) -> Vec<String> {
     // What never had content was not what the prediction was about.
     let promised = reply.predicted_answer_s.filter(|_| reply.ttft_s.is_some());
     let measured = [
+        reply.queued_s.map(|value| format!("{} in the queue", seconds(value))),
         reply.ttft_s.map(|value| beside(format!("TTFT {}", seconds(value)), reply.predicted_ttft_s)),
         reply.tokens_per_second.map(rate),
         reply.prompt_tokens.map(|count| format!("{count} tokens in")),

@@ -340,6 +340,7 @@ fn complete() -> ExplainReply {
         reason: "least predicted time of 2".into(),
         predicted_ttft_s: Some(0.93),
         predicted_answer_s: Some(12.6),
+        queued_s: Some(1.4),
     }
 }
 

@@ -62,7 +62,7 @@ async fn the_body_passes_unchanged_and_only_our_own_headers_go_to_the_engine() {
         assert!(post.headers.contains(&("authorization".into(), "Bearer engine-key".into())));
         post.answer("200 OK", "application/json; charset=utf-8", r#"{"odd":  1.50}"#).await;
     });
-    let EngineAnswer { status, content_type, engine } = engine_answer(answer.head.clone());
+    let EngineAnswer { status, content_type, engine, .. } = engine_answer(answer.head.clone());
     assert_eq!(
         (status, content_type.as_str(), engine.as_str()),
         (200, "application/json; charset=utf-8", "scripted")

@@ -1326,6 +1326,9 @@ pub struct EngineAnswer {
     /// The engine's own name, for logs.
     #[prost(string, tag = "3")]
     pub engine: ::prost::alloc::string::String,
+    /// Its `Retry-After` in seconds, where it sent one.
+    #[prost(uint32, optional, tag = "4")]
+    pub retry_after_s: ::core::option::Option<u32>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1629,6 +1632,9 @@ pub struct ExplainReply {
     /// Why this choice, in one line: the x-mesh-reason header.
     #[prost(string, tag = "19")]
     pub reason: ::prost::alloc::string::String,
+    /// How long it waited in the router's queue for a slot.
+    #[prost(double, optional, tag = "30")]
+    pub queued_s: ::core::option::Option<f64>,
     /// What was predicted of the node that was tried last: seconds to the first content, and to the end of a typical
     /// answer.
     #[prost(double, optional, tag = "40")]

@@ -80,6 +80,8 @@ pub enum Failure {
     Loading,
     /// The node takes no more requests now.
     Busy(String),
+    /// The engine takes no more requests, and said for how long.
+    Resting(String, Duration),
     /// The node could not be reached.
     Link(String),
     /// The engine failed.
@@ -98,6 +100,9 @@ impl fmt::Display for Failure {
             }
             Self::Loading => write!(out, "{}", super::ticket::LOADING),
             Self::Busy(why) => write!(out, "takes no more requests now: {why}"),
+            Self::Resting(why, rest) => {
+                write!(out, "takes no more requests for {} s: {why}", rest.as_secs())
+            }
             Self::Link(why) => write!(out, "unreachable: {why}"),
             Self::Replica(why) => write!(out, "engine failed: {why}"),
             Self::Late(limit) => write!(out, "no content within {} s", limit.as_secs()),
@@ -114,7 +119,7 @@ impl Failure {
             Self::Client(_) => "client",
             Self::Beyond { .. } => "beyond",
             Self::Loading => "loading",
-            Self::Busy(_) => "busy",
+            Self::Busy(_) | Self::Resting(..) => "busy",
             Self::Link(_) => "link",
             Self::Replica(_) => "engine",
             Self::Late(_) => "late",
@@ -128,6 +133,7 @@ impl Failure {
         match self {
             // Whether an empty answer counts is decided once another was asked.
             Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) | Self::Empty(_) => None,
+            Self::Resting(_, rest) => Some(Outcome::ReplicaBusy(*rest)),
             Self::Link(_) => Some(Outcome::MachineLost),
             Self::Replica(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
         }
@@ -165,7 +171,7 @@ pub async fn open(
         blob: None,
     };
     let AgentAnswer { head: answer, body } = link.open(request, body).await?;
-    let EngineAnswer { status, content_type, .. } = match answer.outcome {
+    let EngineAnswer { status, content_type, retry_after_s, .. } = match answer.outcome {
         Some(HeadOutcome::Answer(answer)) => answer,
         Some(HeadOutcome::Refused(refused)) => return Err(refusal(refused)),
         Some(HeadOutcome::Blob(_)) | None => {
@@ -178,7 +184,12 @@ pub async fn open(
         .ok_or_else(|| Failure::Replica(format!("the engine answered with status {status}")))?;
     if !status.is_success() {
         let error = collect(body, ERROR_LIMIT).await?;
-        return Err(engine_error(status, &error));
+        return Err(match (engine_error(status, &error), retry_after_s) {
+            (Failure::Busy(said), Some(seconds)) if seconds > 0 => {
+                Failure::Resting(said, Duration::from_secs(seconds.into()))
+            }
+            (failure, _) => failure,
+        });
     }
     // An engine that answers whole although it was asked for a stream is passed on as it is.
     if head.stream && content_type.starts_with("text/event-stream") {
@@ -287,7 +298,7 @@ const FIELDS: [&str; 12] = [
 ///
 /// The engine's own words go no further: llama.cpp quotes prompts and answers in them. What a client learns is
 /// the kind of the error, numbers of tokens, and which field the engine named.
-fn engine_error(status: StatusCode, body: &[u8]) -> Failure {
+pub(super) fn engine_error(status: StatusCode, body: &[u8]) -> Failure {
     let error = match serde_json::from_slice(body) {
         Ok(EngineError::Object { error }) => error,
         Ok(EngineError::Text { error }) => ErrorObject { message: error, ..ErrorObject::default() },
@@ -318,9 +329,10 @@ fn engine_error(status: StatusCode, body: &[u8]) -> Failure {
     }
     let said = format!("status {}", status.as_u16());
     match status {
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            Failure::Busy(said)
-        }
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::CONFLICT
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::SERVICE_UNAVAILABLE => Failure::Busy(said),
         // The agent's key was refused, or the model is gone: not the client's doing.
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Failure::Replica(said),
         // A 500 for tools that are no array of tools.
@@ -418,6 +430,9 @@ mod tests {
             failure(503, r#"{"error":"server busy, please try again.  maximum pending requests exceeded"}"#),
             Failure::Busy(_)
         ));
+        for status in [408, 409, 429] {
+            assert!(matches!(failure(status, ""), Failure::Busy(_)), "{status}");
+        }
         assert!(matches!(failure(404, r#"{"error":"model 'x' not found"}"#), Failure::Replica(_)));
         assert!(matches!(failure(401, r#"{"error":{"message":"Invalid API Key"}}"#), Failure::Replica(_)));
         assert!(matches!(failure(500, ""), Failure::Replica(_)));

@@ -12,6 +12,7 @@ use mesh_daemon::clock::Clock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Counts by name, for people.
 pub type Counts = BTreeMap<(MachineId, ModelId), u32>;
@@ -20,6 +21,8 @@ pub type Counts = BTreeMap<(MachineId, ModelId), u32>;
 #[derive(Debug, Clone, Default)]
 pub struct InFlight {
     board: Arc<Mutex<Board>>,
+    /// Told whenever a claim is dropped.
+    freed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +105,11 @@ impl InFlight {
         }
     }
 
+    /// Completes when a claim was dropped since the last call. For one listener: the queue.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
     /// A copy of all counts.
     #[must_use]
     pub fn load(&self) -> Counts {
@@ -163,6 +171,8 @@ impl Drop for Claim {
                 board.counts.remove(&self.replica);
             }
         }
+        drop(board);
+        self.counts.freed.notify_one();
     }
 }
 

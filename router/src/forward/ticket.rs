@@ -2,6 +2,7 @@
 //! ends exactly once: complete, failed, refused, or cancelled when nothing else was said.
 
 use super::stream_guard::Usage;
+use super::waiting_room::Stay;
 use crate::journal::{Finish, Journal, SharedRecord};
 use crate::metrics::{Metrics, ModeLabel, RequestLabels, TokenLabels};
 use mesh_core::routing::{Candidate, Decision, Rejection};
@@ -46,6 +47,8 @@ pub struct Ticket {
     first_content: Option<Instant>,
     ended: bool,
     clamped: Option<String>,
+    /// Its place in the waiting room: it counts for its key until the end.
+    stay: Option<Arc<Stay>>,
     journal: Journal,
     metrics: Metrics,
 }
@@ -56,7 +59,33 @@ impl Ticket {
     pub fn new(record: ExplainReply, journal: Journal, metrics: Metrics) -> Self {
         metrics.in_flight.inc();
         let (record, started) = (SharedRecord::new(record), Instant::now());
-        Self { record, kept: false, started, first_content: None, ended: false, clamped: None, journal, metrics }
+        Self {
+            record,
+            kept: false,
+            started,
+            first_content: None,
+            ended: false,
+            clamped: None,
+            stay: None,
+            journal,
+            metrics,
+        }
+    }
+
+    /// Keeps the request's place in the waiting room until it ends.
+    pub fn stays(&mut self, stay: Arc<Stay>) {
+        self.stay = Some(stay);
+    }
+
+    /// The request's place in the waiting room.
+    #[must_use]
+    pub fn stay(&self) -> Option<&Arc<Stay>> {
+        self.stay.as_ref()
+    }
+
+    /// How long it has waited for slots so far.
+    pub fn queued(&mut self, queued: Duration) {
+        self.record.lock().reply.queued_s = Some(queued.as_secs_f64());
     }
 
     /// The request's id.
@@ -159,6 +188,13 @@ impl Ticket {
         }
     }
 
+    /// What came of the last attempt.
+    #[must_use]
+    pub fn last_result(&self) -> String {
+        let record = self.record.lock();
+        record.reply.attempts.last().map(|attempt| attempt.result.clone()).unwrap_or_default()
+    }
+
     /// Every attempt so far in one line, for an error message.
     #[must_use]
     pub fn attempts_text(&self) -> String {
@@ -204,12 +240,14 @@ impl Ticket {
             mode: reply.mode.clone(),
             outcome: ended.word(),
             ttft_s: reply.ttft_s,
+            queued_s: reply.queued_s,
             tokens_per_second: reply.tokens_per_second,
         };
         let node = reply.attempts.last().map(|attempt| attempt.node.clone()).unwrap_or_default();
         let request_id = &reply.request_id;
         tracing::debug!(request_id, outcome = ended.word(), status, duration, "request ended");
         drop(record);
+        self.stay = None;
         self.count(&finish, node, duration, usage);
         self.keep();
         if !finish.mode.is_empty() {
@@ -224,6 +262,9 @@ impl Ticket {
             self.metrics.ttft.get_or_create(&mode).observe(ttft);
         }
         self.metrics.duration.get_or_create(&mode).observe(duration);
+        if let Some(queued) = finish.queued_s {
+            self.metrics.queued.get_or_create(&mode).observe(queued);
+        }
         for (kind, tokens) in [("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)] {
             if let Some(tokens) = tokens {
                 self.metrics.tokens.get_or_create(&TokenLabels { node: node.clone(), kind }).inc_by(tokens);

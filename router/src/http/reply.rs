@@ -49,13 +49,15 @@ pub struct ApiError {
 }
 
 impl ApiError {
+    /// The `type` of errors that only another request avoids.
+    pub const CLIENT: &'static str = "invalid_request_error";
+
     /// An error that is the client's fault.
     #[must_use]
     pub fn client(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let kind = "invalid_request_error";
         Self {
             status,
-            kind,
+            kind: Self::CLIENT,
             code,
             message: message.into(),
             param: None,

@@ -3,6 +3,7 @@
 use super::super::agent_links::{AgentAnswer, AnswerBody, LinkError};
 use super::*;
 use crate::forward::Hints;
+use crate::forward::caller::Caller;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use mesh_core::id::{MachineId, ModelId};
@@ -81,7 +82,12 @@ impl AgentLink for Says {
     fn open(&self, head: RequestHead, _: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
         self.asked.lock().expect("no panic").push(head.path);
         let Some((status, text)) = self.answer else { return Box::pin(std::future::pending()) };
-        let answer = EngineAnswer { status, content_type: "application/json".into(), engine: "e".into() };
+        let answer = EngineAnswer {
+            status,
+            content_type: "application/json".into(),
+            engine: "e".into(),
+            retry_after_s: None,
+        };
         let head = ResponseHead { outcome: Some(Outcome::Answer(answer)) };
         let body: AnswerBody = stream::iter([Ok(Bytes::from_static(text.as_bytes()))]).boxed();
         Box::pin(async { Ok(AgentAnswer { head, body }) })
@@ -106,6 +112,7 @@ async fn measured(
         client: String::new(),
         body: Bytes::from(body.to_string()),
         hints: Hints::default(),
+        caller: Caller::default(),
     };
     let head = Head::read(&incoming.body, true).expect("valid");
     let (machine, model) = (MachineId::new("msi").expect("valid"), ModelId::new("m").expect("valid"));

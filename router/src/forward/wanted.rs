@@ -1,0 +1,95 @@
+//! What a request needs of a replica, owned: it may be decided again and again while the request waits.
+
+use super::in_flight::Trace;
+use super::prompt_prefix::PromptPrefix;
+use bytes::Bytes;
+use mesh_core::fleet::FleetView;
+use mesh_core::id::{ModeName, ModelId};
+use mesh_core::mode::Purpose;
+use mesh_core::routing::{Policy, Request, Slo};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
+
+/// The needs.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The models that may answer, best first, with the mode each comes from.
+    pub models: Vec<(ModelId, Option<ModeName>)>,
+    /// The mode that was asked for; `None` = a model by its name.
+    pub mode: Option<ModeName>,
+    /// Chat or embeddings.
+    pub purpose: Purpose,
+    /// A rough count of the prompt's tokens.
+    pub prompt_tokens: u64,
+    /// Slots with less context than this are useless.
+    pub least_context: u32,
+    /// The session's name as a number.
+    pub session: Option<u64>,
+    /// Times that are asked for.
+    pub slo: Slo,
+    /// How replicas are compared.
+    pub policy: Policy,
+    /// The client's body, for [`Wanted::prefix`].
+    pub body: Bytes,
+    /// The starts of its prompt, read when there is more than one place to go to.
+    pub prefix: OnceLock<PromptPrefix>,
+}
+
+impl Wanted {
+    /// Reads what a choice is made by, where there is a choice. Before any lock: hashing a long prompt takes longer
+    /// than deciding.
+    pub fn prepare(&self, view: &FleetView) {
+        let models = self.models.iter();
+        let places: usize = models.filter_map(|(model, _)| view.servings(model)).map(|s| s.open).sum();
+        if places >= 2 {
+            self.prefix.get_or_init(|| PromptPrefix::read(&self.body));
+        }
+    }
+
+    /// The same as the rules read it.
+    #[must_use]
+    pub fn request(&self) -> Request<'_> {
+        let models = self.models.iter().map(|(model, mode)| (model, mode.as_ref())).collect();
+        let prefix = self.prefix.get();
+        Request {
+            prompt_tokens: self.prompt_tokens,
+            mode: self.mode.as_ref(),
+            least_context: self.least_context,
+            needs: prefix.map(|prefix| prefix.needs).unwrap_or_default(),
+            prefix: prefix.map_or(&[], |prefix| &prefix.blocks),
+            session: self.session,
+            slo: self.slo,
+            policy: self.policy,
+            ..Request::new(models, self.purpose)
+        }
+    }
+
+    /// What the routing of later requests learns from this one.
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        Trace {
+            mode: self.mode.clone(),
+            prefix: self.prefix.get().map(|prefix| prefix.blocks.clone()).unwrap_or_default(),
+            session: self.session,
+        }
+    }
+
+    /// Equal for requests that need the same slots.
+    #[must_use]
+    pub fn class(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (model, _) in &self.models {
+            model.as_str().hash(&mut hasher);
+        }
+        (self.purpose == Purpose::Embed, self.least_context).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// A number that stands for a name: keys and sessions are compared, never shown.
+#[must_use]
+pub fn hash_of(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,123 @@
+//! Models that are on disk only.
+
+use crate::fixture::{Mesh, caller, engine, error_of, replica};
+use mesh_core::id::ModelId;
+use mesh_core::machine::ReplicaState::{Available, Loaded, Loading};
+use mesh_core::machine::{Directive, Store, StoreRefusal};
+use router::forward::caller::Caller;
+use router::forward::waiting_room::Progress;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+fn model() -> ModelId {
+    ModelId::new("m").expect("valid")
+}
+
+fn refused(reason: &str, at_ms: u64) -> Store {
+    let refusal = StoreRefusal { model: model(), reason: reason.into(), at_ms };
+    Store { refusals: vec![refusal], ..Store::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_request_has_a_model_loaded_and_the_others_wait_for_the_same_load() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (node, mut control) = mesh.node("a", engine(vec![replica("m", Available, None)])).await;
+    let (teller, mut progress) = watch::channel(Progress::Deciding);
+    let requests: Vec<_> = (0..5)
+        .map(|_| {
+            let (mesh, progress) = (mesh.clone(), Some(teller.clone()));
+            tokio::spawn(async move { mesh.send("mesh/code", Caller { progress, ..caller("k") }).await })
+        })
+        .collect();
+    assert_eq!(control.wish().await, Directive::Load(model().into()));
+    let loading = |p: &Progress| matches!(p, Progress::Loading { node, .. } if node.as_str() == "a");
+    assert!(progress.wait_for(loading).await.is_ok());
+    control.report(engine(vec![replica("m", Loading, None)])).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    control.report(engine(vec![replica("m", Loaded, Some(2))])).await;
+    for request in requests {
+        assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    }
+    assert_eq!((node.requests(), node.seen.borrow().most), (5, 2));
+    assert!(control.directives.try_recv().is_err(), "it was asked for once");
+    mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_refuses_is_quoted_and_another_one_is_asked() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let on_disk = || engine(vec![replica("m", Available, None)]);
+    let (_a, mut control_a) = mesh.node("a", on_disk()).await;
+    let (_b, mut control_b) = mesh.node("b", on_disk()).await;
+    // Told before: it is not about this load.
+    control_a.store(refused("earlier words", 1)).await;
+    mesh.until(|snapshot| snapshot.view.machines.iter().any(|machine| !machine.store.refusals.is_empty()))
+        .await;
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.send("m", caller("k")).await }
+    });
+    assert_eq!(control_a.wish().await, Directive::Load(model().into()));
+    control_a.store(refused("needs 20 GiB, 8 GiB are free", 2)).await;
+    assert_eq!(control_b.wish().await, Directive::Load(model().into()));
+    control_b.store(refused("needs 20 GiB, 4 GiB are free", 7)).await;
+    let (status, code, error) = error_of(request.await.expect("no panic")).await;
+    assert_eq!((status, code.as_str()), (503, "load_refused"), "{error}");
+    let message = error["message"].as_str().unwrap_or_default();
+    assert!(message.contains("8 GiB are free") && message.contains("4 GiB are free"), "{message}");
+    assert!(!message.contains("earlier words"), "{message}");
+    // At once for the next one: nobody is asked again for a while.
+    let (_, code, _) = error_of(mesh.send("m", caller("k")).await).await;
+    assert_eq!(code, "load_refused");
+    assert!(control_a.directives.try_recv().is_err() && control_b.directives.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_answer_is_told_of_a_long_load_within_a_minute_and_a_stream_waits_as_configured() {
+    let mesh = Mesh::start(|config| config.limits.load_wait = "5min".into());
+    let (_node, mut control) = mesh.node("a", engine(vec![replica("m", Available, None)])).await;
+    let before = tokio::time::Instant::now();
+    let answer = async {
+        assert_eq!(control.wish().await, Directive::Load(model().into()));
+        control.report(engine(vec![replica("m", Loading, None)])).await;
+    };
+    let (reply, ()) = tokio::join!(mesh.send("m", caller("k")), answer);
+    let (status, code, error) = error_of(reply).await;
+    assert_eq!((status, code.as_str()), (503, "model_loading"));
+    assert!(before.elapsed() < Duration::from_secs(60));
+    let loading = &error["mesh"]["loading"];
+    assert_eq!((&loading["node"], &loading["model"]), (&json!("a"), &json!("m")));
+    assert!(loading["since_s"].as_f64().is_some_and(|since| since > 50.0), "{loading}");
+    let stream = json!({ "model": "m", "messages": [], "stream": true });
+    let before = tokio::time::Instant::now();
+    let (_, code, _) = error_of(mesh.send_body(&stream, caller("k")).await).await;
+    assert_eq!(code, "model_loading");
+    assert!(before.elapsed() > Duration::from_secs(290));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_load_on_demand_the_hint_is_all_there_is() {
+    let mesh = Mesh::start(|config| config.limits.load_on_demand = false);
+    let (_node, mut control) = mesh.node("a", engine(vec![replica("m", Available, None)])).await;
+    let (status, code, error) = error_of(mesh.send("m", caller("k")).await).await;
+    assert_eq!((status, code.as_str()), (503, "no_node_available"));
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("meshctl model load m --node a")));
+    assert!(control.directives.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directive_that_is_lost_is_an_error_after_a_while_and_asked_for_again_later() {
+    let mesh = Mesh::start(|_| ());
+    let (_node, mut control) = mesh.node("a", engine(vec![replica("m", Available, None)])).await;
+    let (_, code, error) = error_of(mesh.send("m", caller("k")).await).await;
+    assert_eq!(code, "load_refused", "{error}");
+    assert!(
+        error["message"].as_str().is_some_and(|text| text.contains("did not begin to load it within 15 s"))
+    );
+    assert_eq!(control.wish().await, Directive::Load(model().into()));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    drop(tokio::time::timeout(Duration::from_secs(1), mesh.send("m", caller("k"))).await);
+    assert_eq!(control.wish().await, Directive::Load(model().into()));
+}

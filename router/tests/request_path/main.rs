@@ -1,0 +1,8 @@
+//! The request path of the router against scripted nodes, on a clock that the tests move: who waits, who is refused,
+//! what is tried again, what is loaded.
+
+mod fixture;
+mod loading;
+mod overload;
+mod retries;
+mod waiting;

@@ -1,0 +1,146 @@
+//! What is tried again elsewhere, and what is not.
+
+use crate::fixture::{Mesh, Script, caller, engine, error_of, header, replica};
+use mesh_core::id::ModelId;
+use mesh_core::machine::ReplicaState::Loaded;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn loaded(slots: u32) -> mesh_core::machine::Engine {
+    engine(vec![replica("m", Loaded, Some(slots))])
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_the_client_s_fault_is_tried_elsewhere() {
+    let mesh = Mesh::start(|_| ());
+    let (a, _control_a) = mesh.node("a", loaded(64)).await;
+    let (_b, _control_b) = mesh.node("b", loaded(64)).await;
+    for script in [
+        Script::Gone,
+        Script::Status(404, "", None),
+        Script::Status(408, "", None),
+        Script::Status(409, "", None),
+        Script::Status(429, "", None),
+        Script::Status(500, "", None),
+        Script::Status(503, "", None),
+    ] {
+        a.next(script);
+    }
+    for _ in 0..40 {
+        let reply = mesh.send("m", caller("k")).await;
+        assert_eq!(reply.status().as_u16(), 200);
+    }
+    mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_are_bounded_by_a_budget_when_everything_fails() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c"] {
+        let (node, control) = mesh.node(name, loaded(64)).await;
+        node.always(Script::Status(503, "", None));
+        nodes.push((node, control));
+    }
+    for _ in 0..200 {
+        let (status, code, _) = error_of(mesh.send("m", caller("k")).await).await;
+        assert_eq!((status, code.as_str()), (503, "all_nodes_failed"));
+    }
+    let sent: usize = nodes.iter().map(|(node, _)| node.requests()).sum();
+    assert!((200..=200 + 32 + 40 + 1).contains(&sent), "{sent}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_says_when_to_come_back_is_left_alone_until_then() {
+    let mesh = Mesh::start(|_| ());
+    let (a, _control_a) = mesh.node("a", loaded(4)).await;
+    a.next(Script::Status(429, "", Some(7)));
+    let (_, code, _) = error_of(mesh.send("m", caller("k")).await).await;
+    assert_eq!(code, "all_nodes_failed");
+    let model = ModelId::new("m").expect("valid");
+    let resting = |snapshot: &router::fleet_keeper::Snapshot| {
+        snapshot.view.machines[0].history.get(&model).and_then(|history| history.resting)
+    };
+    mesh.until(|snapshot| resting(snapshot).is_some_and(|(rest, failures)| !rest.is_zero() && failures == 0))
+        .await;
+    let (b, _control_b) = mesh.node("b", loaded(4)).await;
+    for _ in 0..8 {
+        assert_eq!(header(&mesh.send("m", caller("k")).await, "x-mesh-node"), "b");
+    }
+    assert_eq!(b.requests(), 8);
+    mesh.until(|snapshot| resting(snapshot).is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_replica_is_asked_for_one_token_before_users_requests_go_there_again() {
+    let mesh = Mesh::start(|_| ());
+    let (a, _control_a) = mesh.node("a", loaded(4)).await;
+    a.always(Script::Status(500, "", None));
+    for _ in 0..3 {
+        assert_eq!(error_of(mesh.send("m", caller("k")).await).await.1, "all_nodes_failed");
+    }
+    let (b, _control_b) = mesh.node("b", loaded(4)).await;
+    a.until(|seen| seen.bodies.len() == 5).await;
+    let seen = a.seen.borrow().clone();
+    for probe in &seen.bodies[3..] {
+        assert_eq!(probe["max_tokens"], json!(1), "asked by the router itself, and failed again");
+    }
+    for _ in 0..8 {
+        assert_eq!(header(&mesh.send("m", caller("k")).await, "x-mesh-node"), "b");
+    }
+    a.always(Script::After(Duration::from_millis(100)));
+    a.until(|seen| seen.bodies.len() == 6).await;
+    mesh.until(|snapshot| {
+        snapshot.view.machines[0].history.values().all(|history| history.resting.is_none())
+    })
+    .await;
+    b.always(Script::Gone);
+    assert_eq!(mesh.send("m", caller("k")).await.status().as_u16(), 200, "a serves users again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_replica_is_never_shut_out() {
+    let mesh = Mesh::start(|_| ());
+    let (a, _control_a) = mesh.node("a", loaded(4)).await;
+    a.always(Script::Status(500, "", None));
+    for times in 1..=5 {
+        assert_eq!(error_of(mesh.send("m", caller("k")).await).await.1, "all_nodes_failed");
+        assert_eq!(a.requests(), times, "it is still asked");
+    }
+    a.always(Script::After(Duration::from_millis(100)));
+    assert_eq!(mesh.send("m", caller("k")).await.status().as_u16(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_repeats_what_was_refused_is_slowed_down_and_told_what_to_change() {
+    let mesh = Mesh::start(|_| ());
+    let (a, _control_a) = mesh.node("a", loaded(4)).await;
+    let words = r#"{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_prompt_tokens":9000,"n_ctx":4096}}"#;
+    a.always(Script::Status(400, words, None));
+    let mut codes = Vec::new();
+    let mut last = None;
+    for _ in 0..120 {
+        let reply = mesh.send("m", caller("k")).await;
+        let (status, retry_after) = (reply.status().as_u16(), header(&reply, "retry-after"));
+        let (_, code, error) = error_of(reply).await;
+        codes.push(code);
+        if status == 429 {
+            assert!(retry_after.parse::<u32>().is_ok_and(|seconds| seconds > 0));
+            last = Some(error);
+        }
+        tokio::time::sleep(Duration::from_millis(1_667)).await;
+    }
+    assert_eq!(codes[..5], ["context_length_exceeded"; 5]);
+    assert!((8..=13).contains(&a.requests()), "{}", a.requests());
+    let last = last.expect("it was slowed down");
+    assert!(
+        last["message"].as_str().is_some_and(|text| text.contains("the prompt has to become shorter")),
+        "{last}"
+    );
+    // Another client, and the same one with another size, are not concerned.
+    a.always(Script::After(Duration::from_millis(100)));
+    assert_eq!(mesh.send("m", caller("other")).await.status().as_u16(), 200);
+    let longer = json!({ "model": "m", "messages": [{"role": "user", "content": "x".repeat(500)}] });
+    assert_eq!(mesh.send_body(&longer, caller("k")).await.status().as_u16(), 200);
+}
