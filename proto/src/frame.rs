@@ -16,7 +16,20 @@ pub const BODY_LIMIT: u64 = 256 * 1024 * 1024;
 
 /// Paths on an engine that a router may ask for. The agent refuses every other path, so a stolen router
 /// certificate cannot reach an engine's administration.
-pub const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
+pub const PATHS: [&str; 12] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/infill",
+    "/completion",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+];
 
 /// Streams that an agent may have open to the router at once: two copies, and room for their successors.
 pub const AGENT_STREAMS: u32 = 4;

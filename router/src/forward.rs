@@ -18,11 +18,14 @@ pub mod ticket;
 
 use crate::config::Settings;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
+use crate::http::dialect::Door;
+use crate::http::dialect::passage::Passage;
+use crate::http::dialect::translation::Label;
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, reasons_json, reasons_text, set_header};
 use crate::journal::Journal;
 use crate::metrics::{Metrics, ReasonLabel};
-use agent_links::AgentLinks;
+use agent_links::{AgentLink, AgentLinks};
 use attempt::{Attempt, Failure};
 use bytes::Bytes;
 use http::StatusCode;
@@ -30,7 +33,8 @@ use in_flight::{Claim, InFlight};
 use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModeName, ModelId};
-use mesh_core::mode::{Asked, PREFIX, Purpose};
+use mesh_core::machine::EngineKind;
+use mesh_core::mode::{Asked, PREFIX};
 use mesh_core::routing::{Candidate, Decision, Refusal, Rejection, Request, Why, decide};
 use mesh_daemon::clock::{Clock, unix_ms};
 use mesh_proto::v1::ExplainReply;
@@ -76,10 +80,8 @@ pub struct Forward {
 pub struct Incoming {
     /// Its id.
     pub id: String,
-    /// The path on the engine, one of [`mesh_proto::frame::PATHS`].
-    pub path: &'static str,
-    /// Chat or embeddings.
-    pub purpose: Purpose,
+    /// Where it came in.
+    pub door: Door,
     /// The client's name for itself.
     pub client: String,
     /// The whole body.
@@ -101,7 +103,7 @@ impl Course<'_> {
     fn request(&self) -> Request<'_> {
         Request {
             models: self.models.iter().map(|(model, mode)| (model, mode.as_ref())).collect(),
-            purpose: self.incoming.purpose,
+            purpose: self.incoming.door.purpose(),
             prompt_tokens: self.incoming.body.len() as u64 / BYTES_PER_TOKEN,
             mode: self.mode.as_ref(),
             least_context: self.least_context,
@@ -116,7 +118,7 @@ impl Forward {
             ExplainReply {
                 request_id: incoming.id.clone(),
                 at_unix_ms: unix_ms(),
-                path: incoming.path.into(),
+                path: incoming.door.path().into(),
                 client: incoming.client.clone(),
                 body_bytes: incoming.body.len() as u64,
                 outcome: "running".into(),
@@ -125,12 +127,9 @@ impl Forward {
             self.journal.clone(),
             self.metrics.clone(),
         );
-        let may_stream = incoming.purpose == Purpose::Chat;
-        let result = match Head::read(&incoming.body, may_stream) {
+        let result = match head_of(&incoming) {
             Ok(head) => self.route(&incoming, &head, &mut ticket).await,
-            Err(error) => {
-                Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))
-            }
+            Err(error) => Err(error),
         };
         let (attempt, candidate, claim) = match result {
             Ok(success) => success,
@@ -138,7 +137,7 @@ impl Forward {
                 let ended = if error.status.is_server_error() { Ended::Failed } else { Ended::Refused };
                 self.metrics.refusals.get_or_create(&ReasonLabel { reason: error.code }).inc();
                 ticket.end(ended, error.status.as_u16(), &error.message, Usage::default());
-                return error.with("request_id", json!(incoming.id)).reply();
+                return incoming.door.dialect().reply(&error.with("request_id", json!(incoming.id)));
             }
         };
         self.deliver(attempt, &candidate, claim, ticket)
@@ -280,6 +279,7 @@ impl Forward {
             self.metrics.retries.get_or_create(&ReasonLabel { reason: failure.word() }).inc();
             match failure {
                 Failure::Client(error) => return Err(Exhausted::Error(error)),
+                Failure::NoSuchPath(error) => course.beyond = Some(error),
                 Failure::Beyond { least_context, error } => {
                     course.least_context = course.least_context.max(least_context);
                     course.beyond = Some(error);
@@ -319,8 +319,7 @@ impl Forward {
             .links
             .get(&candidate.machine)
             .ok_or_else(|| Failure::Link("there is no data link".into()))?;
-        let body = head.splice(&incoming.body, candidate.model.as_str());
-        let opened = attempt::open(link, incoming, head, candidate, body);
+        let opened = self.open(link, incoming, head, candidate);
         let limit = self.settings.answer_wait * if head.stream { 1 } else { WHOLE_ANSWER };
         tokio::select! {
             opened = opened => opened,
@@ -329,6 +328,36 @@ impl Forward {
             }
             () = tokio::time::sleep(limit) => Err(Failure::Late(limit)),
         }
+    }
+
+    /// Asks the engine in the dialect it speaks best, and if it is too old for that, in the next one.
+    async fn open(
+        &self,
+        link: Arc<dyn AgentLink>,
+        incoming: &Incoming,
+        head: &Head,
+        candidate: &Candidate,
+    ) -> Result<Attempt, Failure> {
+        let snapshot = self.fleet.snapshot();
+        let machine = snapshot.view.machine(&candidate.machine);
+        let kind = machine.and_then(|machine| machine.replica(&candidate.model));
+        let kind = kind.map_or(EngineKind::OpenAi, |(engine, _)| engine.kind);
+        let beyond = |error| Failure::Beyond { least_context: 0, error };
+        let ways = Passage::ways(incoming.door, kind, &incoming.body).map_err(beyond)?;
+        let model = candidate.model.as_str();
+        let mut failure = None;
+        for way in ways {
+            let label = Label { model: model.into(), id: incoming.id.clone(), at_unix_ms: unix_ms() };
+            let prepared =
+                way.prepare(incoming.door, &incoming.body, head, model, label).map_err(|error| {
+                    if error.code == "unsupported" { beyond(error) } else { Failure::Client(error) }
+                })?;
+            match attempt::open(link.clone(), incoming, head, candidate, prepared).await {
+                Err(Failure::NoSuchPath(error)) => failure = Some(beyond(error)),
+                result => return result,
+            }
+        }
+        Err(failure.unwrap_or_else(|| Failure::Replica("there is no way to ask it".into())))
     }
 
     /// Completes when a machine that is alive now is so no longer.
@@ -366,6 +395,21 @@ impl Forward {
         set_header(&mut reply, "x-mesh-request-id", &id);
         reply
     }
+}
+
+/// What the request says of itself, in any dialect.
+fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
+    let own_stream = incoming.door.has_usage_frame();
+    let mut head = Head::read(&incoming.body, own_stream)
+        .map_err(|error| ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))?;
+    if !own_stream {
+        head.stream = incoming.door.streams(&incoming.body)?;
+    }
+    let named = incoming.door.model_name(&head.model);
+    if named.len() < head.model.len() {
+        head.model = named.to_owned();
+    }
+    Ok(head)
 }
 
 /// No node of a decision gave content.

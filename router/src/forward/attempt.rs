@@ -6,6 +6,10 @@ use super::in_flight::Claim;
 use super::stream_guard::{StreamGuard, Usage, usage_of};
 use super::ticket::{Ended, Ticket};
 use crate::fleet_keeper::FleetHandle;
+use crate::http::dialect::Dialect;
+use crate::http::dialect::passage::{Change, Prepared};
+use crate::http::dialect::pieces::NoAnswer;
+use crate::http::dialect::translation::Translation;
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, streamed, whole};
 use bytes::{Bytes, BytesMut};
@@ -23,6 +27,17 @@ use serde_json::json;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Paths that every engine has: a 404 there means that the model is gone.
+const CORE_PATHS: [&str; 7] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+];
 
 /// The most bytes of an answer that is not a stream: embeddings of a large batch are some 10 MB.
 const WHOLE_LIMIT: usize = 128 << 20;
@@ -62,6 +77,8 @@ pub enum Failure {
         /// What to tell the client if no other can.
         error: Box<ApiError>,
     },
+    /// The engine does not know the path: an older version may speak another dialect.
+    NoSuchPath(Box<ApiError>),
     /// The engine is still loading the model.
     Loading,
     /// The node takes no more requests now.
@@ -77,7 +94,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Client(error) | Self::Beyond { error, .. } => {
+            Self::Client(error) | Self::Beyond { error, .. } | Self::NoSuchPath(error) => {
                 write!(out, "refused the request: {}", error.code)
             }
             Self::Loading => write!(out, "{}", super::ticket::LOADING),
@@ -95,7 +112,7 @@ impl Failure {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Client(_) => "client",
-            Self::Beyond { .. } => "beyond",
+            Self::Beyond { .. } | Self::NoSuchPath(_) => "beyond",
             Self::Loading => "loading",
             Self::Busy(_) => "busy",
             Self::Link(_) => "link",
@@ -108,10 +125,18 @@ impl Failure {
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) => None,
+            Self::Client(_) | Self::Beyond { .. } | Self::NoSuchPath(_) | Self::Loading | Self::Busy(_) => {
+                None
+            }
             Self::Link(_) => Some(Outcome::MachineLost),
             Self::Replica(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
         }
+    }
+}
+
+impl From<NoAnswer> for Failure {
+    fn from(error: NoAnswer) -> Self {
+        Self::Replica(error.to_string())
     }
 }
 
@@ -134,12 +159,13 @@ pub async fn open(
     incoming: &Incoming,
     head: &Head,
     candidate: &Candidate,
-    body: Bytes,
+    prepared: Prepared,
 ) -> Result<Attempt, Failure> {
+    let Prepared { path, body, framing, keep_usage, change } = prepared;
     let request = RequestHead {
         request_id: incoming.id.clone(),
         model: candidate.model.to_string(),
-        path: incoming.path.into(),
+        path: path.into(),
         body_length: body.len() as u64,
         traceparent: telemetry::traceparent(),
         blob: None,
@@ -158,16 +184,33 @@ pub async fn open(
         .ok_or_else(|| Failure::Replica(format!("the engine answered with status {status}")))?;
     if !status.is_success() {
         let error = collect(body, ERROR_LIMIT).await?;
-        return Err(engine_error(status, &error));
+        return Err(match engine_error(status, &error) {
+            Failure::Replica(_) if status == StatusCode::NOT_FOUND && !CORE_PATHS.contains(&path) => {
+                let text = format!("the engine has no {path}");
+                Failure::NoSuchPath(Box::new(ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text)))
+            }
+            failure => failure,
+        });
     }
     // An engine that answers whole although it was asked for a stream is passed on as it is.
-    if head.stream && content_type.starts_with("text/event-stream") {
-        return StreamAttempt::begin(body, content_type, head.wants_usage)
+    if head.stream && framing.is_stream(&content_type) {
+        let guard = StreamGuard::new(framing, keep_usage);
+        let (translation, content_type) = match change {
+            Change::Translate(translation) => {
+                let kind = translation.stream_type().to_owned();
+                (Some(translation), kind)
+            }
+            Change::None | Change::Embeddings { .. } => (None, content_type),
+        };
+        let dialect = incoming.door.dialect();
+        return StreamAttempt::begin(body, content_type, guard, translation, dialect)
             .await
             .map(|s| Attempt::Stream(Box::new(s)));
     }
     let body = collect(body, WHOLE_LIMIT).await?;
     let usage = usage_of(&body);
+    let (other_type, body) = change.whole(body, head.stream)?;
+    let content_type = other_type.map_or(content_type, ToOwned::to_owned);
     Ok(Attempt::Whole { status, content_type, body, usage })
 }
 
@@ -311,18 +354,38 @@ pub struct StreamAttempt {
     pending: Vec<Bytes>,
     body: AnswerBody,
     guard: StreamGuard,
+    translation: Option<Translation>,
+    dialect: Dialect,
+}
+
+/// Bytes for the client: as they are, or told in its dialect.
+fn told(translation: &mut Option<Translation>, frames: &mut Vec<Bytes>) -> Result<(), NoAnswer> {
+    if let Some(translation) = translation {
+        for frame in frames.iter_mut() {
+            *frame = translation.frames(frame)?;
+        }
+        frames.retain(|frame| !frame.is_empty());
+    }
+    Ok(())
 }
 
 impl StreamAttempt {
-    async fn begin(mut body: AnswerBody, content_type: String, keep_usage: bool) -> Result<Self, Failure> {
-        let (mut guard, mut pending) = (StreamGuard::new(keep_usage), Vec::new());
+    async fn begin(
+        mut body: AnswerBody,
+        content_type: String,
+        mut guard: StreamGuard,
+        mut translation: Option<Translation>,
+        dialect: Dialect,
+    ) -> Result<Self, Failure> {
+        let mut pending = Vec::new();
         loop {
             let seen = guard.seen();
             if seen.error {
                 return Err(Failure::Replica("it sent an error instead of an answer".into()));
             }
             if seen.content {
-                return Ok(Self { content_type, pending, body, guard });
+                told(&mut translation, &mut pending)?;
+                return Ok(Self { content_type, pending, body, guard, translation, dialect });
             }
             if seen.done {
                 return Err(Failure::Replica("it ended the stream without any content".into()));
@@ -342,6 +405,8 @@ impl StreamAttempt {
         let mut flow = Flow {
             body: self.body,
             guard: self.guard,
+            translation: self.translation,
+            dialect: self.dialect,
             open: Some((claim, ticket)),
             fleet,
             candidate,
@@ -369,6 +434,8 @@ impl StreamAttempt {
 struct Flow {
     body: AnswerBody,
     guard: StreamGuard,
+    translation: Option<Translation>,
+    dialect: Dialect,
     /// Gone once the end was recorded.
     open: Option<(Claim, Ticket)>,
     fleet: FleetHandle,
@@ -388,8 +455,12 @@ impl Flow {
                 Ok(Some(Ok(_))) if done => {}
                 Ok(None | Some(Err(_))) | Err(_) if done => self.over = true,
                 Ok(Some(Ok(chunk))) => {
-                    if let Err(error) = self.guard.push(chunk, &mut out) {
+                    let pushed = self.guard.push(chunk, &mut out);
+                    let told = told(&mut self.translation, &mut out);
+                    if let Err(error) = pushed {
                         out.push(self.broke(&error.to_string()));
+                    } else if let Err(error) = told {
+                        out = vec![self.broke(&error.to_string())];
                     } else if self.guard.seen().error {
                         // Its own words were kept back: they may repeat the request.
                         out.push(self.broke("the engine sent an error in its stream"));
@@ -434,7 +505,7 @@ impl Flow {
             self.observe(Outcome::ReplicaFailed);
             drop(claim);
         }
-        error.event()
+        self.dialect.last_words(&error)
     }
 
     fn observe(&self, outcome: Outcome) {
