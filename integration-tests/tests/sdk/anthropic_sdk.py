@@ -9,6 +9,8 @@ import anthropic
 
 BASE, KEY = sys.argv[1].removesuffix("/v1"), sys.argv[2]
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
+# The SDK of this version has no parameter for it.
+SAME = {"temperature": 0}
 
 
 def client(**how):
@@ -17,7 +19,7 @@ def client(**how):
 
 def messages(mesh):
     answer = mesh.messages.create(
-        model="mesh/code", max_tokens=8, messages=QUESTION, system="Be short.", temperature=0
+        model="mesh/code", max_tokens=8, messages=QUESTION, system="Be short.", extra_body=SAME
     )
     assert answer.type == "message" and answer.role == "assistant", answer
     assert answer.content[0].type == "text" and answer.content[0].text, answer
@@ -27,7 +29,7 @@ def messages(mesh):
 
 
 def stream(mesh):
-    with mesh.messages.stream(model="mesh/code", max_tokens=8, messages=QUESTION, temperature=0) as events:
+    with mesh.messages.stream(model="mesh/code", max_tokens=8, messages=QUESTION, extra_body=SAME) as events:
         parts = list(events.text_stream)
         final = events.get_final_message()
     assert len(parts) > 2 and "".join(parts) == final.content[0].text, (parts, final)

@@ -61,11 +61,14 @@ fn objects(text: &str) -> Vec<Value> {
 
 #[test]
 fn a_translated_stream_is_the_same_wherever_it_was_cut() {
-    for (source, recorded) in [(Source::Chat, CHAT), (Source::Chat, TOOLS), (Source::Llama, NATIVE)] {
+    // The long one at every seventh byte only: it has the same kinds of frames dozens of times.
+    for (source, recorded, step) in
+        [(Source::Chat, CHAT, 1), (Source::Chat, TOOLS, 7), (Source::Llama, NATIVE, 1)]
+    {
         for (name, _) in voices() {
             let bytes = recorded.as_bytes();
             let at_once = stream(source, voice(name), &[bytes]);
-            for cut in 0..bytes.len() {
+            for cut in (0..bytes.len()).step_by(step) {
                 let told = stream(source, voice(name), &[&bytes[..cut], &bytes[cut..]]);
                 assert_eq!(told, at_once, "{name} cut at {cut}");
             }
