@@ -184,13 +184,12 @@ pub async fn open(
         .ok_or_else(|| Failure::Replica(format!("the engine answered with status {status}")))?;
     if !status.is_success() {
         let error = collect(body, ERROR_LIMIT).await?;
-        return Err(match engine_error(status, &error) {
-            Failure::Replica(_) if status == StatusCode::NOT_FOUND && !CORE_PATHS.contains(&path) => {
-                let text = format!("the engine has no {path}");
-                Failure::NoSuchPath(Box::new(ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text)))
-            }
-            failure => failure,
-        });
+        if status == StatusCode::NOT_FOUND && !CORE_PATHS.contains(&path) {
+            let text = format!("the engine has no {path}");
+            let error = ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text);
+            return Err(Failure::NoSuchPath(Box::new(error)));
+        }
+        return Err(engine_error(status, &error));
     }
     // An engine that answers whole although it was asked for a stream is passed on as it is.
     if head.stream && framing.is_stream(&content_type) {

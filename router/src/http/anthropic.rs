@@ -72,7 +72,9 @@ fn turn(message: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
             return Ok(());
         }
         Value::Array(blocks) => blocks,
-        _ => return Err(invalid("`content` of a message must be a text or a list of blocks")),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+            return Err(invalid("`content` of a message must be a text or a list of blocks"));
+        }
     };
     let (mut parts, mut calls, mut thought) = (Vec::new(), Vec::new(), String::new());
     for block in blocks {
@@ -141,6 +143,6 @@ fn plain_text(value: &Value) -> String {
         Value::Array(blocks) => {
             blocks.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n")
         }
-        _ => String::new(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
     }
 }

@@ -111,7 +111,9 @@ fn turn(item: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
             let text = match &item["output"] {
                 Value::String(text) => text.clone(),
                 Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
-                other => other.to_string(),
+                other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
+                    other.to_string()
+                }
             };
             out.push(json!({ "role": "tool", "tool_call_id": item["call_id"], "content": text }));
         }
@@ -130,7 +132,9 @@ fn content(content: &Value) -> Result<Value, Box<ApiError>> {
     let parts = match content {
         Value::String(_) => return Ok(content.clone()),
         Value::Array(parts) => parts,
-        _ => return Err(invalid("`content` must be a text or a list of parts")),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+            return Err(invalid("`content` must be a text or a list of parts"));
+        }
     };
     let mut out = Vec::new();
     for part in parts {

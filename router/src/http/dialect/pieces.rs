@@ -147,7 +147,7 @@ fn call_part(call: &Value, at: u64) -> CallPart {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
         // Some engines send the object itself.
-        other => other.to_string(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
     };
     CallPart {
         index: call["index"].as_u64().unwrap_or(at),

@@ -52,7 +52,9 @@ pub fn chat(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiErro
                 let arguments = match &call["function"]["arguments"] {
                     Value::String(text) => text.clone(),
                     Value::Null => "{}".into(),
-                    other => other.to_string(),
+                    other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                        other.to_string()
+                    }
                 };
                 let function = json!({ "name": name, "arguments": arguments });
                 list.push(json!({ "id": id, "type": "function", "function": function }));
