@@ -2,6 +2,7 @@
 //! engines where they can be made to do it, scripted ones for what they cannot.
 
 mod breaking;
+mod dialects;
 mod leaving;
 mod loading;
 mod lost_machines;
