@@ -16,12 +16,21 @@ pub const BODY_LIMIT: u64 = 256 * 1024 * 1024;
 
 /// Paths on an engine that a router may ask for. The agent refuses every other path, so a stolen router
 /// certificate cannot reach an engine's administration.
-pub const PATHS: [&str; 4] = [
+pub const PATHS: [&str; 13] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
     // llama.cpp's count of a chat's tokens, without an answer.
     "/v1/chat/completions/input_tokens",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/infill",
+    "/completion",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
 ];
 
 /// Streams that an agent may have open to the router at once: two copies, and room for their successors.

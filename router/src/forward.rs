@@ -30,6 +30,9 @@ pub mod wanted;
 
 use crate::config::Settings;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
+use crate::http::dialect::passage::Passage;
+use crate::http::dialect::translation::Label;
+use crate::http::dialect::{Dialect, Door};
 use crate::http::head::{Cap, Head};
 use crate::http::reply::{ApiError, Reply, reasons_json, set_header};
 use crate::journal::Journal;
@@ -51,11 +54,13 @@ use mesh_core::client_loop::{ClientLoops, Habit};
 use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModeName, ModelId};
-use mesh_core::mode::{Asked, Purpose};
+use mesh_core::machine::EngineKind;
+use mesh_core::mode::Asked;
 use mesh_core::retry_budget::RetryBudget;
 use mesh_core::routing::{Candidate, Decision, Refusal, Slo};
 use mesh_daemon::clock::{Clock, unix_ms};
 use mesh_proto::v1::ExplainReply;
+use prompt_measure::Known;
 use serde_json::json;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -135,10 +140,8 @@ pub struct ForwardParts {
 pub struct Incoming {
     /// Its id.
     pub id: String,
-    /// The path on the engine, one of [`mesh_proto::frame::PATHS`].
-    pub path: &'static str,
-    /// Chat or embeddings.
-    pub purpose: Purpose,
+    /// Where it came in.
+    pub door: Door,
     /// The client's name for itself.
     pub client: String,
     /// Who asks, and how long they are willing to wait.
@@ -201,7 +204,7 @@ impl Forward {
             ExplainReply {
                 request_id: incoming.id.clone(),
                 at_unix_ms: unix_ms(),
-                path: incoming.path.into(),
+                path: incoming.door.path().into(),
                 client: incoming.client.clone(),
                 body_bytes: incoming.body.len() as u64,
                 outcome: "running".into(),
@@ -210,16 +213,13 @@ impl Forward {
             self.journal.clone(),
             self.metrics.clone(),
         );
-        let may_stream = incoming.purpose == Purpose::Chat;
         let habit = habit(&incoming);
         let admitted = self.brakes().loops.admits(habit, self.clock.now());
         let tried = admitted.is_ok();
-        let result = match (admitted, Head::read(&incoming.body, may_stream)) {
+        let result = match (admitted, head_of(&incoming)) {
             (Err(repeated), _) => Err(refusals::loops(repeated)),
             (Ok(()), Ok(head)) => self.route(&incoming, &head, &mut ticket).await,
-            (Ok(()), Err(error)) => {
-                Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))
-            }
+            (Ok(()), Err(error)) => Err(error),
         };
         match &result {
             Ok(_) => self.brakes().loops.succeeded(habit),
@@ -234,10 +234,10 @@ impl Forward {
                 let ended = if error.status.is_server_error() { Ended::Failed } else { Ended::Refused };
                 self.metrics.refusals.get_or_create(&ReasonLabel { reason: error.code }).inc();
                 ticket.end(ended, error.status.as_u16(), &error.message, Usage::default());
-                return error.with("request_id", json!(incoming.id)).reply();
+                return incoming.door.dialect().reply(&error.with("request_id", json!(incoming.id)));
             }
         };
-        self.deliver(attempt, &candidate, claim, ticket)
+        self.deliver(attempt, &candidate, claim, ticket, incoming.door.dialect())
     }
 
     /// From the head of a request to an attempt that has content.
@@ -253,7 +253,7 @@ impl Forward {
         let wanted = Arc::new(Wanted {
             models,
             mode,
-            purpose: incoming.purpose,
+            purpose: incoming.door.purpose(),
             prompt_tokens: incoming.body.len() as u64 / BYTES_PER_TOKEN,
             least_context: 0,
             session: incoming.hints.session,
@@ -474,6 +474,7 @@ impl Forward {
             self.metrics.retries.get_or_create(&ReasonLabel { reason: failure.word() }).inc();
             match failure {
                 Failure::Client(error) => return Err(Exhausted::Error(error)),
+                Failure::NoSuchPath(error) => course.beyond = Some(error),
                 Failure::Beyond { least_context, error } => {
                     let wanted = Arc::make_mut(&mut course.wanted);
                     wanted.least_context = wanted.least_context.max(least_context);
@@ -546,9 +547,7 @@ impl Forward {
             .links
             .get(&candidate.machine)
             .ok_or_else(|| Failure::Link("there is no data link".into()))?;
-        let (cap, truth) = self.measure(&*link, incoming, head, candidate, ticket).await?;
-        let body = head.splice_capped(&incoming.body, candidate.model.as_str(), cap);
-        let opened = attempt::open(link, incoming, head, candidate, body, truth);
+        let opened = self.open(link, incoming, head, candidate, ticket);
         let limit = self.settings.answer_wait * if head.stream { 1 } else { WHOLE_ANSWER };
         tokio::select! {
             opened = opened => opened,
@@ -559,6 +558,44 @@ impl Forward {
         }
     }
 
+    /// Asks the engine in the dialect it speaks best, and if it is too old for that, in the next one.
+    async fn open(
+        &self,
+        link: Arc<dyn AgentLink>,
+        incoming: &Incoming,
+        head: &Head,
+        candidate: &Candidate,
+        ticket: &mut Ticket,
+    ) -> Result<Attempt, Failure> {
+        let snapshot = self.fleet.snapshot();
+        let machine = snapshot.view.machine(&candidate.machine);
+        let kind = machine.and_then(|machine| machine.replica(&candidate.model));
+        let kind = kind.map(|(engine, _)| engine.kind);
+        let (cap, known) = self.measure(&*link, incoming, head, candidate, kind, ticket).await?;
+        let beyond = |error| Failure::Beyond { least_context: 0, error };
+        let kind = kind.unwrap_or(EngineKind::OpenAi);
+        let ways = Passage::ways(incoming.door, kind, &incoming.body).map_err(beyond)?;
+        let model = candidate.model.as_str();
+        let mut failure = None;
+        for way in ways {
+            let label = Label { model: model.into(), id: incoming.id.clone(), at_unix_ms: unix_ms() };
+            let prepared =
+                way.prepare(incoming.door, &incoming.body, head, model, label, cap).map_err(|error| {
+                    if error.code == "unsupported" { beyond(error) } else { Failure::Client(error) }
+                })?;
+            let truth = Truth {
+                known: known.clone(),
+                stop_repetition: self.settings.stop_repetition,
+                ..Truth::default()
+            };
+            match attempt::open(link.clone(), incoming, head, candidate, prepared, truth).await {
+                Err(Failure::NoSuchPath(error)) => failure = Some(beyond(error)),
+                result => return result,
+            }
+        }
+        Err(failure.unwrap_or_else(|| Failure::Replica("there is no way to ask it".into())))
+    }
+
     /// Measures the prompt for one node: the limit of its answer, and what the answer will be compared with.
     async fn measure(
         &self,
@@ -566,12 +603,9 @@ impl Forward {
         incoming: &Incoming,
         head: &Head,
         candidate: &Candidate,
+        engine: Option<EngineKind>,
         ticket: &mut Ticket,
-    ) -> Result<(Option<Cap>, Truth), Failure> {
-        let snapshot = self.fleet.snapshot();
-        let machine = snapshot.view.machine(&candidate.machine);
-        let engine =
-            machine.and_then(|machine| machine.replica(&candidate.model)).map(|(engine, _)| engine.kind);
+    ) -> Result<(Option<Cap>, Known), Failure> {
         let measured = prompt_measure::measure(link, incoming, head, candidate, engine).await;
         if let Some(reason) = prompt_measure::counted_as(&measured) {
             self.metrics.prompt_counts.get_or_create(&ReasonLabel { reason }).inc();
@@ -579,7 +613,7 @@ impl Forward {
         let measured = measured?;
         let mode = ModeName::new(ticket.mode()).ok();
         let limit = mode.and_then(|mode| self.settings.mode_max_tokens.get(&mode).copied());
-        let of_mode = limit.and_then(|tokens| prompt_measure::mode_cap(head, incoming.path, tokens));
+        let of_mode = limit.and_then(|tokens| prompt_measure::mode_cap(head, incoming.door.path(), tokens));
         let cap = match (of_mode, measured.cap) {
             // The lower one, with the mode's way of adding what is not there.
             (Some((mode, why)), Some((context, _))) if mode.tokens <= context.tokens => Some((mode, why)),
@@ -587,9 +621,7 @@ impl Forward {
             (one, other) => one.or(other),
         };
         ticket.clamped(cap.map(|(cap, why)| format!("{}, {why}", cap.tokens)));
-        let stop_repetition = self.settings.stop_repetition;
-        let truth = Truth { known: measured.known, stop_repetition, ..Truth::default() };
-        Ok((cap.map(|(cap, _)| cap), truth))
+        Ok((cap.map(|(cap, _)| cap), measured.known))
     }
 
     /// Completes when a machine that is alive now is so no longer.
@@ -610,7 +642,14 @@ impl Forward {
     }
 
     /// Turns an attempt with content into the client's answer.
-    fn deliver(&self, attempt: Attempt, candidate: &Candidate, claim: Claim, mut ticket: Ticket) -> Reply {
+    fn deliver(
+        &self,
+        attempt: Attempt,
+        candidate: &Candidate,
+        claim: Claim,
+        mut ticket: Ticket,
+        dialect: Dialect,
+    ) -> Reply {
         let (mode, reason, id) = (ticket.mode(), ticket.reason(), ticket.id());
         let (queued, ended) =
             ticket.stay().map_or_else(Default::default, |stay| (stay.queued(), stay.ended()));
@@ -630,7 +669,7 @@ impl Forward {
                 let round_trip = self.links.round_trip(&candidate.machine);
                 let reply = stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip);
                 match ended {
-                    Some(ended) => cut_off(reply, ended),
+                    Some(ended) => cut_off(reply, ended, dialect),
                     None => reply,
                 }
             }
@@ -658,6 +697,21 @@ impl Forward {
     }
 }
 
+/// What the request says of itself, in any dialect.
+fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
+    let own_stream = incoming.door.has_usage_frame();
+    let mut head = Head::read(&incoming.body, own_stream)
+        .map_err(|error| ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))?;
+    if !own_stream {
+        head.stream = incoming.door.streams(&incoming.body)?;
+    }
+    let named = incoming.door.model_name(&head.model);
+    if named.len() < head.model.len() {
+        head.model = named.to_owned();
+    }
+    Ok(head)
+}
+
 /// No node of a decision gave content.
 enum Exhausted {
     /// And waiting does not help.
@@ -675,11 +729,12 @@ fn habit(incoming: &Incoming) -> Habit {
 }
 
 /// A stream that ends with an error event when a newer request takes its place; its engine stops then.
-fn cut_off(reply: Reply, ended: CancellationToken) -> Reply {
+fn cut_off(reply: Reply, ended: CancellationToken, dialect: Dialect) -> Reply {
     reply.map(|body| {
         let bytes = body.into_data_stream().filter_map(async |data| data.ok()).boxed();
         let until = ended.clone().cancelled_owned();
-        let last = stream::once(async move { ended.is_cancelled().then(|| refusals::superseded().event()) });
+        let words = move || dialect.last_words(&refusals::superseded());
+        let last = stream::once(async move { ended.is_cancelled().then(words) });
         let frames = bytes.take_until(until).chain(last.filter_map(async |event| event));
         StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()
     })

@@ -1,15 +1,22 @@
 //! The clients' front door: the listener with its limits, and the route table. The whole public surface is in
 //! [`Front::route`].
 
+pub mod anthropic;
+pub mod dialect;
+pub mod fim;
 pub mod head;
+pub mod model_info;
+pub mod ollama;
 pub mod openai;
 pub mod reply;
+pub mod responses;
 pub mod routing_hints;
 
 use crate::forward::caller::Caller;
 use crate::forward::{Forward, Incoming};
 use crate::ledger::LedgerHandle;
 use bytes::Bytes;
+use dialect::{Dialect, Door};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -17,7 +24,6 @@ use hyper::body::Incoming as HttpBody;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use mesh_core::mode::Purpose;
 use mesh_daemon::clock::unix_ms;
 use mesh_daemon::metrics_endpoint;
 use reply::{ApiError, Reply, json_reply, set_header, whole};
@@ -118,12 +124,17 @@ impl Front {
     async fn answer(&self, request: Request<HttpBody>) -> Reply {
         let id = format!("req-{}", uuid::Uuid::now_v7().simple());
         let span = tracing::info_span!("request", request_id = %id, path = request.uri().path());
+        let dialect = Dialect::of_path(request.uri().path());
         let mut reply = self
             .route(request, &id)
             .instrument(span)
             .await
-            .unwrap_or_else(|error| error.with("request_id", json!(id)).reply());
+            .unwrap_or_else(|error| dialect.reply(&error.with("request_id", json!(id))));
         set_header(&mut reply, "x-mesh-request-id", &id);
+        if dialect == Dialect::Anthropic {
+            // Where Anthropic's SDK looks for it.
+            set_header(&mut reply, "request-id", &id);
+        }
         reply
     }
 
@@ -137,37 +148,46 @@ impl Front {
             (&Method::GET | &Method::HEAD, "/readyz") => return Ok(self.ready()),
             _ => {}
         }
+        if matches!((request.method(), path.as_str()), (&Method::GET | &Method::HEAD, "")) {
+            // Ollama's clients ask this without a key, and it says nothing of the mesh.
+            return Ok(ollama::root());
+        }
         let key = self.authorize(request.headers())?;
+        if let Some(door) = Door::at(&path) {
+            if request.method() == Method::POST {
+                return self.forward(request, id, key, door).await;
+            }
+            return Err(wrong_method(&path, request.method()));
+        }
+        let snapshot = || self.forward.fleet.snapshot();
         match (request.method(), path.as_str()) {
-            (&Method::GET, "/v1/models") => Ok(openai::models(&self.forward.fleet.snapshot())),
+            (&Method::GET, "/v1/models") => Ok(openai::models(&snapshot())),
+            (&Method::GET, "/v1/model/info" | "/model/info") => Ok(model_info::litellm(&snapshot())),
             (&Method::GET, path) if path.starts_with("/v1/models/") => {
-                openai::model(&self.forward.fleet.snapshot(), &path["/v1/models/".len()..])
+                openai::model(&snapshot(), &path["/v1/models/".len()..])
             }
-            (&Method::POST, "/v1/chat/completions") => {
-                self.forward(request, id, key, "/v1/chat/completions", Purpose::Chat).await
+            (&Method::GET, "/props") => {
+                let asked = request.uri().query().and_then(|query| query.strip_prefix("model="));
+                let asked = asked.map(|name| name.replace("%2F", "/").replace("%2f", "/"));
+                Ok(model_info::props(&snapshot(), asked.as_deref()))
             }
-            (&Method::POST, "/v1/completions") => {
-                self.forward(request, id, key, "/v1/completions", Purpose::Chat).await
+            (&Method::GET | &Method::HEAD, "/api/version") => Ok(ollama::version()),
+            (&Method::GET | &Method::HEAD, "/api/tags") => Ok(ollama::tags(&snapshot())),
+            (&Method::GET, "/api/ps") => Ok(ollama::running(&snapshot())),
+            (&Method::POST, "/api/show") => {
+                let body = self.body(request).await?;
+                ollama::show(&snapshot(), &body)
             }
-            (&Method::POST, "/v1/embeddings") => {
-                self.forward(request, id, key, "/v1/embeddings", Purpose::Embed).await
+            (&Method::POST | &Method::DELETE, "/api/pull" | "/api/push" | "/api/create" | "/api/copy") => {
+                Err(ollama::operators_only("load"))
             }
+            (&Method::POST | &Method::DELETE, "/api/delete") => Err(ollama::operators_only("delete")),
             (&Method::GET, "/metrics") => Ok(self.metrics()),
-            (
-                _,
-                known @ ("/v1/models"
-                | "/v1/chat/completions"
-                | "/v1/completions"
-                | "/v1/embeddings"
-                | "/metrics"),
-            ) => {
-                let message = format!("{known} does not answer {}", request.method());
-                Err(ApiError::client(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
-            }
+            (method, known) if KNOWN.contains(&known) => Err(wrong_method(known, method)),
             (method, _) => {
                 let shown: String = path.chars().take(100).collect();
                 let message = format!(
-                    "there is no {method} {shown} here; clients use /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models"
+                    "there is no {method} {shown} here; clients use /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/models and Ollama's /api"
                 );
                 Err(ApiError::client(StatusCode::NOT_FOUND, "no_such_path", message))
             }
@@ -204,16 +224,21 @@ impl Front {
         request: Request<HttpBody>,
         id: &str,
         key: String,
-        path: &'static str,
-        purpose: Purpose,
+        door: Door,
     ) -> Result<Reply, ApiError> {
         let client =
             request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let client = client.chars().take(120).collect();
         let hints = routing_hints::read(request.headers())?;
         let caller = Caller::read(key, request.headers())?;
-        let body = self.body(request).await?;
-        Ok(self.forward.run(Incoming { id: id.into(), path, purpose, client, caller, body, hints }).await)
+        let body = door.admit(self.body(request).await?)?;
+        if matches!(door, Door::OllamaChat | Door::OllamaGenerate)
+            && let Some(reply) =
+                ollama::preload(&self.forward.fleet.snapshot(), &body, door == Door::OllamaChat)
+        {
+            return reply;
+        }
+        Ok(self.forward.run(Incoming { id: id.into(), door, client, caller, body, hints }).await)
     }
 
     async fn body(&self, request: Request<HttpBody>) -> Result<Bytes, ApiError> {
@@ -268,6 +293,30 @@ impl Front {
         reply.headers_mut().insert(http::header::CONTENT_TYPE, kind);
         reply
     }
+}
+
+/// Paths that answer another method, besides those of [`Door`].
+const KNOWN: [&str; 15] = [
+    "/v1/models",
+    "/v1/model/info",
+    "/model/info",
+    "/props",
+    "/metrics",
+    "/api/version",
+    "/api/tags",
+    "/api/ps",
+    "/api/show",
+    "/api/pull",
+    "/api/push",
+    "/api/create",
+    "/api/copy",
+    "/api/delete",
+    "",
+];
+
+fn wrong_method(path: &str, method: &Method) -> ApiError {
+    let message = format!("{path} does not answer {method}");
+    ApiError::client(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
 async fn accept(

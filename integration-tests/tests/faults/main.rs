@@ -3,6 +3,7 @@
 
 mod breaking;
 mod data_ways;
+mod dialects;
 mod leaving;
 mod loading;
 mod lost_machines;

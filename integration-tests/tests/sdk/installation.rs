@@ -6,17 +6,17 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const PYTHON: &str = "openai==3.52.0";
+const PYTHON: &str = "openai==3.52.0 anthropic==2.11.0 ollama==0.6.3";
 const PACKAGES: &str = include_str!("package.json");
 
-/// The Python that has OpenAI's SDK, or what is missing.
+/// The Python that has the SDKs, or what is missing.
 pub(crate) async fn python_sdk() -> Result<PathBuf, String> {
     blocking(|| {
         let folder = once("test-sdk-py", PYTHON, |folder| {
             let venv = folder.join("venv");
             run(Command::new("python3").args(["-I", "-m", "venv", "--clear"]).arg(&venv))?;
             let pip = ["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"];
-            run(Command::new(venv.join("bin/python")).args(pip).arg(PYTHON))
+            run(Command::new(venv.join("bin/python")).args(pip).args(PYTHON.split(' ')))
         })?;
         Ok(folder.join("venv/bin/python"))
     })

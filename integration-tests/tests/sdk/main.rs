@@ -87,6 +87,28 @@ async fn the_openai_sdk_for_python_drives_what_up_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_anthropic_sdk_for_python_drives_what_up_starts() {
+    if !real_engine().await {
+        return;
+    }
+    match python_sdk().await {
+        Ok(python) => Up::start().await.drive(&python, &script("anthropic_sdk.py")).await,
+        Err(missing) => skip(&missing),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ollama_sdk_for_python_drives_what_up_starts() {
+    if !real_engine().await {
+        return;
+    }
+    match python_sdk().await {
+        Ok(python) => Up::start().await.drive(&python, &script("ollama_sdk.py")).await,
+        Err(missing) => skip(&missing),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ai_sdk_for_javascript_drives_what_up_starts() {
     if !real_engine().await {
         return;

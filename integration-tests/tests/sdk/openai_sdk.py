@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import json
 import sys
 
 import openai
@@ -63,6 +64,49 @@ def completions(mesh):
     assert answer.usage.completion_tokens == 8, answer
 
 
+def middles(mesh):
+    # llama.cpp ignores a suffix in its completions; that it counts as prompt shows that it was filled in.
+    ask = {"model": "mesh/autocomplete", "prompt": "def add(a, b):\n    ", "max_tokens": 8, "temperature": 0}
+    plain = mesh.completions.create(**ask)
+    middle = mesh.completions.create(**ask, suffix="\n    return c\n")
+    assert middle.object == "text_completion" and middle.usage.completion_tokens <= 8, middle
+    assert middle.usage.prompt_tokens > plain.usage.prompt_tokens + 4, (middle, plain)
+    for options in ({}, {"stream_options": {"include_usage": True}}):
+        parts, usage = [], None
+        for chunk in mesh.completions.create(**ask, suffix="\n    return c\n", stream=True, **options):
+            usage = chunk.usage or usage
+            parts += [choice.text for choice in chunk.choices]
+        assert "".join(parts) == middle.choices[0].text, (parts, middle)
+        assert (usage is not None) == bool(options), usage
+
+
+def responses(mesh):
+    ask = {"model": "mesh/code", "input": "Why is the sky blue?", "max_output_tokens": 8, "temperature": 0}
+    whole = mesh.responses.create(**ask)
+    assert whole.output_text and whole.usage.output_tokens == 8, whole
+    kinds, text = [], ""
+    for event in mesh.responses.create(**ask, stream=True):
+        kinds.append(event.type)
+        text += event.delta if event.type == "response.output_text.delta" else ""
+    assert kinds[0] == "response.created" and kinds[-1] in ("response.completed", "response.incomplete"), kinds
+    assert text, kinds
+
+
+def tools(mesh):
+    tool = {"name": "get_time", "parameters": {"type": "object", "properties": {"z": {"type": "string"}}}}
+    # This model's template knows no tools: what counts is that they arrive and that nothing breaks.
+    answer = mesh.chat.completions.create(
+        model="mesh/code", messages=QUESTION, tools=[{"type": "function", "function": tool}], **SAME
+    )
+    assert answer.choices[0].finish_reason in ("length", "stop", "tool_calls"), answer
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    answer = mesh.chat.completions.create(
+        model="mesh/code", messages=QUESTION, max_tokens=64,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    assert isinstance(json.loads(answer.choices[0].message.content)["ok"], bool), answer
+
+
 def embeddings(mesh):
     texts = ["a list", "zwölf Würfel 🎲"]
     # By default the SDK asks for base64 and decodes it.
@@ -105,6 +149,9 @@ def main():
     stream(mesh, whole)
     asyncio.run(at_once(whole))
     completions(mesh)
+    middles(mesh)
+    responses(mesh)
+    tools(mesh)
     embeddings(mesh)
     errors(mesh)
     print("openai", openai.__version__, "passed")

@@ -4,8 +4,10 @@ use super::Incoming;
 use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
 use super::answer_judge::{Judgement, Truth};
 use super::flow::StreamAttempt;
-use super::stream_guard::{Usage, usage_of};
+use super::stream_guard::{StreamGuard, Usage, usage_of};
 use crate::fleet_keeper::FleetHandle;
+use crate::http::dialect::passage::{Change, Prepared};
+use crate::http::dialect::pieces::NoAnswer;
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, whole};
 use bytes::{Bytes, BytesMut};
@@ -24,6 +26,17 @@ use serde_json::json;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Paths that every engine has: a 404 there means that the model is gone.
+const CORE_PATHS: [&str; 7] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+];
 
 /// The most bytes of an answer that is not a stream: embeddings of a large batch are some 10 MB.
 const WHOLE_LIMIT: usize = 128 << 20;
@@ -76,6 +89,8 @@ pub enum Failure {
         /// What to tell the client if no other can.
         error: Box<ApiError>,
     },
+    /// The engine does not know the path: an older version may speak another dialect.
+    NoSuchPath(Box<ApiError>),
     /// The engine is still loading the model.
     Loading,
     /// The node takes no more requests now.
@@ -95,7 +110,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Client(error) | Self::Beyond { error, .. } => {
+            Self::Client(error) | Self::Beyond { error, .. } | Self::NoSuchPath(error) => {
                 write!(out, "refused the request: {}", error.code)
             }
             Self::Loading => write!(out, "{}", super::ticket::LOADING),
@@ -117,7 +132,7 @@ impl Failure {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Client(_) => "client",
-            Self::Beyond { .. } => "beyond",
+            Self::Beyond { .. } | Self::NoSuchPath(_) => "beyond",
             Self::Loading => "loading",
             Self::Busy(_) | Self::Resting(..) => "busy",
             Self::Link(_) => "link",
@@ -132,11 +147,22 @@ impl Failure {
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
             // Whether an empty answer counts is decided once another was asked.
-            Self::Client(_) | Self::Beyond { .. } | Self::Loading | Self::Busy(_) | Self::Empty(_) => None,
+            Self::Client(_)
+            | Self::Beyond { .. }
+            | Self::NoSuchPath(_)
+            | Self::Loading
+            | Self::Busy(_)
+            | Self::Empty(_) => None,
             Self::Resting(_, rest) => Some(Outcome::ReplicaBusy(*rest)),
             Self::Link(_) => Some(Outcome::MachineLost),
             Self::Replica(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
         }
+    }
+}
+
+impl From<NoAnswer> for Failure {
+    fn from(error: NoAnswer) -> Self {
+        Self::Replica(error.to_string())
     }
 }
 
@@ -159,13 +185,14 @@ pub async fn open(
     incoming: &Incoming,
     head: &Head,
     candidate: &Candidate,
-    body: Bytes,
+    prepared: Prepared,
     mut truth: Truth,
 ) -> Result<Attempt, Failure> {
+    let Prepared { path, body, framing, keep_usage, change } = prepared;
     let request = RequestHead {
         request_id: incoming.id.clone(),
         model: candidate.model.to_string(),
-        path: incoming.path.into(),
+        path: path.into(),
         body_length: body.len() as u64,
         traceparent: telemetry::traceparent(),
         blob: None,
@@ -184,6 +211,11 @@ pub async fn open(
         .ok_or_else(|| Failure::Replica(format!("the engine answered with status {status}")))?;
     if !status.is_success() {
         let error = collect(body, ERROR_LIMIT).await?;
+        if status == StatusCode::NOT_FOUND && !CORE_PATHS.contains(&path) {
+            let text = format!("the engine has no {path}");
+            let error = ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text);
+            return Err(Failure::NoSuchPath(Box::new(error)));
+        }
         return Err(match (engine_error(status, &error), retry_after_s) {
             (Failure::Busy(said), Some(seconds)) if seconds > 0 => {
                 Failure::Resting(said, Duration::from_secs(seconds.into()))
@@ -192,20 +224,31 @@ pub async fn open(
         });
     }
     // An engine that answers whole although it was asked for a stream is passed on as it is.
-    if head.stream && content_type.starts_with("text/event-stream") {
-        return StreamAttempt::begin(body, content_type, head.wants_usage, truth)
+    if head.stream && framing.is_stream(&content_type) {
+        let guard = StreamGuard::new(framing, keep_usage);
+        let (translation, content_type) = match change {
+            Change::Translate(translation) => {
+                let kind = translation.stream_type().to_owned();
+                (Some(translation), kind)
+            }
+            Change::None | Change::Embeddings { .. } => (None, content_type),
+        };
+        let dialect = incoming.door.dialect();
+        return StreamAttempt::begin(body, content_type, guard, translation, dialect, truth)
             .await
             .map(|s| Attempt::Stream(Box::new(s)));
     }
     let body = collect(body, WHOLE_LIMIT).await?;
     let usage = usage_of(&body);
     truth.known.is_stream = false;
-    if incoming.purpose == Purpose::Chat {
+    if incoming.door.purpose() == Purpose::Chat {
         if is_error(&body) {
             return Err(Failure::Replica("it sent an error instead of an answer".into()));
         }
         truth.judge.look(&body);
     }
+    let (other_type, body) = change.whole(body, head.stream)?;
+    let content_type = other_type.map_or(content_type, ToOwned::to_owned);
     Ok(Attempt::Whole { status, content_type, body, usage, truth: Box::new(truth) })
 }
 

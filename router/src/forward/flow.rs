@@ -8,6 +8,9 @@ use super::in_flight::Claim;
 use super::stream_guard::{StreamGuard, Usage};
 use super::ticket::{Ended, Ticket};
 use crate::fleet_keeper::FleetHandle;
+use crate::http::dialect::Dialect;
+use crate::http::dialect::pieces::NoAnswer;
+use crate::http::dialect::translation::Translation;
 use crate::http::reply::{ApiError, Reply};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -40,6 +43,8 @@ pub struct StreamAttempt {
     pending: Vec<Bytes>,
     body: AnswerBody,
     pub(super) guard: StreamGuard,
+    translation: Option<Translation>,
+    dialect: Dialect,
     pub(super) truth: Truth,
 }
 
@@ -51,10 +56,12 @@ impl StreamAttempt {
     pub async fn begin(
         mut body: AnswerBody,
         content_type: String,
-        keep_usage: bool,
+        mut guard: StreamGuard,
+        mut translation: Option<Translation>,
+        dialect: Dialect,
         mut truth: Truth,
     ) -> Result<Self, Failure> {
-        let (mut guard, mut pending) = (StreamGuard::new(keep_usage), Vec::new());
+        let mut pending = Vec::new();
         loop {
             let seen = guard.seen();
             if seen.error {
@@ -62,7 +69,8 @@ impl StreamAttempt {
             }
             // One that has ended with nothing is heard to its end: another node may do better.
             if seen.content && (seen.done || !truth.judge.ended_with_nothing()) {
-                return Ok(Self { content_type, pending, body, guard, truth });
+                told(&mut translation, &mut pending)?;
+                return Ok(Self { content_type, pending, body, guard, translation, dialect, truth });
             }
             if seen.done {
                 return Err(Failure::Replica("it ended the stream without any content".into()));
@@ -87,10 +95,12 @@ impl StreamAttempt {
         ticket: Ticket,
         round_trip: Option<Duration>,
     ) -> Reply {
-        let Self { content_type, pending, body, guard, truth } = self;
+        let Self { content_type, pending, body, guard, translation, dialect, truth } = self;
         let mut flow = Flow {
             body,
             guard,
+            translation,
+            dialect,
             truth,
             pending,
             open: Some((claim, ticket)),
@@ -112,6 +122,17 @@ impl StreamAttempt {
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
         reply
     }
+}
+
+/// Bytes for the client: as they are, or told in its dialect.
+fn told(translation: &mut Option<Translation>, frames: &mut Vec<Bytes>) -> Result<(), NoAnswer> {
+    if let Some(translation) = translation {
+        for frame in frames.iter_mut() {
+            *frame = translation.frames(frame)?;
+        }
+        frames.retain(|frame| !frame.is_empty());
+    }
+    Ok(())
 }
 
 /// Notices that nothing has come for too long.
@@ -159,6 +180,8 @@ impl Silence {
 struct Flow {
     body: AnswerBody,
     guard: StreamGuard,
+    translation: Option<Translation>,
+    dialect: Dialect,
     truth: Truth,
     /// Ready for the client, the last piece first.
     pending: Vec<Bytes>,
@@ -212,13 +235,18 @@ impl Flow {
         self.silence.heard = true;
         match chunk {
             Some(Ok(chunk)) => {
-                if let Err(error) = self.guard.push(chunk, &mut self.pending) {
+                let pushed = self.guard.push(chunk, &mut self.pending);
+                self.pending.iter().for_each(|frames| self.truth.judge.look(frames));
+                let told = told(&mut self.translation, &mut self.pending);
+                if let Err(error) = pushed {
+                    self.broke(&error.to_string());
+                } else if let Err(error) = told {
+                    self.pending.clear();
                     self.broke(&error.to_string());
                 } else if self.guard.seen().error {
                     // Its own words were kept back: they may repeat the request.
                     self.broke("the engine sent an error in its stream");
                 } else {
-                    self.pending.iter().for_each(|frames| self.truth.judge.look(frames));
                     self.stopped();
                 }
                 self.note_end();
@@ -238,7 +266,10 @@ impl Flow {
         let Some((claim, mut ticket)) = self.open.take() else { return };
         let usage = self.measured(&ticket);
         let judgement = self.truth.judgement(usage, &self.fleet, &self.candidate);
-        if let Some(truncated) = judgement.truncated() {
+        // Other dialects have no place for a comment.
+        if let Some(truncated) = judgement.truncated()
+            && self.dialect == Dialect::OpenAi
+        {
             comment_before_done(&mut self.pending, &format!(": x-mesh-truncated: {truncated}\n\n"));
         }
         judgement.count(&self.candidate, ticket.metrics());
@@ -268,7 +299,7 @@ impl Flow {
             self.observe(Outcome::Doubtful);
             drop(claim);
         }
-        self.pending.push(error.event());
+        self.pending.push(self.dialect.last_words(&error));
     }
 
     /// The stream broke after content had gone out: an explicit error event, and never `[DONE]`.
@@ -285,7 +316,7 @@ impl Flow {
             self.observe(Outcome::ReplicaFailed);
             drop(claim);
         }
-        self.pending.push(error.event());
+        self.pending.push(self.dialect.last_words(&error));
     }
 
     fn observe(&self, outcome: Outcome) {

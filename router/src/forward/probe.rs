@@ -148,7 +148,7 @@ async fn probe(links: &AgentLinks, (machine, model): &Place, embeds: bool) -> Ve
     }
     match engine_error(status, &text) {
         // It does not like the question, but it works.
-        Failure::Client(_) | Failure::Beyond { .. } => Verdict::Answered,
+        Failure::Client(_) | Failure::Beyond { .. } | Failure::NoSuchPath(_) => Verdict::Answered,
         Failure::Loading | Failure::Busy(_) | Failure::Resting(..) | Failure::Link(_) => Verdict::Undecided,
         Failure::Replica(_) | Failure::Late(_) | Failure::Empty(_) => Verdict::Failed,
     }

@@ -99,11 +99,11 @@ pub async fn measure(
     candidate: &Candidate,
     engine: Option<EngineKind>,
 ) -> Result<Measured, Failure> {
-    let is_chat = matches!(incoming.path, CHAT_PATH | "/v1/messages" | "/api/chat");
-    let has_finish = matches!(incoming.path, CHAT_PATH | "/v1/completions");
+    let is_chat = matches!(incoming.door.path(), CHAT_PATH | "/v1/messages" | "/api/chat");
+    let has_finish = matches!(incoming.door.path(), CHAT_PATH | "/v1/completions");
     let context = candidate.context.map(u64::from);
     let mut known = Known { context, is_stream: head.stream && has_finish, is_chat, ..Known::default() };
-    if incoming.purpose != Purpose::Chat || head.has_media(&incoming.body) {
+    if incoming.door.purpose() != Purpose::Chat || head.has_media(&incoming.body) {
         // Embeddings of many inputs are many prompts, and pictures are tokens that no bytes tell of.
         return Ok(Measured { known: Known { context: None, ..known }, ..Measured::default() });
     }
@@ -119,13 +119,13 @@ pub async fn measure(
             return Err(too_long(least, "at least ", context));
         }
     }
-    if incoming.path == "/v1/messages" {
+    if incoming.door.path() == "/v1/messages" {
         // Anthropic's count leaves out what was cached: nothing to compare with.
         known = Known { context: None, at_least: None, ..known };
     }
     let counts = matches!(engine, Some(EngineKind::LlamaServer | EngineKind::LlamaRouter));
-    let Some(context) =
-        context.filter(|&context| counts && incoming.path == CHAT_PATH && bytes / DENSE_BYTES >= context)
+    let Some(context) = context
+        .filter(|&context| counts && incoming.door.path() == CHAT_PATH && bytes / DENSE_BYTES >= context)
     else {
         return Ok(Measured { known, ..Measured::default() });
     };

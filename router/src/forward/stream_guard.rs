@@ -1,12 +1,15 @@
-//! Watches a stream of server-sent events without changing it: finds the first content, the usage and the end,
-//! and takes out the usage frame for a client that did not ask for it.
+//! Watches an engine's stream, however it is framed, without changing it: finds the first content, the usage and
+//! the end, and takes out the usage frame for a client that did not ask for it.
 //!
 //! ```text
 //! engine bytes ─► whole frames ─► [usage frame? dropped] ─► client
 //!                     └─► first content · finish · [DONE] · error · tokens and timings
 //! ```
 
+mod framing;
+
 use bytes::{Bytes, BytesMut};
+pub use framing::Framing;
 use memchr::memmem;
 use mesh_core::speed::Timing;
 use serde::Deserialize;
@@ -45,6 +48,7 @@ pub struct FrameTooLong;
 /// The watcher of one stream.
 #[derive(Debug)]
 pub struct StreamGuard {
+    framing: Framing,
     keep_usage: bool,
     carry: BytesMut,
     seen: Seen,
@@ -133,6 +137,9 @@ pub fn usage_of(body: &[u8]) -> Usage {
     if let Ok(frame) = serde_json::from_slice::<Frame>(body) {
         usage.take(&frame);
     }
+    if usage == Usage::default() {
+        usage = framing::usage_of_other(body);
+    }
     usage
 }
 
@@ -154,10 +161,10 @@ impl Usage {
 }
 
 impl StreamGuard {
-    /// `keep_usage` = the client asked for the usage frame.
+    /// `keep_usage` = the client asked for the usage frame, which only OpenAI's streams have.
     #[must_use]
-    pub fn new(keep_usage: bool) -> Self {
-        Self { keep_usage, carry: BytesMut::new(), seen: Seen::default(), usage: Usage::default() }
+    pub fn new(framing: Framing, keep_usage: bool) -> Self {
+        Self { framing, keep_usage, carry: BytesMut::new(), seen: Seen::default(), usage: Usage::default() }
     }
 
     /// What has been seen so far.
@@ -191,7 +198,7 @@ impl StreamGuard {
         }
         let mut kept = 0;
         let mut at = 0;
-        while let Some(length) = frame_length(&bytes[at..]) {
+        while let Some(length) = self.framing.frame_length(&bytes[at..]) {
             if self.inspect(&bytes[at..at + length]) {
                 kept = at + length;
             } else {
@@ -223,7 +230,10 @@ impl StreamGuard {
     /// Whether nothing in `bytes` can be worth a look: after the first content that is nearly all of a stream.
     fn is_plain(&self, bytes: &[u8]) -> bool {
         let marks: [&[u8]; 5] = [b"\"usage\"", b"\"timings\"", b"[DONE]", b"{\"error\"", b"error:"];
-        self.seen.content && !self.seen.error && marks.iter().all(|mark| memmem::find(bytes, mark).is_none())
+        self.framing == Framing::OpenAi
+            && self.seen.content
+            && !self.seen.error
+            && marks.iter().all(|mark| memmem::find(bytes, mark).is_none())
     }
 
     /// What is left when the engine ends: the start of a frame that never ended.
@@ -236,6 +246,10 @@ impl StreamGuard {
     fn inspect(&mut self, frame: &[u8]) -> bool {
         if self.seen.error {
             return false;
+        }
+        if self.framing != Framing::OpenAi {
+            self.framing.look(frame, &mut self.seen, &mut self.usage);
+            return !self.seen.error;
         }
         let Some(data) = data_of(frame) else {
             // llama.cpp before 2025 sent `error: {…}`.
@@ -320,7 +334,7 @@ mod tests {
     const DONE: &str = "data: [DONE]\n\n";
 
     fn run(keep_usage: bool, chunks: &[&[u8]]) -> (String, StreamGuard) {
-        let (mut guard, mut out) = (StreamGuard::new(keep_usage), Vec::new());
+        let (mut guard, mut out) = (StreamGuard::new(Framing::OpenAi, keep_usage), Vec::new());
         for chunk in chunks {
             guard.push(Bytes::copy_from_slice(chunk), &mut out).expect("short frames");
         }
@@ -385,7 +399,7 @@ mod tests {
 
     #[test]
     fn an_endless_frame_is_refused() {
-        let mut guard = StreamGuard::new(false);
+        let mut guard = StreamGuard::new(Framing::OpenAi, false);
         let chunk = Bytes::from(vec![b'x'; FRAME_LIMIT + 1]);
         assert_eq!(guard.push(chunk, &mut Vec::new()), Err(FrameTooLong));
     }

@@ -1,7 +1,7 @@
 //! Answers of the router itself: errors in OpenAI's shape, headers that say where a request went.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -105,24 +105,10 @@ impl ApiError {
         json!({ "error": error })
     }
 
-    /// The error as a whole answer.
+    /// The error as a whole answer in OpenAI's shape; [`super::dialect::Dialect::reply`] knows the others.
     #[must_use]
     pub fn reply(&self) -> Reply {
-        let mut reply = json_reply(self.status, &self.to_json());
-        if let Some(seconds) = self.retry_after_s {
-            reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Bearer realm=\"modemesh\"");
-            reply.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
-        }
-        reply
-    }
-
-    /// The error as the last event of a stream that has begun.
-    #[must_use]
-    pub fn event(&self) -> Bytes {
-        Bytes::from(format!("data: {}\n\n", self.to_json()))
+        super::dialect::Dialect::OpenAi.reply(self)
     }
 }
 

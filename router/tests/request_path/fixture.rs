@@ -9,7 +9,6 @@ use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{
     Capabilities, Engine, EngineKind, EngineState, Replica, ReplicaState, Report, Store,
 };
-use mesh_core::mode::Purpose;
 use mesh_daemon::clock::Clock;
 use mesh_daemon::config_layers::KeyLines;
 use mesh_proto::v1::response_head::Outcome;
@@ -20,6 +19,7 @@ use router::forward::agent_links::{AgentAnswer, AgentLink, AgentLinks, LinkError
 use router::forward::caller::Caller;
 use router::forward::in_flight::InFlight;
 use router::forward::{Forward, ForwardParts, Incoming};
+use router::http::dialect::Door;
 use router::http::reply::Reply;
 use router::journal::Journal;
 use router::metrics::Metrics;
@@ -249,9 +249,10 @@ impl Mesh {
     pub(crate) async fn send_body(&self, body: &Value, caller: Caller) -> Reply {
         let id = format!("req-{}", self.last_id.fetch_add(1, Ordering::Relaxed));
         let body = Bytes::from(body.to_string());
-        let path = "/v1/chat/completions";
-        let (purpose, client) = (Purpose::Chat, "test".into());
-        self.forward.run(Incoming { id, path, purpose, client, caller, body, hints: router::forward::Hints::default() }).await
+        let (door, client) = (Door::Chat, "test".into());
+        self.forward
+            .run(Incoming { id, door, client, caller, body, hints: router::forward::Hints::default() })
+            .await
     }
 
     /// Resolves when this many requests wait in the queue.

@@ -4,6 +4,7 @@ use super::super::agent_links::{AgentAnswer, AnswerBody, LinkError};
 use super::*;
 use crate::forward::Hints;
 use crate::forward::caller::Caller;
+use crate::http::dialect::Door;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use mesh_core::id::{MachineId, ModelId};
@@ -107,8 +108,7 @@ async fn measured(
     let body = json!({"model": "m", "messages": [{"role": "user", "content": text}], "max_tokens": 4096});
     let incoming = Incoming {
         id: "req-1".into(),
-        path: "/v1/chat/completions",
-        purpose: Purpose::Chat,
+        door: Door::Chat,
         client: String::new(),
         body: Bytes::from(body.to_string()),
         hints: Hints::default(),

@@ -1,0 +1,265 @@
+//! How a request reaches an engine: as it is, on the engine's own path, where the engine speaks the client's dialect;
+//! else translated to what it does speak.
+
+use super::Door;
+use super::pieces::{NoAnswer, Source};
+use super::translation::{Label, Translation, Voice};
+use crate::forward::stream_guard::Framing;
+use crate::http::anthropic;
+use crate::http::fim::{self, Shape, Texts};
+use crate::http::head::{Cap, Head};
+use crate::http::ollama::{self, Lines};
+use crate::http::reply::ApiError;
+use crate::http::responses;
+use bytes::Bytes;
+use http::StatusCode;
+use mesh_core::machine::EngineKind;
+use serde_json::{Map, Value, json};
+
+/// What an engine is to be asked, and what its answer has to become.
+pub struct Prepared {
+    /// The engine's path, one of [`mesh_proto::frame::PATHS`].
+    pub path: &'static str,
+    /// The body.
+    pub body: Bytes,
+    /// How the engine's streams are framed.
+    pub framing: Framing,
+    /// Whether the frame with the usage goes on.
+    pub keep_usage: bool,
+    /// What is done with its answer.
+    pub change: Change,
+}
+
+/// What is done with an engine's answer.
+pub enum Change {
+    /// Nothing.
+    None,
+    /// It is told in another dialect.
+    Translate(Translation),
+    /// Embeddings are told in Ollama's shape, the old one for one text or the new one for several.
+    Embeddings {
+        /// The old shape.
+        legacy: bool,
+        /// The model to name.
+        model: String,
+    },
+}
+
+/// A way from a door to an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// The bytes pass, but for the model's name.
+    Through(&'static str, Framing),
+    /// Translated to a chat.
+    Chat,
+    /// Translated to a completion.
+    Completions,
+    /// Translated to llama.cpp's infill.
+    Infill,
+    /// Translated to embeddings.
+    Embeddings,
+}
+
+/// What of a body decides how it can pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct BodyFacts {
+    suffix: bool,
+    raw: bool,
+}
+
+/// The engines that differ here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Llama,
+    Ollama,
+    Other,
+}
+
+fn family(kind: EngineKind) -> Family {
+    match kind {
+        EngineKind::LlamaServer | EngineKind::LlamaRouter => Family::Llama,
+        EngineKind::Ollama => Family::Ollama,
+        EngineKind::Lemonade
+        | EngineKind::LmStudio
+        | EngineKind::Vllm
+        | EngineKind::Sglang
+        | EngineKind::TabbyApi
+        | EngineKind::KoboldCpp
+        | EngineKind::LocalAi
+        | EngineKind::OpenAi => Family::Other,
+    }
+}
+
+impl Passage {
+    /// The ways from `door` to an engine of this kind, best first; the second is for engines too old for the first.
+    ///
+    /// # Errors
+    /// 400 when there is none.
+    pub fn ways(door: Door, kind: EngineKind, body: &[u8]) -> Result<Vec<Self>, Box<ApiError>> {
+        use Framing::{Anthropic, Llama, Ollama, OpenAi, Responses};
+        let family = family(kind);
+        let through = |framing| Self::Through(door.path(), framing);
+        let facts = match door {
+            Door::Completions | Door::OllamaGenerate => facts(body)?,
+            Door::Chat
+            | Door::Embeddings
+            | Door::Responses
+            | Door::Messages
+            | Door::CountTokens
+            | Door::OllamaChat
+            | Door::OllamaEmbed
+            | Door::OllamaEmbeddings
+            | Door::Infill
+            | Door::Completion
+            | Door::Fim => BodyFacts::default(),
+        };
+        let middle = || match family {
+            Family::Llama => Ok(vec![Self::Infill]),
+            Family::Ollama => Ok(vec![Self::Completions]),
+            Family::Other => Err(unsupported("fill in the middle", kind)),
+        };
+        match (door, family) {
+            (Door::Completions, Family::Llama) if facts.suffix => middle(),
+            (Door::Completions, Family::Other) if facts.suffix => middle(),
+            (Door::Chat | Door::Completions | Door::Embeddings, _) => Ok(vec![through(OpenAi)]),
+            (Door::Responses, Family::Llama | Family::Ollama) => Ok(vec![through(Responses), Self::Chat]),
+            (Door::Messages, Family::Llama | Family::Ollama) => Ok(vec![through(Anthropic), Self::Chat]),
+            (Door::Responses | Door::Messages, Family::Other) => Ok(vec![Self::Chat]),
+            (Door::CountTokens, Family::Llama) => Ok(vec![through(Anthropic)]),
+            (Door::CountTokens, _) => Err(unsupported("count tokens", kind)),
+            (
+                Door::OllamaChat | Door::OllamaGenerate | Door::OllamaEmbed | Door::OllamaEmbeddings,
+                Family::Ollama,
+            ) => Ok(vec![through(Ollama)]),
+            (Door::OllamaChat, _) => Ok(vec![Self::Chat]),
+            (Door::OllamaGenerate, _) if facts.suffix => middle(),
+            (Door::OllamaGenerate, _) if facts.raw => Ok(vec![Self::Completions]),
+            (Door::OllamaGenerate, _) => Ok(vec![Self::Chat]),
+            (Door::OllamaEmbed | Door::OllamaEmbeddings, _) => Ok(vec![Self::Embeddings]),
+            (Door::Infill | Door::Completion, Family::Llama) => Ok(vec![through(Llama)]),
+            (Door::Infill | Door::Fim, _) => middle(),
+            (Door::Completion, _) => Ok(vec![Self::Completions]),
+        }
+    }
+
+    /// The request on this way. `asked` is what the client sent, `model` the engine's name for its model.
+    ///
+    /// # Errors
+    /// 400 when the request cannot be translated.
+    pub fn prepare(
+        self,
+        door: Door,
+        asked: &Bytes,
+        head: &Head,
+        model: &str,
+        label: Label,
+        cap: Option<Cap>,
+    ) -> Result<Prepared, Box<ApiError>> {
+        if let Self::Through(path, framing) = self {
+            let body = head.splice_capped(asked, model, cap);
+            return Ok(Prepared { path, body, framing, keep_usage: head.wants_usage, change: Change::None });
+        }
+        let from = object(asked)?;
+        let usage = head.wants_usage;
+        let (path, framing, source) = match self {
+            Self::Infill => ("/infill", Framing::Llama, Source::Llama),
+            Self::Completions => ("/v1/completions", Framing::OpenAi, Source::Completions),
+            Self::Chat | Self::Through(..) => ("/v1/chat/completions", Framing::OpenAi, Source::Chat),
+            Self::Embeddings => ("/v1/embeddings", Framing::OpenAi, Source::Chat),
+        };
+        let text = |shape| -> Box<dyn Voice> { Box::new(Texts::new(label.clone(), shape, usage)) };
+        let (mut to, voice): (Map<String, Value>, Box<dyn Voice>) = match door {
+            Door::Messages => (anthropic::chat(&from)?, Box::new(anthropic::Messages::new(label.clone()))),
+            Door::Responses => (responses::chat(&from)?, Box::new(responses::Items::new(label.clone()))),
+            Door::OllamaChat => (ollama::ask::chat(&from)?, Box::new(Lines::new(label.clone(), true))),
+            Door::OllamaGenerate => {
+                let to = match self {
+                    Self::Infill => fim::infill(&ollama::ask::middle(&from)),
+                    Self::Completions => ollama::ask::raw(&from),
+                    Self::Chat | Self::Embeddings | Self::Through(..) => ollama::ask::prompt(&from)?,
+                };
+                (to, Box::new(Lines::new(label.clone(), false)))
+            }
+            Door::Completions => (fim::infill(&fim::of_completion(&from)?), text(Shape::Completion)),
+            Door::Fim => {
+                let middle = fim::of_completion(&from)?;
+                let infill = self == Self::Infill;
+                (if infill { fim::infill(&middle) } else { fim::completion(&middle) }, text(Shape::Fim))
+            }
+            Door::Infill => (fim::completion(&fim::of_infill(&from)), text(Shape::Llama)),
+            Door::Completion => (fim::completion(&fim::of_native(&from)), text(Shape::Llama)),
+            Door::OllamaEmbed | Door::OllamaEmbeddings => {
+                let legacy = door == Door::OllamaEmbeddings;
+                let mut to = ollama::ask::embeddings(&from, legacy)?;
+                to.insert("model".into(), model.into());
+                let change = Change::Embeddings { legacy, model: label.model };
+                let body = Value::Object(to).to_string().into();
+                return Ok(Prepared { path, body, framing, keep_usage: true, change });
+            }
+            Door::Chat | Door::Embeddings | Door::CountTokens => {
+                return Err(invalid("this request cannot be translated"));
+            }
+        };
+        to.insert("model".into(), model.into());
+        to.insert("stream".into(), head.stream.into());
+        if head.stream && framing == Framing::OpenAi {
+            to.insert("stream_options".into(), json!({ "include_usage": true }));
+        }
+        let change = Change::Translate(Translation::new(source, voice));
+        let body = Value::Object(to).to_string().into();
+        Ok(Prepared { path, body, framing, keep_usage: true, change })
+    }
+}
+
+impl Change {
+    /// A whole answer of the engine, as the client wants it: its media type, where that is another, and its bytes.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] when it is none.
+    pub fn whole(self, body: Bytes, stream: bool) -> Result<(Option<&'static str>, Bytes), NoAnswer> {
+        match self {
+            Self::None => Ok((None, body)),
+            Self::Translate(mut translation) if stream => {
+                Ok((Some(translation.stream_type()), translation.whole_as_stream(&body)?))
+            }
+            Self::Translate(mut translation) => Ok((Some("application/json"), translation.whole(&body)?)),
+            Self::Embeddings { legacy, model } => {
+                Ok((Some("application/json"), ollama::embeddings_answer(&body, legacy, &model)?))
+            }
+        }
+    }
+}
+
+/// A completion is looked into only if it may have a suffix.
+fn facts(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
+    let members = super::edit::members(body).map_err(|_| invalid("the body is not a JSON object"))?;
+    let value = |wanted: &str| {
+        members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get()).unwrap_or("null")
+    };
+    Ok(BodyFacts { suffix: !matches!(value("suffix"), "null" | "\"\""), raw: value("raw") == "true" })
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, Box<ApiError>> {
+    // serde_json's own limit of 128 levels bounds the stack.
+    serde_json::from_slice(body).map_err(|_| invalid("the body is not a JSON object, or too deep"))
+}
+
+fn unsupported(what: &str, kind: EngineKind) -> Box<ApiError> {
+    let message = format!("an engine of the kind {} cannot {what}", kind.word());
+    Box::new(ApiError::client(StatusCode::BAD_REQUEST, "unsupported", message))
+}
+
+/// A request that cannot be translated. Nothing of the request is in the text.
+#[must_use]
+pub fn invalid(message: impl Into<String>) -> Box<ApiError> {
+    Box::new(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", message))
+}
+
+/// Copies members that have the same name and meaning on both sides.
+pub fn copy(from: &Map<String, Value>, to: &mut Map<String, Value>, names: &[&str]) {
+    for name in names {
+        if let Some(value) = from.get(*name).filter(|value| !value.is_null()) {
+            to.insert((*name).to_owned(), value.clone());
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What the mesh can be asked by: modes first, then models, each with what it can do and the context that is
+//! served. One list, told in the dialects of OpenAI, Ollama, LiteLLM and llama.cpp.
+
+use super::reply::{Reply, json_reply};
+use crate::fleet_keeper::Snapshot;
+use http::StatusCode;
+use mesh_core::fleet::FleetView;
+use mesh_core::health::Liveness;
+use mesh_core::id::ModelId;
+use mesh_core::machine::{Abilities, EngineKind, ReplicaState};
+use mesh_core::mode::{Mode, PREFIX};
+use serde_json::{Value, json};
+
+/// A name that clients may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// The name for people, of modes.
+    pub title: Option<String>,
+    /// The mode, of modes.
+    pub mode: Option<String>,
+    /// The model behind it now.
+    pub model: Option<ModelId>,
+    /// Machines that have it in memory.
+    pub nodes: Vec<String>,
+    /// The least tokens that a request may hold on any of them.
+    pub context: Option<u32>,
+    /// `loaded`, `loading` or `unloaded`.
+    pub state: &'static str,
+    /// What is known of its abilities.
+    pub abilities: Abilities,
+    /// Parameters, where known.
+    pub parameters: Option<u64>,
+    /// Bytes of the weights, where known.
+    pub size: Option<u64>,
+    /// Hex digits of its file's SHA-256, where known.
+    pub digest: Option<String>,
+}
+
+impl Entry {
+    fn unknown(name: String) -> Self {
+        Self {
+            name,
+            title: None,
+            mode: None,
+            model: None,
+            nodes: Vec::new(),
+            context: None,
+            state: "unloaded",
+            abilities: Abilities::default(),
+            parameters: None,
+            size: None,
+            digest: None,
+        }
+    }
+
+    /// Whether it answers chats; what is not known to be false may.
+    #[must_use]
+    pub fn chats(&self) -> bool {
+        self.abilities.chat != Some(false)
+    }
+
+    /// Whether it calls tools; editors hide models that are not said to, so what is not known may.
+    #[must_use]
+    pub fn calls_tools(&self) -> bool {
+        self.chats() && self.abilities.tools != Some(false)
+    }
+
+    /// Whether it fills in the middle.
+    #[must_use]
+    pub fn fills_in(&self) -> bool {
+        self.chats() && self.abilities.fim == Some(true)
+    }
+
+    /// Whether it reads images.
+    #[must_use]
+    pub fn sees(&self) -> bool {
+        self.abilities.vision == Some(true)
+    }
+}
+
+/// All names: `mesh/code` and `mesh-code` of each mode, then all models.
+#[must_use]
+pub fn entries(snapshot: &Snapshot) -> Vec<Entry> {
+    let modes = snapshot.modes.modes().iter().flat_map(|mode| {
+        let slash = of_mode(snapshot, mode, format!("{PREFIX}/{}", mode.name));
+        let dash = Entry { name: format!("{PREFIX}-{}", mode.name), ..slash.clone() };
+        [slash, dash]
+    });
+    let models = snapshot.view.model_names().into_iter().map(|model| of_model(&snapshot.view, model));
+    modes.chain(models).collect()
+}
+
+/// One of them.
+#[must_use]
+pub fn entry(snapshot: &Snapshot, name: &str) -> Option<Entry> {
+    entries(snapshot).into_iter().find(|entry| entry.name == name)
+}
+
+fn of_mode(snapshot: &Snapshot, mode: &Mode, name: String) -> Entry {
+    let chain = snapshot.modes.chain(mode);
+    let serving =
+        chain.iter().map(|(model, _)| of_model(&snapshot.view, model)).find(|entry| entry.state == "loaded");
+    Entry {
+        name: name.clone(),
+        title: Some(format!("Mesh {}", mode.name)),
+        mode: Some(mode.name.to_string()),
+        ..serving.unwrap_or_else(|| Entry::unknown(name))
+    }
+}
+
+fn of_model(view: &FleetView, model: &ModelId) -> Entry {
+    let mut entry = Entry { model: Some(model.clone()), ..Entry::unknown(model.to_string()) };
+    for machine in view.machines.iter().filter(|machine| machine.liveness != Liveness::Offline) {
+        let Some((engine, replica)) = machine.replica(model) else { continue };
+        entry.parameters = entry.parameters.or(replica.parameters);
+        entry.size = entry.size.or(replica.size.map(|size| size.0));
+        entry.digest = entry.digest.or_else(|| replica.digest.as_ref().map(ToString::to_string));
+        match replica.state {
+            ReplicaState::Loaded => {
+                // llama.cpp does not say whether a model knows the tokens for it, but has the path.
+                let has_path = matches!(engine.kind, EngineKind::LlamaServer | EngineKind::LlamaRouter);
+                let seen = replica.abilities;
+                let fim = seen.fim.or((has_path && seen.chat != Some(false)).then_some(true));
+                entry.abilities = Abilities {
+                    chat: either(entry.abilities.chat, seen.chat),
+                    embed: either(entry.abilities.embed, seen.embed),
+                    tools: either(entry.abilities.tools, seen.tools),
+                    vision: either(entry.abilities.vision, seen.vision),
+                    fim: either(entry.abilities.fim, fim),
+                };
+                entry.state = "loaded";
+                entry.nodes.push(machine.id.to_string());
+                entry.context = [entry.context, replica.context].into_iter().flatten().min();
+            }
+            ReplicaState::Loading if entry.state == "unloaded" => entry.state = "loading",
+            ReplicaState::Loading | ReplicaState::Available | ReplicaState::Failed(_) => {}
+        }
+    }
+    entry
+}
+
+/// One machine that can is enough: requests go there.
+fn either(one: Option<bool>, other: Option<bool>) -> Option<bool> {
+    match (one, other) {
+        (Some(true), _) | (_, Some(true)) => Some(true),
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (None, None) => None,
+    }
+}
+
+/// `GET /v1/model/info` and `GET /model/info`, as LiteLLM tells it: Cline and Roo read limits from here.
+#[must_use]
+pub fn litellm(snapshot: &Snapshot) -> Reply {
+    let data: Vec<Value> = entries(snapshot)
+        .into_iter()
+        .map(|entry| {
+            json!({
+                "model_name": entry.name,
+                "litellm_params": { "model": entry.name },
+                "model_info": {
+                    "id": entry.name, "db_model": false, "mode": if entry.chats() { "chat" } else { "embedding" },
+                    "max_tokens": entry.context, "max_input_tokens": entry.context,
+                    "max_output_tokens": entry.context,
+                    "input_cost_per_token": 0, "output_cost_per_token": 0,
+                    "supports_function_calling": entry.calls_tools(), "supports_vision": entry.sees(),
+                    "supports_prompt_caching": false, "litellm_provider": "modemesh",
+                },
+            })
+        })
+        .collect();
+    json_reply(StatusCode::OK, &json!({ "data": data }))
+}
+
+/// `GET /props`, as far as it makes sense for a mesh: the context of the mode that llama.cpp's clients get.
+#[must_use]
+pub fn props(snapshot: &Snapshot, asked: Option<&str>) -> Reply {
+    let entry = match asked {
+        Some(name) => entry(snapshot, name),
+        None => entry(snapshot, "mesh/code").or_else(|| entries(snapshot).into_iter().next()),
+    };
+    let Some(entry) = entry else {
+        let error = super::reply::ApiError::client(
+            StatusCode::NOT_FOUND,
+            "model_not_found",
+            "there is no such mode or model",
+        );
+        return error.param("model").reply();
+    };
+    json_reply(
+        StatusCode::OK,
+        &json!({
+            "default_generation_settings": { "n_ctx": entry.context, "params": {} },
+            "total_slots": entry.nodes.len(), "model_alias": entry.name, "model_path": entry.model,
+            "modalities": { "vision": entry.sees(), "audio": false }, "chat_template": "",
+            "chat_template_caps": { "supports_tools": entry.calls_tools(), "supports_tool_calls": entry.calls_tools() },
+            "build_info": concat!("modemesh-", env!("CARGO_PKG_VERSION")), "is_sleeping": false,
+        }),
+    )
+}

@@ -1,0 +1,278 @@
+//! How requests reach engines: which pass as they are, which are translated, and into what.
+
+use bytes::Bytes;
+use http::StatusCode;
+use mesh_core::machine::EngineKind;
+use router::http::dialect::Door;
+use router::http::dialect::passage::{Change, Passage, Prepared};
+use router::http::dialect::translation::Label;
+use router::http::head::Head;
+use router::http::reply::ApiError;
+use serde_json::{Value, json};
+
+fn prepare(door: Door, kind: EngineKind, body: &str) -> Result<Prepared, Box<ApiError>> {
+    let body = door.admit(Bytes::copy_from_slice(body.as_bytes())).map_err(Box::new)?;
+    let mut head = Head::read(&body, door.has_usage_frame()).expect("a head");
+    if !door.has_usage_frame() {
+        head.stream = door.streams(&body).map_err(Box::new)?;
+    }
+    let label = Label { model: "tiny".into(), id: "req-1".into(), at_unix_ms: 0 };
+    Passage::ways(door, kind, &body)?[0].prepare(door, &body, &head, "tiny", label, None)
+}
+
+fn translated(door: Door, kind: EngineKind, body: &Value) -> (&'static str, Value) {
+    let prepared = prepare(door, kind, &body.to_string()).unwrap_or_else(|error| panic!("{}", error.message));
+    assert!(!matches!(prepared.change, Change::None), "it is translated");
+    (prepared.path, serde_json::from_slice(&prepared.body).expect("JSON"))
+}
+
+fn refused(door: Door, kind: EngineKind, body: &Value) -> ApiError {
+    match prepare(door, kind, &body.to_string()) {
+        Ok(prepared) => panic!("{} took it", prepared.path),
+        Err(error) => *error,
+    }
+}
+
+#[test]
+fn where_the_engine_speaks_the_dialect_only_the_model_differs() {
+    use EngineKind::{LlamaServer, LmStudio, Ollama, Vllm};
+    // Spaces, escapes, numbers and unknown fields as a client may write them.
+    let body = r#" { "model" : "mesh/code" ,"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,AA=="}},{"type":"text","text":"\u00e9\/"}]}],
+        "tools":[{"type":"function","function":{"name":"f","parameters":{"b":1,"a":2}}}],"parallel_tool_calls":true , "logprobs":true,"top_logprobs":2,
+        "response_format":{"type":"json_object"},"temperature":1.0e-0,"reasoning_content":"x","input":"y","prompt":"z","x-unknown":[1.50] } "#;
+    for (door, kinds) in [
+        (Door::Chat, &[LlamaServer, Ollama, LmStudio, Vllm][..]),
+        (Door::Completions, &[LlamaServer, Ollama, LmStudio, Vllm]),
+        (Door::Embeddings, &[LlamaServer, Ollama, LmStudio, Vllm]),
+        (Door::Responses, &[LlamaServer, Ollama]),
+        (Door::Messages, &[LlamaServer, Ollama]),
+        (Door::CountTokens, &[LlamaServer]),
+        (Door::Infill, &[LlamaServer]),
+        (Door::Completion, &[LlamaServer]),
+        (Door::OllamaChat, &[Ollama]),
+        (Door::OllamaGenerate, &[Ollama]),
+        (Door::OllamaEmbed, &[Ollama]),
+        (Door::OllamaEmbeddings, &[Ollama]),
+    ] {
+        for kind in kinds {
+            let prepared = prepare(door, *kind, body).unwrap_or_else(|error| panic!("{}", error.message));
+            assert_eq!(prepared.path, door.path(), "{kind:?}");
+            assert!(matches!(prepared.change, Change::None));
+            assert_eq!(prepared.body, body.replace("mesh/code", "tiny"), "{door:?} {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn every_path_that_an_engine_is_asked_for_is_one_that_agents_allow() {
+    let body = r#"{"model":"m","messages":[],"input":"x","prompt":"x","suffix":"y","stream":true}"#;
+    for door in Door::ALL {
+        for kind in EngineKind::ALL {
+            if let Ok(prepared) = prepare(door, kind, body) {
+                assert!(mesh_proto::frame::PATHS.contains(&prepared.path), "{door:?} {kind:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_suffix_goes_to_infill_for_llama_cpp_stays_for_ollama_and_is_refused_elsewhere() {
+    let body = json!({
+        "model": "m", "prompt": "def f(", "suffix": "return", "max_tokens": 8, "stop": "\n", "stream": true,
+        "temperature": 0.5, "seed": 3,
+    });
+    let (path, to) = translated(Door::Completions, EngineKind::LlamaServer, &body);
+    assert_eq!(path, "/infill");
+    assert_eq!(
+        to,
+        json!({
+            "model": "tiny", "input_prefix": "def f(", "input_suffix": "return", "n_predict": 8,
+            "stop": ["\n"], "stream": true, "temperature": 0.5, "seed": 3,
+        })
+    );
+    let passed = prepare(Door::Completions, EngineKind::Ollama, &body.to_string()).expect("it can");
+    assert!(matches!(passed.change, Change::None) && passed.path == "/v1/completions");
+    for door in [Door::Completions, Door::Fim, Door::Infill, Door::OllamaGenerate] {
+        let error = refused(door, EngineKind::Vllm, &body);
+        assert_eq!((error.status, error.code), (StatusCode::BAD_REQUEST, "unsupported"), "{door:?}");
+    }
+    let (path, to) = translated(Door::Fim, EngineKind::Ollama, &body);
+    assert_eq!((path, &to["suffix"], &to["max_tokens"]), ("/v1/completions", &json!("return"), &json!(8)));
+    let (path, to) = translated(Door::OllamaGenerate, EngineKind::LlamaServer, &body);
+    assert_eq!((path, &to["input_suffix"]), ("/infill", &json!("return")));
+    let infill = json!({"model": "m", "input_prefix": "a", "input_suffix": "b", "n_predict": -1});
+    let (path, to) = translated(Door::Infill, EngineKind::Ollama, &infill);
+    assert_eq!((path, &to["prompt"], &to["suffix"]), ("/v1/completions", &json!("a"), &json!("b")));
+    assert!(to.get("max_tokens").is_none(), "-1 is no limit");
+    // An empty or absent suffix is no middle.
+    for plain in [r#"{"model":"m","prompt":"x","suffix":""}"#, r#"{"model":"m","prompt":"x","suffix":null}"#]
+    {
+        let passed = prepare(Door::Completions, EngineKind::LlamaServer, plain).expect("a completion");
+        assert!(matches!(passed.change, Change::None));
+    }
+}
+
+#[test]
+fn ollama_s_chat_becomes_openai_s_with_calls_images_options_and_format() {
+    let body = json!({
+        "model": "m", "keep_alive": -1, "think": false, "format": {"type": "object"},
+        "options": {"num_ctx": 64, "num_predict": 8, "temperature": 0, "top_k": 5, "stop": ["x"], "num_gpu": 0},
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "messages": [
+            {"role": "user", "content": "look", "images": ["iVBORw0KGgo="]},
+            {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [
+                {"function": {"name": "f", "arguments": {"a": 1}}}, {"function": {"name": "g", "arguments": {}}}]},
+            {"role": "tool", "content": "of g", "tool_name": "g"},
+            {"role": "tool", "content": "of f"},
+        ],
+    });
+    let (path, to) = translated(Door::OllamaChat, EngineKind::LlamaServer, &body);
+    assert_eq!(path, "/v1/chat/completions");
+    assert_eq!(
+        to,
+        json!({
+            "model": "tiny", "stream": true, "stream_options": {"include_usage": true}, "max_tokens": 8,
+            "temperature": 0, "top_k": 5, "stop": ["x"], "chat_template_kwargs": {"enable_thinking": false},
+            "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}},
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "look"},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]},
+                {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [
+                    {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}},
+                    {"id": "call_1", "type": "function", "function": {"name": "g", "arguments": "{}"}}]},
+                {"role": "tool", "content": "of g", "tool_call_id": "call_1"},
+                {"role": "tool", "content": "of f", "tool_call_id": "call_0"},
+            ],
+        })
+    );
+}
+
+#[test]
+fn ollama_s_prompts_become_chats_raw_ones_completions_and_texts_embeddings() {
+    let body = json!({"model": "m", "prompt": "hi", "system": "short", "format": "json", "stream": false});
+    let (path, to) = translated(Door::OllamaGenerate, EngineKind::Vllm, &body);
+    assert_eq!(path, "/v1/chat/completions");
+    assert_eq!(
+        to["messages"],
+        json!([{"role": "system", "content": "short"}, {"role": "user", "content": "hi"}])
+    );
+    assert_eq!(to["response_format"], json!({"type": "json_object"}));
+    assert_eq!((&to["stream"], to.get("stream_options")), (&json!(false), None));
+    let raw = json!({"model": "m", "prompt": "hi", "raw": true, "options": {"num_predict": -1}});
+    let (path, to) = translated(Door::OllamaGenerate, EngineKind::LlamaServer, &raw);
+    assert_eq!((path, &to["prompt"], to.get("max_tokens")), ("/v1/completions", &json!("hi"), None));
+    let (path, to) =
+        translated(Door::OllamaEmbed, EngineKind::Vllm, &json!({"model": "m", "input": ["a", "b"]}));
+    assert_eq!(path, "/v1/embeddings");
+    assert_eq!(to, json!({"model": "tiny", "input": ["a", "b"], "encoding_format": "float"}));
+    let error = refused(Door::OllamaEmbeddings, EngineKind::Vllm, &json!({"model": "m", "prompt": ["a"]}));
+    assert_eq!(error.status, StatusCode::BAD_REQUEST);
+}
+
+#[test]
+fn anthropic_s_messages_become_a_chat_with_tools_images_and_results() {
+    let body = json!({
+        "model": "m", "max_tokens": 9, "system": [{"type": "text", "text": "short"}], "stop_sequences": ["x"],
+        "thinking": {"type": "enabled", "budget_tokens": 1024}, "metadata": {"user_id": "u"},
+        "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}},
+                  {"type": "web_search_20250305", "name": "web_search"}],
+        "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": true},
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "see", "cache_control": {"type": "ephemeral"}},
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}]},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"},
+                {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1",
+                "content": [{"type": "text", "text": "42"}]}, {"type": "text", "text": "go on"}]},
+        ],
+    });
+    let (path, to) = translated(Door::Messages, EngineKind::Vllm, &body);
+    assert_eq!(path, "/v1/chat/completions");
+    assert_eq!(
+        to,
+        json!({
+            "model": "tiny", "stream": false, "max_tokens": 9, "stop": ["x"], "user": "u",
+            "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
+            "tool_choice": {"type": "function", "function": {"name": "f"}}, "parallel_tool_calls": false,
+            "messages": [
+                {"role": "system", "content": "short"},
+                {"role": "user", "content": [{"type": "text", "text": "see"},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
+                {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [
+                    {"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}}]},
+                {"role": "tool", "tool_call_id": "t1", "content": "42"},
+                {"role": "user", "content": "go on"},
+            ],
+        })
+    );
+    let document = json!({"model": "m", "messages": [{"role": "user", "content": [{"type": "document"}]}]});
+    assert_eq!(refused(Door::Messages, EngineKind::Vllm, &document).code, "unsupported");
+}
+
+#[test]
+fn responses_become_a_chat_with_parallel_calls_in_one_message() {
+    let body = json!({
+        "model": "m", "instructions": "short", "max_output_tokens": 9, "store": false, "stream": true,
+        "reasoning": {"effort": "low"}, "tool_choice": {"type": "function", "name": "f"},
+        "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": true}, {"type": "web_search"}],
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": {}, "strict": true}},
+        "input": [
+            {"role": "developer", "content": "rules"},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+            {"type": "reasoning", "summary": []},
+            {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+            {"type": "function_call", "call_id": "b", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "a", "output": "1"},
+        ],
+    });
+    let (path, to) = translated(Door::Responses, EngineKind::LmStudio, &body);
+    assert_eq!(path, "/v1/chat/completions");
+    assert_eq!(
+        to["messages"],
+        json!([
+            {"role": "system", "content": "short"}, {"role": "system", "content": "rules"},
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"id": "b", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "a", "content": "1"},
+        ])
+    );
+    assert_eq!((&to["max_tokens"], &to["reasoning_effort"]), (&json!(9), &json!("low")));
+    assert_eq!(to["response_format"]["json_schema"]["strict"], true);
+    assert_eq!(to["tools"].as_array().map(Vec::len), Some(1));
+    let earlier = json!({"model": "m", "input": "x", "previous_response_id": "resp_1"});
+    assert_eq!(refused(Door::Responses, EngineKind::Vllm, &earlier).code, "unsupported");
+}
+
+#[test]
+fn requests_that_cannot_be_read_are_the_client_s_fault_and_their_words_stay_here() {
+    for (door, body) in [
+        (Door::OllamaChat, json!({"model": "m", "messages": "my secret"})),
+        (Door::OllamaChat, json!({"model": "m", "messages": [{"content": {"my secret": 1}}]})),
+        (Door::OllamaEmbed, json!({"model": "m", "input": {"my secret": 1}})),
+        (Door::Messages, json!({"model": "m", "messages": {"my secret": 1}})),
+        (Door::Messages, json!({"model": "m", "messages": [{"role": "user", "content": 3}]})),
+        (Door::Responses, json!({"model": "m", "input": 7})),
+        (Door::Fim, json!({"model": "m", "prompt": ["my secret"], "suffix": "x"})),
+    ] {
+        let kind = if door == Door::Fim { EngineKind::LlamaServer } else { EngineKind::Vllm };
+        let error = refused(door, kind, &body);
+        assert_eq!(error.status, StatusCode::BAD_REQUEST, "{door:?}");
+        assert!(!error.message.contains("secret"), "{}", error.message);
+    }
+    let deep = format!(r#"{{"model":"m","messages":{}{}}}"#, "[".repeat(5000), "]".repeat(5000));
+    assert_eq!(
+        prepare(Door::Messages, EngineKind::Vllm, &deep).err().map(|e| e.status),
+        Some(StatusCode::BAD_REQUEST)
+    );
+}
+
+#[test]
+fn engines_too_old_for_a_dialect_are_asked_in_the_next_one() {
+    for door in [Door::Messages, Door::Responses] {
+        let ways = Passage::ways(door, EngineKind::LlamaServer, b"{}").expect("there are some");
+        assert!(matches!(ways[..], [Passage::Through(..), Passage::Chat]), "{door:?}");
+    }
+}
