@@ -1,12 +1,14 @@
 //! The clients' front door: the listener with its limits, and the route table. The whole public surface is in
 //! [`Front::route`].
 
+mod activity;
 pub mod head;
 pub mod openai;
 pub mod reply;
 
 use crate::forward::{Forward, Incoming};
 use crate::ledger::LedgerHandle;
+use activity::{Activity, Told, Useless};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -35,6 +37,8 @@ const HEADER_LIMIT: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// Requests in progress have this long to finish when the router stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// What was written last on a connection that is being closed has this long to arrive.
+const LINGER: Duration = Duration::from_secs(60);
 /// Requests of one HTTP/2 connection at once.
 const STREAMS: u32 = 256;
 
@@ -98,9 +102,11 @@ impl Front {
             .max_header_list_size(32 * 1024)
             .keep_alive_interval(Duration::from_secs(20));
         let front = self.clone();
+        let activity = Arc::new(Activity::default());
+        let seen = Arc::downgrade(&activity);
         let service = service_fn(move |request| {
-            let front = front.clone();
-            async move { Ok::<_, Infallible>(front.answer(request).await) }
+            let (front, busy) = (front.clone(), seen.upgrade().unwrap_or_default().begin());
+            async move { Ok::<_, Infallible>(front.answer(request).await.map(|body| Told::new(body, busy))) }
         });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
@@ -108,6 +114,15 @@ impl Front {
             // Errors here are clients that hang up or send nonsense; hyper has answered what could be answered.
             _ = connection.as_mut() => return,
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            // Others may be waiting for this place.
+            useless = activity.ended() => match useless {
+                Useless::Stalled => return,
+                Useless::Idle => {
+                    connection.as_mut().graceful_shutdown();
+                    drop(tokio::time::timeout(LINGER, connection).await);
+                    return;
+                }
+            },
         }
         drop(connection.await);
     }
