@@ -9,6 +9,7 @@
 //! After the first content nothing is retried: a break becomes an error event and the end of the stream.
 
 pub mod agent_links;
+pub mod answer_shape;
 pub mod attempt;
 pub mod blobs;
 pub mod in_flight;
@@ -355,7 +356,10 @@ impl Forward {
                 drop(claim);
                 attempt::whole_reply(status, &content_type, body)
             }
-            Attempt::Stream(stream) => stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket),
+            Attempt::Stream(stream) => {
+                let patience = self.settings.answer_wait;
+                stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, patience)
+            }
         };
         set_header(&mut reply, "x-mesh-node", candidate.machine.as_str());
         set_header(&mut reply, "x-mesh-model", candidate.model.as_str());

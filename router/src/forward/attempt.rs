@@ -2,6 +2,7 @@
 
 use super::Incoming;
 use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
+use super::answer_shape;
 use super::in_flight::Claim;
 use super::stream_guard::{StreamGuard, Usage, usage_of};
 use super::ticket::{Ended, Ticket};
@@ -23,11 +24,14 @@ use serde_json::json;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// The most bytes of an answer that is not a stream: embeddings of a large batch are some 10 MB.
 const WHOLE_LIMIT: usize = 128 << 20;
 /// The most bytes of an engine's error.
 const ERROR_LIMIT: usize = 64 << 10;
+/// The most bytes of a stream before its first content: roles and comments. They wait here for it.
+const BEFORE_CONTENT: usize = 1 << 20;
 /// An engine has this long to end its stream after `[DONE]`, so that its end is not taken for a cancellation.
 const AFTER_DONE: Duration = Duration::from_secs(1);
 /// A stream that is silent for this long between two chunks has died. Slow CPUs need seconds for a token.
@@ -160,6 +164,9 @@ pub async fn open(
         let error = collect(body, ERROR_LIMIT).await?;
         return Err(engine_error(status, &error));
     }
+    if status != StatusCode::OK {
+        return Err(Failure::Replica(format!("the engine answered with status {}", status.as_u16())));
+    }
     // An engine that answers whole although it was asked for a stream is passed on as it is.
     if head.stream && content_type.starts_with("text/event-stream") {
         return StreamAttempt::begin(body, content_type, head.wants_usage)
@@ -167,6 +174,7 @@ pub async fn open(
             .map(|s| Attempt::Stream(Box::new(s)));
     }
     let body = collect(body, WHOLE_LIMIT).await?;
+    answer_shape::check(status, &body).map_err(|error| Failure::Replica(error.to_string()))?;
     let usage = usage_of(&body);
     Ok(Attempt::Whole { status, content_type, body, usage })
 }
@@ -316,6 +324,7 @@ pub struct StreamAttempt {
 impl StreamAttempt {
     async fn begin(mut body: AnswerBody, content_type: String, keep_usage: bool) -> Result<Self, Failure> {
         let (mut guard, mut pending) = (StreamGuard::new(keep_usage), Vec::new());
+        let mut length = 0;
         loop {
             let seen = guard.seen();
             if seen.error {
@@ -331,13 +340,25 @@ impl StreamAttempt {
                 .next()
                 .await
                 .ok_or_else(|| Failure::Replica("it closed the stream before any content".into()))??;
+            length += chunk.len();
             guard.push(chunk, &mut pending).map_err(|error| Failure::Replica(error.to_string()))?;
+            if length > BEFORE_CONTENT && !guard.seen().content {
+                return Err(Failure::Replica("it sent over 1 MiB without any content".into()));
+            }
         }
     }
 
-    /// The client's answer. The claim is held and the ticket stays open until the stream has ended.
+    /// The client's answer. The claim is held and the ticket stays open until the stream has ended. It is ended
+    /// with an error after a minute of silence, or after `patience` where that is less.
     #[must_use]
-    pub fn reply(self, fleet: FleetHandle, candidate: Candidate, claim: Claim, ticket: Ticket) -> Reply {
+    pub fn reply(
+        self,
+        fleet: FleetHandle,
+        candidate: Candidate,
+        claim: Claim,
+        ticket: Ticket,
+        patience: Duration,
+    ) -> Reply {
         let content_type = self.content_type.clone();
         let mut flow = Flow {
             body: self.body,
@@ -346,6 +367,8 @@ impl StreamAttempt {
             fleet,
             candidate,
             over: false,
+            silence: STALL_LIMIT.min(patience),
+            done_at: None,
         };
         flow.note_end();
         let first = stream::iter(self.pending);
@@ -374,6 +397,10 @@ struct Flow {
     fleet: FleetHandle,
     candidate: Candidate,
     over: bool,
+    /// The longest silence between two chunks.
+    silence: Duration,
+    /// When `[DONE]` was found to have been passed on.
+    done_at: Option<Instant>,
 }
 
 impl Flow {
@@ -383,8 +410,13 @@ impl Flow {
             let mut out = Vec::new();
             // The client has all of it: what an engine does after `[DONE]` is between it and the agent.
             let done = self.guard.seen().done;
-            let limit = if done { AFTER_DONE } else { STALL_LIMIT };
-            match tokio::time::timeout(limit, self.body.next()).await {
+            let limit = if done {
+                // From the first time on: an engine that goes on for ever is silent at no time.
+                *self.done_at.get_or_insert_with(Instant::now) + AFTER_DONE
+            } else {
+                Instant::now() + self.silence
+            };
+            match tokio::time::timeout_at(limit, self.body.next()).await {
                 Ok(Some(Ok(_))) if done => {}
                 Ok(None | Some(Err(_))) | Err(_) if done => self.over = true,
                 Ok(Some(Ok(chunk))) => {
@@ -398,7 +430,7 @@ impl Flow {
                 }
                 Ok(Some(Err(error))) => out.push(self.broke(&error.to_string())),
                 Ok(None) => out.push(self.broke("the engine ended its stream without finishing")),
-                Err(_) => out.push(self.broke(&format!("no data for {} s", STALL_LIMIT.as_secs()))),
+                Err(_) => out.push(self.broke(&format!("no data for {} s", self.silence.as_secs()))),
             }
             if !out.is_empty() {
                 return Some(out);
