@@ -225,6 +225,41 @@ impl Client {
     }
 }
 
+impl Client {
+    /// POSTs JSON and reads at most `most` bytes of the answer, then leaves.
+    ///
+    /// # Panics
+    /// When nothing answers, or what answers stops in the middle without ending.
+    pub async fn post_up_to(&self, path: &str, body: &Value, most: usize) -> (Answer, Ended) {
+        let request = self.request(reqwest::Method::POST, path).body(body.to_string());
+        let mut response = crate::soon("an answer's head", request.send()).await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let mut taken = Vec::new();
+        let ended = loop {
+            if taken.len() >= most {
+                break Ended::Left;
+            }
+            match crate::soon("more of an answer", response.chunk()).await {
+                Ok(Some(bytes)) => taken.extend_from_slice(&bytes),
+                Ok(None) => break Ended::Cleanly,
+                Err(_) => break Ended::Broken,
+            }
+        };
+        (Answer { status, headers, body: taken.into() }, ended)
+    }
+}
+
+/// How the reading of an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The answer was whole, as HTTP sees it.
+    Cleanly,
+    /// The connection broke.
+    Broken,
+    /// The client had enough.
+    Left,
+}
+
 async fn whole(request: reqwest::RequestBuilder) -> Answer {
     let response = crate::soon("an answer's head", request.send()).await.expect("an answer");
     let (status, headers) = (response.status().as_u16(), response.headers().clone());

@@ -4,13 +4,19 @@
 //! - [`test_node`]: one of those nodes, in the test's process or in one of its own that can be killed
 //! - [`engine_fixture`]: the real llama.cpp engine and the tiny models
 //! - [`scripted_engine`]: a simulator for faults that a real engine cannot be told to make
+//! - [`raw_engine`]: an engine below HTTP, for bytes that no HTTP library would send
+//! - [`raw_client`]: a client below HTTP, for the same reason
+//! - [`resident`]: how much memory this process holds
 //! - [`client`]: an HTTP client that keeps what it got byte by byte
 //! - [`relay`]: a network between a node and its router that can lose UDP
 //! - [`seen_logs`]: everything that was logged
 
 pub mod client;
 pub mod engine_fixture;
+pub mod raw_client;
+pub mod raw_engine;
 pub mod relay;
+pub mod resident;
 pub mod scripted_engine;
 pub mod seen_logs;
 pub mod test_mesh;

@@ -322,9 +322,15 @@ fn reply(status: StatusCode, content_type: &str, body: Body) -> Response<Body> {
     reply.header("content-type", content_type).body(body).expect("good headers")
 }
 
-/// What an idle llama-server with one model says on its GET paths.
 fn about(model: &str, path: &str) -> Response<Body> {
-    let (status, kind, text) = match path {
+    let (status, kind, text) = said(model, path);
+    let status = StatusCode::from_u16(status).expect("a constant");
+    reply(status, kind, Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync())
+}
+
+/// What an idle llama-server with one model says on its GET paths: status, media type, body.
+pub(crate) fn said(model: &str, path: &str) -> (u16, &'static str, String) {
+    match path {
         "/health" => (200, "application/json", json!({"status": "ok"}).to_string()),
         "/props" => (200, "application/json", props(model).to_string()),
         "/v1/models" => (200, "application/json", models(model).to_string()),
@@ -334,9 +340,7 @@ fn about(model: &str, path: &str) -> Response<Body> {
             "application/json",
             json!({"error": {"message": "File Not Found", "code": 404}}).to_string(),
         ),
-    };
-    let status = StatusCode::from_u16(status).expect("a constant");
-    reply(status, kind, Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync())
+    }
 }
 
 fn props(model: &str) -> Value {

@@ -10,6 +10,7 @@
 
 pub mod agent_links;
 pub mod answer_judge;
+pub mod answer_shape;
 pub mod attempt;
 pub mod blobs;
 pub mod caller;
@@ -584,7 +585,7 @@ impl Forward {
                     if error.code == "unsupported" { beyond(error) } else { Failure::Client(error) }
                 })?;
             let truth = Truth {
-                known: known.clone(),
+                known,
                 stop_repetition: self.settings.stop_repetition,
                 ..Truth::default()
             };
@@ -667,7 +668,9 @@ impl Forward {
             }
             Attempt::Stream(stream) => {
                 let round_trip = self.links.round_trip(&candidate.machine);
-                let reply = stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip);
+                let patience = self.settings.answer_wait;
+                let reply =
+                    stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip, patience);
                 match ended {
                     Some(ended) => cut_off(reply, ended, dialect),
                     None => reply,

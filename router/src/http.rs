@@ -1,6 +1,7 @@
 //! The clients' front door: the listener with its limits, and the route table. The whole public surface is in
 //! [`Front::route`].
 
+mod activity;
 pub mod anthropic;
 pub mod dialect;
 pub mod fim;
@@ -15,6 +16,7 @@ pub mod routing_hints;
 use crate::forward::caller::Caller;
 use crate::forward::{Forward, Incoming};
 use crate::ledger::LedgerHandle;
+use activity::{Activity, Told, Useless};
 use bytes::Bytes;
 use dialect::{Dialect, Door};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, USER_AGENT};
@@ -43,6 +45,8 @@ const HEADER_LIMIT: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// Requests in progress have this long to finish when the router stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// What was written last on a connection that is being closed has this long to arrive.
+const LINGER: Duration = Duration::from_secs(60);
 /// Requests of one HTTP/2 connection at once.
 const STREAMS: u32 = 256;
 
@@ -107,9 +111,11 @@ impl Front {
             .keep_alive_interval(Duration::from_secs(20));
         // Shared by the connection's requests: a front door's own clone counts a dozen parts up and down.
         let front = Arc::new(self.clone());
+        let activity = Arc::new(Activity::default());
+        let seen = Arc::downgrade(&activity);
         let service = service_fn(move |request| {
-            let front = front.clone();
-            async move { Ok::<_, Infallible>(front.answer(request).await) }
+            let (front, busy) = (front.clone(), seen.upgrade().unwrap_or_default().begin());
+            async move { Ok::<_, Infallible>(front.answer(request).await.map(|body| Told::new(body, busy))) }
         });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
@@ -117,6 +123,15 @@ impl Front {
             // Errors here are clients that hang up or send nonsense; hyper has answered what could be answered.
             _ = connection.as_mut() => return,
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            // Others may be waiting for this place.
+            useless = activity.ended() => match useless {
+                Useless::Stalled => return,
+                Useless::Idle => {
+                    connection.as_mut().graceful_shutdown();
+                    drop(tokio::time::timeout(LINGER, connection).await);
+                    return;
+                }
+            },
         }
         drop(connection.await);
     }

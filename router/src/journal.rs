@@ -77,7 +77,6 @@ impl SharedRecord {
     }
 
     /// The record. Held for an assignment or for making text of it, never across an await.
-    #[must_use]
     pub fn lock(&self) -> MutexGuard<'_, Record> {
         // Each change is one assignment, so the record makes sense after any panic.
         self.record.lock().unwrap_or_else(PoisonError::into_inner)

@@ -22,8 +22,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// An engine on this machine that does not accept within this time is not there. There is no limit on the
 /// answer itself: a long prompt on a slow machine takes minutes, and the router knows when to give up.

@@ -3,6 +3,7 @@
 use super::Incoming;
 use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
 use super::answer_judge::{Judgement, Truth};
+use super::answer_shape;
 use super::flow::StreamAttempt;
 use super::stream_guard::{StreamGuard, Usage, usage_of};
 use crate::fleet_keeper::FleetHandle;
@@ -21,7 +22,6 @@ use mesh_daemon::telemetry;
 use mesh_proto::v1::response_head::Outcome as HeadOutcome;
 use mesh_proto::v1::{EngineAnswer, Refused, RequestHead};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::json;
 use std::fmt;
 use std::sync::Arc;
@@ -223,6 +223,9 @@ pub async fn open(
             (failure, _) => failure,
         });
     }
+    if status != StatusCode::OK {
+        return Err(Failure::Replica(format!("the engine answered with status {}", status.as_u16())));
+    }
     // An engine that answers whole although it was asked for a stream is passed on as it is.
     if head.stream && framing.is_stream(&content_type) {
         let guard = StreamGuard::new(framing, keep_usage);
@@ -239,30 +242,15 @@ pub async fn open(
             .map(|s| Attempt::Stream(Box::new(s)));
     }
     let body = collect(body, WHOLE_LIMIT).await?;
+    answer_shape::check(status, &body).map_err(|error| Failure::Replica(error.to_string()))?;
     let usage = usage_of(&body);
     truth.known.is_stream = false;
     if incoming.door.purpose() == Purpose::Chat {
-        if is_error(&body) {
-            return Err(Failure::Replica("it sent an error instead of an answer".into()));
-        }
         truth.judge.look(&body);
     }
     let (other_type, body) = change.whole(body, head.stream)?;
     let content_type = other_type.map_or(content_type, ToOwned::to_owned);
     Ok(Attempt::Whole { status, content_type, body, usage, truth: Box::new(truth) })
-}
-
-/// Whether the body of a success is an error all the same: an object with an `error` and no answer.
-fn is_error(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Answer {
-        error: Option<IgnoredAny>,
-        choices: Option<IgnoredAny>,
-    }
-    // Errors are short; an answer of megabytes is not read for one.
-    body.len() <= ERROR_LIMIT
-        && serde_json::from_slice::<Answer>(body)
-            .is_ok_and(|answer| answer.error.is_some() && answer.choices.is_none())
 }
 
 /// An answer that is there as a whole.

@@ -37,6 +37,9 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// Silence is looked for this often in [`STALL_LIMIT`], so that a chunk costs no look at the clock.
 const STALL_LOOKS: u32 = 6;
 
+/// The most bytes of a stream before its first content: roles and comments. They wait here for it.
+const BEFORE_CONTENT: usize = 1 << 20;
+
 /// A stream that has content: the bytes so far, and the rest of it.
 pub struct StreamAttempt {
     content_type: String,
@@ -61,7 +64,7 @@ impl StreamAttempt {
         dialect: Dialect,
         mut truth: Truth,
     ) -> Result<Self, Failure> {
-        let mut pending = Vec::new();
+        let (mut pending, mut length) = (Vec::new(), 0);
         loop {
             let seen = guard.seen();
             if seen.error {
@@ -79,13 +82,18 @@ impl StreamAttempt {
                 .next()
                 .await
                 .ok_or_else(|| Failure::Replica("it closed the stream before any content".into()))??;
+            length += chunk.len();
             let looked_at = pending.len();
             guard.push(chunk, &mut pending).map_err(|error| Failure::Replica(error.to_string()))?;
             pending[looked_at..].iter().for_each(|frames| truth.judge.look(frames));
+            if length > BEFORE_CONTENT && !guard.seen().content {
+                return Err(Failure::Replica("it sent over 1 MiB without any content".into()));
+            }
         }
     }
 
-    /// The client's answer. The claim is held and the ticket stays open until the stream has ended.
+    /// The client's answer. The claim is held and the ticket stays open until the stream has ended. It is ended
+    /// with an error after a minute of silence, or after `patience` where that is less.
     #[must_use]
     pub fn reply(
         self,
@@ -94,6 +102,7 @@ impl StreamAttempt {
         claim: Claim,
         ticket: Ticket,
         round_trip: Option<Duration>,
+        patience: Duration,
     ) -> Reply {
         let Self { content_type, pending, body, guard, translation, dialect, truth } = self;
         let mut flow = Flow {
@@ -108,7 +117,7 @@ impl StreamAttempt {
             candidate,
             round_trip,
             over: false,
-            silence: Silence::new(),
+            silence: Silence::new(STALL_LIMIT.min(patience)),
         };
         flow.note_end();
         // The last is taken first.
@@ -137,6 +146,8 @@ fn told(translation: &mut Option<Translation>, frames: &mut Vec<Bytes>) -> Resul
 
 /// Notices that nothing has come for too long.
 struct Silence {
+    /// The longest silence between two chunks.
+    limit: Duration,
     /// Made when it is first waited for.
     look: Option<Pin<Box<Sleep>>>,
     /// Something came since the last look.
@@ -148,13 +159,13 @@ struct Silence {
 }
 
 impl Silence {
-    fn new() -> Self {
-        Self { look: None, heard: false, silent: 0, after_done: false }
+    fn new(limit: Duration) -> Self {
+        Self { limit, look: None, heard: false, silent: 0, after_done: false }
     }
 
-    /// Completes when nothing was heard for [`STALL_LIMIT`], or after the end for [`AFTER_DONE`].
+    /// Completes when nothing was heard for the limit, or [`AFTER_DONE`] after the end, whatever is heard then.
     fn poll(&mut self, done: bool, context: &mut Context<'_>) -> Poll<Duration> {
-        let pause = if done { AFTER_DONE } else { STALL_LIMIT / STALL_LOOKS };
+        let pause = if done { AFTER_DONE } else { self.limit / STALL_LOOKS };
         let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
         if done && !self.after_done {
             self.after_done = true;
@@ -168,7 +179,7 @@ impl Silence {
             self.silent = if self.heard { 0 } else { self.silent + 1 };
             self.heard = false;
             if self.silent >= STALL_LOOKS {
-                return Poll::Ready(STALL_LIMIT);
+                return Poll::Ready(self.limit);
             }
             look.as_mut().reset(Instant::now() + pause);
         }
@@ -213,17 +224,19 @@ impl Body for Flow {
             }
             // The client has all of it: what an engine does after `[DONE]` is between it and the agent.
             let done = flow.guard.seen().done;
+            // An engine that goes on for ever is silent at no time.
+            if done && flow.silence.poll(done, context).is_ready() {
+                flow.over = true;
+                continue;
+            }
             match flow.body.as_mut().poll_next(context) {
                 Poll::Ready(Some(Ok(_))) if done => {}
                 Poll::Ready(None | Some(Err(_))) if done => flow.over = true,
                 Poll::Ready(chunk) => flow.take(chunk),
+                Poll::Pending if done => return Poll::Pending,
                 Poll::Pending => {
                     let silent = ready!(flow.silence.poll(done, context));
-                    if done {
-                        flow.over = true;
-                    } else {
-                        flow.broke(&format!("no data for {} s", silent.as_secs()));
-                    }
+                    flow.broke(&format!("no data for {} s", silent.as_secs()));
                 }
             }
         }

@@ -244,7 +244,7 @@ impl StreamGuard {
 
     /// Looks at one whole frame; false = the client must not get it. Errors are told in the mesh's words.
     fn inspect(&mut self, frame: &[u8]) -> bool {
-        if self.seen.error {
+        if self.seen.error || self.seen.done {
             return false;
         }
         if self.framing != Framing::OpenAi {
@@ -380,6 +380,13 @@ mod tests {
         assert!(run(false, &[error.as_bytes()]).1.seen().error);
         let (text, guard) = run(false, &[ROLE.as_bytes(), TEXT.as_bytes(), error.as_bytes()]);
         assert!(guard.seen().error && !guard.seen().done && text.ends_with(TEXT), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_passed_on_after_the_end() {
+        let (text, guard) = run(true, &[[TEXT, FINISH, DONE, TEXT, DONE].concat().as_bytes(), b"more\n\n"]);
+        assert_eq!(text, [TEXT, FINISH, DONE].concat());
+        assert!(guard.seen().done);
     }
 
     #[test]
