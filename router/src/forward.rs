@@ -16,9 +16,12 @@ pub mod blobs;
 pub mod caller;
 pub mod cold_load;
 pub mod data_links;
+mod delivery;
+mod early_head;
 pub mod flow;
 pub mod h2_links;
 pub mod in_flight;
+mod opening;
 mod probe;
 pub mod prompt_measure;
 pub mod prompt_prefix;
@@ -31,23 +34,19 @@ pub mod wanted;
 
 use crate::config::Settings;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
-use crate::http::dialect::passage::Passage;
-use crate::http::dialect::translation::Label;
-use crate::http::dialect::{Dialect, Door};
-use crate::http::head::{Cap, Head};
-use crate::http::reply::{ApiError, Reply, reasons_json, set_header};
+use crate::http::dialect::Door;
+use crate::http::head::Head;
+use crate::http::reply::{ApiError, Reply, reasons_json};
 use crate::journal::Journal;
 use crate::metrics::{Metrics, ReasonLabel};
-use agent_links::{AgentLink, AgentLinks};
-use answer_judge::{Judgement, Truth};
+use agent_links::AgentLinks;
+use answer_judge::Judgement;
 use attempt::{Attempt, Failure};
 use bytes::Bytes;
 use caller::Caller;
 use cold_load::{ColdLoads, Loading, load_refused, still_loading};
-use futures_util::{StreamExt, stream};
+use futures_util::FutureExt;
 use http::StatusCode;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
 use in_flight::{Claim, InFlight};
 use mesh_core::admission::slot::slots_of;
 use mesh_core::admission::{Entry, Priority};
@@ -55,18 +54,17 @@ use mesh_core::client_loop::{ClientLoops, Habit};
 use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModeName, ModelId};
-use mesh_core::machine::EngineKind;
 use mesh_core::mode::Asked;
 use mesh_core::retry_budget::RetryBudget;
 use mesh_core::routing::{Candidate, Decision, Refusal, Slo};
 use mesh_daemon::clock::{Clock, unix_ms};
 use mesh_proto::v1::ExplainReply;
-use prompt_measure::Known;
 use serde_json::json;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use stream_guard::Usage;
 use ticket::{Ended, Ticket};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use waiting_room::{NoSlot, Progress, Stay, WaitingRoom};
@@ -200,7 +198,22 @@ impl Forward {
     }
 
     /// Answers one request. Dropping the future, or the body of the reply, cancels it down to the engine.
-    pub async fn run(&self, incoming: Incoming) -> Reply {
+    pub async fn run(&self, mut incoming: Incoming) -> Reply {
+        let dialect = incoming.door.dialect();
+        let head = head_of(&incoming);
+        let answered = if head.as_ref().is_ok_and(|head| head.stream) {
+            let (teller, progress) = watch::channel(Progress::default());
+            incoming.caller.progress.get_or_insert(teller);
+            let forward = self.clone();
+            let outcome = async move { forward.answer(incoming, head).await }.boxed();
+            early_head::head_in_time(outcome, progress, self.clock, dialect).await
+        } else {
+            self.answer(incoming, head).await
+        };
+        answered.unwrap_or_else(|error| dialect.reply(&error))
+    }
+
+    async fn answer(&self, incoming: Incoming, head: Result<Head, ApiError>) -> Result<Reply, ApiError> {
         let mut ticket = Ticket::new(
             ExplainReply {
                 request_id: incoming.id.clone(),
@@ -217,7 +230,7 @@ impl Forward {
         let habit = habit(&incoming);
         let admitted = self.brakes().loops.admits(habit, self.clock.now());
         let tried = admitted.is_ok();
-        let result = match (admitted, head_of(&incoming)) {
+        let result = match (admitted, head) {
             (Err(repeated), _) => Err(refusals::loops(repeated)),
             (Ok(()), Ok(head)) => self.route(&incoming, &head, &mut ticket).await,
             (Ok(()), Err(error)) => Err(error),
@@ -235,10 +248,10 @@ impl Forward {
                 let ended = if error.status.is_server_error() { Ended::Failed } else { Ended::Refused };
                 self.metrics.refusals.get_or_create(&ReasonLabel { reason: error.code }).inc();
                 ticket.end(ended, error.status.as_u16(), &error.message, Usage::default());
-                return incoming.door.dialect().reply(&error.with("request_id", json!(incoming.id)));
+                return Err(error.with("request_id", json!(incoming.id)));
             }
         };
-        self.deliver(attempt, &candidate, claim, ticket, incoming.door.dialect())
+        Ok(self.deliver(attempt, &candidate, claim, ticket, incoming.door.dialect()))
     }
 
     /// From the head of a request to an attempt that has content.
@@ -559,72 +572,6 @@ impl Forward {
         }
     }
 
-    /// Asks the engine in the dialect it speaks best, and if it is too old for that, in the next one.
-    async fn open(
-        &self,
-        link: Arc<dyn AgentLink>,
-        incoming: &Incoming,
-        head: &Head,
-        candidate: &Candidate,
-        ticket: &mut Ticket,
-    ) -> Result<Attempt, Failure> {
-        let snapshot = self.fleet.snapshot();
-        let machine = snapshot.view.machine(&candidate.machine);
-        let kind = machine.and_then(|machine| machine.replica(&candidate.model));
-        let kind = kind.map(|(engine, _)| engine.kind);
-        let (cap, known) = self.measure(&*link, incoming, head, candidate, kind, ticket).await?;
-        let beyond = |error| Failure::Beyond { least_context: 0, error };
-        let kind = kind.unwrap_or(EngineKind::OpenAi);
-        let ways = Passage::ways(incoming.door, kind, &incoming.body).map_err(beyond)?;
-        let model = candidate.model.as_str();
-        let mut failure = None;
-        for way in ways {
-            let label = Label { model: model.into(), id: incoming.id.clone(), at_unix_ms: unix_ms() };
-            let prepared =
-                way.prepare(incoming.door, &incoming.body, head, model, label, cap).map_err(|error| {
-                    if error.code == "unsupported" { beyond(error) } else { Failure::Client(error) }
-                })?;
-            let truth = Truth {
-                known,
-                stop_repetition: self.settings.stop_repetition,
-                ..Truth::default()
-            };
-            match attempt::open(link.clone(), incoming, head, candidate, prepared, truth).await {
-                Err(Failure::NoSuchPath(error)) => failure = Some(beyond(error)),
-                result => return result,
-            }
-        }
-        Err(failure.unwrap_or_else(|| Failure::Replica("there is no way to ask it".into())))
-    }
-
-    /// Measures the prompt for one node: the limit of its answer, and what the answer will be compared with.
-    async fn measure(
-        &self,
-        link: &dyn AgentLink,
-        incoming: &Incoming,
-        head: &Head,
-        candidate: &Candidate,
-        engine: Option<EngineKind>,
-        ticket: &mut Ticket,
-    ) -> Result<(Option<Cap>, Known), Failure> {
-        let measured = prompt_measure::measure(link, incoming, head, candidate, engine).await;
-        if let Some(reason) = prompt_measure::counted_as(&measured) {
-            self.metrics.prompt_counts.get_or_create(&ReasonLabel { reason }).inc();
-        }
-        let measured = measured?;
-        let mode = ModeName::new(ticket.mode()).ok();
-        let limit = mode.and_then(|mode| self.settings.mode_max_tokens.get(&mode).copied());
-        let of_mode = limit.and_then(|tokens| prompt_measure::mode_cap(head, incoming.door.path(), tokens));
-        let cap = match (of_mode, measured.cap) {
-            // The lower one, with the mode's way of adding what is not there.
-            (Some((mode, why)), Some((context, _))) if mode.tokens <= context.tokens => Some((mode, why)),
-            (Some((mode, _)), Some((context, why))) => Some((Cap { tokens: context.tokens, ..mode }, why)),
-            (one, other) => one.or(other),
-        };
-        ticket.clamped(cap.map(|(cap, why)| format!("{}, {why}", cap.tokens)));
-        Ok((cap.map(|(cap, _)| cap), measured.known))
-    }
-
     /// Completes when a machine that is alive now is so no longer.
     async fn in_doubt(&self, machine: &MachineId) {
         let mut snapshots = self.fleet.snapshots();
@@ -640,63 +587,6 @@ impl Forward {
     fn brakes(&self) -> MutexGuard<'_, Brakes> {
         // Counts are valid after any panic.
         self.brakes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Turns an attempt with content into the client's answer.
-    fn deliver(
-        &self,
-        attempt: Attempt,
-        candidate: &Candidate,
-        claim: Claim,
-        mut ticket: Ticket,
-        dialect: Dialect,
-    ) -> Reply {
-        let (mode, reason, id) = (ticket.mode(), ticket.reason(), ticket.id());
-        let (queued, ended) =
-            ticket.stay().map_or_else(Default::default, |stay| (stay.queued(), stay.ended()));
-        let clamped = ticket.is_clamped().map(str::to_owned);
-        let judgement = attempt.judgement(&self.fleet, candidate).unwrap_or_default();
-        let mut reply = match attempt {
-            Attempt::Whole { status, content_type, body, usage, .. } => {
-                judgement.count(candidate, &self.metrics);
-                ticket.attempt_ended("answered");
-                ticket.end(Ended::Complete, status.as_u16(), &judgement.text(), usage);
-                let lesson = claim.lesson(&usage, true, self.links.round_trip(&candidate.machine));
-                self.fleet.observe(&candidate.machine, &candidate.model, judgement.outcome(lesson));
-                drop(claim);
-                attempt::whole_reply(status, &content_type, body)
-            }
-            Attempt::Stream(stream) => {
-                let round_trip = self.links.round_trip(&candidate.machine);
-                let patience = self.settings.answer_wait;
-                let reply =
-                    stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip, patience);
-                match ended {
-                    Some(ended) => cut_off(reply, ended, dialect),
-                    None => reply,
-                }
-            }
-        };
-        if let Some(truncated) = judgement.truncated() {
-            set_header(&mut reply, "x-mesh-truncated", &truncated);
-        }
-        if judgement.is_empty_answer() {
-            set_header(&mut reply, "x-mesh-warning", "empty-answer");
-        }
-        if let Some(clamped) = clamped {
-            set_header(&mut reply, "x-mesh-max-tokens-clamped", &clamped);
-        }
-        if !queued.is_zero() {
-            set_header(&mut reply, "x-mesh-queue-ms", &queued.as_millis().to_string());
-        }
-        set_header(&mut reply, "x-mesh-node", candidate.machine.as_str());
-        set_header(&mut reply, "x-mesh-model", candidate.model.as_str());
-        if !mode.is_empty() {
-            set_header(&mut reply, "x-mesh-mode", &mode);
-        }
-        set_header(&mut reply, "x-mesh-reason", &reason);
-        set_header(&mut reply, "x-mesh-request-id", &id);
-        reply
     }
 }
 
@@ -729,16 +619,4 @@ fn habit(incoming: &Incoming) -> Habit {
     // Without a session, programs of the same user are told apart by their names.
     let who = session.unwrap_or_else(|| hash_of(&incoming.client));
     Habit::new(who.rotate_left(1) ^ hash_of(key), incoming.body.len() as u64)
-}
-
-/// A stream that ends with an error event when a newer request takes its place; its engine stops then.
-fn cut_off(reply: Reply, ended: CancellationToken, dialect: Dialect) -> Reply {
-    reply.map(|body| {
-        let bytes = body.into_data_stream().filter_map(async |data| data.ok()).boxed();
-        let until = ended.clone().cancelled_owned();
-        let words = move || dialect.last_words(&refusals::superseded());
-        let last = stream::once(async move { ended.is_cancelled().then(words) });
-        let frames = bytes.take_until(until).chain(last.filter_map(async |event| event));
-        StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()
-    })
 }

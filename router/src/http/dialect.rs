@@ -303,6 +303,19 @@ impl Dialect {
         .into()
     }
 
+    /// A sign of life in a stream that has no content yet. `words` are one line.
+    #[must_use]
+    pub fn sign_of_life(self, words: &str) -> Bytes {
+        match self {
+            Self::OpenAi | Self::Responses => format!(": {words}\n\n").into(),
+            Self::Anthropic => Bytes::from_static(b"event: ping\ndata: {\"type\": \"ping\"}\n\n"),
+            // Lines have no comments: a piece of text with nothing in it, for chats and for completions.
+            Self::Ollama => Bytes::from_static(
+                b"{\"model\":\"\",\"response\":\"\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":false}\n",
+            ),
+        }
+    }
+
     /// An error in this dialect's shape.
     #[must_use]
     pub fn error_object(self, error: &ApiError) -> Value {

@@ -72,6 +72,16 @@ impl ApiError {
         Self { kind: "mesh_error", ..Self::client(status, code, message) }
     }
 
+    /// An engine that was asked for a stream has answered whole, after the stream had begun.
+    #[must_use]
+    pub fn no_stream() -> Self {
+        Self::mesh(
+            StatusCode::BAD_GATEWAY,
+            "no_stream",
+            "the engine does not stream; ask again without `stream`",
+        )
+    }
+
     /// Names the field.
     #[must_use]
     pub fn param(mut self, param: &'static str) -> Self {

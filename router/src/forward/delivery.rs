@@ -1,0 +1,84 @@
+//! From an attempt with content to the client's answer: its headers, and the record of how it ended.
+
+use super::attempt::{self, Attempt};
+use super::in_flight::Claim;
+use super::ticket::{Ended, Ticket};
+use super::{Forward, refusals};
+use crate::http::dialect::Dialect;
+use crate::http::reply::{Reply, set_header};
+use futures_util::{StreamExt, stream};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use mesh_core::routing::Candidate;
+use tokio_util::sync::CancellationToken;
+
+impl Forward {
+    /// Turns an attempt with content into the client's answer.
+    pub(super) fn deliver(
+        &self,
+        attempt: Attempt,
+        candidate: &Candidate,
+        claim: Claim,
+        mut ticket: Ticket,
+        dialect: Dialect,
+    ) -> Reply {
+        let (mode, reason, id) = (ticket.mode(), ticket.reason(), ticket.id());
+        let (queued, ended) =
+            ticket.stay().map_or_else(Default::default, |stay| (stay.queued(), stay.ended()));
+        let clamped = ticket.is_clamped().map(str::to_owned);
+        let judgement = attempt.judgement(&self.fleet, candidate).unwrap_or_default();
+        let mut reply = match attempt {
+            Attempt::Whole { status, content_type, body, usage, .. } => {
+                judgement.count(candidate, &self.metrics);
+                ticket.attempt_ended("answered");
+                ticket.end(Ended::Complete, status.as_u16(), &judgement.text(), usage);
+                let lesson = claim.lesson(&usage, true, self.links.round_trip(&candidate.machine));
+                self.fleet.observe(&candidate.machine, &candidate.model, judgement.outcome(lesson));
+                drop(claim);
+                attempt::whole_reply(status, &content_type, body)
+            }
+            Attempt::Stream(stream) => {
+                let round_trip = self.links.round_trip(&candidate.machine);
+                let patience = self.settings.answer_wait;
+                let reply =
+                    stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip, patience);
+                match ended {
+                    Some(ended) => cut_off(reply, ended, dialect),
+                    None => reply,
+                }
+            }
+        };
+        if let Some(truncated) = judgement.truncated() {
+            set_header(&mut reply, "x-mesh-truncated", &truncated);
+        }
+        if judgement.is_empty_answer() {
+            set_header(&mut reply, "x-mesh-warning", "empty-answer");
+        }
+        if let Some(clamped) = clamped {
+            set_header(&mut reply, "x-mesh-max-tokens-clamped", &clamped);
+        }
+        if !queued.is_zero() {
+            set_header(&mut reply, "x-mesh-queue-ms", &queued.as_millis().to_string());
+        }
+        set_header(&mut reply, "x-mesh-node", candidate.machine.as_str());
+        set_header(&mut reply, "x-mesh-model", candidate.model.as_str());
+        if !mode.is_empty() {
+            set_header(&mut reply, "x-mesh-mode", &mode);
+        }
+        set_header(&mut reply, "x-mesh-reason", &reason);
+        set_header(&mut reply, "x-mesh-request-id", &id);
+        reply
+    }
+}
+
+/// A stream that ends with an error event when a newer request takes its place; its engine stops then.
+fn cut_off(reply: Reply, ended: CancellationToken, dialect: Dialect) -> Reply {
+    reply.map(|body| {
+        let bytes = body.into_data_stream().filter_map(async |data| data.ok()).boxed();
+        let until = ended.clone().cancelled_owned();
+        let words = move || dialect.last_words(&refusals::superseded());
+        let last = stream::once(async move { ended.is_cancelled().then(words) });
+        let frames = bytes.take_until(until).chain(last.filter_map(async |event| event));
+        StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()
+    })
+}
