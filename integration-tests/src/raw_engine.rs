@@ -92,7 +92,7 @@ async fn connection(
     let head = String::from_utf8_lossy(&seen[..end]).into_owned();
     let path = head.split(' ').nth(1).unwrap_or_default();
     if head.starts_with("GET ") {
-        let (status, kind, text) = said(model, path);
+        let (status, kind, text) = said(model, 2, path);
         let length = text.len();
         let reply = format!(
             "HTTP/1.1 {status} x\r\nserver: llama.cpp\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}"

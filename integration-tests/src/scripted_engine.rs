@@ -152,6 +152,7 @@ struct Scripts {
 
 struct Shared {
     model: String,
+    slots: u32,
     scripts: Mutex<Scripts>,
     events: watch::Sender<Events>,
     go_on: Notify,
@@ -177,10 +178,19 @@ impl ScriptedEngine {
     /// # Panics
     /// When there is no free port.
     pub async fn start(model: &str) -> Self {
+        Self::with_slots(model, 2).await
+    }
+
+    /// As [`ScriptedEngine::start`], with so many requests at once.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn with_slots(model: &str, slots: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("just bound"));
         let shared = Arc::new(Shared {
             model: model.into(),
+            slots,
             scripts: Mutex::default(),
             events: watch::Sender::default(),
             go_on: Notify::new(),
@@ -243,7 +253,7 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let path = request.uri().path().to_owned();
     if request.method() == http::Method::GET {
-        return Ok(about(&shared.model, &path));
+        return Ok(about(&shared.model, shared.slots, &path));
     }
     let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
     let streams = serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["stream"] == true);
@@ -322,17 +332,17 @@ fn reply(status: StatusCode, content_type: &str, body: Body) -> Response<Body> {
     reply.header("content-type", content_type).body(body).expect("good headers")
 }
 
-fn about(model: &str, path: &str) -> Response<Body> {
-    let (status, kind, text) = said(model, path);
+fn about(model: &str, slots: u32, path: &str) -> Response<Body> {
+    let (status, kind, text) = said(model, slots, path);
     let status = StatusCode::from_u16(status).expect("a constant");
     reply(status, kind, Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync())
 }
 
 /// What an idle llama-server with one model says on its GET paths: status, media type, body.
-pub(crate) fn said(model: &str, path: &str) -> (u16, &'static str, String) {
+pub(crate) fn said(model: &str, slots: u32, path: &str) -> (u16, &'static str, String) {
     match path {
         "/health" => (200, "application/json", json!({"status": "ok"}).to_string()),
-        "/props" => (200, "application/json", props(model).to_string()),
+        "/props" => (200, "application/json", props(model, slots).to_string()),
         "/v1/models" => (200, "application/json", models(model).to_string()),
         "/metrics" => (200, "text/plain; version=0.0.4", METRICS.to_owned()),
         _ => (
@@ -343,10 +353,10 @@ pub(crate) fn said(model: &str, path: &str) -> (u16, &'static str, String) {
     }
 }
 
-fn props(model: &str) -> Value {
+fn props(model: &str, slots: u32) -> Value {
     json!({
         "default_generation_settings": {"params": {"seed": 4_294_967_295_u32, "stream": false}, "n_ctx": 1024},
-        "total_slots": 2,
+        "total_slots": slots,
         "model_alias": model,
         "model_ftype": "Q8_0",
         "model_path": format!("models/{model}.gguf"),

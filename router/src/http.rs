@@ -163,7 +163,7 @@ impl Front {
             (&Method::GET | &Method::HEAD, "/readyz") => return Ok(self.ready()),
             _ => {}
         }
-        if matches!((request.method(), path.as_str()), (&Method::GET | &Method::HEAD, "")) {
+        if matches!((request.method(), request.uri().path()), (&Method::GET | &Method::HEAD, "/")) {
             // Ollama's clients ask this without a key, and it says nothing of the mesh.
             return Ok(ollama::root());
         }

@@ -27,7 +27,7 @@ impl Stage {
     async fn set(settings: &str) -> Self {
         let mesh = TestMesh::with_modes([mode("code", &["tiny"], &[])]).await;
         let relay = Relay::start(mesh.router().agents).await;
-        let engine = ScriptedEngine::start("tiny").await;
+        let engine = ScriptedEngine::with_slots("tiny", STREAMS as u32).await;
         let node = mesh.node_with(relay.address, "a", &[EngineSpec::scripted(&engine)], settings).await;
         Self { mesh, relay, node, engine }
     }
@@ -91,8 +91,8 @@ async fn a_machine_that_changes_its_address_loses_no_token_of_its_streams() {
 }
 
 #[tokio::test]
-async fn a_machine_that_is_without_a_network_for_three_seconds_loses_no_token_of_its_streams() {
-    carried_about(Duration::from_secs(3)).await;
+async fn a_machine_that_is_without_a_network_for_two_seconds_loses_no_token_of_its_streams() {
+    carried_about(Duration::from_secs(2)).await;
 }
 
 async fn carried_about(outage: Duration) {

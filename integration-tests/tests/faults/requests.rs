@@ -175,7 +175,13 @@ async fn a_prompt_over_one_machine_s_context_goes_to_a_machine_with_a_larger_one
         [EngineSpec::real(random_model(), "tiny-wide", 2048, 1)],
     );
     let (narrow, wide) = tokio::join!(mesh.node("narrow", &narrow), mesh.node("wide", &wide));
-    for body in [long_chat("mesh/code"), streamed(long_chat("mesh/code"))] {
+    // So short that it looks as if it fitted, and of letters that are a token each.
+    let dense = json!({
+        "model": "mesh/code",
+        "messages": [{"role": "user", "content": "7#q{Z~4^".repeat(60)}],
+        "max_tokens": 4,
+    });
+    for body in [dense.clone(), streamed(dense)] {
         let answer = mesh.client().post(CHAT, &body).await;
         assert_eq!((answer.status, answer.header("x-mesh-node")), (200, "wide"), "{}", answer.text());
         let told = mesh.explain(answer.header("x-mesh-request-id")).await;

@@ -187,7 +187,12 @@ impl StreamGuard {
         let mut bytes = if self.carry.is_empty() {
             chunk
         } else {
+            // Only what is new is searched, or a large frame in small pieces would be searched again for each of them.
+            let ends = self.framing.ends_a_frame(&self.carry, &chunk);
             self.carry.extend_from_slice(&chunk);
+            if !ends {
+                return if self.carry.len() > FRAME_LIMIT { Err(FrameTooLong) } else { Ok(()) };
+            }
             self.carry.split().freeze()
         };
         if self.is_plain(&bytes) {
@@ -233,6 +238,7 @@ impl StreamGuard {
         self.framing == Framing::OpenAi
             && self.seen.content
             && !self.seen.error
+            && !self.seen.done
             && marks.iter().all(|mark| memmem::find(bytes, mark).is_none())
     }
 
@@ -387,6 +393,21 @@ mod tests {
         let (text, guard) = run(true, &[[TEXT, FINISH, DONE, TEXT, DONE].concat().as_bytes(), b"more\n\n"]);
         assert_eq!(text, [TEXT, FINISH, DONE].concat());
         assert!(guard.seen().done);
+    }
+
+    #[test]
+    fn the_end_of_a_frame_is_found_wherever_it_is_cut() {
+        for (whole, framing) in [
+            ("data: x\n\n", Framing::OpenAi),
+            ("data: x\r\n\r\n", Framing::OpenAi),
+            ("{\"a\":1}\n", Framing::Ollama),
+        ] {
+            for cut in 1..whole.len() {
+                let (start, rest) = whole.as_bytes().split_at(cut);
+                assert!(framing.ends_a_frame(start, rest), "{whole:?} cut at {cut}");
+                assert!(!framing.ends_a_frame(start, &rest[..rest.len() - 1]), "{whole:?} cut at {cut}");
+            }
+        }
     }
 
     #[test]

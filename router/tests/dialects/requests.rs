@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 fn prepare(door: Door, kind: EngineKind, body: &str) -> Result<Prepared, Box<ApiError>> {
     let body = door.admit(Bytes::copy_from_slice(body.as_bytes())).map_err(Box::new)?;
-    let mut head = Head::read(&body, door.has_usage_frame()).expect("a head");
+    let mut head = Head::read(&body, door.has_usage_frame()).map_err(|error| {
+        Box::new(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))
+    })?;
     if !door.has_usage_frame() {
         head.stream = door.streams(&body).map_err(Box::new)?;
     }

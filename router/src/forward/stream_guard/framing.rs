@@ -41,6 +41,23 @@ impl Framing {
         }
     }
 
+    /// Whether a frame that begins with `start` ends in `chunk`.
+    pub(super) fn ends_a_frame(self, start: &[u8], chunk: &[u8]) -> bool {
+        let mut newlines = memchr::memchr_iter(b'\n', chunk);
+        if self == Self::Ollama {
+            return newlines.next().is_some();
+        }
+        let before = |at: usize, back: usize| match at.checked_sub(back) {
+            Some(at) => chunk.get(at),
+            None => start.len().checked_sub(back - at).and_then(|at| start.get(at)),
+        };
+        newlines.any(|at| match before(at, 1) {
+            Some(b'\n') => true,
+            Some(b'\r') => before(at, 2) == Some(&b'\n'),
+            _ => false,
+        })
+    }
+
     /// What one whole frame says.
     pub(super) fn look(self, frame: &[u8], seen: &mut Seen, usage: &mut Usage) {
         if self == Self::Ollama {
