@@ -18,7 +18,7 @@ pub use words::{Command, Entry, EntryId, Found, Limits, Priority, Refused, Room}
 
 use crate::id::ModelId;
 use crate::units::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// After each such time of waiting a request moves up by one tier. Five tiers: what waits in the background is before
@@ -92,6 +92,8 @@ pub struct Standing {
 pub struct Admission {
     limits: Limits,
     guests: BTreeMap<EntryId, Guest>,
+    /// Those of them that wait: few or none of all that run.
+    line: BTreeSet<EntryId>,
     keys: BTreeMap<u64, Key>,
     /// Seconds that a slot of each model is held, and when that was last measured.
     holds: BTreeMap<ModelId, (f64, Moment)>,
@@ -101,7 +103,13 @@ impl Admission {
     /// Nobody is here.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, guests: BTreeMap::new(), keys: BTreeMap::new(), holds: BTreeMap::new() }
+        Self {
+            limits,
+            guests: BTreeMap::new(),
+            line: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            holds: BTreeMap::new(),
+        }
     }
 
     /// A request has come. It counts for its key until [`Admission::leave`]. A newer completion of a session ends
@@ -139,7 +147,7 @@ impl Admission {
             self.change(id, Phase::Ended, now);
             return vec![Command::Refuse(id, Refused::Expired { waited })];
         }
-        let nobody_waits = !self.guests.values().any(Guest::waits);
+        let nobody_waits = self.line.is_empty();
         if nobody_waits {
             let found = room.take(id, waited);
             return self.found(id, found, now).map_or_else(|slots| self.join(id, slots, now), |c| vec![c]);
@@ -182,9 +190,8 @@ impl Admission {
     /// When something changes by time alone: a deadline, or the end of a hold.
     #[must_use]
     pub fn next_change(&self) -> Option<Moment> {
-        self.guests
-            .values()
-            .filter_map(|guest| match &guest.phase {
+        self.waiters()
+            .filter_map(|(_, guest)| match &guest.phase {
                 Phase::Waiting { held, .. } => {
                     Some(held.map_or(guest.entry.deadline, |held| held.min(guest.entry.deadline)))
                 }
@@ -196,7 +203,7 @@ impl Admission {
     /// Requests that wait for a slot.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.guests.values().filter(|guest| guest.waits()).count()
+        self.line.len()
     }
 
     /// Requests that are here in any phase.
@@ -208,8 +215,7 @@ impl Admission {
     /// Where each waiting request stands, in the order in which they would go without regard to keys.
     #[must_use]
     pub fn standings(&self, now: Moment) -> Vec<(EntryId, Standing)> {
-        let mut line: Vec<(&EntryId, &Guest)> =
-            self.guests.iter().filter(|(_, guest)| guest.waits()).collect();
+        let mut line: Vec<(&EntryId, &Guest)> = self.waiters().collect();
         line.sort_by_key(|(id, guest)| (guest.urgency(now), **id));
         let mut counts: BTreeMap<&Option<ModelId>, usize> = BTreeMap::new();
         line.into_iter()
@@ -257,9 +263,7 @@ impl Admission {
     ) -> (Vec<Command>, Option<u32>) {
         let mut commands = self.expire(now);
         let mut line: Vec<Waiter> = self
-            .guests
-            .iter()
-            .filter(|(_, guest)| guest.waits())
+            .waiters()
             .map(|(id, guest)| Waiter {
                 id: *id,
                 urgency: guest.urgency(now),
@@ -335,6 +339,10 @@ impl Admission {
         }
     }
 
+    fn waiters(&self) -> impl Iterator<Item = (&EntryId, &Guest)> {
+        self.line.iter().filter_map(|id| self.guests.get_key_value(id))
+    }
+
     fn waiting_since(&self, id: EntryId, now: Moment) -> Moment {
         match self.guests.get(&id).map(|guest| &guest.phase) {
             Some(Phase::Waiting { since, .. }) => *since,
@@ -349,8 +357,7 @@ impl Admission {
         let Some(model) = guest.waits_for() else { return self.keep_within_bounds(id, now) };
         let urgency = guest.urgency(now);
         let ahead = self
-            .guests
-            .iter()
+            .waiters()
             .filter(|(other, guest)| {
                 **other != id && guest.waits_for() == Some(model) && guest.urgency(now) <= urgency
             })
@@ -376,7 +383,7 @@ impl Admission {
         let Some(newcomer) = self.guests.get(&id) else { return Vec::new() };
         let tier = newcomer.entry.priority;
         let (mut counts, mut bytes) = ([0; Priority::ALL.len()], [0; Priority::ALL.len()]);
-        for guest in self.guests.values().filter(|guest| guest.waits()) {
+        for (_, guest) in self.waiters() {
             counts[guest.entry.priority as usize] += 1;
             let sum = &mut bytes[guest.entry.priority as usize];
             *sum = u64::saturating_add(*sum, guest.entry.bytes);
@@ -391,9 +398,8 @@ impl Admission {
 
     fn expire(&mut self, now: Moment) -> Vec<Command> {
         let late: Vec<(EntryId, Duration)> = self
-            .guests
-            .iter()
-            .filter(|(_, guest)| guest.waits() && guest.entry.deadline <= now)
+            .waiters()
+            .filter(|(_, guest)| guest.entry.deadline <= now)
             .map(|(id, guest)| (*id, now.since(guest.arrived)))
             .collect();
         late.into_iter()
@@ -408,6 +414,11 @@ impl Admission {
     fn change(&mut self, id: EntryId, to: Phase, now: Moment) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let from = std::mem::replace(&mut guest.phase, to.clone());
+        if guest.waits() {
+            self.line.insert(id);
+        } else {
+            self.line.remove(&id);
+        }
         let key = self.keys.entry(guest.entry.key).or_default();
         if let Phase::Running { since, model } = &from {
             key.running = key.running.saturating_sub(1);

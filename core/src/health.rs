@@ -115,7 +115,8 @@ impl Breaker {
 
     /// A request succeeded.
     pub fn succeeded(&mut self) {
-        *self = Self::default();
+        // A rest that it asked for is no failure: an answer that was under way does not end it.
+        *self = Self { busy_until: self.busy_until, ..Self::default() };
     }
 
     /// The replica takes no more requests and said for how long. That is no failure.

@@ -132,6 +132,8 @@ pub struct Candidate {
     pub believed_tokens: u64,
     /// The engine will load the model for the request.
     pub is_cold: bool,
+    /// It stands behind all that are in no doubt, whatever its cost.
+    pub is_doubted: bool,
     /// Its cost in seconds, where all speeds are known: its own time and what it takes from others.
     pub predicted_s: Option<f64>,
     /// Predicted seconds to the first content.
@@ -164,6 +166,7 @@ impl Candidate {
             cached_tokens: 0,
             believed_tokens: 0,
             is_cold: false,
+            is_doubted: false,
             predicted_s: None,
             predicted_ttft_s: None,
             predicted_answer_s: None,
@@ -412,6 +415,7 @@ fn candidate(scan: &Scan<'_>, scored: &Scored) -> Candidate {
         cached_tokens: (scored.cached as u64).min(scan.request.prompt_tokens),
         believed_tokens: scan.believed(scored),
         is_cold: serving.is_cold,
+        is_doubted: scored.is_doubted(),
         predicted_s: cost.map(|cost| cost.total()),
         predicted_ttft_s: cost.map(|cost| cost.ttft_s()),
         predicted_answer_s: cost.map(|cost| cost.answer_s()),

@@ -428,6 +428,7 @@ impl Forward {
         ticket.decided(decision.clone());
         let head = course.head;
         let (mut claim, mut loading, mut broken) = (Some(first_claim), false, false);
+        let mut costs = false;
         let (mut tried, mut failed) = (0, None::<(MachineId, String)>);
         let mut ranked: Vec<&Candidate> = decision.ranked.iter().collect();
         // An answer with nothing in it, kept while another node is asked once.
@@ -439,8 +440,9 @@ impl Forward {
             if candidate.context.is_some_and(|context| context < course.wanted.least_context) {
                 continue;
             }
-            // What failed through nobody's fault but the node's is repeated within a budget only.
-            if broken && !self.brakes().retries.take(self.clock.now()) {
+            // What failed on a node that is there is repeated within a budget only, or a mesh in trouble gets twice the
+            // work. Going elsewhere from one that is gone adds nothing to anybody's.
+            if costs && !self.brakes().retries.take(self.clock.now()) {
                 ticket.attempt_ended(format!("{}; the budget for retries is spent", ticket.last_result()));
                 break;
             }
@@ -500,12 +502,12 @@ impl Forward {
                     let error = ApiError::mesh(StatusCode::GATEWAY_TIMEOUT, "answer_too_late", message);
                     return Err(Exhausted::Error(Box::new(error)));
                 }
-                Failure::Link(_)
-                | Failure::Replica(_)
+                Failure::Link(_) => broken = true,
+                Failure::Replica(_)
                 | Failure::Busy(_)
                 | Failure::Resting(..)
                 | Failure::Late(_)
-                | Failure::Empty(_) => broken = true,
+                | Failure::Empty(_) => (broken, costs) = (true, true),
             }
         }
         if let Some((attempt, candidate, _)) = empty {

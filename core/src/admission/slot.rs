@@ -5,9 +5,9 @@ use crate::routing::Candidate;
 use crate::units::Moment;
 use std::time::Duration;
 
-/// An engine that does not tell its slots queues by itself (Ollama holds 512 requests); the router sends it no more
-/// than this at once, so that most of a flood still waits where it is ordered by urgency.
-pub const UNTOLD_SLOTS: u32 = 64;
+/// An engine that does not tell its slots queues by itself; the router sends it no more than this at once, as many as
+/// an agent takes streams. Ollama holds 512 requests and refuses more by itself; vLLM and proxies serve thousands.
+pub const UNTOLD_SLOTS: u32 = 4096;
 
 /// Whether a replica may be given the request, apart from its slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

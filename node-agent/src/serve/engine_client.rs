@@ -156,7 +156,8 @@ impl EngineClient {
         while let Some(Idle { connection, since }) = list.pop() {
             if since.elapsed() > IDLE_LIMIT {
                 list.clear();
-            } else if !connection.sender.is_closed() {
+            } else if connection.sender.is_ready() {
+                // One that is not has something of its last request still to send.
                 return Some(connection);
             }
         }

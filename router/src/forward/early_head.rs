@@ -44,11 +44,16 @@ pub(super) async fn head_in_time(
     }
 }
 
-fn head(waiting: Waiting) -> Reply {
-    let kind = match waiting.dialect {
+/// The media type of a stream.
+fn stream_type(dialect: Dialect) -> &'static str {
+    match dialect {
         Dialect::Ollama => "application/x-ndjson",
         Dialect::OpenAi | Dialect::Anthropic | Dialect::Responses => "text/event-stream",
-    };
+    }
+}
+
+fn head(waiting: Waiting) -> Reply {
+    let kind = stream_type(waiting.dialect);
     let mut reply = Response::new(Early::Waiting(Box::new(waiting)).boxed_unsync());
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -78,7 +83,7 @@ impl Waiting {
         match self.outcome.as_mut().poll(context) {
             Poll::Ready(Ok(reply)) => {
                 let kind = reply.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-                if kind.is_some_and(|kind| kind.starts_with("application/json")) {
+                if !kind.is_some_and(|kind| kind.starts_with(stream_type(self.dialect))) {
                     let error = ApiError::no_stream();
                     return Poll::Ready(Err(self.dialect.last_words(&error)));
                 }

@@ -10,6 +10,7 @@ use mesh_core::speed::{Lesson, Predicted};
 use mesh_core::units::Moment;
 use mesh_daemon::clock::Clock;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -23,6 +24,8 @@ pub struct InFlight {
     board: Arc<Mutex<Board>>,
     /// Told whenever a claim is dropped.
     freed: Arc<Notify>,
+    /// Somebody waits for that.
+    awaited: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +108,11 @@ impl InFlight {
         }
     }
 
+    /// Whether anybody waits for a claim to be dropped. Who begins to wait says so first and looks once more then.
+    pub fn await_claims(&self, awaited: bool) {
+        self.awaited.store(awaited, Ordering::Release);
+    }
+
     /// Completes when a claim was dropped since the last call. For one listener: the queue.
     pub async fn freed(&self) {
         self.freed.notified().await;
@@ -172,7 +180,9 @@ impl Drop for Claim {
             }
         }
         drop(board);
-        self.counts.freed.notify_one();
+        if self.counts.awaited.load(Ordering::Acquire) {
+            self.counts.freed.notify_one();
+        }
     }
 }
 

@@ -143,11 +143,17 @@ pub fn usage_of(body: &[u8]) -> Usage {
     usage
 }
 
+/// A number of tokens as an engine tells it, bounded: sums of hostile ones must not overflow.
+#[must_use]
+pub fn tokens(told: u64) -> u64 {
+    told.min(u32::MAX.into())
+}
+
 impl Usage {
     fn take(&mut self, frame: &Frame) {
         if let Some(field) = &frame.usage {
-            self.prompt_tokens = field.prompt_tokens.or(self.prompt_tokens);
-            self.completion_tokens = field.completion_tokens.or(self.completion_tokens);
+            self.prompt_tokens = field.prompt_tokens.map(tokens).or(self.prompt_tokens);
+            self.completion_tokens = field.completion_tokens.map(tokens).or(self.completion_tokens);
         }
         if let Some(timings) = &frame.timings {
             self.timing = Some(timings.timing());

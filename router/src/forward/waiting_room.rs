@@ -211,7 +211,14 @@ impl Shared {
             return;
         }
         state.look(None, self, snapshot, now);
-        self.metrics.waiting.set(i64::try_from(state.queue.waiting()).unwrap_or(i64::MAX));
+        self.count(&state);
+    }
+
+    /// Tells how many wait, to people and to those whose end is waited for.
+    fn count(&self, state: &State) {
+        let waiting = state.queue.waiting();
+        self.in_flight.await_claims(waiting > 0);
+        self.metrics.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 }
 
@@ -292,7 +299,7 @@ impl Looking<'_> {
     fn fitness(&self, candidate: &Candidate, load: &Load, waited: Duration) -> Fitness {
         let Some(machine) = self.snapshot.view.machine(&candidate.machine) else { return Fitness::Doubtful };
         let resting = machine.history.get(&candidate.model).is_some_and(|history| history.resting.is_some());
-        if resting || machine.liveness != Liveness::Alive {
+        if resting || candidate.is_doubted || machine.liveness != Liveness::Alive {
             return Fitness::Doubtful;
         }
         self.collation
@@ -371,7 +378,7 @@ impl Stay {
             }
             state.parked.insert(self.id, Parked { wanted, answer, teller });
             state.look(Some(self.id), &self.shared, &snapshot, now);
-            self.shared.metrics.waiting.set(i64::try_from(state.queue.waiting()).unwrap_or(i64::MAX));
+            self.shared.count(&state);
         }
         match turn.try_recv() {
             Ok(turn) => return turn,
@@ -425,7 +432,7 @@ impl Drop for Stay {
         let waited = state.parked.remove(&self.id).is_some();
         state.enders.remove(&self.id);
         if waited {
-            self.shared.metrics.waiting.set(i64::try_from(state.queue.waiting()).unwrap_or(i64::MAX));
+            self.shared.count(&state);
         }
         // Nobody's turn depends on this: a slot becomes free when the claim is dropped.
     }

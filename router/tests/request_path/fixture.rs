@@ -323,6 +323,12 @@ pub(crate) async fn error_of(reply: Reply) -> (u16, String, Value) {
     (status, value["error"]["code"].as_str().unwrap_or_default().to_owned(), value["error"].clone())
 }
 
+/// All that a client gets.
+pub(crate) async fn text_of(reply: Reply) -> String {
+    let body = reply.into_body().collect().await.expect("it never fails").to_bytes();
+    String::from_utf8(body.to_vec()).expect("text")
+}
+
 pub(crate) fn header(reply: &Reply, name: &str) -> String {
     reply.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }

@@ -1,6 +1,6 @@
 //! Models that are on disk only.
 
-use crate::fixture::{Mesh, caller, engine, error_of, replica};
+use crate::fixture::{Mesh, caller, engine, error_of, replica, text_of};
 use mesh_core::id::ModelId;
 use mesh_core::machine::ReplicaState::{Available, Loaded, Loading};
 use mesh_core::machine::{Directive, Store, StoreRefusal};
@@ -92,8 +92,12 @@ async fn a_whole_answer_is_told_of_a_long_load_within_a_minute_and_a_stream_wait
     assert!(loading["since_s"].as_f64().is_some_and(|since| since > 50.0), "{loading}");
     let stream = json!({ "model": "m", "messages": [], "stream": true });
     let before = tokio::time::Instant::now();
-    let (_, code, _) = error_of(mesh.send_body(&stream, caller("k")).await).await;
-    assert_eq!(code, "model_loading");
+    let reply = mesh.send_body(&stream, caller("k")).await;
+    assert_eq!(reply.status(), 200, "its head goes out while it waits");
+    let said = text_of(reply).await;
+    assert!(said.contains(": a has been loading m for 1"), "signs of life say what is waited for: {said}");
+    let last = said.trim_end().rsplit("\n\n").next().unwrap_or_default();
+    assert!(last.starts_with("data: {\"error\"") && last.contains("\"model_loading\""), "{last}");
     assert!(before.elapsed() > Duration::from_secs(290));
 }
 

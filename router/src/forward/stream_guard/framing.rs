@@ -1,7 +1,7 @@
 //! The framings of streams other than OpenAI's chats: where a frame ends, and what it says. After the first content
 //! frames of text are told by their own bytes and not parsed.
 
-use super::{Seen, Timings, Usage, contains, data_of, frame_length};
+use super::{Seen, Timings, Usage, contains, data_of, frame_length, tokens};
 use mesh_core::speed::Timing;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -111,9 +111,10 @@ impl OtherUsage {
     /// Anthropic counts tokens from a cache apart, responses do not.
     fn tell(&self, usage: &mut Usage) {
         if let Some(input) = self.input_tokens {
-            usage.prompt_tokens = Some(input.saturating_add(self.cache_read_input_tokens.unwrap_or(0)));
+            usage.prompt_tokens =
+                Some(tokens(input.saturating_add(self.cache_read_input_tokens.unwrap_or(0))));
         }
-        usage.completion_tokens = self.output_tokens.or(usage.completion_tokens);
+        usage.completion_tokens = self.output_tokens.map(tokens).or(usage.completion_tokens);
     }
 }
 
@@ -218,8 +219,8 @@ fn ollama(line: &[u8], seen: &mut Seen, usage: &mut Usage) {
 
 impl OllamaLine<'_> {
     fn tell(&self, usage: &mut Usage) {
-        usage.prompt_tokens = self.prompt_eval_count.or(usage.prompt_tokens);
-        usage.completion_tokens = self.eval_count.or(usage.completion_tokens);
+        usage.prompt_tokens = self.prompt_eval_count.map(tokens).or(usage.prompt_tokens);
+        usage.completion_tokens = self.eval_count.map(tokens).or(usage.completion_tokens);
         let seconds = |nanoseconds: Option<f64>| nanoseconds.unwrap_or(0.0) / 1e9;
         if self.eval_duration.is_some() {
             usage.timing = Some(Timing {
@@ -260,8 +261,8 @@ fn llama(data: &[u8], seen: &mut Seen, usage: &mut Usage) {
 
 impl LlamaFrame<'_> {
     fn tell(&self, usage: &mut Usage) {
-        usage.prompt_tokens = self.tokens_evaluated.or(usage.prompt_tokens);
-        usage.completion_tokens = self.tokens_predicted.or(usage.completion_tokens);
+        usage.prompt_tokens = self.tokens_evaluated.map(tokens).or(usage.prompt_tokens);
+        usage.completion_tokens = self.tokens_predicted.map(tokens).or(usage.completion_tokens);
         if let Some(timings) = &self.timings {
             usage.timing = Some(timings.timing());
         }

@@ -202,6 +202,15 @@ impl Passage {
         };
         to.insert("model".into(), model.into());
         to.insert("stream".into(), head.stream.into());
+        if let Some(cap) = cap {
+            let limit = if self == Self::Infill { "n_predict" } else { "max_tokens" };
+            // llama.cpp takes a negative number for no limit.
+            let within = to.get(limit).and_then(Value::as_u64).is_some_and(|own| own <= cap.tokens.into());
+            if !within {
+                to.insert(limit.into(), cap.tokens.into());
+            }
+            to.remove("max_completion_tokens");
+        }
         if head.stream && framing == Framing::OpenAi {
             to.insert("stream_options".into(), json!({ "include_usage": true }));
         }

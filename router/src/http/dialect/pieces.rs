@@ -1,6 +1,7 @@
 //! What an engine says, taken out of its dialect: texts, thoughts, parts of tool calls, the reason for its end, and
 //! the tokens. Read from OpenAI's chats and completions and from llama.cpp's own answers, whole or in frames.
 
+use crate::forward::stream_guard::tokens;
 use serde_json::Value;
 
 /// A part of an answer.
@@ -119,9 +120,9 @@ impl Source {
                     pieces.push(Piece::Finish(why));
                     pieces.push(Piece::Tokens(with_times(
                         Tokens {
-                            prompt: value["tokens_evaluated"].as_u64().unwrap_or(0),
-                            answer: value["tokens_predicted"].as_u64().unwrap_or(0),
-                            cached: value["timings"]["cache_n"].as_u64().unwrap_or(0),
+                            prompt: tokens(value["tokens_evaluated"].as_u64().unwrap_or(0)),
+                            answer: tokens(value["tokens_predicted"].as_u64().unwrap_or(0)),
+                            cached: tokens(value["timings"]["cache_n"].as_u64().unwrap_or(0)),
                             ..Tokens::default()
                         },
                         &value["timings"],
@@ -171,13 +172,13 @@ fn usage(value: &Value) -> Option<Tokens> {
     if !usage.is_object() {
         return None;
     }
-    let tokens = Tokens {
-        prompt: usage["prompt_tokens"].as_u64().unwrap_or(0),
-        answer: usage["completion_tokens"].as_u64().unwrap_or(0),
-        cached: usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0),
+    let told = Tokens {
+        prompt: tokens(usage["prompt_tokens"].as_u64().unwrap_or(0)),
+        answer: tokens(usage["completion_tokens"].as_u64().unwrap_or(0)),
+        cached: tokens(usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0)),
         ..Tokens::default()
     };
-    Some(with_times(tokens, &value["timings"]))
+    Some(with_times(told, &value["timings"]))
 }
 
 fn with_times(tokens: Tokens, timings: &Value) -> Tokens {
