@@ -155,7 +155,11 @@ impl Front {
 
     /// The whole public surface.
     async fn route(&self, request: Request<HttpBody>, id: &str) -> Result<Reply, ApiError> {
-        let path = request.uri().path().trim_end_matches('/').to_owned();
+        // The target of a CONNECT has no path, whatever method it comes with.
+        let path = match request.uri().path() {
+            "" => "(none)".to_owned(),
+            path => path.trim_end_matches('/').to_owned(),
+        };
         match (request.method(), path.as_str()) {
             (&Method::GET | &Method::HEAD, "/healthz") => {
                 return Ok(json_reply(StatusCode::OK, &json!({"status": "ok"})));
