@@ -59,6 +59,7 @@ agents = "$2:$(($3 + 1))"
 operators = "127.0.0.1:$(($3 + 2))"
 [limits]
 connections = 16384
+per_key = 16384
 $ROUTER_MORE
 TOML
 }

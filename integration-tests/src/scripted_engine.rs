@@ -142,6 +142,8 @@ pub struct Events {
     pub posts: Vec<Recorded>,
     /// How many of them were given up by the other side before their script had ended.
     pub given_up: usize,
+    /// Bytes of answers that the other side has taken.
+    pub taken: usize,
 }
 
 #[derive(Default)]
@@ -179,6 +181,12 @@ impl ScriptedEngine {
     /// When there is no free port.
     pub async fn start(model: &str) -> Self {
         Self::with_slots(model, 2).await
+    }
+
+    /// Bytes of its answers that the other side has taken so far.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.shared.events.borrow().taken
     }
 
     /// As [`ScriptedEngine::start`], with so many requests at once.
@@ -308,6 +316,7 @@ fn play(steps: Vec<Step>, watched: Watched) -> Body {
         loop {
             match steps.next() {
                 Some(Step::Send(text)) => {
+                    watched.shared.events.send_modify(|events| events.taken += text.len());
                     return Some((Ok(Frame::data(Bytes::from(text))), Some((steps, watched))));
                 }
                 Some(Step::Pause(pause)) => tokio::time::sleep(pause).await,
