@@ -186,11 +186,11 @@ impl Default for Limits {
             stop_repetition: false,
             load_on_demand: true,
             // Twenty machines with four slots each have three requests waiting for each that runs.
-            queue: 256,
-            // 32 of the largest bodies, or all 256 with a megabyte each.
+            queue: 1024,
+            // 32 of the largest bodies, or all 1,024 with a quarter of a megabyte each.
             queue_bytes: "256MiB".into(),
             // Half of the queue: one client that sends everything at once leaves room for others.
-            per_key: 128,
+            per_key: 512,
         }
     }
 }

@@ -35,8 +35,13 @@ async fn two_hundred_streams_at_once_lose_repeat_and_reorder_nothing() {
             let (mode, model) = [("mesh/code", "tiny-trained"), ("mesh/ask", "tiny-random")][stream % 2];
             let number = stream / 2 % QUESTIONS;
             let events = client.events(path, &streamed(chat(mode, &question(number), TOKENS))).await;
-            assert_eq!((events.status, events.header("x-mesh-model")), (200, model), "stream {stream}");
-            ((model, number), events.rest().await)
+            assert_eq!(events.status, 200, "stream {stream}");
+            // One that waited for its slot for over ten seconds has begun before anybody knew where it would go.
+            let named = events.header("x-mesh-model");
+            assert!(named == model || named.is_empty(), "stream {stream}: {named}");
+            let signs = |event: &String| event.starts_with(':');
+            let events: Vec<_> = events.rest().await.into_iter().filter(|event| !signs(event)).collect();
+            ((model, number), events)
         }
     });
     let ended = join_all(streams).await;
