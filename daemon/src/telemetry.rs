@@ -11,6 +11,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -43,6 +44,9 @@ pub enum LogFormat {
     /// For log collectors.
     Json,
 }
+
+/// Whether traces are exported: asking a span for its context costs every request something.
+static EXPORTS: AtomicBool = AtomicBool::new(false);
 
 /// Keeps the exporter alive; dropping it sends what is left.
 #[must_use = "dropping the guard stops the export of traces"]
@@ -82,6 +86,7 @@ pub fn init(telemetry: &Telemetry, service: &'static str) -> Result<Guard, Compl
     };
     let provider =
         if telemetry.otlp_endpoint.is_empty() { None } else { Some(exporter(telemetry, service)?) };
+    EXPORTS.store(provider.is_some(), Ordering::Relaxed);
     let traces = provider
         .as_ref()
         .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(service)));
@@ -124,6 +129,9 @@ pub fn traceparent() -> String {
         }
     }
     let mut carrier = Carrier(String::new());
+    if !EXPORTS.load(Ordering::Relaxed) {
+        return carrier.0;
+    }
     TraceContextPropagator::new().inject_context(&tracing::Span::current().context(), &mut carrier);
     carrier.0
 }

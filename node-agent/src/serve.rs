@@ -131,7 +131,7 @@ impl Serve {
         self.draining.subscribe()
     }
 
-    /// Requests being answered now.
+    /// Requests being answered now. Notice is given when there is none any more.
     #[must_use]
     pub fn in_flight(&self) -> watch::Receiver<usize> {
         self.in_flight.subscribe()
@@ -298,7 +298,11 @@ struct Running {
 
 impl Running {
     fn start(serve: Arc<Serve>, span: Span) -> Self {
-        serve.in_flight.send_modify(|count| *count += 1);
+        // Nobody waits for more of them, only for none.
+        serve.in_flight.send_if_modified(|count| {
+            *count += 1;
+            false
+        });
         serve.metrics.in_flight.inc();
         Self { serve, span, outcome: Outcome::Cancelled, passed_on: 0 }
     }
@@ -316,7 +320,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.serve.in_flight.send_modify(|count| *count = count.saturating_sub(1));
+        self.serve.in_flight.send_if_modified(|count| {
+            *count = count.saturating_sub(1);
+            *count == 0
+        });
         self.serve.metrics.in_flight.dec();
         self.serve.metrics.request(self.outcome);
         let (outcome, bytes) = (self.outcome.word(), self.passed_on);

@@ -37,7 +37,7 @@ use crate::fleet_keeper::{FleetHandle, Snapshot};
 use crate::http::dialect::Door;
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, reasons_json};
-use crate::journal::Journal;
+use crate::journal::{Journal, Record};
 use crate::metrics::{Metrics, ReasonLabel};
 use agent_links::AgentLinks;
 use answer_judge::Judgement;
@@ -58,7 +58,6 @@ use mesh_core::mode::Asked;
 use mesh_core::retry_budget::RetryBudget;
 use mesh_core::routing::{Candidate, Decision, Refusal, Slo};
 use mesh_daemon::clock::{Clock, unix_ms};
-use mesh_proto::v1::ExplainReply;
 use serde_json::json;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -86,7 +85,7 @@ const WHOLE_ANSWER: u32 = 6;
 /// A rough count of tokens: English and code are near four bytes each. Only for comparing machines.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// What forwarding needs of the rest of the router. Clones are cheap.
+/// What forwarding needs of the rest of the router.
 #[derive(Clone)]
 pub struct Forward {
     /// All machines and modes.
@@ -138,7 +137,7 @@ pub struct ForwardParts {
 /// A request as it came in.
 pub struct Incoming {
     /// Its id.
-    pub id: String,
+    pub id: Arc<str>,
     /// Where it came in.
     pub door: Door,
     /// The client's name for itself.
@@ -147,16 +146,7 @@ pub struct Incoming {
     pub caller: Caller,
     /// The whole body.
     pub body: Bytes,
-    /// What its headers ask of routing.
-    pub hints: Hints,
-}
-
-/// What a client's headers ask of routing.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Hints {
-    /// The session's name as a number: `x-session-affinity` or `x-session-id`.
-    pub session: Option<u64>,
-    /// Seconds to the first content and for each token: `x-slo-ttft-ms`, `x-slo-tpot-ms`.
+    /// The times that its headers ask for: `x-slo-ttft-ms`, `x-slo-tpot-ms`.
     pub slo: Slo,
 }
 
@@ -198,7 +188,7 @@ impl Forward {
     }
 
     /// Answers one request. Dropping the future, or the body of the reply, cancels it down to the engine.
-    pub async fn run(&self, mut incoming: Incoming) -> Reply {
+    pub async fn run(self: &Arc<Self>, mut incoming: Incoming) -> Reply {
         let dialect = incoming.door.dialect();
         let head = head_of(&incoming);
         let answered = if head.as_ref().is_ok_and(|head| head.stream) {
@@ -208,21 +198,22 @@ impl Forward {
             let outcome = async move { forward.answer(incoming, head).await }.boxed();
             early_head::head_in_time(outcome, progress, self.clock, dialect).await
         } else {
-            self.answer(incoming, head).await
+            // On the heap, and gone with the answer: the connection's own state is as large as its largest request.
+            Box::pin(self.answer(incoming, head)).await
         };
         answered.unwrap_or_else(|error| dialect.reply(&error))
     }
 
     async fn answer(&self, incoming: Incoming, head: Result<Head, ApiError>) -> Result<Reply, ApiError> {
         let mut ticket = Ticket::new(
-            ExplainReply {
-                request_id: incoming.id.clone(),
+            Record {
+                id: incoming.id.clone(),
                 at_unix_ms: unix_ms(),
-                path: incoming.door.path().into(),
+                path: incoming.door.path(),
                 client: incoming.client.clone(),
                 body_bytes: incoming.body.len() as u64,
-                outcome: "running".into(),
-                ..ExplainReply::default()
+                outcome: "running",
+                ..Record::default()
             },
             self.journal.clone(),
             self.metrics.clone(),
@@ -248,7 +239,7 @@ impl Forward {
                 let ended = if error.status.is_server_error() { Ended::Failed } else { Ended::Refused };
                 self.metrics.refusals.get_or_create(&ReasonLabel { reason: error.code }).inc();
                 ticket.end(ended, error.status.as_u16(), &error.message, Usage::default());
-                return Err(error.with("request_id", json!(incoming.id)));
+                return Err(error.with("request_id", json!(&*incoming.id)));
             }
         };
         Ok(self.deliver(attempt, &candidate, claim, ticket, incoming.door.dialect()))
@@ -262,15 +253,15 @@ impl Forward {
         ticket: &mut Ticket,
     ) -> Result<(Attempt, Candidate, Claim), ApiError> {
         let models = self.meaning(&head.model, ticket, head.stream)?;
-        let mode = ModeName::new(ticket.mode()).ok();
-        let slo = self.targets(mode.as_ref(), incoming.hints.slo);
+        let mode = ticket.mode().cloned();
+        let slo = self.targets(mode.as_ref(), incoming.slo);
         let wanted = Arc::new(Wanted {
             models,
             mode,
             purpose: incoming.door.purpose(),
             prompt_tokens: incoming.body.len() as u64 / BYTES_PER_TOKEN,
             least_context: 0,
-            session: incoming.hints.session,
+            session: incoming.caller.session,
             slo,
             policy: self.settings.policy,
             body: incoming.body.clone(),
@@ -326,7 +317,7 @@ impl Forward {
         let mut snapshots = self.fleet.snapshots();
         loop {
             snapshots.borrow_and_update();
-            let turn = stay.slot(course.wanted.clone(), incoming.caller.progress.clone()).await;
+            let turn = stay.slot(&course.wanted, &incoming.caller.progress).await;
             if !stay.queued().is_zero() {
                 ticket.queued(stay.queued());
             }
@@ -398,7 +389,7 @@ impl Forward {
         let named = self.settings.model_aliases.get(asked).map_or(asked, ModelId::as_str);
         match snapshot.modes.resolve(named, &snapshot.view) {
             Asked::Mode(mode) => {
-                ticket.set_mode(mode.name.as_str());
+                ticket.set_mode(&mode.name);
                 let chain = snapshot.modes.chain(mode);
                 Ok(chain.into_iter().map(|(model, from)| (model.clone(), Some(from.clone()))).collect())
             }
@@ -454,7 +445,7 @@ impl Forward {
                 None => candidate.why.to_string(),
                 Some((node, why)) => format!("next after {node}: {why}"),
             };
-            ticket.attempt(candidate, &reason);
+            ticket.attempt(candidate, reason);
             course.tell(Progress::Sent { node: candidate.machine.clone(), model: candidate.model.clone() });
             let others = tried < ATTEMPTS && !ranked.is_empty();
             let failure = match self.attempt(course.incoming, head, candidate, others, ticket).await {
@@ -483,7 +474,7 @@ impl Forward {
             };
             ticket.attempt_ended(failure.to_string());
             failed = Some((candidate.machine.clone(), failure.to_string()));
-            tracing::debug!(request_id = ticket.id(), node = %candidate.machine, %failure, "attempt failed");
+            tracing::debug!(request_id = &**ticket.id(), node = %candidate.machine, %failure, "attempt failed");
             if let Some(outcome) = failure.outcome() {
                 self.fleet.observe(&candidate.machine, &candidate.model, outcome);
             }
@@ -513,7 +504,7 @@ impl Forward {
         if let Some((attempt, candidate, _)) = empty {
             // Nobody does better: the client decides what an empty answer is worth.
             let claim = self.in_flight.claim_next(&candidate, self.clock, course.wanted.trace());
-            ticket.attempt(&candidate, "its empty answer is all there is");
+            ticket.attempt(&candidate, "its empty answer is all there is".into());
             ticket.first_content();
             return Ok((attempt, candidate, claim));
         }
@@ -617,8 +608,7 @@ enum Exhausted {
 
 /// Who sends what, for noticing clients that repeat themselves.
 fn habit(incoming: &Incoming) -> Habit {
-    let Caller { key, session, .. } = &incoming.caller;
     // Without a session, programs of the same user are told apart by their names.
-    let who = session.unwrap_or_else(|| hash_of(&incoming.client));
-    Habit::new(who.rotate_left(1) ^ hash_of(key), incoming.body.len() as u64)
+    let who = incoming.caller.session.unwrap_or_else(|| hash_of(&incoming.client));
+    Habit::new(who.rotate_left(1) ^ hash_of(&incoming.caller.key), incoming.body.len() as u64)
 }

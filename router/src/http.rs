@@ -19,6 +19,8 @@ use crate::ledger::LedgerHandle;
 use activity::{Activity, Told, Useless};
 use bytes::Bytes;
 use dialect::{Dialect, Door};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -28,7 +30,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use mesh_daemon::clock::unix_ms;
 use mesh_daemon::metrics_endpoint;
-use reply::{ApiError, Reply, json_reply, set_header, whole};
+use reply::{ApiError, Reply, json_reply, names, set_header, whole};
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -47,13 +49,25 @@ const BODY_TIME: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(10);
 /// What was written last on a connection that is being closed has this long to arrive.
 const LINGER: Duration = Duration::from_secs(60);
+/// Characters of a client's name for itself that are kept.
+const CLIENT_LIMIT: usize = 120;
 /// Requests of one HTTP/2 connection at once.
 const STREAMS: u32 = 256;
+
+/// What ends a connection besides its client.
+enum Aside {
+    /// At once.
+    Kill,
+    /// After the requests in progress.
+    Stop,
+    /// Nobody uses it.
+    Useless(Useless),
+}
 
 /// The front door. Clones are cheap.
 #[derive(Clone)]
 pub struct Front {
-    forward: Forward,
+    forward: Arc<Forward>,
     ledger: LedgerHandle,
 }
 
@@ -61,7 +75,7 @@ impl Front {
     /// A front door for `forward`, with keys from `ledger`.
     #[must_use]
     pub fn new(forward: Forward, ledger: LedgerHandle) -> Self {
-        Self { forward, ledger }
+        Self { forward: Arc::new(forward), ledger }
     }
 
     /// Serves clients until `stop`, then lets requests in progress finish for ten seconds.
@@ -85,10 +99,7 @@ impl Front {
             let (front, stop, kill) = (self.clone(), stop.clone(), now_or_never.clone());
             tasks.spawn(async move {
                 front.forward.metrics.connections.inc();
-                tokio::select! {
-                    () = kill.cancelled() => {}
-                    () = front.connection(stream, stop) => {}
-                }
+                front.connection(stream, stop, kill).await;
                 front.forward.metrics.connections.dec();
                 drop(permit);
             });
@@ -101,7 +112,7 @@ impl Front {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, stop: CancellationToken) {
+    async fn connection(&self, stream: TcpStream, stop: CancellationToken, kill: CancellationToken) {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(64 * 1024);
         http.http2()
@@ -109,7 +120,6 @@ impl Front {
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(32 * 1024)
             .keep_alive_interval(Duration::from_secs(20));
-        // Shared by the connection's requests: a front door's own clone counts a dozen parts up and down.
         let front = Arc::new(self.clone());
         let activity = Arc::new(Activity::default());
         let seen = Arc::downgrade(&activity);
@@ -119,48 +129,62 @@ impl Front {
         });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        tokio::select! {
+        // With wakes of its own: else each chunk of an answer would ask the clock and the tokens, too.
+        let mut aside = FuturesUnordered::new();
+        aside.push(async {
+            tokio::select! {
+                () = kill.cancelled() => Aside::Kill,
+                () = stop.cancelled() => Aside::Stop,
+                useless = activity.ended() => Aside::Useless(useless),
+            }
+        });
+        let aside = tokio::select! {
+            biased;
             // Errors here are clients that hang up or send nonsense; hyper has answered what could be answered.
             _ = connection.as_mut() => return,
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            Some(aside) = aside.next() => aside,
+        };
+        match aside {
             // Others may be waiting for this place.
-            useless = activity.ended() => match useless {
-                Useless::Stalled => return,
-                Useless::Idle => {
-                    connection.as_mut().graceful_shutdown();
-                    drop(tokio::time::timeout(LINGER, connection).await);
-                    return;
+            Aside::Kill | Aside::Useless(Useless::Stalled) => {}
+            Aside::Useless(Useless::Idle) => {
+                connection.as_mut().graceful_shutdown();
+                drop(tokio::time::timeout(LINGER, connection).await);
+            }
+            Aside::Stop => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    () = kill.cancelled() => {}
+                    _ = connection => {}
                 }
-            },
+            }
         }
-        drop(connection.await);
     }
 
     async fn answer(&self, request: Request<HttpBody>) -> Reply {
-        let id = format!("req-{}", uuid::Uuid::now_v7().simple());
-        let span = tracing::info_span!("request", request_id = %id, path = request.uri().path());
+        let id: Arc<str> = fresh_id();
+        let span = tracing::info_span!("request", request_id = &*id, path = request.uri().path());
         let dialect = Dialect::of_path(request.uri().path());
         let mut reply = self
             .route(request, &id)
             .instrument(span)
             .await
-            .unwrap_or_else(|error| dialect.reply(&error.with("request_id", json!(id))));
-        set_header(&mut reply, "x-mesh-request-id", &id);
+            .unwrap_or_else(|error| dialect.reply(&error.with("request_id", json!(&*id))));
+        set_header(&mut reply, names::REQUEST_ID, &id);
         if dialect == Dialect::Anthropic {
-            // Where Anthropic's SDK looks for it.
-            set_header(&mut reply, "request-id", &id);
+            set_header(&mut reply, names::ANTHROPIC_ID, &id);
         }
         reply
     }
 
     /// The whole public surface.
-    async fn route(&self, request: Request<HttpBody>, id: &str) -> Result<Reply, ApiError> {
+    async fn route(&self, request: Request<HttpBody>, id: &Arc<str>) -> Result<Reply, ApiError> {
         // The target of a CONNECT has no path, whatever method it comes with.
         let path = match request.uri().path() {
-            "" => "(none)".to_owned(),
-            path => path.trim_end_matches('/').to_owned(),
+            "" => "(none)",
+            path => path.trim_end_matches('/'),
         };
-        match (request.method(), path.as_str()) {
+        match (request.method(), path) {
             (&Method::GET | &Method::HEAD, "/healthz") => {
                 return Ok(json_reply(StatusCode::OK, &json!({"status": "ok"})));
             }
@@ -172,14 +196,14 @@ impl Front {
             return Ok(ollama::root());
         }
         let key = self.authorize(request.headers())?;
-        if let Some(door) = Door::at(&path) {
+        if let Some(door) = Door::at(path) {
             if request.method() == Method::POST {
                 return self.forward(request, id, key, door).await;
             }
-            return Err(wrong_method(&path, request.method()));
+            return Err(wrong_method(path, request.method()));
         }
         let snapshot = || self.forward.fleet.snapshot();
-        match (request.method(), path.as_str()) {
+        match (request.method(), path) {
             (&Method::GET, "/v1/models") => Ok(openai::models(&snapshot())),
             (&Method::GET, "/v1/model/info" | "/model/info") => Ok(model_info::litellm(&snapshot())),
             (&Method::GET, path) if path.starts_with("/v1/models/") => {
@@ -214,7 +238,7 @@ impl Front {
     }
 
     /// A key is asked for before anything else is said.
-    fn authorize(&self, headers: &HeaderMap) -> Result<String, ApiError> {
+    fn authorize(&self, headers: &HeaderMap) -> Result<Arc<str>, ApiError> {
         let refuse = |reason: &'static str, message: &str| {
             let label = crate::metrics::ReasonLabel { reason };
             self.forward.metrics.refusals.get_or_create(&label).inc();
@@ -235,21 +259,23 @@ impl Front {
         let id = self.ledger.check(presented);
         let Some(id) = id else { return Err(refuse("invalid_api_key", "the API key is not known here")) };
         self.ledger.key_used(&id, unix_ms());
-        Ok(id.to_string())
+        Ok(id)
     }
 
     async fn forward(
         &self,
         request: Request<HttpBody>,
-        id: &str,
-        key: String,
+        id: &Arc<str>,
+        key: Arc<str>,
         door: Door,
     ) -> Result<Reply, ApiError> {
         let client =
             request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let client = client.chars().take(120).collect();
-        let hints = routing_hints::read(request.headers())?;
-        let caller = Caller::read(key, request.headers())?;
+        let client = shortened(client, CLIENT_LIMIT).to_owned();
+        let headers = request.headers();
+        let slo = routing_hints::targets(headers)?;
+        let (session, deadline) = (routing_hints::session(headers), routing_hints::deadline(headers)?);
+        let caller = Caller { key, session, deadline, progress: None };
         let body = door.admit(self.body(request).await?)?;
         if matches!(door, Door::OllamaChat | Door::OllamaGenerate)
             && let Some(reply) =
@@ -257,7 +283,7 @@ impl Front {
         {
             return reply;
         }
-        Ok(self.forward.run(Incoming { id: id.into(), door, client, caller, body, hints }).await)
+        Ok(self.forward.run(Incoming { id: id.clone(), door, client, caller, body, slo }).await)
     }
 
     async fn body(&self, request: Request<HttpBody>) -> Result<Bytes, ApiError> {
@@ -332,6 +358,21 @@ const KNOWN: [&str; 15] = [
     "/api/delete",
     "",
 ];
+
+/// The first `limit` characters.
+pub(crate) fn shortened(text: &str, limit: usize) -> &str {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) if text.len() > limit => &text[..end],
+        _ => text,
+    }
+}
+
+/// An id that sorts by time.
+fn fresh_id() -> Arc<str> {
+    let mut text = *b"req-00000000000000000000000000000000";
+    uuid::Uuid::now_v7().simple().encode_lower(&mut text[4..]);
+    std::str::from_utf8(&text).expect("hexadecimal digits").into()
+}
 
 fn wrong_method(path: &str, method: &Method) -> ApiError {
     let message = format!("{path} does not answer {method}");

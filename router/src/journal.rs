@@ -3,8 +3,11 @@
 //! One task owns the list of records. A request shares its record with the list and goes on writing in it, so nothing
 //! is copied and nothing is made into text before somebody asks.
 
+use crate::forward::stream_guard::Usage;
+use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::routing::{Candidate, Decision, Rejection};
-use mesh_proto::v1::{CandidateLine, CostTerm, ExplainReply};
+use mesh_proto::v1::{AttemptLine, CandidateLine, CostTerm, ExplainReply};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
@@ -57,25 +60,72 @@ pub struct SharedRecord {
     record: Arc<Mutex<Record>>,
 }
 
-/// What is known of a request.
+/// What is known of a request. Names are shared and words are static, so that a request pays little for being
+/// remembered.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// All but the candidates.
-    pub reply: ExplainReply,
+    /// Its id.
+    pub id: Arc<str>,
+    /// When it came, in milliseconds of the Unix time.
+    pub at_unix_ms: u64,
+    /// Where it came in.
+    pub path: &'static str,
+    /// The client's name for itself.
+    pub client: String,
+    /// Bytes of its body.
+    pub body_bytes: u64,
+    /// The model or mode that was asked for.
+    pub asked: String,
+    /// Whether a stream was asked for.
+    pub stream: bool,
+    /// The mode, `None` for a model asked for by name.
+    pub mode: Option<ModeName>,
+    /// Why the last node was tried.
+    pub reason: String,
+    /// Each try on a node.
+    pub attempts: Vec<Attempted>,
+    /// `running`, or how it ended.
+    pub outcome: &'static str,
+    /// More on that.
+    pub outcome_detail: String,
+    /// HTTP status.
+    pub status: u16,
+    /// Seconds to the first content, and to the end of a typical answer, predicted of the node tried last.
+    pub predicted_s: (Option<f64>, Option<f64>),
+    /// Seconds to the first content.
+    pub ttft_s: Option<f64>,
+    /// Seconds to the end.
+    pub duration_s: Option<f64>,
+    /// Seconds that it waited for slots, if it did.
+    pub queued_s: Option<f64>,
+    /// Tokens and times as the engine told them.
+    pub usage: Usage,
     /// What was decided last.
     pub decision: Option<Arc<Decision>>,
     /// Or why nobody could serve.
     pub refused: Vec<Rejection>,
 }
 
-impl SharedRecord {
-    /// A record that begins with what `reply` says.
-    #[must_use]
-    pub fn new(reply: ExplainReply) -> Self {
-        let record = Record { reply, ..Record::default() };
+/// One try on one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempted {
+    /// Which node.
+    pub node: MachineId,
+    /// Which model.
+    pub model: ModelId,
+    /// Seconds after the request came.
+    pub started_after_s: f64,
+    /// What came of it.
+    pub result: Cow<'static, str>,
+}
+
+impl From<Record> for SharedRecord {
+    fn from(record: Record) -> Self {
         Self { record: Arc::new(Mutex::new(record)) }
     }
+}
 
+impl SharedRecord {
     /// The record. Held for an assignment or for making text of it, never across an await.
     pub fn lock(&self) -> MutexGuard<'_, Record> {
         // Each change is one assignment, so the record makes sense after any panic.
@@ -84,13 +134,44 @@ impl SharedRecord {
 
     fn shown(&self) -> ExplainReply {
         let record = self.lock();
-        let mut reply = record.reply.clone();
         let decided = record.decision.as_deref();
         let ranked = decided.map(|decision| decision.ranked.as_slice()).unwrap_or_default();
         let rejected = decided.map_or(record.refused.as_slice(), |decision| decision.rejected.as_slice());
         let ranked = ranked.iter().enumerate().map(|(at, candidate)| candidate_line(at + 1, candidate));
-        reply.candidates = ranked.chain(rejected.iter().map(rejection_line)).take(CANDIDATES).collect();
-        reply
+        let candidates = ranked.chain(rejected.iter().map(rejection_line)).take(CANDIDATES).collect();
+        ExplainReply {
+            request_id: record.id.as_ref().into(),
+            at_unix_ms: record.at_unix_ms,
+            path: record.path.into(),
+            asked: record.asked.clone(),
+            mode: record.mode.as_ref().map(ToString::to_string).unwrap_or_default(),
+            client: record.client.clone(),
+            body_bytes: record.body_bytes,
+            stream: record.stream,
+            candidates,
+            attempts: record.attempts.iter().map(attempt_line).collect(),
+            outcome: record.outcome.into(),
+            outcome_detail: record.outcome_detail.clone(),
+            status: record.status.into(),
+            ttft_s: record.ttft_s,
+            duration_s: record.duration_s,
+            prompt_tokens: record.usage.prompt_tokens,
+            completion_tokens: record.usage.completion_tokens,
+            tokens_per_second: record.usage.tokens_per_second(),
+            reason: record.reason.clone(),
+            queued_s: record.queued_s,
+            predicted_ttft_s: record.predicted_s.0,
+            predicted_answer_s: record.predicted_s.1,
+        }
+    }
+}
+
+fn attempt_line(attempt: &Attempted) -> AttemptLine {
+    AttemptLine {
+        node: attempt.node.to_string(),
+        model: attempt.model.to_string(),
+        started_after_s: attempt.started_after_s,
+        result: attempt.result.as_ref().into(),
     }
 }
 
@@ -191,8 +272,8 @@ impl Journal {
 /// What counts of a request that has ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finish {
-    /// Its mode, not empty.
-    pub mode: String,
+    /// Its mode.
+    pub mode: ModeName,
     /// `complete`, `failed`, `refused` or `cancelled`.
     pub outcome: &'static str,
     /// Seconds to its first content.
@@ -207,7 +288,7 @@ pub struct Finish {
 struct Records {
     /// The oldest first.
     kept: VecDeque<SharedRecord>,
-    modes: BTreeMap<String, Recent>,
+    modes: BTreeMap<ModeName, Recent>,
 }
 
 #[derive(Default)]
@@ -242,14 +323,14 @@ impl Records {
             return self.kept.back().map(SharedRecord::shown).ok_or(NotFound::Empty);
         }
         // A person asks now and then: ten thousand looks cost less than an index that every request keeps up.
-        let starts = |record: &&SharedRecord| record.lock().reply.request_id.starts_with(prefix);
+        let starts = |record: &&SharedRecord| record.lock().id.starts_with(prefix);
         let hits: Vec<&SharedRecord> = self.kept.iter().filter(starts).take(5).collect();
-        let exact = hits.iter().find(|record| record.lock().reply.request_id == prefix);
+        let exact = hits.iter().find(|record| record.lock().id.as_ref() == prefix);
         match (exact, hits.as_slice()) {
             (Some(record), _) | (None, [record]) => Ok(record.shown()),
             (None, []) => Err(NotFound::Unknown(prefix.into())),
             (None, several) => {
-                let id = |record: &&SharedRecord| record.lock().reply.request_id.clone();
+                let id = |record: &&SharedRecord| record.lock().id.to_string();
                 Err(NotFound::Ambiguous {
                     prefix: prefix.into(),
                     candidates: several.iter().map(id).collect(),
@@ -265,7 +346,7 @@ impl Records {
             ok: recent.ok,
             failed: recent.failed,
         };
-        self.modes.iter().map(|(mode, recent)| (mode.clone(), stats(recent))).collect()
+        self.modes.iter().map(|(mode, recent)| (mode.to_string(), stats(recent))).collect()
     }
 }
 
@@ -289,11 +370,17 @@ mod tests {
     use super::*;
 
     fn record(id: &str) -> SharedRecord {
-        SharedRecord::new(ExplainReply { request_id: id.into(), ..ExplainReply::default() })
+        Record { id: id.into(), ..Record::default() }.into()
     }
 
     fn finish(outcome: &'static str, ttft_s: f64) -> Finish {
-        Finish { mode: "code".into(), outcome, ttft_s: Some(ttft_s), queued_s: None, tokens_per_second: None }
+        Finish {
+            mode: "code".parse().expect("valid"),
+            outcome,
+            ttft_s: Some(ttft_s),
+            queued_s: None,
+            tokens_per_second: None,
+        }
     }
 
     #[test]
@@ -324,7 +411,7 @@ mod tests {
     fn a_record_is_found_as_it_is_now() {
         let (mut records, shared) = (Records::default(), record("req-1"));
         records.begun(shared.clone());
-        shared.lock().reply.outcome = "complete".into();
+        shared.lock().outcome = "complete";
         assert_eq!(records.find("req-1").map(|r| r.outcome), Ok("complete".into()));
     }
 

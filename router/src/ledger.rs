@@ -175,7 +175,7 @@ impl LedgerHandle {
 
     /// The id of the key that `presented` is, if it is one now.
     #[must_use]
-    pub fn check(&self, presented: &str) -> Option<String> {
+    pub fn check(&self, presented: &str) -> Option<Arc<str>> {
         self.keys.borrow().check(presented).map(|key| key.id.clone())
     }
 

@@ -20,4 +20,5 @@ pub mod grpc;
 pub mod http;
 pub mod journal;
 pub mod ledger;
+pub mod marks;
 pub mod metrics;

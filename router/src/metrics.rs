@@ -1,21 +1,33 @@
 //! The router's metrics. Names are listed in `docs/metrics.md`; labels hold names of nodes, models and modes,
 //! never anything a client wrote.
 
-use prometheus_client::encoding::EncodeLabelSet;
+use mesh_core::id::{MachineId, ModeName, ModelId};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use std::fmt::{self, Display, Write as _};
 use std::sync::Arc;
+
+/// A name of the mesh as a label: shared, not copied.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Named<T>(pub T);
+
+impl<T: Display> EncodeLabelValue for Named<T> {
+    fn encode(&self, out: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        write!(out, "{}", self.0)
+    }
+}
 
 /// How one request ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The mode, or empty for a model asked for by name.
-    pub mode: String,
+    pub mode: Option<Named<ModeName>>,
     /// The node that answered, or empty.
-    pub node: String,
+    pub node: Option<Named<MachineId>>,
     /// complete, failed, cancelled, refused
     pub outcome: &'static str,
 }
@@ -24,7 +36,7 @@ pub struct RequestLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ModeLabel {
     /// The mode, or empty for a model asked for by name.
-    pub mode: String,
+    pub mode: Option<Named<ModeName>>,
 }
 
 /// One reason.
@@ -38,18 +50,18 @@ pub struct ReasonLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReplicaLabels {
     /// The node.
-    pub node: String,
+    pub node: Named<MachineId>,
     /// The model.
-    pub model: String,
+    pub model: Named<ModelId>,
 }
 
 /// What is wrong with answers of one model on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AnswerLabels {
     /// The node.
-    pub node: String,
+    pub node: Named<MachineId>,
     /// The model.
-    pub model: String,
+    pub model: Named<ModelId>,
     /// A word from a fixed list.
     pub kind: &'static str,
 }
@@ -58,7 +70,7 @@ pub struct AnswerLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TokenLabels {
     /// The node that processed them.
-    pub node: String,
+    pub node: Option<Named<MachineId>>,
     /// prompt, completion
     pub kind: &'static str,
 }

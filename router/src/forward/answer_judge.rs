@@ -17,7 +17,7 @@ use super::prompt_measure::Known;
 use super::stream_guard::Usage;
 use crate::fleet_keeper::FleetHandle;
 use crate::http::head::scan::plain_end;
-use crate::metrics::{AnswerLabels, Metrics, ReplicaLabels};
+use crate::metrics::{AnswerLabels, Metrics, Named, ReplicaLabels};
 use bytes::Bytes;
 use mesh_core::fleet::{FleetView, Outcome};
 use mesh_core::id::ModelId;
@@ -152,6 +152,9 @@ impl Judgement {
     /// For `explain`: all faults in one line, empty when there is none.
     #[must_use]
     pub fn text(&self) -> String {
+        if self.faults.is_empty() {
+            return String::new();
+        }
         self.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 
@@ -181,7 +184,7 @@ impl Judgement {
 
     /// Counts the faults, and says loudly where one model stands for another.
     pub fn count(&self, candidate: &Candidate, metrics: &Metrics) {
-        let (node, model) = (candidate.machine.to_string(), candidate.model.to_string());
+        let (node, model) = (Named(candidate.machine.clone()), Named(candidate.model.clone()));
         for fault in &self.faults {
             let replica = ReplicaLabels { node: node.clone(), model: model.clone() };
             match fault {
@@ -190,7 +193,8 @@ impl Judgement {
                     let kind = if ours.is_some() { "ours" } else { "unknown" };
                     let labels = AnswerLabels { node: node.clone(), model: model.clone(), kind };
                     if let Some(ours) = ours {
-                        tracing::warn!(%node, asked = %model, answered = %ours, "another model answered");
+                        let (node, asked) = (&candidate.machine, &candidate.model);
+                        tracing::warn!(%node, %asked, answered = %ours, "another model answered");
                     }
                     metrics.other_model.get_or_create(&labels).inc()
                 }

@@ -1,6 +1,7 @@
-//! Whether an answer that is no stream is an answer at all. Engines and what stands before them say `200` to many
-//! things: an error, a welcome page, nothing.
+//! Whether an answer that is no stream is an answer at all, and its tokens and times. Engines and what stands before
+//! them say `200` to many things: an error, a welcome page, nothing.
 
+use super::stream_guard::{Timings, Usage, UsageField, framing};
 use http::StatusCode;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -22,16 +23,25 @@ pub enum NoAnswer {
     Error,
 }
 
+/// What is read of an answer: in one pass, for it may be long.
 #[derive(Deserialize)]
 struct Shape {
     error: Option<IgnoredAny>,
+    usage: Option<UsageField>,
+    timings: Option<Timings>,
 }
 
-/// Checks status and body of a whole answer.
+/// The same of one whose usage is not told as OpenAI does.
+#[derive(Deserialize)]
+struct Outline {
+    error: Option<IgnoredAny>,
+}
+
+/// Checks status and body of a whole answer, and reads its tokens and times.
 ///
 /// # Errors
 /// [`NoAnswer`] says what it is instead.
-pub fn check(status: StatusCode, body: &[u8]) -> Result<(), NoAnswer> {
+pub fn read(status: StatusCode, body: &[u8]) -> Result<Usage, NoAnswer> {
     if status != StatusCode::OK {
         return Err(NoAnswer::Status(status.as_u16()));
     }
@@ -40,14 +50,20 @@ pub fn check(status: StatusCode, body: &[u8]) -> Result<(), NoAnswer> {
         return Err(NoAnswer::Empty);
     }
     // serde reads an array into a struct too, field by field. It does not look at bytes that it skips.
-    if !text.starts_with(b"{") || std::str::from_utf8(text).is_err() {
-        return Err(NoAnswer::NotJson);
+    let text =
+        std::str::from_utf8(text).ok().filter(|text| text.starts_with('{')).ok_or(NoAnswer::NotJson)?;
+    let mut found = Usage::default();
+    let error = match serde_json::from_str::<Shape>(text) {
+        Ok(Shape { error, usage, timings }) => {
+            found.take(usage.as_ref(), timings.as_ref());
+            error
+        }
+        Err(_) => serde_json::from_str::<Outline>(text).map_err(|_| NoAnswer::NotJson)?.error,
+    };
+    if error.is_some() {
+        return Err(NoAnswer::Error);
     }
-    match serde_json::from_slice::<Shape>(text) {
-        Ok(Shape { error: None }) => Ok(()),
-        Ok(Shape { error: Some(_) }) => Err(NoAnswer::Error),
-        Err(_) => Err(NoAnswer::NotJson),
-    }
+    Ok(if found == Usage::default() { framing::usage_of_other(body) } else { found })
 }
 
 #[cfg(test)]
@@ -58,15 +74,31 @@ mod tests {
     fn only_a_json_object_without_an_error_is_an_answer() {
         let ok = StatusCode::OK;
         for good in ["{}", " \n{\"choices\":[]} ", "{\"error\":null,\"choices\":[]}"] {
-            assert_eq!(check(ok, good.as_bytes()), Ok(()), "{good}");
+            assert_eq!(read(ok, good.as_bytes()), Ok(Usage::default()), "{good}");
         }
-        assert_eq!(check(ok, b" "), Err(NoAnswer::Empty));
-        assert_eq!(check(StatusCode::NO_CONTENT, b""), Err(NoAnswer::Status(204)));
-        assert_eq!(check(ok, br#"{"error":{"message":"the prompt"}}"#), Err(NoAnswer::Error));
+        assert_eq!(read(ok, b" "), Err(NoAnswer::Empty));
+        assert_eq!(read(StatusCode::NO_CONTENT, b""), Err(NoAnswer::Status(204)));
+        for error in [r#"{"error":{"message":"the prompt"}}"#, r#"{"usage":7,"error":"the prompt"}"#] {
+            assert_eq!(read(ok, error.as_bytes()), Err(NoAnswer::Error), "{error}");
+        }
         let deep = format!("{{\"a\":{}", "[".repeat(1_000_000));
         for bad in ["null", "[{}]", "<html>", "{\"a\":1", "{} {}", "data: {}\n\n", &deep] {
-            assert_eq!(check(ok, bad.as_bytes()), Err(NoAnswer::NotJson));
+            assert_eq!(read(ok, bad.as_bytes()), Err(NoAnswer::NotJson));
         }
-        assert_eq!(check(ok, b"{\"a\":\"\xff\"}"), Err(NoAnswer::NotJson));
+        assert_eq!(read(ok, b"{\"a\":\"\xff\"}"), Err(NoAnswer::NotJson));
+    }
+
+    #[test]
+    fn tokens_are_read_in_whatever_shape_an_engine_tells_them() {
+        let tokens = |text: &str| {
+            let usage = read(StatusCode::OK, text.as_bytes()).expect("an answer");
+            (usage.prompt_tokens, usage.completion_tokens)
+        };
+        let openai = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#;
+        let anthropic = r#"{"type":"message","usage":{"input_tokens":3,"output_tokens":5}}"#;
+        for told in [openai, anthropic] {
+            assert_eq!(tokens(told), (Some(3), Some(5)), "{told}");
+        }
+        assert_eq!(tokens(r#"{"choices":[],"usage":"many"}"#), (None, None));
     }
 }

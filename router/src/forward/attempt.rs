@@ -5,7 +5,7 @@ use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
 use super::answer_judge::{Judgement, Truth};
 use super::answer_shape;
 use super::flow::StreamAttempt;
-use super::stream_guard::{StreamGuard, Usage, usage_of};
+use super::stream_guard::{StreamGuard, Usage};
 use crate::fleet_keeper::FleetHandle;
 use crate::http::dialect::passage::{Change, Prepared};
 use crate::http::dialect::pieces::NoAnswer;
@@ -190,7 +190,7 @@ pub async fn open(
 ) -> Result<Attempt, Failure> {
     let Prepared { path, body, framing, keep_usage, change } = prepared;
     let request = RequestHead {
-        request_id: incoming.id.clone(),
+        request_id: incoming.id.to_string(),
         model: candidate.model.to_string(),
         path: path.into(),
         body_length: body.len() as u64,
@@ -242,8 +242,7 @@ pub async fn open(
             .map(|s| Attempt::Stream(Box::new(s)));
     }
     let body = collect(body, WHOLE_LIMIT).await?;
-    answer_shape::check(status, &body).map_err(|error| Failure::Replica(error.to_string()))?;
-    let usage = usage_of(&body);
+    let usage = answer_shape::read(status, &body).map_err(|error| Failure::Replica(error.to_string()))?;
     truth.known.is_stream = false;
     if incoming.door.purpose() == Purpose::Chat {
         truth.judge.look(&body);

@@ -5,12 +5,15 @@ use super::in_flight::Claim;
 use super::ticket::{Ended, Ticket};
 use super::{Forward, refusals};
 use crate::http::dialect::Dialect;
-use crate::http::reply::{Reply, set_header};
+use crate::http::reply::{Reply, names, set_header};
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use mesh_core::routing::Candidate;
 use tokio_util::sync::CancellationToken;
+
+/// Headers of an answer, usually.
+const HEADERS: usize = 8;
 
 impl Forward {
     /// Turns an attempt with content into the client's answer.
@@ -22,7 +25,7 @@ impl Forward {
         mut ticket: Ticket,
         dialect: Dialect,
     ) -> Reply {
-        let (mode, reason, id) = (ticket.mode(), ticket.reason(), ticket.id());
+        let (mode, reason) = (ticket.mode().cloned(), ticket.reason());
         let (queued, ended) =
             ticket.stay().map_or_else(Default::default, |stay| (stay.queued(), stay.ended()));
         let clamped = ticket.is_clamped().map(str::to_owned);
@@ -48,25 +51,26 @@ impl Forward {
                 }
             }
         };
+        // Once, and not by doubling: ours, and the media type.
+        reply.headers_mut().reserve(HEADERS);
         if let Some(truncated) = judgement.truncated() {
-            set_header(&mut reply, "x-mesh-truncated", &truncated);
+            set_header(&mut reply, names::TRUNCATED, &truncated);
         }
         if judgement.is_empty_answer() {
-            set_header(&mut reply, "x-mesh-warning", "empty-answer");
+            set_header(&mut reply, names::WARNING, "empty-answer");
         }
         if let Some(clamped) = clamped {
-            set_header(&mut reply, "x-mesh-max-tokens-clamped", &clamped);
+            set_header(&mut reply, names::CLAMPED, &clamped);
         }
         if !queued.is_zero() {
-            set_header(&mut reply, "x-mesh-queue-ms", &queued.as_millis().to_string());
+            set_header(&mut reply, names::QUEUE_MS, &queued.as_millis().to_string());
         }
-        set_header(&mut reply, "x-mesh-node", candidate.machine.as_str());
-        set_header(&mut reply, "x-mesh-model", candidate.model.as_str());
-        if !mode.is_empty() {
-            set_header(&mut reply, "x-mesh-mode", &mode);
+        set_header(&mut reply, names::NODE, candidate.machine.as_str());
+        set_header(&mut reply, names::MODEL, candidate.model.as_str());
+        if let Some(mode) = mode {
+            set_header(&mut reply, names::MODE, mode.as_str());
         }
-        set_header(&mut reply, "x-mesh-reason", &reason);
-        set_header(&mut reply, "x-mesh-request-id", &id);
+        set_header(&mut reply, names::REASON, &reason);
         reply
     }
 }

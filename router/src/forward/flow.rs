@@ -24,7 +24,7 @@ use mesh_core::speed::Timing;
 use serde_json::json;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -153,6 +153,8 @@ struct Silence {
     limit: Duration,
     /// Made when it is first waited for.
     look: Option<Pin<Box<Sleep>>>,
+    /// Whom it will wake.
+    waker: Option<Waker>,
     /// Something came since the last look.
     heard: bool,
     /// Looks in a row that found nothing new.
@@ -163,7 +165,7 @@ struct Silence {
 
 impl Silence {
     fn new(limit: Duration) -> Self {
-        Self { limit, look: None, heard: false, silent: 0, after_done: false }
+        Self { limit, look: None, waker: None, heard: false, silent: 0, after_done: false }
     }
 
     /// Completes when nothing was heard for the limit, or [`AFTER_DONE`] after the end, whatever is heard then.
@@ -174,6 +176,11 @@ impl Silence {
             self.after_done = true;
             look.as_mut().reset(Instant::now() + AFTER_DONE);
         }
+        // A timer that knows whom to wake need not be asked for each chunk.
+        if !look.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            return Poll::Pending;
+        }
+        self.waker = Some(context.waker().clone());
         loop {
             ready!(look.as_mut().poll(context));
             if done {

@@ -10,7 +10,6 @@ use crate::http::dialect::passage::Passage;
 use crate::http::dialect::translation::Label;
 use crate::http::head::{Cap, Head};
 use crate::metrics::ReasonLabel;
-use mesh_core::id::ModeName;
 use mesh_core::machine::EngineKind;
 use mesh_core::routing::Candidate;
 use mesh_daemon::clock::unix_ms;
@@ -37,7 +36,7 @@ impl Forward {
         let model = candidate.model.as_str();
         let mut failure = None;
         for way in ways {
-            let label = Label { model: model.into(), id: incoming.id.clone(), at_unix_ms: unix_ms() };
+            let label = || Label { model: model.into(), id: incoming.id.to_string(), at_unix_ms: unix_ms() };
             let prepared =
                 way.prepare(incoming.door, &incoming.body, head, model, label, cap).map_err(|error| {
                     if error.code == "unsupported" { beyond(error) } else { Failure::Client(error) }
@@ -66,8 +65,7 @@ impl Forward {
             self.metrics.prompt_counts.get_or_create(&ReasonLabel { reason }).inc();
         }
         let measured = measured?;
-        let mode = ModeName::new(ticket.mode()).ok();
-        let limit = mode.and_then(|mode| self.settings.mode_max_tokens.get(&mode).copied());
+        let limit = ticket.mode().and_then(|mode| self.settings.mode_max_tokens.get(mode).copied());
         let of_mode = limit.and_then(|tokens| prompt_measure::mode_cap(head, incoming.door.path(), tokens));
         let cap = match (of_mode, measured.cap) {
             // The lower one, with the mode's way of adding what is not there.

@@ -16,6 +16,7 @@ use super::attempt::Failure;
 use crate::http::head::scan::plain_end;
 use crate::http::head::{Cap, Head};
 use crate::http::reply::ApiError;
+use crate::marks::Marks;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::StatusCode;
@@ -36,12 +37,14 @@ pub const COUNT_PATH: &str = "/v1/chat/completions/input_tokens";
 const TEMPLATE_TOKENS: u64 = 512;
 /// The densest text that is usual has so many bytes in each token: numbers, code full of symbols.
 const DENSE_BYTES: u64 = 2;
+/// Tokens that every engine's slot holds which cuts prompts in silence: Ollama's default, until 2025.
+const LEAST_CONTEXT: u64 = 2048;
 /// A count takes an engine milliseconds; one that takes longer is not worth waiting for.
 const COUNT_LIMIT: Duration = Duration::from_millis(500);
 /// A count is an object of 50 bytes.
 const COUNT_BYTES: usize = 4 << 10;
 /// Marks of thoughts in a text, which templates leave out of earlier answers.
-const THOUGHTS: [&[u8]; 4] = [b"think>", b"reasoning", b"channel|>", b"\"thinking\""];
+static THOUGHTS: Marks<4> = Marks::new([b"think>", b"reasoning", b"channel|>", b"\"thinking\""]);
 /// An engine's count may be this much under the lower bound before it is called cut: vocabularies are not all alike.
 const SLACK_TOKENS: u64 = 32;
 
@@ -111,7 +114,8 @@ pub async fn measure(
     if context.is_some_and(|context| bytes + TEMPLATE_TOKENS <= context) {
         return Ok(Measured { known, ..Measured::default() });
     }
-    if !engine.is_some_and(refuses_by_itself) {
+    let fits_anywhere = context.is_none() && bytes + TEMPLATE_TOKENS <= LEAST_CONTEXT;
+    if !engine.is_some_and(refuses_by_itself) && !fits_anywhere {
         known.at_least = words(head, &incoming.body);
         if let (Some(least), Some(context)) = (known.at_least, context)
             && least > context
@@ -198,7 +202,7 @@ async fn count(link: &dyn AgentLink, incoming: &Incoming, head: &Head, candidate
     }
     let body = head.splice(&incoming.body, candidate.model.as_str());
     let request = RequestHead {
-        request_id: incoming.id.clone(),
+        request_id: incoming.id.to_string(),
         model: candidate.model.to_string(),
         path: COUNT_PATH.into(),
         body_length: body.len() as u64,
@@ -225,7 +229,7 @@ async fn count(link: &dyn AgentLink, incoming: &Incoming, head: &Head, candidate
 /// leave out parts.
 fn words(head: &Head, body: &[u8]) -> Option<u64> {
     let prompt = body.get(head.prompt.clone()?)?;
-    if THOUGHTS.iter().any(|mark| memchr::memmem::find(prompt, mark).is_some()) {
+    if THOUGHTS.any_in(prompt) {
         return None;
     }
     let (mut at, mut count) = (0, 0);

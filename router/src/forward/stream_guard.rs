@@ -6,8 +6,9 @@
 //!                     └─► first content · finish · [DONE] · error · tokens and timings
 //! ```
 
-mod framing;
+pub mod framing;
 
+use crate::marks::Marks;
 use bytes::{Bytes, BytesMut};
 pub use framing::Framing;
 use memchr::memmem;
@@ -27,6 +28,15 @@ pub struct Usage {
     pub completion_tokens: Option<u64>,
     /// Speeds, where the engine tells (llama.cpp does).
     pub timing: Option<Timing>,
+}
+
+impl Usage {
+    /// Tokens of the answer each second, where the engine tells its times.
+    #[must_use]
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let decode = self.timing.filter(|timing| timing.decode_s > 0.0)?;
+        Some(decode.decode_tokens as f64 / decode.decode_s)
+    }
 }
 
 /// What has been seen of a stream.
@@ -97,8 +107,9 @@ impl<'de> Deserialize<'de> for NonEmpty {
     }
 }
 
+/// `usage` of OpenAI's answers.
 #[derive(Deserialize)]
-struct UsageField {
+pub struct UsageField {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     prompt_tokens_details: Option<PromptDetails>,
@@ -109,8 +120,9 @@ struct PromptDetails {
     cached_tokens: Option<u64>,
 }
 
+/// `timings` of llama.cpp's answers.
 #[derive(Deserialize)]
-struct Timings {
+pub struct Timings {
     cache_n: Option<u64>,
     prompt_n: Option<u64>,
     prompt_ms: Option<f64>,
@@ -130,19 +142,6 @@ impl Timings {
     }
 }
 
-/// Tokens and times of a whole (not streamed) answer.
-#[must_use]
-pub fn usage_of(body: &[u8]) -> Usage {
-    let mut usage = Usage::default();
-    if let Ok(frame) = serde_json::from_slice::<Frame>(body) {
-        usage.take(&frame);
-    }
-    if usage == Usage::default() {
-        usage = framing::usage_of_other(body);
-    }
-    usage
-}
-
 /// A number of tokens as an engine tells it, bounded: sums of hostile ones must not overflow.
 #[must_use]
 pub fn tokens(told: u64) -> u64 {
@@ -150,15 +149,16 @@ pub fn tokens(told: u64) -> u64 {
 }
 
 impl Usage {
-    fn take(&mut self, frame: &Frame) {
-        if let Some(field) = &frame.usage {
+    /// Takes over what an answer, or one frame of it, tells.
+    pub(super) fn take(&mut self, usage: Option<&UsageField>, timings: Option<&Timings>) {
+        if let Some(field) = usage {
             self.prompt_tokens = field.prompt_tokens.map(tokens).or(self.prompt_tokens);
             self.completion_tokens = field.completion_tokens.map(tokens).or(self.completion_tokens);
         }
-        if let Some(timings) = &frame.timings {
+        if let Some(timings) = timings {
             self.timing = Some(timings.timing());
         }
-        let details = frame.usage.as_ref().and_then(|field| field.prompt_tokens_details.as_ref());
+        let details = usage.and_then(|field| field.prompt_tokens_details.as_ref());
         if let Some(cached) = details.and_then(|details| details.cached_tokens) {
             let timing = self.timing.get_or_insert_default();
             timing.cached_tokens = timing.cached_tokens.or(Some(cached));
@@ -240,12 +240,13 @@ impl StreamGuard {
 
     /// Whether nothing in `bytes` can be worth a look: after the first content that is nearly all of a stream.
     fn is_plain(&self, bytes: &[u8]) -> bool {
-        let marks: [&[u8]; 5] = [b"\"usage\"", b"\"timings\"", b"[DONE]", b"{\"error\"", b"error:"];
+        static MARKS: Marks<5> =
+            Marks::new([b"\"usage\"", b"\"timings\"", b"[DONE]", b"{\"error\"", b"error:"]);
         self.framing == Framing::OpenAi
             && self.seen.content
             && !self.seen.error
             && !self.seen.done
-            && marks.iter().all(|mark| memmem::find(bytes, mark).is_none())
+            && !MARKS.any_in(bytes)
     }
 
     /// What is left when the engine ends: the start of a frame that never ended.
@@ -282,7 +283,7 @@ impl StreamGuard {
             self.seen.content = true;
             return true;
         };
-        self.usage.take(&parsed);
+        self.usage.take(parsed.usage.as_ref(), parsed.timings.as_ref());
         self.seen.error |= parsed.error.is_some();
         let choices = parsed.choices.unwrap_or_default();
         self.seen.content |= choices.iter().any(Choice::has_content);

@@ -3,16 +3,21 @@
 
 use super::stream_guard::Usage;
 use super::waiting_room::Stay;
-use crate::journal::{Finish, Journal, SharedRecord};
-use crate::metrics::{Metrics, ModeLabel, RequestLabels, TokenLabels};
+use crate::http::shortened;
+use crate::journal::{Attempted, Finish, Journal, Record, SharedRecord};
+use crate::metrics::{Metrics, ModeLabel, Named, RequestLabels, TokenLabels};
+use mesh_core::id::ModeName;
 use mesh_core::routing::{Candidate, Decision, Rejection};
-use mesh_proto::v1::{AttemptLine, ExplainReply};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// The result of an attempt on an engine that loads its model.
 pub const LOADING: &str = "still loading the model";
+
+/// Characters of what a client asked for that are kept.
+const ASKED_LIMIT: usize = 256;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,8 @@ impl Ended {
 
 /// One request on its way. Dropping it without [`Ticket::end`] records a cancellation.
 pub struct Ticket {
+    id: Arc<str>,
+    mode: Option<ModeName>,
     record: SharedRecord,
     /// The journal has it.
     kept: bool,
@@ -56,11 +63,13 @@ pub struct Ticket {
 impl Ticket {
     /// A request has come in.
     #[must_use]
-    pub fn new(record: ExplainReply, journal: Journal, metrics: Metrics) -> Self {
+    pub fn new(record: Record, journal: Journal, metrics: Metrics) -> Self {
         metrics.in_flight.inc();
-        let (record, started) = (SharedRecord::new(record), Instant::now());
+        let started = Instant::now();
         Self {
-            record,
+            id: record.id.clone(),
+            mode: record.mode.clone(),
+            record: record.into(),
             kept: false,
             started,
             first_content: None,
@@ -85,20 +94,20 @@ impl Ticket {
 
     /// How long it has waited for slots so far.
     pub fn queued(&mut self, queued: Duration) {
-        self.record.lock().reply.queued_s = Some(queued.as_secs_f64());
+        self.record.lock().queued_s = Some(queued.as_secs_f64());
     }
 
     /// The request's id.
     #[must_use]
-    pub fn id(&self) -> String {
-        self.record.lock().reply.request_id.clone()
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
     }
 
     /// What the client asked for, shortened: a model name has no reason to be long.
     pub fn asked(&mut self, asked: &str, stream: bool) {
         let mut record = self.record.lock();
-        record.reply.asked = asked.chars().take(256).collect();
-        record.reply.stream = stream;
+        record.asked = shortened(asked, ASKED_LIMIT).to_owned();
+        record.stream = stream;
     }
 
     /// The answer's limit was lowered for the attempt that runs now: to what, and why.
@@ -118,21 +127,22 @@ impl Ticket {
         &self.metrics
     }
 
-    /// The mode, empty for a model asked for by name.
+    /// The mode, `None` for a model asked for by name.
     #[must_use]
-    pub fn mode(&self) -> String {
-        self.record.lock().reply.mode.clone()
+    pub fn mode(&self) -> Option<&ModeName> {
+        self.mode.as_ref()
     }
 
     /// Why the last node was tried.
     #[must_use]
     pub fn reason(&self) -> String {
-        self.record.lock().reply.reason.clone()
+        self.record.lock().reason.clone()
     }
 
     /// The mode, once known.
-    pub fn set_mode(&mut self, mode: &str) {
-        self.record.lock().reply.mode = mode.into();
+    pub fn set_mode(&mut self, mode: &ModeName) {
+        self.mode = Some(mode.clone());
+        self.record.lock().mode = self.mode.clone();
     }
 
     /// What the decision was, in place of an earlier one.
@@ -157,49 +167,45 @@ impl Ticket {
     }
 
     /// A node is being tried, and why this one.
-    pub fn attempt(&mut self, candidate: &Candidate, reason: &str) {
+    pub fn attempt(&mut self, candidate: &Candidate, reason: String) {
         let mut record = self.record.lock();
-        let record = &mut record.reply;
-        record.reason = reason.into();
-        record.predicted_ttft_s = candidate.predicted_ttft_s;
-        record.predicted_answer_s = candidate.predicted_answer_s;
+        record.reason = reason;
+        record.predicted_s = (candidate.predicted_ttft_s, candidate.predicted_answer_s);
         // Asked again while it loads: one line, not four a second.
-        let again = |last: &&mut AttemptLine| {
-            last.result == LOADING
-                && last.node == candidate.machine.as_str()
-                && last.model == candidate.model.as_str()
+        let again = |last: &&mut Attempted| {
+            last.result == LOADING && last.node == candidate.machine && last.model == candidate.model
         };
         if let Some(last) = record.attempts.last_mut().filter(again) {
             last.result = "running".into();
             return;
         }
-        record.attempts.push(AttemptLine {
-            node: candidate.machine.to_string(),
-            model: candidate.model.to_string(),
+        record.attempts.push(Attempted {
+            node: candidate.machine.clone(),
+            model: candidate.model.clone(),
             started_after_s: self.started.elapsed().as_secs_f64(),
             result: "running".into(),
         });
     }
 
     /// What came of the last attempt.
-    pub fn attempt_ended(&mut self, result: impl Into<String>) {
-        if let Some(attempt) = self.record.lock().reply.attempts.last_mut() {
+    pub fn attempt_ended(&mut self, result: impl Into<Cow<'static, str>>) {
+        if let Some(attempt) = self.record.lock().attempts.last_mut() {
             attempt.result = result.into();
         }
     }
 
     /// What came of the last attempt.
     #[must_use]
-    pub fn last_result(&self) -> String {
+    pub fn last_result(&self) -> Cow<'static, str> {
         let record = self.record.lock();
-        record.reply.attempts.last().map(|attempt| attempt.result.clone()).unwrap_or_default()
+        record.attempts.last().map(|attempt| attempt.result.clone()).unwrap_or_default()
     }
 
     /// Every attempt so far in one line, for an error message.
     #[must_use]
     pub fn attempts_text(&self) -> String {
         let record = self.record.lock();
-        let attempts = record.reply.attempts.iter();
+        let attempts = record.attempts.iter();
         let lines: Vec<String> =
             attempts.map(|attempt| format!("{}: {}", attempt.node, attempt.result)).collect();
         lines.join("; ")
@@ -209,7 +215,7 @@ impl Ticket {
     pub fn first_content(&mut self) {
         if self.first_content.is_none() {
             self.first_content = Some(Instant::now());
-            self.record.lock().reply.ttft_s = Some(self.started.elapsed().as_secs_f64());
+            self.record.lock().ttft_s = Some(self.started.elapsed().as_secs_f64());
         }
     }
 
@@ -227,42 +233,24 @@ impl Ticket {
         self.ended = true;
         let duration = self.started.elapsed().as_secs_f64();
         let mut record = self.record.lock();
-        let reply = &mut record.reply;
-        reply.outcome = ended.word().into();
-        reply.outcome_detail = detail.into();
-        reply.status = status.into();
-        reply.duration_s = Some(duration);
-        reply.prompt_tokens = usage.prompt_tokens;
-        reply.completion_tokens = usage.completion_tokens;
-        let decode = usage.timing.filter(|timing| timing.decode_s > 0.0);
-        reply.tokens_per_second = decode.map(|timing| timing.decode_tokens as f64 / timing.decode_s);
-        let finish = Finish {
-            mode: reply.mode.clone(),
-            outcome: ended.word(),
-            ttft_s: reply.ttft_s,
-            queued_s: reply.queued_s,
-            tokens_per_second: reply.tokens_per_second,
-        };
-        let node = reply.attempts.last().map(|attempt| attempt.node.clone()).unwrap_or_default();
-        let request_id = &reply.request_id;
-        tracing::debug!(request_id, outcome = ended.word(), status, duration, "request ended");
+        record.outcome = ended.word();
+        record.outcome_detail = detail.into();
+        record.status = status;
+        record.duration_s = Some(duration);
+        record.usage = usage;
+        let (ttft_s, queued_s) = (record.ttft_s, record.queued_s);
+        let node = record.attempts.last().map(|attempt| Named(attempt.node.clone()));
         drop(record);
+        let outcome = ended.word();
+        tracing::debug!(request_id = &*self.id, outcome, status, duration, "request ended");
         self.stay = None;
-        self.count(&finish, node, duration, usage);
-        self.keep();
-        if !finish.mode.is_empty() {
-            self.journal.ended(finish);
-        }
-    }
-
-    fn count(&self, finish: &Finish, node: String, duration: f64, usage: Usage) {
         self.metrics.in_flight.dec();
-        let mode = ModeLabel { mode: finish.mode.clone() };
-        if let Some(ttft) = finish.ttft_s {
+        let mode = ModeLabel { mode: self.mode.clone().map(Named) };
+        if let Some(ttft) = ttft_s {
             self.metrics.ttft.get_or_create(&mode).observe(ttft);
         }
         self.metrics.duration.get_or_create(&mode).observe(duration);
-        if let Some(queued) = finish.queued_s {
+        if let Some(queued) = queued_s {
             self.metrics.queued.get_or_create(&mode).observe(queued);
         }
         for (kind, tokens) in [("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)] {
@@ -270,8 +258,13 @@ impl Ticket {
                 self.metrics.tokens.get_or_create(&TokenLabels { node: node.clone(), kind }).inc_by(tokens);
             }
         }
-        let labels = RequestLabels { mode: mode.mode, node, outcome: finish.outcome };
+        let labels = RequestLabels { mode: mode.mode, node, outcome };
         self.metrics.requests.get_or_create(&labels).inc();
+        self.keep();
+        if let Some(mode) = self.mode.clone() {
+            let tokens_per_second = usage.tokens_per_second();
+            self.journal.ended(Finish { mode, outcome, ttft_s, queued_s, tokens_per_second });
+        }
     }
 }
 
@@ -279,7 +272,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         // 499 is what nginx logs for a client that left.
         if !self.ended
-            && let Some(attempt) = self.record.lock().reply.attempts.last_mut()
+            && let Some(attempt) = self.record.lock().attempts.last_mut()
             && attempt.result == "running"
         {
             attempt.result = "cancelled".into();

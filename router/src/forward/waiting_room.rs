@@ -144,7 +144,7 @@ impl WaitingRoom {
         if let Some(ended) = &ended {
             state.enders.insert(id, ended.clone());
         }
-        state.carry_out(commands, BTreeMap::new());
+        state.carry_out(commands, BTreeMap::new(), None);
         drop(state);
         Ok(Stay { shared: self.shared.clone(), id, ended, queued_us: AtomicU64::new(0) })
     }
@@ -211,6 +211,7 @@ impl Shared {
             return;
         }
         state.look(None, self, snapshot, now);
+        state.tell(now);
         self.count(&state);
     }
 
@@ -223,28 +224,40 @@ impl Shared {
 }
 
 impl State {
-    /// Looks for slots: for `newcomer` and whoever goes before it, or for all.
-    fn look(&mut self, newcomer: Option<EntryId>, shared: &Shared, snapshot: &Snapshot, now: Moment) {
+    /// Looks for slots: for a newcomer and whoever goes before it, or for all. What became of the newcomer, if anything
+    /// did: most find a slot here and are never parked.
+    fn look(
+        &mut self,
+        newcomer: Option<(EntryId, &Wanted)>,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        now: Moment,
+    ) -> Option<Turn> {
         let mut looking = Looking {
             shared,
             snapshot,
             collation: &self.collation,
             parked: &self.parked,
+            newcomer,
             now,
             turns: BTreeMap::new(),
         };
-        let commands = match newcomer {
+        let id = newcomer.map(|(id, _)| id);
+        let commands = match id {
             Some(id) => self.queue.seek(id, now, &mut looking),
             None => self.queue.poll(now, &mut looking),
         };
         let turns = looking.turns;
-        self.carry_out(commands, turns);
-        if self.parked.values().any(|parked| parked.teller.is_some()) {
-            self.tell(now);
-        }
+        self.carry_out(commands, turns, id)
     }
 
-    fn carry_out(&mut self, commands: Vec<Command>, mut turns: BTreeMap<EntryId, Turn>) {
+    fn carry_out(
+        &mut self,
+        commands: Vec<Command>,
+        mut turns: BTreeMap<EntryId, Turn>,
+        newcomer: Option<EntryId>,
+    ) -> Option<Turn> {
+        let mut newcomers = None;
         for command in commands {
             let (id, turn) = match command {
                 Command::Admit(id) | Command::NoNode(id) => {
@@ -259,14 +272,20 @@ impl State {
                     (id, Err(NoSlot::Superseded))
                 }
             };
-            if let Some(parked) = self.parked.remove(&id) {
+            if newcomer == Some(id) {
+                newcomers = Some(turn);
+            } else if let Some(parked) = self.parked.remove(&id) {
                 // Who has left meanwhile gives its slot back by not taking it.
                 drop(parked.answer.send(turn));
             }
         }
+        newcomers
     }
 
     fn tell(&self, now: Moment) {
+        if self.parked.values().all(|parked| parked.teller.is_none()) {
+            return;
+        }
         for (id, standing) in self.queue.standings(now) {
             let Some(Parked { teller: Some(teller), .. }) = self.parked.get(&id) else { continue };
             let why = match (&standing.model, standing.held) {
@@ -286,6 +305,8 @@ struct Looking<'a> {
     snapshot: &'a Snapshot,
     collation: &'a Collation,
     parked: &'a BTreeMap<EntryId, Parked>,
+    /// Is looked at before it is parked.
+    newcomer: Option<(EntryId, &'a Wanted)>,
     now: Moment,
     turns: BTreeMap<EntryId, Turn>,
 }
@@ -328,11 +349,13 @@ impl Looking<'_> {
 
 impl Room for Looking<'_> {
     fn take(&mut self, id: EntryId, waited: Duration) -> Found {
-        let Some(parked) = self.parked.get(&id) else { return Found::Nobody };
+        let newcomer = self.newcomer.filter(|(newcomer, _)| *newcomer == id).map(|(_, wanted)| wanted);
+        let parked = || self.parked.get(&id).map(|parked| &*parked.wanted);
+        let Some(wanted) = newcomer.or_else(parked) else { return Found::Nobody };
         let taken = self.shared.in_flight.claim(
             self.shared.clock,
-            parked.wanted.trace(),
-            |load| self.decide(&parked.wanted, load, waited),
+            wanted.trace(),
+            |load| self.decide(wanted, load, waited),
             |decision| &decision.ranked[0],
         );
         match taken {
@@ -363,9 +386,8 @@ impl Stay {
     ///
     /// # Errors
     /// [`NoSlot`] says why there is none.
-    pub async fn slot(&self, wanted: Arc<Wanted>, teller: Teller) -> Turn {
-        let (answer, mut turn) = oneshot::channel();
-        {
+    pub async fn slot(&self, wanted: &Arc<Wanted>, teller: &Teller) -> Turn {
+        let turn = {
             let snapshot = self.shared.fleet.snapshot();
             wanted.prepare(&snapshot.view);
             let now = self.shared.clock.now();
@@ -376,15 +398,16 @@ impl Stay {
             if self.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
                 return Err(NoSlot::Superseded);
             }
-            state.parked.insert(self.id, Parked { wanted, answer, teller });
-            state.look(Some(self.id), &self.shared, &snapshot, now);
+            if let Some(turn) = state.look(Some((self.id, wanted)), &self.shared, &snapshot, now) {
+                self.shared.count(&state);
+                return turn;
+            }
+            let (answer, turn) = oneshot::channel();
+            state.parked.insert(self.id, Parked { wanted: wanted.clone(), answer, teller: teller.clone() });
+            state.tell(now);
             self.shared.count(&state);
-        }
-        match turn.try_recv() {
-            Ok(turn) => return turn,
-            Err(oneshot::error::TryRecvError::Empty) => {}
-            Err(oneshot::error::TryRecvError::Closed) => return Err(NoSlot::Stopping),
-        }
+            turn
+        };
         self.shared.joined.notify_one();
         let since = self.shared.clock.now();
         let turn = turn.await.unwrap_or(Err(NoSlot::Stopping));

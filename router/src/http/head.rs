@@ -9,6 +9,7 @@
 
 pub(crate) mod scan;
 
+use crate::marks::Marks;
 use bytes::{Bytes, BytesMut};
 use scan::{Fault, Field, Met};
 use serde::Deserialize;
@@ -226,12 +227,11 @@ impl Head {
     /// prompt that only speaks of such fields in a text does not count.
     #[must_use]
     pub fn has_media(&self, body: &[u8]) -> bool {
-        const MARKS: [&[u8]; 4] = [b"\"image", b"\"input_image", b"\"input_audio", b"\"video"];
+        static MARKS: Marks<4> = Marks::new([b"\"image", b"\"input_image", b"\"input_audio", b"\"video"]);
         let Some(prompt) = self.prompt.as_ref().and_then(|at| body.get(at.clone())) else { return false };
         // Inside a text the quote has a backslash before it.
-        MARKS
-            .iter()
-            .any(|mark| memchr::memmem::find_iter(prompt, mark).any(|at| at == 0 || prompt[at - 1] != b'\\'))
+        let is_field = |at: usize| at == 0 || prompt[at - 1] != b'\\';
+        MARKS.finders().iter().any(|mark| mark.find_iter(prompt).any(is_field))
     }
 
     /// The body with the engine's name for the model, and with usage asked for.

@@ -155,15 +155,39 @@ pub fn reasons_text(rejected: &[Rejection]) -> String {
 /// The most characters of such a header.
 const HEADER_LIMIT: usize = 300;
 
-/// Sets an `x-mesh-…` header. What cannot stand in a header becomes `?`; over 300 characters are cut.
-pub fn set_header(reply: &mut Reply, name: &'static str, value: &str) {
-    let fits = value.len() <= HEADER_LIMIT && value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    let clean = if fits {
-        HeaderValue::from_str(value)
-    } else {
+/// The names of our headers, read once and not for each answer.
+pub mod names {
+    use http::HeaderName;
+
+    /// Which machine answered.
+    pub const NODE: HeaderName = HeaderName::from_static("x-mesh-node");
+    /// Which model.
+    pub const MODEL: HeaderName = HeaderName::from_static("x-mesh-model");
+    /// The mode that was asked for.
+    pub const MODE: HeaderName = HeaderName::from_static("x-mesh-mode");
+    /// Why this machine.
+    pub const REASON: HeaderName = HeaderName::from_static("x-mesh-reason");
+    /// The request, for `meshctl explain`.
+    pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-mesh-request-id");
+    /// The same where Anthropic's SDK looks for it.
+    pub const ANTHROPIC_ID: HeaderName = HeaderName::from_static("request-id");
+    /// How long it waited for a slot.
+    pub const QUEUE_MS: HeaderName = HeaderName::from_static("x-mesh-queue-ms");
+    /// What the engine left out of the prompt.
+    pub const TRUNCATED: HeaderName = HeaderName::from_static("x-mesh-truncated");
+    /// What is doubtful about the answer.
+    pub const WARNING: HeaderName = HeaderName::from_static("x-mesh-warning");
+    /// To what the answer's limit was lowered.
+    pub const CLAMPED: HeaderName = HeaderName::from_static("x-mesh-max-tokens-clamped");
+}
+
+/// Sets a header. What cannot stand in a header becomes `?`; over 300 characters are cut.
+pub fn set_header(reply: &mut Reply, name: HeaderName, value: &str) {
+    let short = if value.len() <= HEADER_LIMIT { HeaderValue::from_str(value).ok() } else { None };
+    let value = short.unwrap_or_else(|| {
         let clean = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
         HeaderValue::try_from(value.chars().map(clean).take(HEADER_LIMIT).collect::<String>())
-    };
-    let value = clean.expect("only graphic ASCII and spaces");
-    reply.headers_mut().insert(HeaderName::from_static(name), value);
+            .expect("only graphic ASCII and spaces")
+    });
+    reply.headers_mut().insert(name, value);
 }

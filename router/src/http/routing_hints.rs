@@ -1,31 +1,55 @@
-//! What a client's headers ask of routing: its session, and times that it wants.
+//! What a client's headers ask of routing: its session, times that it wants, and how long it is willing to wait.
 
 use super::reply::ApiError;
-use crate::forward::Hints;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use mesh_core::routing::Slo;
+use std::time::Duration;
 use twox_hash::XxHash3_64;
 
 /// OpenCode and Kilo send both; the first one that is there counts.
-const SESSION: [&str; 2] = ["x-session-affinity", "x-session-id"];
+const SESSION: [HeaderName; 2] =
+    [HeaderName::from_static("x-session-affinity"), HeaderName::from_static("x-session-id")];
+const TTFT: HeaderName = HeaderName::from_static("x-slo-ttft-ms");
+const TPOT: HeaderName = HeaderName::from_static("x-slo-tpot-ms");
+const DEADLINE: HeaderName = HeaderName::from_static("x-mesh-deadline-ms");
 /// Longer names of sessions are none.
 const SESSION_LIMIT: usize = 256;
 /// Targets in milliseconds: from 1 to an hour.
 const TARGET_MS: std::ops::RangeInclusive<u64> = 1..=3_600_000;
 
-/// Reads the headers.
+/// No client may ask to wait longer: its body stays in memory meanwhile.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// The session's name as a number.
+#[must_use]
+pub fn session(headers: &HeaderMap) -> Option<u64> {
+    let name = SESSION.iter().find_map(|name| headers.get(name))?.as_bytes();
+    (!name.is_empty() && name.len() <= SESSION_LIMIT).then(|| XxHash3_64::oneshot(name))
+}
+
+/// The times that are asked for.
 ///
 /// # Errors
 /// 400 for a target that is no number of milliseconds: the client believes that it is honoured.
-pub fn read(headers: &HeaderMap) -> Result<Hints, ApiError> {
-    let session = SESSION.iter().find_map(|name| headers.get(*name)).map(http::HeaderValue::as_bytes);
-    let session = session.filter(|name| !name.is_empty() && name.len() <= SESSION_LIMIT);
-    let slo = Slo { ttft_s: target(headers, "x-slo-ttft-ms")?, tpot_s: target(headers, "x-slo-tpot-ms")? };
-    Ok(Hints { session: session.map(XxHash3_64::oneshot), slo })
+pub fn targets(headers: &HeaderMap) -> Result<Slo, ApiError> {
+    Ok(Slo { ttft_s: target(headers, TTFT)?, tpot_s: target(headers, TPOT)? })
 }
 
-fn target(headers: &HeaderMap, name: &'static str) -> Result<Option<f64>, ApiError> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
+/// How long the client is willing to wait for a slot.
+///
+/// # Errors
+/// 400 when `x-mesh-deadline-ms` is no number of milliseconds.
+pub fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = headers.get(DEADLINE) else { return Ok(None) };
+    let ms = value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
+        let message = "the header x-mesh-deadline-ms must be a whole number of milliseconds";
+        ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", message).param("x-mesh-deadline-ms")
+    })?;
+    Ok(Some(Duration::from_millis(ms).min(LONGEST_DEADLINE)))
+}
+
+fn target(headers: &HeaderMap, name: HeaderName) -> Result<Option<f64>, ApiError> {
+    let Some(value) = headers.get(&name) else { return Ok(None) };
     let milliseconds = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
     match milliseconds.filter(|milliseconds| TARGET_MS.contains(milliseconds)) {
         Some(milliseconds) => Ok(Some(milliseconds as f64 / 1000.0)),
@@ -42,17 +66,16 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn hints(pairs: &[(&'static str, &'static str)]) -> Result<Hints, ApiError> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in pairs {
-            headers.insert(*name, HeaderValue::from_static(value));
-        }
-        read(&headers)
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        pairs.collect()
     }
 
     #[test]
     fn a_session_is_the_same_under_both_names_and_differs_from_another() {
-        let session = |pairs: &[(&'static str, &'static str)]| hints(pairs).expect("valid").session;
+        let session = |pairs: &[_]| super::session(&headers(pairs));
         assert_eq!(session(&[("x-session-id", "ses_1")]), session(&[("x-session-affinity", "ses_1")]));
         assert_ne!(session(&[("x-session-id", "ses_1")]), session(&[("x-session-id", "ses_2")]));
         let both = session(&[("x-session-id", "ses_1"), ("x-session-affinity", "ses_2")]);
@@ -62,11 +85,21 @@ mod tests {
 
     #[test]
     fn targets_are_milliseconds_and_anything_else_is_refused() {
-        let slo = hints(&[("x-slo-ttft-ms", "1500"), ("x-slo-tpot-ms", " 40 ")]).expect("valid").slo;
-        assert_eq!(slo, Slo { ttft_s: Some(1.5), tpot_s: Some(0.04) });
+        let slo = targets(&headers(&[("x-slo-ttft-ms", "1500"), ("x-slo-tpot-ms", " 40 ")]));
+        assert_eq!(slo.expect("valid"), Slo { ttft_s: Some(1.5), tpot_s: Some(0.04) });
         for wrong in ["", "0", "-1", "1.5", "2s", "99999999999"] {
-            let error = hints(&[("x-slo-ttft-ms", wrong)]).expect_err(wrong);
+            let error = targets(&headers(&[("x-slo-ttft-ms", wrong)])).expect_err(wrong);
             assert_eq!((error.status, error.code), (StatusCode::BAD_REQUEST, "invalid_request"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_is_milliseconds_and_bounded() {
+        let read = |text: &'static str| deadline(&headers(&[("x-mesh-deadline-ms", text)]));
+        assert_eq!(read("2500").expect("valid"), Some(Duration::from_millis(2_500)));
+        assert_eq!(read("99999999999").expect("valid"), Some(LONGEST_DEADLINE));
+        for wrong in ["", "soon", "-1", "1.5", "2s"] {
+            assert_eq!(read(wrong).expect_err(wrong).code, "invalid_request");
         }
     }
 }

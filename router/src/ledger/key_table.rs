@@ -2,6 +2,7 @@
 
 use super::secret::{self, Sha};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Uses of a key are told to the ledger at most this often: to a person, a second is now.
@@ -11,7 +12,7 @@ const NOTE_EVERY_MS: u64 = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// Its id, the middle part of `mk_<id>_<secret>`.
-    pub id: String,
+    pub id: Arc<str>,
     /// What the operator calls it: `laptop`.
     pub name: String,
 }
@@ -19,7 +20,7 @@ pub struct Key {
 /// All valid keys at one moment.
 #[derive(Debug, Default)]
 pub struct KeyTable {
-    keys: HashMap<String, Entry>,
+    keys: HashMap<Arc<str>, Entry>,
 }
 
 #[derive(Debug)]

@@ -135,7 +135,7 @@ impl Owner {
 pub(super) fn table_of(store: &Store) -> Result<KeyTable, LedgerError> {
     let mut table = KeyTable::default();
     for (id, record) in store.all::<KeyRecord>(KEYS, "reading keys")? {
-        table.insert(Key { id, name: record.name }, record.secret_sha256);
+        table.insert(Key { id: id.into(), name: record.name }, record.secret_sha256);
     }
     Ok(table)
 }

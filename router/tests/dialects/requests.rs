@@ -18,7 +18,7 @@ fn prepare(door: Door, kind: EngineKind, body: &str) -> Result<Prepared, Box<Api
     if !door.has_usage_frame() {
         head.stream = door.streams(&body).map_err(Box::new)?;
     }
-    let label = Label { model: "tiny".into(), id: "req-1".into(), at_unix_ms: 0 };
+    let label = || Label { model: "tiny".into(), id: "req-1".into(), at_unix_ms: 0 };
     Passage::ways(door, kind, &body)?[0].prepare(door, &body, &head, "tiny", label, None)
 }
 

@@ -9,6 +9,7 @@ use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{
     Capabilities, Engine, EngineKind, EngineState, Replica, ReplicaState, Report, Store,
 };
+use mesh_core::routing::Slo;
 use mesh_daemon::clock::Clock;
 use mesh_daemon::config_layers::KeyLines;
 use mesh_proto::v1::response_head::Outcome;
@@ -172,7 +173,7 @@ pub(crate) fn report(engine: Engine) -> Report {
 }
 
 pub(crate) struct Mesh {
-    pub(crate) forward: Forward,
+    pub(crate) forward: Arc<Forward>,
     pub(crate) fleet: FleetHandle,
     links: AgentLinks,
     pub(crate) in_flight: InFlight,
@@ -209,7 +210,7 @@ impl Mesh {
             clock,
         });
         tokio::spawn(forward.clone().keep(stop.clone()));
-        Self { forward, fleet, links, in_flight, stop, last_id: AtomicU64::new(0) }
+        Self { forward: Arc::new(forward), fleet, links, in_flight, stop, last_id: AtomicU64::new(0) }
     }
 
     /// A node with one engine. Its heartbeats go on until the session's sender is dropped.
@@ -247,12 +248,10 @@ impl Mesh {
     }
 
     pub(crate) async fn send_body(&self, body: &Value, caller: Caller) -> Reply {
-        let id = format!("req-{}", self.last_id.fetch_add(1, Ordering::Relaxed));
+        let id = format!("req-{}", self.last_id.fetch_add(1, Ordering::Relaxed)).into();
         let body = Bytes::from(body.to_string());
         let (door, client) = (Door::Chat, "test".into());
-        self.forward
-            .run(Incoming { id, door, client, caller, body, hints: router::forward::Hints::default() })
-            .await
+        self.forward.run(Incoming { id, door, client, caller, body, slo: Slo::default() }).await
     }
 
     /// Resolves when this many requests wait in the queue.

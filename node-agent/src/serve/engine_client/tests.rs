@@ -54,3 +54,55 @@ async fn chunks_that_are_there_leave_as_one_piece_and_none_is_lost() {
     // What one read of the socket brings is one piece, more or less.
     assert!(pieces < 50, "{pieces} pieces for 1000 chunks");
 }
+
+#[tokio::test]
+async fn a_connection_carries_the_next_request_and_is_closed_when_none_comes() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec();
+    let (url, accepted) = server(vec![answer; 3]).await;
+    let client = EngineClient::default();
+    for _ in 0..2 {
+        let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+        assert_eq!(whole(&mut body).await.0, b"ok");
+    }
+    assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), 1);
+    let closed = async {
+        while !client.lock().idle.is_empty() {
+            tokio::time::sleep(IDLE_LIMIT / 10).await;
+        }
+    };
+    tokio::time::timeout(IDLE_LIMIT * 20, closed).await.expect("an idle connection is closed");
+    assert!(!client.lock().swept, "nothing is left to sweep");
+}
+
+#[tokio::test]
+async fn a_request_that_meets_a_closing_connection_is_sent_again() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec();
+    // It closes at the second request, as engines do that are being started anew.
+    let (url, accepted) = server(vec![answer.clone(), Vec::new(), answer]).await;
+    let client = EngineClient::default();
+    for wanted in [1, 2] {
+        let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+        assert_eq!(whole(&mut body).await.0, b"ok");
+        assert!(accepted.load(std::sync::atomic::Ordering::SeqCst) >= wanted);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_dropped_closes_its_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let engine = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = vec![0; 64 * 1024];
+        assert!(stream.read(&mut request).await.expect("a request") > 0);
+        stream.write_all(format!("{CHUNKED}5\r\nhello\r\n").as_bytes()).await.expect("the client reads");
+        stream.read(&mut request).await
+    });
+    let client = EngineClient::default();
+    let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+    assert_eq!(body.bytes().await.expect("a piece").expect("whole"), "hello");
+    drop(body);
+    // The end of the stream, or a reset.
+    assert!(engine.await.expect("no panic").map_or(true, |read| read == 0));
+    assert!(client.lock().idle.is_empty());
+}

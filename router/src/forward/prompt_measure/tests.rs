@@ -2,12 +2,12 @@
 
 use super::super::agent_links::{AgentAnswer, AnswerBody, LinkError};
 use super::*;
-use crate::forward::Hints;
 use crate::forward::caller::Caller;
 use crate::http::dialect::Door;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use mesh_core::id::{MachineId, ModelId};
+use mesh_core::routing::Slo;
 use mesh_proto::v1::{BlobRequest, EngineAnswer, ResponseHead};
 use std::sync::Mutex;
 
@@ -111,7 +111,7 @@ async fn measured(
         door: Door::Chat,
         client: String::new(),
         body: Bytes::from(body.to_string()),
-        hints: Hints::default(),
+        slo: Slo::default(),
         caller: Caller::default(),
     };
     let head = Head::read(&incoming.body, true).expect("valid");

@@ -270,7 +270,8 @@ impl LlamaFrame<'_> {
 }
 
 /// Tokens and times of a whole answer in one of these dialects.
-pub(super) fn usage_of_other(body: &[u8]) -> Usage {
+#[must_use]
+pub fn usage_of_other(body: &[u8]) -> Usage {
     #[derive(Deserialize)]
     struct Other {
         usage: Option<OtherUsage>,

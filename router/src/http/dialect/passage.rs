@@ -152,14 +152,14 @@ impl Passage {
         asked: &Bytes,
         head: &Head,
         model: &str,
-        label: Label,
+        label: impl FnOnce() -> Label,
         cap: Option<Cap>,
     ) -> Result<Prepared, Box<ApiError>> {
         if let Self::Through(path, framing) = self {
             let body = head.splice_capped(asked, model, cap);
             return Ok(Prepared { path, body, framing, keep_usage: head.wants_usage, change: Change::None });
         }
-        let from = object(asked)?;
+        let (from, label) = (object(asked)?, label());
         let usage = head.wants_usage;
         let (path, framing, source) = match self {
             Self::Infill => ("/infill", Framing::Llama, Source::Llama),
