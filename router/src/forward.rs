@@ -307,7 +307,8 @@ impl Forward {
             session: incoming.caller.session,
             deadline: self.clock.now().plus(patience),
             bytes: incoming.body.len() as u64,
-            class: wanted.class(),
+            // Told at each look for a slot: what it needs is read where there is a choice only.
+            class: 0,
         }
     }
 

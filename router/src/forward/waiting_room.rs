@@ -368,6 +368,7 @@ impl Stay {
         {
             let snapshot = self.shared.fleet.snapshot();
             wanted.prepare(&snapshot.view);
+            let class = wanted.class();
             let now = self.shared.clock.now();
             let mut state = self.shared.lock();
             if state.closed {
@@ -376,6 +377,7 @@ impl Stay {
             if self.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
                 return Err(NoSlot::Superseded);
             }
+            state.queue.reclassify(self.id, class);
             state.parked.insert(self.id, Parked { wanted, answer, teller });
             state.look(Some(self.id), &self.shared, &snapshot, now);
             self.shared.count(&state);

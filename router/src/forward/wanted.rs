@@ -74,13 +74,15 @@ impl Wanted {
         }
     }
 
-    /// Equal for requests that need the same slots.
+    /// Equal for requests that need the same slots. What is not read of a prompt keeps it from no slot either.
     #[must_use]
     pub fn class(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         for (model, _) in &self.models {
             model.as_str().hash(&mut hasher);
         }
+        let needs = self.prefix.get().map(|prefix| prefix.needs).unwrap_or_default();
+        (needs.tools, needs.vision, needs.fim).hash(&mut hasher);
         (self.purpose == Purpose::Embed, self.least_context).hash(&mut hasher);
         hasher.finish()
     }
