@@ -3,6 +3,7 @@
 
 mod activity;
 pub mod anthropic;
+mod arrivals;
 pub mod dialect;
 pub mod fim;
 pub mod head;
@@ -16,13 +17,15 @@ pub mod routing_hints;
 use crate::forward::caller::Caller;
 use crate::forward::{Forward, Incoming};
 use crate::ledger::LedgerHandle;
+use crate::metrics::ReasonLabel;
 use activity::{Activity, Told, Useless};
+use arrivals::{Arrivals, BODY_TIME};
 use bytes::Bytes;
 use dialect::{Dialect, Door};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming as HttpBody;
+use hyper::body::{Body, Incoming as HttpBody};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -41,8 +44,6 @@ use tracing::Instrument;
 
 /// A client has this long to send its headers.
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
-/// And this long for its whole body: 8 MiB at 140 KB/s.
-const BODY_TIME: Duration = Duration::from_secs(60);
 /// Requests in progress have this long to finish when the router stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// What was written last on a connection that is being closed has this long to arrive.
@@ -55,13 +56,15 @@ const STREAMS: u32 = 256;
 pub struct Front {
     forward: Forward,
     ledger: LedgerHandle,
+    arrivals: Arrivals,
 }
 
 impl Front {
     /// A front door for `forward`, with keys from `ledger`.
     #[must_use]
     pub fn new(forward: Forward, ledger: LedgerHandle) -> Self {
-        Self { forward, ledger }
+        let arrivals = Arrivals::new(forward.settings.arriving_bytes);
+        Self { forward, ledger, arrivals }
     }
 
     /// Serves clients until `stop`, then lets requests in progress finish for ten seconds.
@@ -216,7 +219,7 @@ impl Front {
     /// A key is asked for before anything else is said.
     fn authorize(&self, headers: &HeaderMap) -> Result<String, ApiError> {
         let refuse = |reason: &'static str, message: &str| {
-            let label = crate::metrics::ReasonLabel { reason };
+            let label = ReasonLabel { reason };
             self.forward.metrics.refusals.get_or_create(&label).inc();
             let hint = "`meshctl key create NAME` makes a key; send it as `Authorization: Bearer mk_…`";
             ApiError {
@@ -279,8 +282,11 @@ impl Front {
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
-        let collected =
-            tokio::time::timeout(BODY_TIME, Limited::new(request.into_body(), limit).collect()).await;
+        let length = request.body().size_hint().exact();
+        let reading = Limited::new(request.into_body(), limit).collect();
+        let collected = self.arrivals.read(length, limit, reading).await.inspect_err(|full| {
+            self.forward.metrics.refusals.get_or_create(&ReasonLabel { reason: full.code }).inc();
+        })?;
         match collected {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
