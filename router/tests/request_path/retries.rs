@@ -7,17 +7,22 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// One mode whose models are asked in this order.
+fn first_and_second(config: &mut router::config::RouterConfig) {
+    let ask = config.modes.get_mut("ask").expect("the fixture has it");
+    ask.models = vec!["first".into(), "second".into()];
+}
+
 fn loaded(slots: u32) -> mesh_core::machine::Engine {
     engine(vec![replica("m", Loaded, Some(slots))])
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_the_client_s_fault_is_tried_elsewhere() {
-    let mesh = Mesh::start(|_| ());
-    let (a, _control_a) = mesh.node("a", loaded(64)).await;
-    let (_b, _control_b) = mesh.node("b", loaded(64)).await;
     for script in [
         Script::Gone,
+        Script::HangsUp,
+        Script::Refused("draining"),
         Script::Status(404, "", None),
         Script::Status(408, "", None),
         Script::Status(409, "", None),
@@ -25,13 +30,21 @@ async fn what_is_not_the_client_s_fault_is_tried_elsewhere() {
         Script::Status(500, "", None),
         Script::Status(503, "", None),
     ] {
-        a.next(script);
+        let mesh = Mesh::start(first_and_second);
+        let (a, _control_a) = mesh.node("a", engine(vec![replica("first", Loaded, Some(4))])).await;
+        let (b, _control_b) = mesh.node("b", engine(vec![replica("second", Loaded, Some(4))])).await;
+        a.next(script.clone());
+        let reply = mesh.send("mesh/ask", caller("k")).await;
+        assert_eq!(
+            (reply.status().as_u16(), header(&reply, "x-mesh-node").as_str()),
+            (200, "b"),
+            "{script:?}"
+        );
+        let reason = header(&reply, "x-mesh-reason");
+        assert!(reason.starts_with("next after a: "), "{script:?}: {reason}");
+        assert_eq!((a.requests(), b.requests()), (1, 1), "{script:?}");
+        mesh.until_idle().await;
     }
-    for _ in 0..40 {
-        let reply = mesh.send("m", caller("k")).await;
-        assert_eq!(reply.status().as_u16(), 200);
-    }
-    mesh.until_idle().await;
 }
 
 #[tokio::test(start_paused = true)]
