@@ -49,7 +49,7 @@ pub enum NotFound {
 }
 
 /// Candidates shown of a request: a mesh with hundreds of models must not fill the screen with reasons.
-const CANDIDATES: usize = 64;
+pub const CANDIDATES: usize = 64;
 
 /// A request as far as it is known now. Clones share it.
 #[derive(Debug, Clone)]
@@ -64,8 +64,10 @@ pub struct Record {
     pub reply: ExplainReply,
     /// What was decided last.
     pub decision: Option<Arc<Decision>>,
-    /// Or why nobody could serve.
+    /// Or why nobody could serve: as many reasons as are shown.
     pub refused: Vec<Rejection>,
+    /// Reasons beyond those.
+    pub refused_more: usize,
 }
 
 impl SharedRecord {
@@ -90,6 +92,12 @@ impl SharedRecord {
         let rejected = decided.map_or(record.refused.as_slice(), |decision| decision.rejected.as_slice());
         let ranked = ranked.iter().enumerate().map(|(at, candidate)| candidate_line(at + 1, candidate));
         reply.candidates = ranked.chain(rejected.iter().map(rejection_line)).take(CANDIDATES).collect();
+        if decided.is_none()
+            && record.refused_more > 0
+            && let Some(last) = reply.candidates.last_mut()
+        {
+            last.why.push_str(&format!("; and {} more", record.refused_more));
+        }
         reply
     }
 }

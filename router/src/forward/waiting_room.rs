@@ -374,7 +374,7 @@ impl Stay {
             if state.closed {
                 return Err(NoSlot::Stopping);
             }
-            if self.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            if self.is_superseded() {
                 return Err(NoSlot::Superseded);
             }
             state.queue.reclassify(self.id, class);
@@ -433,6 +433,12 @@ impl Drop for Stay {
         state.queue.leave(self.id, true, self.shared.clock.now());
         let waited = state.parked.remove(&self.id).is_some();
         state.enders.remove(&self.id);
+    /// Whether a newer request has taken this one's place.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.ended.as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
+
         if waited {
             self.shared.count(&state);
         }

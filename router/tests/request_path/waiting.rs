@@ -7,6 +7,7 @@ use mesh_core::machine::ReplicaState::Loaded;
 use mesh_core::machine::{Abilities, Replica};
 use router::forward::caller::Caller;
 use router::forward::waiting_room::Progress;
+use router::metrics::ReasonLabel;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,6 +180,16 @@ async fn a_newer_completion_ends_the_one_that_waits_and_the_stream_that_runs() {
     drop(newer);
     assert_eq!(newest.await.expect("no panic").status().as_u16(), 200);
     mesh.until_idle().await;
+    for number in [0, 2] {
+        let told = mesh.explained(number).await;
+        assert_eq!((told.outcome.as_str(), told.status), ("refused", 410), "req-{number}");
+        assert!(told.outcome_detail.contains("took this one's place"), "{}", told.outcome_detail);
+    }
+    assert_eq!(mesh.explained(0).await.attempts[0].result, "superseded");
+    let told = mesh.explained(1).await;
+    assert_eq!((told.outcome.as_str(), told.status), ("cancelled", 499), "its client left");
+    let label = ReasonLabel { reason: "superseded" };
+    assert_eq!(mesh.forward.metrics.refusals.get_or_create(&label).get(), 2);
 }
 
 #[tokio::test(start_paused = true)]
