@@ -157,3 +157,19 @@ async fn a_client_that_repeats_what_was_refused_is_slowed_down_and_told_what_to_
     let longer = json!({ "model": "m", "messages": [{"role": "user", "content": "x".repeat(500)}] });
     assert_eq!(mesh.send_body(&longer, caller("k")).await.status().as_u16(), 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_up_at_every_probe_is_probed_ever_less_often() {
+    for script in [Script::HangsUp, Script::Refused("engine_unreachable")] {
+        let mesh = Mesh::start(|_| ());
+        let (a, _control_a) = mesh.node("a", loaded(4)).await;
+        a.always(script.clone());
+        for _ in 0..3 {
+            assert_eq!(error_of(mesh.send("m", caller("k")).await).await.1, "all_nodes_failed");
+        }
+        a.until(|seen| seen.bodies.len() > 3).await;
+        tokio::time::sleep(Duration::from_secs(1_200)).await;
+        let probes = a.requests() - 3;
+        assert!((2..=30).contains(&probes), "{probes} probes in twenty minutes of {script:?}");
+    }
+}
