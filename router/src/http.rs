@@ -18,7 +18,7 @@ use crate::forward::caller::Caller;
 use crate::forward::{Forward, Incoming};
 use crate::ledger::LedgerHandle;
 use crate::metrics::ReasonLabel;
-use activity::{Activity, Told, Useless};
+use activity::{Activity, Told};
 use arrivals::{Arrivals, BODY_TIME};
 use bytes::Bytes;
 use dialect::{Dialect, Door};
@@ -46,8 +46,6 @@ use tracing::Instrument;
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
 /// Requests in progress have this long to finish when the router stops.
 const DRAIN: Duration = Duration::from_secs(10);
-/// What was written last on a connection that is being closed has this long to arrive.
-const LINGER: Duration = Duration::from_secs(60);
 /// Requests of one HTTP/2 connection at once.
 const STREAMS: u32 = 256;
 
@@ -120,23 +118,8 @@ impl Front {
             let (front, busy) = (front.clone(), seen.upgrade().unwrap_or_default().begin());
             async move { Ok::<_, Infallible>(front.answer(request).await.map(|body| Told::new(body, busy))) }
         });
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        tokio::select! {
-            // Errors here are clients that hang up or send nonsense; hyper has answered what could be answered.
-            _ = connection.as_mut() => return,
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-            // Others may be waiting for this place.
-            useless = activity.ended() => match useless {
-                Useless::Stalled => return,
-                Useless::Idle => {
-                    connection.as_mut().graceful_shutdown();
-                    drop(tokio::time::timeout(LINGER, connection).await);
-                    return;
-                }
-            },
-        }
-        drop(connection.await);
+        let connection = http.serve_connection(TokioIo::new(activity.watch(stream)), service);
+        activity.drive(connection, stop.cancelled(), |connection| connection.graceful_shutdown()).await;
     }
 
     async fn answer(&self, request: Request<HttpBody>) -> Reply {
