@@ -214,6 +214,18 @@ impl Shared {
         self.count(&state);
     }
 
+    /// For what takes no slot: who can serve it now, whoever waits there.
+    fn glance(&self, wanted: &Wanted) -> Turn {
+        let (snapshot, request, now) = (self.fleet.snapshot(), wanted.request(), self.clock.now());
+        let turn = self.in_flight.claim(
+            self.clock,
+            wanted.trace(),
+            |load| decide(&snapshot.view, load, &request, now, rand::random()),
+            |decision| &decision.ranked[0],
+        );
+        turn.map_err(NoSlot::NoNode)
+    }
+
     /// Tells how many wait, to people and to those whose end is waited for.
     fn count(&self, state: &State) {
         let waiting = state.queue.waiting();
@@ -364,6 +376,9 @@ impl Stay {
     /// # Errors
     /// [`NoSlot`] says why there is none.
     pub async fn slot(&self, wanted: Arc<Wanted>, teller: Teller) -> Turn {
+        if wanted.counts_only {
+            return self.shared.glance(&wanted);
+        }
         let (answer, mut turn) = oneshot::channel();
         {
             let snapshot = self.shared.fleet.snapshot();
@@ -418,6 +433,12 @@ impl Stay {
         self.ended.clone()
     }
 
+    /// Whether a newer request has taken this one's place.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.ended.as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
+
     /// Completes when a newer request has taken this one's place.
     pub async fn superseded(&self) {
         match &self.ended {
@@ -433,12 +454,6 @@ impl Drop for Stay {
         state.queue.leave(self.id, true, self.shared.clock.now());
         let waited = state.parked.remove(&self.id).is_some();
         state.enders.remove(&self.id);
-    /// Whether a newer request has taken this one's place.
-    #[must_use]
-    pub fn is_superseded(&self) -> bool {
-        self.ended.as_ref().is_some_and(CancellationToken::is_cancelled)
-    }
-
         if waited {
             self.shared.count(&state);
         }
