@@ -135,6 +135,13 @@ impl Admission {
             .collect())
     }
 
+    /// What a request needs has become known, or has changed: its class is another one from its next look for a slot.
+    pub fn reclassify(&mut self, id: EntryId, class: u64) {
+        if let Some(guest) = self.guests.get_mut(&id) {
+            guest.entry.class = class;
+        }
+    }
+
     /// A request that is here wants a slot now. It gets one, waits, or is refused; the commands may be about others
     /// too. What runs gives up its slot by this.
     pub fn seek(&mut self, id: EntryId, now: Moment, room: &mut impl Room) -> Vec<Command> {

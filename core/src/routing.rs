@@ -73,6 +73,8 @@ pub struct Request<'a> {
     pub least_context: u32,
     /// What the model must be able to do.
     pub needs: Needs,
+    /// Replicas that were tried for it already: they get it no second time.
+    pub tried: &'a [ReplicaKey],
     /// The starts of the prompt; empty = not hashed.
     pub prefix: &'a [Block],
     /// The session's name as a number.
@@ -94,6 +96,7 @@ impl<'a> Request<'a> {
             mode: None,
             least_context: 0,
             needs: Needs::default(),
+            tried: &[],
             prefix: &[],
             session: None,
             slo: Slo::default(),

@@ -31,6 +31,7 @@ pub const KEYS: &[&str] = &[
     "limits.load_on_demand",
     "limits.queue",
     "limits.queue_bytes",
+    "limits.arriving_bytes",
     "limits.per_key",
     "identity.certificate_life",
     "routing.policy",
@@ -102,6 +103,8 @@ pub struct Limits {
     pub queue: u32,
     /// Bytes of the bodies of those together.
     pub queue_bytes: String,
+    /// Bytes of the bodies that arrive at one time.
+    pub arriving_bytes: String,
     /// Requests of one API key at once, running and waiting.
     pub per_key: u32,
 }
@@ -189,6 +192,8 @@ impl Default for Limits {
             queue: 1024,
             // 32 of the largest bodies, or all 1,024 with a quarter of a megabyte each.
             queue_bytes: "256MiB".into(),
+            // The same again: 28 of the largest bodies at once, each within a minute, and an eighth for small ones.
+            arriving_bytes: "256MiB".into(),
             // Half of the queue: one client that sends everything at once leaves room for others.
             per_key: 512,
         }
@@ -220,6 +225,8 @@ pub struct Settings {
     pub operators: SocketAddr,
     /// The most bytes of a request body.
     pub body_limit: usize,
+    /// The most bytes of all bodies that arrive at one time.
+    pub arriving_bytes: u64,
     /// The most client connections.
     pub connections: usize,
     /// How long a request waits for a model that is being loaded.
@@ -278,6 +285,7 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
     let operators = address(&mut check, "listen.operators", &config.listen.operators);
     let body_limit = check.value("limits.body", config.limits.body.parse::<Bytes>());
     let queue_bytes = check.value("limits.queue_bytes", config.limits.queue_bytes.parse::<Bytes>());
+    let arriving_bytes = check.value("limits.arriving_bytes", config.limits.arriving_bytes.parse::<Bytes>());
     let load_wait = check.value("limits.load_wait", parse_duration(&config.limits.load_wait));
     let answer_wait = check.value("limits.answer_wait", parse_duration(&config.limits.answer_wait));
     let certificate_life =
@@ -291,6 +299,14 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         check.problem(
             "limits.queue_bytes",
             "must be at least twice limits.body, or large requests could never wait",
+        );
+    }
+    if let (Some(arriving), Some(body)) = (arriving_bytes, body_limit)
+        && (arriving.0 / 2 < body.0 || arriving.0 < 1 << 20)
+    {
+        check.problem(
+            "limits.arriving_bytes",
+            "must be at least 1MiB and twice limits.body, or some requests could never arrive",
         );
     }
     if config.limits.per_key == 0 {
@@ -322,6 +338,7 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         agents: agents.unwrap_or(placeholder),
         operators: operators.unwrap_or(placeholder),
         body_limit: body_limit.map_or(0, |bytes| usize::try_from(bytes.0).unwrap_or(usize::MAX)),
+        arriving_bytes: arriving_bytes.map_or(0, |bytes| bytes.0),
         connections: config.limits.connections as usize,
         load_wait: load_wait.unwrap_or_default(),
         answer_wait: answer_wait.unwrap_or_default(),

@@ -15,6 +15,7 @@ pub mod attempt;
 pub mod blobs;
 pub mod caller;
 pub mod cold_load;
+mod course;
 pub mod data_links;
 mod delivery;
 mod early_head;
@@ -45,10 +46,10 @@ use attempt::{Attempt, Failure};
 use bytes::Bytes;
 use caller::Caller;
 use cold_load::{ColdLoads, Loading, load_refused, still_loading};
+use course::{Course, Round};
 use futures_util::FutureExt;
 use http::StatusCode;
 use in_flight::{Claim, InFlight};
-use mesh_core::admission::slot::slots_of;
 use mesh_core::admission::{Entry, Priority};
 use mesh_core::client_loop::{ClientLoops, Habit};
 use mesh_core::fleet::Outcome;
@@ -66,7 +67,7 @@ use ticket::{Ended, Ticket};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use waiting_room::{NoSlot, Progress, Stay, WaitingRoom};
+use waiting_room::{NoSlot, Progress, WaitingRoom};
 use wanted::{Wanted, hash_of};
 
 /// Nodes that are tried for one request: the first and two others.
@@ -148,24 +149,6 @@ pub struct Incoming {
     pub body: Bytes,
     /// The times that its headers ask for: `x-slo-ttft-ms`, `x-slo-tpot-ms`.
     pub slo: Slo,
-}
-
-/// Where a request stands between attempts.
-struct Course<'a> {
-    wanted: Arc<Wanted>,
-    incoming: &'a Incoming,
-    head: &'a Head,
-    stay: &'a Stay,
-    /// What to tell the client if no other node can do what those tried so far cannot.
-    beyond: Option<Box<ApiError>>,
-}
-
-impl Course<'_> {
-    fn tell(&self, progress: Progress) {
-        if let Some(teller) = &self.incoming.caller.progress {
-            teller.send_if_modified(|old| std::mem::replace(old, progress.clone()) != progress);
-        }
-    }
 }
 
 impl Forward {
@@ -261,6 +244,8 @@ impl Forward {
             purpose: incoming.door.purpose(),
             prompt_tokens: incoming.body.len() as u64 / BYTES_PER_TOKEN,
             least_context: 0,
+            tried: Vec::new(),
+            counts_only: incoming.door.counts_only(),
             session: incoming.caller.session,
             slo,
             policy: self.settings.policy,
@@ -271,7 +256,7 @@ impl Forward {
         let stay = self.room.arrive(self.entry(incoming, &wanted));
         let stay = Arc::new(stay.map_err(|refused| refusals::queue(refused, &self.settings))?);
         ticket.stays(stay.clone());
-        let course = Course { wanted, incoming, head, stay: &stay, beyond: None };
+        let course = Course { wanted, incoming, head, stay: &stay, beyond: None, round: Round::default() };
         tokio::select! {
             biased;
             () = stay.superseded() => Err(refusals::superseded()),
@@ -295,10 +280,12 @@ impl Forward {
         Entry {
             priority,
             key: hash_of(&incoming.caller.key),
-            session: incoming.caller.session,
+            // A count is no newer completion: it takes nobody's place.
+            session: incoming.caller.session.filter(|_| !wanted.counts_only),
             deadline: self.clock.now().plus(patience),
             bytes: incoming.body.len() as u64,
-            class: wanted.class(),
+            // Told at each look for a slot: what it needs is read where there is a choice only.
+            class: 0,
         }
     }
 
@@ -325,8 +312,11 @@ impl Forward {
                 Ok((decision, claim)) => match self.attempts(&mut course, decision, claim, ticket).await {
                     Ok(success) => return Ok(success),
                     Err(Exhausted::Error(error)) => return Err(*error),
+                    // The others have no slot free: it waits for one of theirs.
+                    Err(Exhausted::Full) => continue,
                     Err(Exhausted::Loading) => {
                         stay.step_aside();
+                        course.new_round();
                         None
                     }
                 },
@@ -338,6 +328,9 @@ impl Forward {
                 ticket.nobody(&refusal.rejected);
                 loading = self.cold(refusal, &course).await?;
                 if loading == Loading::Nothing && !refusal.loading {
+                    if course.round.tried > 0 {
+                        return Err(course.verdict(ticket));
+                    }
                     return Err(course
                         .beyond
                         .map_or_else(|| refusals::unavailable(&head.model, refusal), |e| *e));
@@ -418,43 +411,44 @@ impl Forward {
         let decision = Arc::new(decision);
         ticket.decided(decision.clone());
         let head = course.head;
-        let (mut claim, mut loading, mut broken) = (Some(first_claim), false, false);
-        let mut costs = false;
-        let (mut tried, mut failed) = (0, None::<(MachineId, String)>);
+        let mut claim = Some(first_claim);
         let mut ranked: Vec<&Candidate> = decision.ranked.iter().collect();
         // An answer with nothing in it, kept while another node is asked once.
         let mut empty = None::<(Attempt, Candidate, Judgement)>;
-        while let Some(candidate) = self.next_of(&mut ranked, claim.is_some()) {
-            if tried == ATTEMPTS {
-                break;
-            }
-            if candidate.context.is_some_and(|context| context < course.wanted.least_context) {
-                continue;
-            }
+        while course.round.tried < ATTEMPTS && !ranked.is_empty() {
+            let free = || self.in_flight.claim_free(&ranked, self.clock, course.wanted.trace());
+            let Some((at, mut claim)) = claim.take().map(|claim| (0, claim)).or_else(free) else {
+                match empty {
+                    Some(_) => break,
+                    None if course.round.loading => return Err(Exhausted::Loading),
+                    None => return Err(Exhausted::Full),
+                }
+            };
+            let candidate = ranked.remove(at);
             // What failed on a node that is there is repeated within a budget only, or a mesh in trouble gets twice the
             // work. Going elsewhere from one that is gone adds nothing to anybody's.
-            if costs && !self.brakes().retries.take(self.clock.now()) {
+            if course.round.costs && !self.brakes().retries.take(self.clock.now()) {
                 ticket.attempt_ended(format!("{}; the budget for retries is spent", ticket.last_result()));
                 break;
             }
-            tried += 1;
-            let mut claim = claim
-                .take()
-                .unwrap_or_else(|| self.in_flight.claim_next(candidate, self.clock, course.wanted.trace()));
-            let reason = match &failed {
+            course.round.tried += 1;
+            let reason = match &course.round.failed {
                 None => candidate.why.to_string(),
                 Some((node, why)) => format!("next after {node}: {why}"),
             };
             ticket.attempt(candidate, reason);
             course.tell(Progress::Sent { node: candidate.machine.clone(), model: candidate.model.clone() });
-            let others = tried < ATTEMPTS && !ranked.is_empty();
+            let others = course.round.tried < ATTEMPTS && !ranked.is_empty();
             let failure = match self.attempt(course.incoming, head, candidate, others, ticket).await {
                 Ok(attempt) => {
                     let judgement =
                         attempt.judgement(&self.fleet, candidate).filter(|_| others && empty.is_none());
                     match judgement.filter(Judgement::is_empty_answer) {
                         None => {
-                            ticket.first_content();
+                            // A count has no content whose time would be worth a median.
+                            if !course.wanted.counts_only {
+                                ticket.first_content();
+                            }
                             claim.first_content();
                             if let Some((_, candidate, judgement)) = empty {
                                 judgement.count(&candidate, &self.metrics);
@@ -473,32 +467,39 @@ impl Forward {
                 Err(failure) => failure,
             };
             ticket.attempt_ended(failure.to_string());
-            failed = Some((candidate.machine.clone(), failure.to_string()));
+            Arc::make_mut(&mut course.wanted).tried.push(candidate.key);
+            course.round.failed = Some((candidate.machine.clone(), failure.to_string()));
             tracing::debug!(request_id = &**ticket.id(), node = %candidate.machine, %failure, "attempt failed");
             if let Some(outcome) = failure.outcome() {
                 self.fleet.observe(&candidate.machine, &candidate.model, outcome);
             }
             self.metrics.retries.get_or_create(&ReasonLabel { reason: failure.word() }).inc();
+            let round = &mut course.round;
             match failure {
+                // The answer in hand is better than an error.
+                Failure::Client(_) if empty.is_some() => break,
+                Failure::Late(_) if empty.is_some() && !head.stream => break,
                 Failure::Client(error) => return Err(Exhausted::Error(error)),
                 Failure::NoSuchPath(error) => course.beyond = Some(error),
                 Failure::Beyond { least_context, error } => {
                     let wanted = Arc::make_mut(&mut course.wanted);
                     wanted.least_context = wanted.least_context.max(least_context);
+                    let least = wanted.least_context;
+                    ranked.retain(|other| other.context.is_none_or(|context| context >= least));
                     course.beyond = Some(error);
                 }
-                Failure::Loading => loading = true,
+                Failure::Loading => round.loading = true,
                 Failure::Late(limit) if !head.stream => {
                     let message = format!("the answer was not complete within {} s", limit.as_secs());
                     let error = ApiError::mesh(StatusCode::GATEWAY_TIMEOUT, "answer_too_late", message);
                     return Err(Exhausted::Error(Box::new(error)));
                 }
-                Failure::Link(_) => broken = true,
+                Failure::Link(_) => round.broken = true,
                 Failure::Replica(_)
                 | Failure::Busy(_)
                 | Failure::Resting(..)
                 | Failure::Late(_)
-                | Failure::Empty(_) => (broken, costs) = (true, true),
+                | Failure::Empty(_) => (round.broken, round.costs) = (true, true),
             }
         }
         if let Some((attempt, candidate, _)) = empty {
@@ -508,36 +509,10 @@ impl Forward {
             ticket.first_content();
             return Ok((attempt, candidate, claim));
         }
-        if loading {
+        if course.round.loading {
             return Err(Exhausted::Loading);
         }
-        if !broken && let Some(error) = course.beyond.take() {
-            return Err(Exhausted::Error(error));
-        }
-        let message =
-            format!("every node that could serve `{}` failed: {}", head.model, ticket.attempts_text());
-        let error =
-            ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "all_nodes_failed", message).retry_after(2);
-        Err(Exhausted::Error(Box::new(error)))
-    }
-
-    /// The best of the ranked nodes that are left: the one that has been claimed; later one with a free slot before
-    /// one without, whose engine queues by itself.
-    fn next_of<'a>(&self, ranked: &mut Vec<&'a Candidate>, claimed: bool) -> Option<&'a Candidate> {
-        if ranked.is_empty() {
-            return None;
-        }
-        let at = if claimed {
-            0
-        } else {
-            let load = self.in_flight.load();
-            let free = |candidate: &&Candidate| {
-                let here = load.get(&(candidate.machine.clone(), candidate.model.clone()));
-                here.copied().unwrap_or(0) < slots_of(candidate)
-            };
-            ranked.iter().position(free).unwrap_or(0)
-        };
-        Some(ranked.remove(at))
+        Err(Exhausted::Error(Box::new(course.verdict(ticket))))
     }
 
     /// One try on one node. With another node at hand, it ends as soon as this one is in doubt: a machine
@@ -604,6 +579,8 @@ enum Exhausted {
     Error(Box<ApiError>),
     /// But one is loading the model.
     Loading,
+    /// But there are others, whose slots are all taken.
+    Full,
 }
 
 /// Who sends what, for noticing clients that repeat themselves.

@@ -3,6 +3,7 @@
 
 mod activity;
 pub mod anthropic;
+mod arrivals;
 pub mod dialect;
 pub mod fim;
 pub mod head;
@@ -16,15 +17,15 @@ pub mod routing_hints;
 use crate::forward::caller::Caller;
 use crate::forward::{Forward, Incoming};
 use crate::ledger::LedgerHandle;
-use activity::{Activity, Told, Useless};
+use crate::metrics::ReasonLabel;
+use activity::{Activity, Told};
+use arrivals::{Arrivals, BODY_TIME};
 use bytes::Bytes;
 use dialect::{Dialect, Door};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, USER_AGENT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming as HttpBody;
+use hyper::body::{Body, Incoming as HttpBody};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -43,39 +44,27 @@ use tracing::Instrument;
 
 /// A client has this long to send its headers.
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
-/// And this long for its whole body: 8 MiB at 140 KB/s.
-const BODY_TIME: Duration = Duration::from_secs(60);
 /// Requests in progress have this long to finish when the router stops.
 const DRAIN: Duration = Duration::from_secs(10);
-/// What was written last on a connection that is being closed has this long to arrive.
-const LINGER: Duration = Duration::from_secs(60);
 /// Characters of a client's name for itself that are kept.
 const CLIENT_LIMIT: usize = 120;
 /// Requests of one HTTP/2 connection at once.
 const STREAMS: u32 = 256;
-
-/// What ends a connection besides its client.
-enum Aside {
-    /// At once.
-    Kill,
-    /// After the requests in progress.
-    Stop,
-    /// Nobody uses it.
-    Useless(Useless),
-}
 
 /// The front door. Clones are cheap.
 #[derive(Clone)]
 pub struct Front {
     forward: Arc<Forward>,
     ledger: LedgerHandle,
+    arrivals: Arrivals,
 }
 
 impl Front {
     /// A front door for `forward`, with keys from `ledger`.
     #[must_use]
     pub fn new(forward: Forward, ledger: LedgerHandle) -> Self {
-        Self { forward: Arc::new(forward), ledger }
+        let arrivals = Arrivals::new(forward.settings.arriving_bytes);
+        Self { forward: Arc::new(forward), ledger, arrivals }
     }
 
     /// Serves clients until `stop`, then lets requests in progress finish for ten seconds.
@@ -127,38 +116,8 @@ impl Front {
             let (front, busy) = (front.clone(), seen.upgrade().unwrap_or_default().begin());
             async move { Ok::<_, Infallible>(front.answer(request).await.map(|body| Told::new(body, busy))) }
         });
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        // With wakes of its own: else each chunk of an answer would ask the clock and the tokens, too.
-        let mut aside = FuturesUnordered::new();
-        aside.push(async {
-            tokio::select! {
-                () = kill.cancelled() => Aside::Kill,
-                () = stop.cancelled() => Aside::Stop,
-                useless = activity.ended() => Aside::Useless(useless),
-            }
-        });
-        let aside = tokio::select! {
-            biased;
-            // Errors here are clients that hang up or send nonsense; hyper has answered what could be answered.
-            _ = connection.as_mut() => return,
-            Some(aside) = aside.next() => aside,
-        };
-        match aside {
-            // Others may be waiting for this place.
-            Aside::Kill | Aside::Useless(Useless::Stalled) => {}
-            Aside::Useless(Useless::Idle) => {
-                connection.as_mut().graceful_shutdown();
-                drop(tokio::time::timeout(LINGER, connection).await);
-            }
-            Aside::Stop => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    () = kill.cancelled() => {}
-                    _ = connection => {}
-                }
-            }
-        }
+        let connection = http.serve_connection(TokioIo::new(activity.watch(stream)), service);
+        activity.drive(connection, stop, kill, |connection| connection.graceful_shutdown()).await;
     }
 
     async fn answer(&self, request: Request<HttpBody>) -> Reply {
@@ -240,7 +199,7 @@ impl Front {
     /// A key is asked for before anything else is said.
     fn authorize(&self, headers: &HeaderMap) -> Result<Arc<str>, ApiError> {
         let refuse = |reason: &'static str, message: &str| {
-            let label = crate::metrics::ReasonLabel { reason };
+            let label = ReasonLabel { reason };
             self.forward.metrics.refusals.get_or_create(&label).inc();
             let hint = "`meshctl key create NAME` makes a key; send it as `Authorization: Bearer mk_…`";
             ApiError {
@@ -305,8 +264,11 @@ impl Front {
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
-        let collected =
-            tokio::time::timeout(BODY_TIME, Limited::new(request.into_body(), limit).collect()).await;
+        let length = request.body().size_hint().exact();
+        let reading = Limited::new(request.into_body(), limit).collect();
+        let collected = self.arrivals.read(length, limit, reading).await.inspect_err(|full| {
+            self.forward.metrics.refusals.get_or_create(&ReasonLabel { reason: full.code }).inc();
+        })?;
         match collected {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),

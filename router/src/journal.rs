@@ -52,7 +52,7 @@ pub enum NotFound {
 }
 
 /// Candidates shown of a request: a mesh with hundreds of models must not fill the screen with reasons.
-const CANDIDATES: usize = 64;
+pub const CANDIDATES: usize = 64;
 
 /// A request as far as it is known now. Clones share it.
 #[derive(Debug, Clone)]
@@ -102,8 +102,10 @@ pub struct Record {
     pub usage: Usage,
     /// What was decided last.
     pub decision: Option<Arc<Decision>>,
-    /// Or why nobody could serve.
+    /// Or why nobody could serve: as many reasons as are shown.
     pub refused: Vec<Rejection>,
+    /// Reasons beyond those.
+    pub refused_more: usize,
 }
 
 /// One try on one node.
@@ -138,7 +140,14 @@ impl SharedRecord {
         let ranked = decided.map(|decision| decision.ranked.as_slice()).unwrap_or_default();
         let rejected = decided.map_or(record.refused.as_slice(), |decision| decision.rejected.as_slice());
         let ranked = ranked.iter().enumerate().map(|(at, candidate)| candidate_line(at + 1, candidate));
-        let candidates = ranked.chain(rejected.iter().map(rejection_line)).take(CANDIDATES).collect();
+        let mut candidates: Vec<CandidateLine> =
+            ranked.chain(rejected.iter().map(rejection_line)).take(CANDIDATES).collect();
+        if decided.is_none()
+            && record.refused_more > 0
+            && let Some(last) = candidates.last_mut()
+        {
+            last.why.push_str(&format!("; and {} more", record.refused_more));
+        }
         ExplainReply {
             request_id: record.id.as_ref().into(),
             at_unix_ms: record.at_unix_ms,

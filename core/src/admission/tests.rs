@@ -17,6 +17,8 @@ struct OneModel {
     slots: u32,
     taken: BTreeSet<EntryId>,
     held_until: Option<Moment>,
+    /// Those that no slot will do for.
+    lacks: BTreeSet<EntryId>,
     most: usize,
 }
 
@@ -32,7 +34,7 @@ impl Room for OneModel {
         if let Some(until) = self.held_until {
             return Found::Held { model, until };
         }
-        if self.taken.len() >= self.slots as usize {
+        if self.taken.len() >= self.slots as usize || self.lacks.contains(&id) {
             return Found::Full { model, slots: self.slots };
         }
         self.taken.insert(id);
@@ -231,6 +233,18 @@ fn what_is_held_is_looked_at_again_when_its_time_comes() {
     assert!(desk.queue.standings(at(0))[0].1.held);
     desk.room.held_until = None;
     assert_eq!(desk.queue.poll(at(3_000), &mut desk.room), [Command::Admit(id)]);
+}
+
+#[test]
+fn a_request_whose_needs_have_changed_is_of_another_class_from_then_on() {
+    let mut desk = Desk::new(1, Limits { waiting: 100, ..LIMITS });
+    let (running, _) = desk.arrive(entry(Priority::Code, 1, 120), 0);
+    let waiting: Vec<EntryId> = (0..6).map(|_| desk.arrive(entry(Priority::Code, 1, 120), 0).0).collect();
+    // The first four need what nobody has: with the others in their class nobody behind them would be looked at.
+    desk.room.lacks = waiting[..4].iter().copied().collect();
+    assert_eq!(desk.leave(running, 1), [], "all of one class");
+    desk.queue.reclassify(waiting[5], 2);
+    assert_eq!(desk.queue.poll(at(2), &mut desk.room), [Command::Admit(waiting[5])]);
 }
 
 #[test]

@@ -93,7 +93,8 @@ pub struct Entry {
     pub deadline: Moment,
     /// Bytes of its body, which are kept in memory while it waits.
     pub bytes: u64,
-    /// Requests of the same class need the same slots: a hash of models and needs.
+    /// Requests of the same class need the same slots: a hash of models and needs. [`super::Admission::reclassify`]
+    /// tells of changes.
     pub class: u64,
 }
 

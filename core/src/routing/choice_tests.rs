@@ -250,6 +250,18 @@ fn a_request_goes_to_a_model_that_can_do_what_it_needs() {
 }
 
 #[test]
+fn what_was_tried_gets_a_request_no_second_time() {
+    let (view, models) = (view_of(vec![machine("a", &["m"]), machine("b", &["m"])]), [model_id("m")]);
+    let keys = ["a", "b"].map(|name| ReplicaKey::of(&machine_id(name), &model_id("m")));
+    let decided = |tried| decide(&view, &Load::default(), &Request { tried, ..ask(&models) }, NOW, 1);
+    let decision = decided(&keys[..1]).expect("b is left");
+    assert_eq!((decision.ranked.len(), &decision.ranked[0].machine), (1, &machine_id("b")));
+    assert_eq!(reasons(&decision.rejected), ["a/m: was tried for this request already"]);
+    let refusal = decided(&keys).expect_err("nobody is left");
+    assert!(!refusal.is_permanent() && refusal.rejected.len() == 2);
+}
+
+#[test]
 fn full_slots_are_told_so_that_a_request_can_wait() {
     let (view, models) = (view_of(vec![machine("a", &["m"]), machine("b", &["m"])]), [model_id("m")]);
     let any_free = |counts: &[(&str, &str, u32)]| {

@@ -75,6 +75,7 @@ enum Fault {
     Closed,
     Cannot(&'static str),
     Context(u32, u32),
+    Tried,
 }
 
 /// What a decision is made from.
@@ -277,6 +278,9 @@ impl<'a> Scan<'a> {
         if !serving.is_open {
             return Err(Fault::Closed);
         }
+        if self.request.tried.contains(&serving.key) {
+            return Err(Fault::Tried);
+        }
         let fits = |context: u32| {
             context >= self.request.least_context && u64::from(context) >= self.request.prompt_tokens
         };
@@ -327,6 +331,7 @@ impl<'a> Scan<'a> {
             let (model, why) = match one.fault {
                 Fault::Cannot(what) => (Some(model), Why::Cannot(what)),
                 Fault::Context(needs, has) => (Some(model), Why::ContextTooSmall(needs, has)),
+                Fault::Tried => (Some(model), Why::Tried),
                 Fault::Closed => match machine_is_out(machine, self.now) {
                     // Said once for all its models.
                     Some(_)

@@ -90,6 +90,8 @@ pub enum Why {
     Cannot(&'static str),
     /// The context is too small: needed, there.
     ContextTooSmall(u32, u32),
+    /// It had its try for this request.
+    Tried,
 }
 
 impl fmt::Display for Why {
@@ -128,6 +130,7 @@ impl fmt::Display for Why {
             Self::Degraded(why) => write!(out, "degraded: {}", ascii(why)),
             Self::Hot(why) => write!(out, "too hot: {}", ascii(why)),
             Self::Cannot(what) => write!(out, "cannot {what}"),
+            Self::Tried => write!(out, "was tried for this request already"),
             Self::ContextTooSmall(needs, has) => write!(out, "context too small: needs {needs}, has {has}"),
         }
     }

@@ -263,7 +263,8 @@ pub fn whole_reply(status: StatusCode, content_type: &str, body: Bytes) -> Reply
     reply
 }
 
-fn refusal(refused: Refused) -> Failure {
+/// What an agent's refusal means.
+pub(super) fn refusal(refused: Refused) -> Failure {
     match refused.kind.as_str() {
         "loading" => Failure::Loading,
         // The agent knows better than our snapshot; that is no failure of the engine.

@@ -2,6 +2,7 @@
 //! path: held for a decision or a note of its end (microseconds), never across an await.
 
 use super::stream_guard::Usage;
+use mesh_core::admission::slot::slots_of;
 use mesh_core::fleet::ReplicaKey;
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::prefix::Block;
@@ -44,6 +45,8 @@ pub struct Trace {
     pub prefix: Arc<[Block]>,
     /// The session's name as a number.
     pub session: Option<u64>,
+    /// It takes no slot and leaves nothing in a cache.
+    pub weightless: bool,
 }
 
 /// One counted request; it counts down when dropped.
@@ -52,7 +55,8 @@ pub struct Claim {
     counts: InFlight,
     replica: (MachineId, ModelId),
     key: ReplicaKey,
-    stake: Stake,
+    /// `None` = it counts for nothing.
+    stake: Option<Stake>,
     trace: Trace,
     predicted: Option<Predicted>,
     is_cold: bool,
@@ -82,7 +86,20 @@ impl InFlight {
         Ok((decision, claim))
     }
 
-    /// Counts one more request on a replica that an earlier decision ranked lower.
+    /// Counts one more request on the first of `ranked` that has a free slot, and tells its place there.
+    #[must_use]
+    pub fn claim_free(&self, ranked: &[&Candidate], clock: Clock, trace: Trace) -> Option<(usize, Claim)> {
+        let mut board = self.lock();
+        let free = |candidate: &&Candidate| {
+            trace.weightless || board.load.in_flight(candidate.key) < slots_of(candidate)
+        };
+        let at = ranked.iter().position(free)?;
+        let claim = self.count(&mut board, ranked[at], clock, trace);
+        drop(board);
+        Some((at, claim))
+    }
+
+    /// Counts one more request on a replica whether it has a free slot or not.
     #[must_use]
     pub fn claim_next(&self, candidate: &Candidate, clock: Clock, trace: Trace) -> Claim {
         self.count(&mut self.lock(), candidate, clock, trace)
@@ -90,9 +107,11 @@ impl InFlight {
 
     fn count(&self, board: &mut Board, candidate: &Candidate, clock: Clock, trace: Trace) -> Claim {
         let started = clock.now();
-        let stake = board.load.claim(candidate, started);
         let replica = (candidate.machine.clone(), candidate.model.clone());
-        *board.counts.entry(replica.clone()).or_default() += 1;
+        let stake = (!trace.weightless).then(|| {
+            *board.counts.entry(replica.clone()).or_default() += 1;
+            board.load.claim(candidate, started)
+        });
         Claim {
             counts: self.clone(),
             replica,
@@ -138,8 +157,9 @@ impl Claim {
         }
         let now = self.clock.now();
         self.first_content = Some(now);
+        let Some(stake) = &mut self.stake else { return };
         let mut board = self.counts.lock();
-        board.load.first_content(&mut self.stake, &self.trace.prefix, self.trace.session, now);
+        board.load.first_content(stake, &self.trace.prefix, self.trace.session, now);
     }
 
     /// What the fleet can learn from the answer, which has just ended. `whole` = it was no stream.
@@ -148,8 +168,8 @@ impl Claim {
         let now = self.clock.now();
         let mut board = self.counts.lock();
         let cached = usage.timing.and_then(|timing| timing.cached_tokens);
-        if let (Some(cached), Some(prompt)) = (cached, usage.prompt_tokens) {
-            board.load.engine_cached(&self.stake, cached, prompt);
+        if let (Some(stake), Some(cached), Some(prompt)) = (&self.stake, cached, usage.prompt_tokens) {
+            board.load.engine_cached(stake, cached, prompt);
         }
         let streams = f64::from(self.streams_at_start + board.load.in_flight(self.key).max(1)) / 2.0;
         drop(board);
@@ -171,8 +191,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        let Some(stake) = &self.stake else { return };
         let mut board = self.counts.lock();
-        board.load.release(&self.stake);
+        board.load.release(stake);
         if let Some(count) = board.counts.get_mut(&self.replica) {
             *count -= 1;
             if *count == 0 {

@@ -2,7 +2,7 @@
 //! to find out whether they work again.
 
 use super::agent_links::AgentLinks;
-use super::attempt::{Failure, engine_error};
+use super::attempt::{Failure, engine_error, refusal};
 use crate::fleet_keeper::{FleetHandle, Snapshot};
 use crate::metrics::{Metrics, ReasonLabel};
 use bytes::Bytes;
@@ -37,6 +37,20 @@ enum Verdict {
     Failed,
     /// Neither: it is busy or loading, or the machine is out of reach, which others notice.
     Undecided,
+}
+
+impl Verdict {
+    /// What a failure says of the replica.
+    fn of(failure: &Failure) -> Self {
+        match failure {
+            // It does not like the question, but it works.
+            Failure::Client(_) | Failure::Beyond { .. } | Failure::NoSuchPath(_) => Self::Answered,
+            // The agent's reports say more.
+            Failure::Loading | Failure::Busy(_) | Failure::Resting(..) | Failure::Link(_) => Self::Undecided,
+            // An engine that takes a request and hangs up has failed like one that answers 500.
+            Failure::Replica(_) | Failure::Late(_) | Failure::Empty(_) => Self::Failed,
+        }
+    }
 }
 
 /// Probes half-open replicas until `stop`.
@@ -125,11 +139,13 @@ async fn probe(links: &AgentLinks, (machine, model): &Place, embeds: bool) -> Ve
         traceparent: String::new(),
         blob: None,
     };
-    let Ok(answer) = link.open(head, body).await else { return Verdict::Undecided };
+    let answer = match link.open(head, body).await {
+        Ok(answer) => answer,
+        Err(error) => return Verdict::of(&error.into()),
+    };
     let status = match answer.head.outcome {
         Some(HeadOutcome::Answer(answer)) => answer.status,
-        // Loading, draining, not loaded: the agent's reports say more.
-        Some(HeadOutcome::Refused(_)) => return Verdict::Undecided,
+        Some(HeadOutcome::Refused(refused)) => return Verdict::of(&refusal(refused)),
         Some(HeadOutcome::Blob(_)) | None => return Verdict::Failed,
     };
     let (mut body, mut text) = (answer.body, Vec::new());
@@ -137,7 +153,7 @@ async fn probe(links: &AgentLinks, (machine, model): &Place, embeds: bool) -> Ve
         match chunk {
             Ok(chunk) if text.len() < READ => text.extend_from_slice(&chunk),
             Ok(_) => break,
-            Err(_) => return Verdict::Failed,
+            Err(error) => return Verdict::of(&error.into()),
         }
     }
     let Some(status) = u16::try_from(status).ok().and_then(|code| StatusCode::from_u16(code).ok()) else {
@@ -146,12 +162,7 @@ async fn probe(links: &AgentLinks, (machine, model): &Place, embeds: bool) -> Ve
     if status.is_success() {
         return if answers(&text, embeds) { Verdict::Answered } else { Verdict::Failed };
     }
-    match engine_error(status, &text) {
-        // It does not like the question, but it works.
-        Failure::Client(_) | Failure::Beyond { .. } | Failure::NoSuchPath(_) => Verdict::Answered,
-        Failure::Loading | Failure::Busy(_) | Failure::Resting(..) | Failure::Link(_) => Verdict::Undecided,
-        Failure::Replica(_) | Failure::Late(_) | Failure::Empty(_) => Verdict::Failed,
-    }
+    Verdict::of(&engine_error(status, &text))
 }
 
 /// Whether an answer is one: it has a choice, or a vector.

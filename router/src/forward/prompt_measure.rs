@@ -13,6 +13,7 @@
 use super::Incoming;
 use super::agent_links::AgentLink;
 use super::attempt::Failure;
+use crate::http::dialect::Door;
 use crate::http::head::scan::plain_end;
 use crate::http::head::{Cap, Head};
 use crate::http::reply::ApiError;
@@ -116,7 +117,7 @@ pub async fn measure(
     }
     let fits_anywhere = context.is_none() && bytes + TEMPLATE_TOKENS <= LEAST_CONTEXT;
     if !engine.is_some_and(refuses_by_itself) && !fits_anywhere {
-        known.at_least = words(head, &incoming.body);
+        known.at_least = words(incoming.door, head, &incoming.body);
         if let (Some(least), Some(context)) = (known.at_least, context)
             && least > context
         {
@@ -191,7 +192,8 @@ fn too_long(tokens: u64, at_least: &str, context: u64) -> Failure {
 
 /// Bytes of everything that becomes tokens. Escapes make it longer than the text is, never shorter.
 fn prompt_bytes(head: &Head) -> u64 {
-    [&head.prompt, &head.tools_at].into_iter().flatten().map(|at| at.len() as u64).sum()
+    let parts = [&head.prompt, &head.tools_at, &head.system, &head.instructions];
+    parts.into_iter().flatten().map(|at| at.len() as u64).sum()
 }
 
 /// The engine's own count, where it gives one.
@@ -225,10 +227,18 @@ async fn count(link: &dyn AgentLink, incoming: &Incoming, head: &Head, candidate
     serde_json::from_slice::<Count>(&text).ok().map(|count| count.input_tokens)
 }
 
-/// Words in the texts of a prompt: runs of ASCII letters in strings that are no names. `None` where a template may
-/// leave out parts.
-fn words(head: &Head, body: &[u8]) -> Option<u64> {
-    let prompt = body.get(head.prompt.clone()?)?;
+/// Words in the texts of a prompt, tools left out: not every template shows them to its model. `None` where a template
+/// may leave out more.
+fn words(door: Door, head: &Head, body: &[u8]) -> Option<u64> {
+    // Elsewhere these are no fields, and engines step over them.
+    let system = head.system.as_ref().filter(|_| matches!(door, Door::Messages | Door::CountTokens));
+    let instructions = head.instructions.as_ref().filter(|_| door == Door::Responses);
+    let parts = [head.prompt.as_ref(), system, instructions];
+    parts.into_iter().flatten().map(|at| words_in(body.get(at.clone())?)).sum()
+}
+
+/// Words in one part of a prompt: runs of ASCII letters in strings that are no names.
+fn words_in(prompt: &[u8]) -> Option<u64> {
     if THOUGHTS.any_in(prompt) {
         return None;
     }

@@ -1,11 +1,12 @@
 //! The life of one request as others see it: its record in the journal, its metrics, and the promise that it
 //! ends exactly once: complete, failed, refused, or cancelled when nothing else was said.
 
+use super::refusals;
 use super::stream_guard::Usage;
 use super::waiting_room::Stay;
 use crate::http::shortened;
 use crate::journal::{Attempted, Finish, Journal, Record, SharedRecord};
-use crate::metrics::{Metrics, ModeLabel, Named, RequestLabels, TokenLabels};
+use crate::metrics::{Metrics, ModeLabel, Named, ReasonLabel, RequestLabels, TokenLabels};
 use mesh_core::id::ModeName;
 use mesh_core::routing::{Candidate, Decision, Rejection};
 use std::borrow::Cow;
@@ -18,6 +19,9 @@ pub const LOADING: &str = "still loading the model";
 
 /// Characters of what a client asked for that are kept.
 const ASKED_LIMIT: usize = 256;
+
+/// Reasons that are kept of a request that nobody could serve: as many as are shown of one.
+const REASONS: usize = crate::journal::CANDIDATES;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +47,7 @@ impl Ended {
     }
 }
 
-/// One request on its way. Dropping it without [`Ticket::end`] records a cancellation.
+/// One request on its way. Dropping it without [`Ticket::end`] records a cancellation, or that a newer one took its place.
 pub struct Ticket {
     id: Arc<str>,
     mode: Option<ModeName>,
@@ -155,7 +159,8 @@ impl Ticket {
     pub fn nobody(&mut self, rejected: &[Rejection]) {
         let mut record = self.record.lock();
         record.decision = None;
-        record.refused = rejected.to_vec();
+        record.refused = rejected.iter().take(REASONS).cloned().collect();
+        record.refused_more = rejected.len().saturating_sub(REASONS);
         drop(record);
         self.keep();
     }
@@ -171,14 +176,6 @@ impl Ticket {
         let mut record = self.record.lock();
         record.reason = reason;
         record.predicted_s = (candidate.predicted_ttft_s, candidate.predicted_answer_s);
-        // Asked again while it loads: one line, not four a second.
-        let again = |last: &&mut Attempted| {
-            last.result == LOADING && last.node == candidate.machine && last.model == candidate.model
-        };
-        if let Some(last) = record.attempts.last_mut().filter(again) {
-            last.result = "running".into();
-            return;
-        }
         record.attempts.push(Attempted {
             node: candidate.machine.clone(),
             model: candidate.model.clone(),
@@ -189,9 +186,17 @@ impl Ticket {
 
     /// What came of the last attempt.
     pub fn attempt_ended(&mut self, result: impl Into<Cow<'static, str>>) {
-        if let Some(attempt) = self.record.lock().attempts.last_mut() {
-            attempt.result = result.into();
+        let attempts = &mut self.record.lock().attempts;
+        let Some(mut last) = attempts.pop() else { return };
+        last.result = result.into();
+        // Asked again and again while a model is loaded: one line for each thing that a replica said, not four a second.
+        let same = |line: &Attempted| {
+            (&line.node, &line.model, &line.result) == (&last.node, &last.model, &last.result)
+        };
+        if let Some(at) = attempts.iter().position(same) {
+            last.started_after_s = attempts.remove(at).started_after_s;
         }
+        attempts.push(last);
     }
 
     /// What came of the last attempt.
@@ -270,13 +275,51 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // 499 is what nginx logs for a client that left.
-        if !self.ended
-            && let Some(attempt) = self.record.lock().attempts.last_mut()
+        if self.ended {
+            return;
+        }
+        let superseded = self.stay.as_ref().is_some_and(|stay| stay.is_superseded());
+        let how = if superseded { "superseded" } else { "cancelled" };
+        if let Some(attempt) = self.record.lock().attempts.last_mut()
             && attempt.result == "running"
         {
-            attempt.result = "cancelled".into();
+            attempt.result = how.into();
         }
-        self.end(Ended::Cancelled, 499, "the client closed the connection", Usage::default());
+        if superseded {
+            let error = refusals::superseded();
+            self.metrics.refusals.get_or_create(&ReasonLabel { reason: error.code }).inc();
+            self.end(Ended::Refused, error.status.as_u16(), &error.message, Usage::default());
+        } else {
+            // 499 is what nginx logs for a client that left.
+            self.end(Ended::Cancelled, 499, "the client closed the connection", Usage::default());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::id::MachineId;
+    use mesh_core::routing::Why;
+
+    #[tokio::test]
+    async fn of_many_machines_that_cannot_serve_some_are_kept_and_the_rest_is_counted() {
+        let journal = Journal::start();
+        let record = Record { id: "req-1".into(), ..Record::default() };
+        let mut ticket = Ticket::new(record, journal.clone(), Metrics::new());
+        let rejection = |number: usize| Rejection {
+            machine: MachineId::new(format!("box-{number}")).expect("valid"),
+            model: None,
+            why: Why::Draining,
+        };
+        let all: Vec<Rejection> = (0..500).map(rejection).collect();
+        for (count, last) in [(500, "draining; and 436 more"), (65, "draining; and 1 more"), (64, "draining")]
+        {
+            ticket.nobody(&all[..count]);
+            assert!(ticket.record.lock().refused.capacity() <= 64);
+            let told = journal.find("req-1").await.expect("it is kept").candidates;
+            assert_eq!((told.len(), told[63].why.as_str()), (64, last));
+            assert_eq!(told[62].why, "draining");
+        }
     }
 }

@@ -215,6 +215,18 @@ impl Shared {
         self.count(&state);
     }
 
+    /// For what takes no slot: who can serve it now, whoever waits there.
+    fn glance(&self, wanted: &Wanted) -> Turn {
+        let (snapshot, request, now) = (self.fleet.snapshot(), wanted.request(), self.clock.now());
+        let turn = self.in_flight.claim(
+            self.clock,
+            wanted.trace(),
+            |load| decide(&snapshot.view, load, &request, now, rand::random()),
+            |decision| &decision.ranked[0],
+        );
+        turn.map_err(NoSlot::NoNode)
+    }
+
     /// Tells how many wait, to people and to those whose end is waited for.
     fn count(&self, state: &State) {
         let waiting = state.queue.waiting();
@@ -387,17 +399,22 @@ impl Stay {
     /// # Errors
     /// [`NoSlot`] says why there is none.
     pub async fn slot(&self, wanted: &Arc<Wanted>, teller: &Teller) -> Turn {
+        if wanted.counts_only {
+            return self.shared.glance(wanted);
+        }
         let turn = {
             let snapshot = self.shared.fleet.snapshot();
             wanted.prepare(&snapshot.view);
+            let class = wanted.class();
             let now = self.shared.clock.now();
             let mut state = self.shared.lock();
             if state.closed {
                 return Err(NoSlot::Stopping);
             }
-            if self.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            if self.is_superseded() {
                 return Err(NoSlot::Superseded);
             }
+            state.queue.reclassify(self.id, class);
             if let Some(turn) = state.look(Some((self.id, wanted)), &self.shared, &snapshot, now) {
                 self.shared.count(&state);
                 return turn;
@@ -437,6 +454,12 @@ impl Stay {
     #[must_use]
     pub fn ended(&self) -> Option<CancellationToken> {
         self.ended.clone()
+    }
+
+    /// Whether a newer request has taken this one's place.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.ended.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
     /// Completes when a newer request has taken this one's place.

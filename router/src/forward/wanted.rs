@@ -3,7 +3,7 @@
 use super::in_flight::Trace;
 use super::prompt_prefix::PromptPrefix;
 use bytes::Bytes;
-use mesh_core::fleet::FleetView;
+use mesh_core::fleet::{FleetView, ReplicaKey};
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::Purpose;
 use mesh_core::routing::{Policy, Request, Slo};
@@ -23,6 +23,10 @@ pub struct Wanted {
     pub prompt_tokens: u64,
     /// Slots with less context than this are useless.
     pub least_context: u32,
+    /// Replicas that were tried already.
+    pub tried: Vec<ReplicaKey>,
+    /// Its tokens are to be counted only: no slot is taken and no prompt read into a cache.
+    pub counts_only: bool,
     /// The session's name as a number.
     pub session: Option<u64>,
     /// Times that are asked for.
@@ -55,6 +59,7 @@ impl Wanted {
             prompt_tokens: self.prompt_tokens,
             mode: self.mode.as_ref(),
             least_context: self.least_context,
+            tried: &self.tried,
             needs: prefix.map(|prefix| prefix.needs).unwrap_or_default(),
             prefix: prefix.map_or(&[], |prefix| &prefix.blocks),
             session: self.session,
@@ -71,17 +76,21 @@ impl Wanted {
             mode: self.mode.clone(),
             prefix: self.prefix.get().map(|prefix| prefix.blocks.clone()).unwrap_or_default(),
             session: self.session,
+            weightless: self.counts_only,
         }
     }
 
-    /// Equal for requests that need the same slots.
+    /// Equal for requests that need the same slots. What is not read of a prompt keeps it from no slot either.
     #[must_use]
     pub fn class(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         for (model, _) in &self.models {
             model.as_str().hash(&mut hasher);
         }
+        let needs = self.prefix.get().map(|prefix| prefix.needs).unwrap_or_default();
+        (needs.tools, needs.vision, needs.fim).hash(&mut hasher);
         (self.purpose == Purpose::Embed, self.least_context).hash(&mut hasher);
+        self.tried.iter().for_each(|replica| replica.number().hash(&mut hasher));
         hasher.finish()
     }
 }

@@ -121,6 +121,12 @@ impl Door {
         }
     }
 
+    /// Whether an engine only counts here: that takes none of its slots.
+    #[must_use]
+    pub fn counts_only(self) -> bool {
+        self == Self::CountTokens
+    }
+
     /// How it is spoken at.
     #[must_use]
     pub fn dialect(self) -> Dialect {

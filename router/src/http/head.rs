@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 /// Fields of which a second one, or one in another spelling, is refused.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 15] = [
     "model",
     "stream",
     "stream_options",
@@ -32,6 +32,8 @@ const NAMES: [&str; 13] = [
     "messages",
     "prompt",
     "input",
+    "system",
+    "instructions",
 ];
 /// Where the limits of the answer stand in [`NAMES`].
 const LIMITS: Range<usize> = 3..7;
@@ -55,6 +57,10 @@ pub struct Head {
     pub prompt: Option<Range<usize>>,
     /// Where the value of `tools` stands.
     pub tools_at: Option<Range<usize>>,
+    /// Where the value of `system` stands: Anthropic's, and Ollama's for completions.
+    pub system: Option<Range<usize>>,
+    /// Where the value of `instructions` stands: that of OpenAI's responses.
+    pub instructions: Option<Range<usize>>,
     limits: [Option<Limit>; LIMITS.end - LIMITS.start],
     model_at: Range<usize>,
     first_field: usize,
@@ -174,6 +180,8 @@ impl Head {
             messages,
             prompt,
             input,
+            system,
+            instructions,
         ] = found;
         let model_at = model.ok_or(HeadError::Missing("model"))?;
         let model = unquoted(text(&model_at)).ok_or(HeadError::WrongType("model", "a string"))?.into_owned();
@@ -198,6 +206,8 @@ impl Head {
             suffix: suffix.as_ref().is_some_and(|at| is_filled(text(at))),
             prompt: messages.or(prompt).or(input),
             tools_at: tools,
+            system,
+            instructions,
             limits: [max, max_completion, max_output, predict].map(limit),
             model_at,
             first_field,
@@ -345,6 +355,8 @@ fn known(body: &[u8], field: &Field) -> Result<Option<usize>, Stop> {
         "messages" => 10,
         "prompt" => 11,
         "input" => 12,
+        "system" => 13,
+        "instructions" => 14,
         // Ollama's reader (Go) takes `Model` for `model`, and by Unicode's folding also U+017F for s and U+212A
         // for k.
         other => {

@@ -13,7 +13,7 @@ use mesh_core::routing::Slo;
 use mesh_daemon::clock::Clock;
 use mesh_daemon::config_layers::KeyLines;
 use mesh_proto::v1::response_head::Outcome;
-use mesh_proto::v1::{BlobRequest, EngineAnswer, RequestHead, ResponseHead};
+use mesh_proto::v1::{BlobRequest, EngineAnswer, ExplainReply, Refused, RequestHead, ResponseHead};
 use router::config::{ModeConfig, RouterConfig, check};
 use router::fleet_keeper::{FleetHandle, Session, Snapshot};
 use router::forward::agent_links::{AgentAnswer, AgentLink, AgentLinks, LinkError};
@@ -44,6 +44,10 @@ pub(crate) enum Script {
     Status(u16, &'static str, Option<u32>),
     /// The link breaks.
     Gone,
+    /// The engine takes the request and hangs up.
+    HangsUp,
+    /// The agent refuses, with this kind.
+    Refused(&'static str),
     /// The start of a stream, and then nothing.
     EndlessStream,
 }
@@ -137,6 +141,12 @@ impl AgentLink for Link {
                     Ok(answer(status, "application/json", retry, body.into(), false))
                 }
                 Script::Gone => Err(LinkError::Gone("scripted".into())),
+                Script::HangsUp => Err(LinkError::EngineBroke),
+                Script::Refused(kind) => {
+                    let refused = Refused { kind: kind.into(), message: "scripted".into() };
+                    let head = ResponseHead { outcome: Some(Outcome::Refused(refused)) };
+                    Ok(AgentAnswer { head, body: stream::empty().boxed() })
+                }
                 Script::EndlessStream => {
                     let delta =
                         json!({"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": null}]});
@@ -248,10 +258,19 @@ impl Mesh {
     }
 
     pub(crate) async fn send_body(&self, body: &Value, caller: Caller) -> Reply {
+        self.send_to(Door::Chat, body, caller).await
+    }
+
+    pub(crate) async fn send_to(&self, door: Door, body: &Value, caller: Caller) -> Reply {
         let id = format!("req-{}", self.last_id.fetch_add(1, Ordering::Relaxed)).into();
         let body = Bytes::from(body.to_string());
-        let (door, client) = (Door::Chat, "test".into());
+        let client = "test".into();
         self.forward.run(Incoming { id, door, client, caller, body, slo: Slo::default() }).await
+    }
+
+    /// What is remembered of a request; they are numbered from 0.
+    pub(crate) async fn explained(&self, number: u64) -> ExplainReply {
+        self.forward.journal.find(&format!("req-{number}")).await.expect("it is remembered")
     }
 
     /// Resolves when this many requests wait in the queue.

@@ -1,6 +1,6 @@
 //! Models that are on disk only.
 
-use crate::fixture::{Mesh, caller, engine, error_of, replica, text_of};
+use crate::fixture::{Mesh, Script, caller, engine, error_of, replica, text_of};
 use mesh_core::id::ModelId;
 use mesh_core::machine::ReplicaState::{Available, Loaded, Loading};
 use mesh_core::machine::{Directive, Store, StoreRefusal};
@@ -124,4 +124,35 @@ async fn a_directive_that_is_lost_is_an_error_after_a_while_and_asked_for_again_
     tokio::time::sleep(Duration::from_secs(11)).await;
     drop(tokio::time::timeout(Duration::from_secs(1), mesh.send("m", caller("k"))).await);
     assert_eq!(control.wish().await, Directive::Load(model().into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_often_loading_nodes_are_asked_in_turn_each_has_one_line_in_the_record() {
+    const LOADING: Script = Script::Status(503, r#"{"error":{"message":"Loading model"}}"#, None);
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let mut nodes = Vec::new();
+    for name in ["a", "b"] {
+        let (node, control) = mesh.node(name, engine(vec![replica("m", Loaded, Some(4))])).await;
+        node.always(LOADING);
+        nodes.push((node, control));
+    }
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.send("m", caller("k")).await }
+    });
+    nodes[0].0.until(|seen| seen.bodies.len() > 40).await;
+    nodes[0].0.always(Script::After(Duration::from_secs(1)));
+    assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    assert!(nodes[1].0.requests() > 10, "it was asked again and again");
+    let told = mesh.explained(0).await;
+    let lines: Vec<(&str, &str)> =
+        told.attempts.iter().map(|line| (line.node.as_str(), line.result.as_str())).collect();
+    assert!(lines.len() <= 3, "{lines:?}");
+    assert_eq!(lines.last(), Some(&("a", "answered")));
+    assert_eq!(
+        lines.iter().filter(|line| **line == ("b", "still loading the model")).count(),
+        1,
+        "{lines:?}"
+    );
+    assert!(told.attempts.iter().all(|line| line.started_after_s < 1.0 || line.result == "answered"));
 }

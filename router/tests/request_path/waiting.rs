@@ -4,8 +4,10 @@ use crate::fixture::{Mesh, Script, caller, engine, error_of, header, replica};
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use mesh_core::machine::ReplicaState::Loaded;
+use mesh_core::machine::{Abilities, Replica};
 use router::forward::caller::Caller;
 use router::forward::waiting_room::Progress;
+use router::metrics::ReasonLabel;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -178,6 +180,43 @@ async fn a_newer_completion_ends_the_one_that_waits_and_the_stream_that_runs() {
     drop(newer);
     assert_eq!(newest.await.expect("no panic").status().as_u16(), 200);
     mesh.until_idle().await;
+    for number in [0, 2] {
+        let told = mesh.explained(number).await;
+        assert_eq!((told.outcome.as_str(), told.status), ("refused", 410), "req-{number}");
+        assert!(told.outcome_detail.contains("took this one's place"), "{}", told.outcome_detail);
+    }
+    assert_eq!(mesh.explained(0).await.attempts[0].result, "superseded");
+    let told = mesh.explained(1).await;
+    assert_eq!((told.outcome.as_str(), told.status), ("cancelled", 499), "its client left");
+    let label = ReasonLabel { reason: "superseded" };
+    assert_eq!(mesh.forward.metrics.refusals.get_or_create(&label).get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_with_images_that_wait_do_not_hold_up_texts_that_another_machine_has_slots_for() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let reads_images = |reads| {
+        let abilities = Abilities { vision: Some(reads), ..Abilities::default() };
+        engine(vec![Replica { abilities, ..replica("m", Loaded, Some(1)) }])
+    };
+    let (a, _control_a) = mesh.node("a", reads_images(true)).await;
+    let (b, _control_b) = mesh.node("b", reads_images(false)).await;
+    a.always(Script::After(100 * SECOND));
+    let image = json!([{"type": "image_url", "image_url": {"url": "data:"}}]);
+    let image = json!({"model": "mesh/ask", "messages": [{"role": "user", "content": image}]});
+    let mut images = tokio::task::JoinSet::new();
+    for waiting in 0..6 {
+        let (sender, image) = (mesh.clone(), image.clone());
+        images.spawn(async move { sender.send_body(&image, caller("k")).await });
+        if waiting == 0 {
+            a.until(|seen| seen.running == 1).await;
+        }
+        mesh.until_waiting(waiting).await;
+    }
+    let reply = mesh.send("mesh/ask", caller("k")).await;
+    assert_eq!((reply.status().as_u16(), header(&reply, "x-mesh-node").as_str()), (200, "b"));
+    assert!(header(&reply, "x-mesh-queue-ms").is_empty(), "it found a slot at once");
+    assert_eq!((a.requests(), b.requests()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

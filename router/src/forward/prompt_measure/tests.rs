@@ -3,7 +3,6 @@
 use super::super::agent_links::{AgentAnswer, AnswerBody, LinkError};
 use super::*;
 use crate::forward::caller::Caller;
-use crate::http::dialect::Door;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use mesh_core::id::{MachineId, ModelId};
@@ -13,7 +12,7 @@ use std::sync::Mutex;
 
 fn words_of(prompt: &str) -> Option<u64> {
     let body = format!("{{\"model\":\"m\",\"messages\":{prompt}}}");
-    words(&Head::read(body.as_bytes(), true).expect("valid"), body.as_bytes())
+    words(Door::Chat, &Head::read(body.as_bytes(), true).expect("valid"), body.as_bytes())
 }
 
 #[test]
@@ -106,9 +105,19 @@ async fn measured(
     engine: EngineKind,
 ) -> Result<Measured, Failure> {
     let body = json!({"model": "m", "messages": [{"role": "user", "content": text}], "max_tokens": 4096});
+    measured_at(Door::Chat, link, &body, context, engine).await
+}
+
+async fn measured_at(
+    door: Door,
+    link: &Says,
+    body: &serde_json::Value,
+    context: Option<u32>,
+    engine: EngineKind,
+) -> Result<Measured, Failure> {
     let incoming = Incoming {
         id: "req-1".into(),
-        door: Door::Chat,
+        door,
         client: String::new(),
         body: Bytes::from(body.to_string()),
         slo: Slo::default(),
@@ -139,6 +148,36 @@ async fn an_engine_that_cuts_in_silence_never_sees_a_prompt_with_more_words_than
     let unknown = measured(&link, &long, None, EngineKind::Ollama).await.expect("nothing is known");
     assert_eq!((unknown.known.at_least, unknown.known.context), (Some(5001), None));
     assert!(link.asked().is_empty(), "Ollama has nothing to ask");
+}
+
+#[tokio::test]
+async fn a_long_system_text_makes_a_prompt_too_long_at_every_door_that_has_one() {
+    let link = Says::new(None);
+    let (long, hi) = ("word ".repeat(5000), json!([{"role": "user", "content": "Hi"}]));
+    let blocks = json!([{"type": "text", "text": long, "cache_control": {"type": "ephemeral"}}]);
+    for (door, body) in [
+        (Door::Messages, json!({"model": "m", "system": long, "messages": hi})),
+        (Door::Messages, json!({"model": "m", "system": blocks, "messages": hi})),
+        (Door::Responses, json!({"model": "m", "instructions": long, "input": "Hi"})),
+        (Door::Responses, json!({"model": "m", "input": "Hi", "instructions": long})),
+    ] {
+        let (least, said) = beyond(measured_at(door, &link, &body, Some(4096), EngineKind::Ollama).await);
+        assert!(least > 5000, "{door:?}: {said}");
+        let fits = measured_at(door, &link, &body, Some(8192), EngineKind::Ollama).await;
+        assert!(fits.is_ok(), "{door:?}: {fits:?}");
+    }
+    // Where it is no field of the dialect no engine reads it.
+    let stray = json!({"model": "m", "system": long, "instructions": long, "messages": hi});
+    let sent = measured_at(Door::Chat, &link, &stray, Some(4096), EngineKind::Ollama).await.expect("sent");
+    assert_eq!(sent.known.at_least, Some(2), "`user` and `Hi`");
+    // Tools may or may not be shown to the model: they are in the upper bound only.
+    let tools = json!([{"type": "function", "function": {"name": "f", "description": long}}]);
+    let tools = json!({"model": "m", "tools": tools, "messages": hi});
+    let sent = measured_at(Door::Messages, &link, &tools, Some(4096), EngineKind::Ollama).await;
+    assert!(sent.is_ok(), "{sent:?}");
+    let counts = Says::new(Some((200, "{\"input_tokens\":5010}")));
+    let counted = measured_at(Door::Chat, &counts, &tools, Some(4096), EngineKind::LlamaServer).await;
+    assert_eq!(beyond(counted).0, 5011);
 }
 
 #[tokio::test(start_paused = true)]

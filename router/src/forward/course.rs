@@ -1,0 +1,63 @@
+//! Where a request stands between attempts, and what its client is told at the end of all of them.
+
+use super::Incoming;
+use super::ticket::Ticket;
+use super::waiting_room::{Progress, Stay};
+use super::wanted::Wanted;
+use crate::http::head::Head;
+use crate::http::reply::ApiError;
+use http::StatusCode;
+use mesh_core::id::MachineId;
+use std::sync::Arc;
+
+/// Where a request stands between attempts.
+pub(super) struct Course<'a> {
+    pub(super) wanted: Arc<Wanted>,
+    pub(super) incoming: &'a Incoming,
+    pub(super) head: &'a Head,
+    pub(super) stay: &'a Stay,
+    /// What to tell the client if no other node can do what those tried so far cannot.
+    pub(super) beyond: Option<Box<ApiError>>,
+    pub(super) round: Round,
+}
+
+/// What came of the nodes that were tried since the request last waited for a load. It may have waited for a slot of the
+/// next one in between.
+#[derive(Default)]
+pub(super) struct Round {
+    pub(super) tried: usize,
+    /// One is loading the model.
+    pub(super) loading: bool,
+    /// One has failed.
+    pub(super) broken: bool,
+    /// Trying the next one costs of the budget for retries.
+    pub(super) costs: bool,
+    /// The last one, and why it was not the last.
+    pub(super) failed: Option<(MachineId, String)>,
+}
+
+impl Course<'_> {
+    pub(super) fn tell(&self, progress: Progress) {
+        if let Some(teller) = &self.incoming.caller.progress {
+            teller.send_if_modified(|old| std::mem::replace(old, progress.clone()) != progress);
+        }
+    }
+
+    /// Whoever was tried may be tried again.
+    pub(super) fn new_round(&mut self) {
+        self.round = Round::default();
+        Arc::make_mut(&mut self.wanted).tried.clear();
+    }
+
+    /// What the client is told when nobody is left to try.
+    pub(super) fn verdict(&mut self, ticket: &Ticket) -> ApiError {
+        if !self.round.broken
+            && let Some(error) = self.beyond.take()
+        {
+            return *error;
+        }
+        let asked = &self.head.model;
+        let message = format!("every node that could serve `{asked}` failed: {}", ticket.attempts_text());
+        ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "all_nodes_failed", message).retry_after(2)
+    }
+}
