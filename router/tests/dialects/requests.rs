@@ -46,7 +46,7 @@ fn where_the_engine_speaks_the_dialect_only_the_model_differs() {
         (Door::Chat, &[LlamaServer, Ollama, LmStudio, Vllm][..]),
         (Door::Completions, &[LlamaServer, Ollama, LmStudio, Vllm]),
         (Door::Embeddings, &[LlamaServer, Ollama, LmStudio, Vllm]),
-        (Door::Responses, &[LlamaServer, Ollama]),
+        (Door::Responses, &[Ollama]),
         (Door::Messages, &[LlamaServer, Ollama]),
         (Door::CountTokens, &[LlamaServer]),
         (Door::Infill, &[LlamaServer]),
@@ -230,11 +230,11 @@ fn responses_become_a_chat_with_parallel_calls_in_one_message() {
     });
     let (path, to) = translated(Door::Responses, EngineKind::LmStudio, &body);
     assert_eq!(path, "/v1/chat/completions");
+    assert_eq!(translated(Door::Responses, EngineKind::LlamaServer, &body), (path, to.clone()));
     assert_eq!(
         to["messages"],
         json!([
-            {"role": "system", "content": "short"}, {"role": "system", "content": "rules"},
-            {"role": "user", "content": "hi"},
+            {"role": "system", "content": "short\n\nrules"}, {"role": "user", "content": "hi"},
             {"role": "assistant", "content": null, "tool_calls": [
                 {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
                 {"id": "b", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
@@ -246,6 +246,10 @@ fn responses_become_a_chat_with_parallel_calls_in_one_message() {
     assert_eq!(to["tools"].as_array().map(Vec::len), Some(1));
     let earlier = json!({"model": "m", "input": "x", "previous_response_id": "resp_1"});
     assert_eq!(refused(Door::Responses, EngineKind::Vllm, &earlier).code, "unsupported");
+    let kept = json!({"model": "m", "input": [{"type": "item_reference", "id": "msg_1"}]});
+    let error = refused(Door::Responses, EngineKind::LlamaServer, &kept);
+    assert_eq!(error.code, "unsupported");
+    assert!(error.message.contains("store: false"), "{}", error.message);
 }
 
 #[test]
@@ -273,8 +277,9 @@ fn requests_that_cannot_be_read_are_the_client_s_fault_and_their_words_stay_here
 
 #[test]
 fn engines_too_old_for_a_dialect_are_asked_in_the_next_one() {
-    for door in [Door::Messages, Door::Responses] {
-        let ways = Passage::ways(door, EngineKind::LlamaServer, b"{}").expect("there are some");
-        assert!(matches!(ways[..], [Passage::Through(..), Passage::Chat]), "{door:?}");
+    use EngineKind::{LlamaServer, Ollama};
+    for (door, kind) in [(Door::Messages, LlamaServer), (Door::Messages, Ollama), (Door::Responses, Ollama)] {
+        let ways = Passage::ways(door, kind, b"{}").expect("there are some");
+        assert!(matches!(ways[..], [Passage::Through(..), Passage::Chat]), "{door:?} {kind:?}");
     }
 }

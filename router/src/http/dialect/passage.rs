@@ -122,9 +122,12 @@ impl Passage {
             (Door::Completions, Family::Llama) if facts.suffix => middle(),
             (Door::Completions, Family::Other) if facts.suffix => middle(),
             (Door::Chat | Door::Completions | Door::Embeddings, _) => Ok(vec![through(OpenAi)]),
-            (Door::Responses, Family::Llama | Family::Ollama) => Ok(vec![through(Responses), Self::Chat]),
+            (Door::Responses, Family::Ollama) => Ok(vec![through(Responses), Self::Chat]),
+            // llama.cpp translates to a chat itself, and its events lack the indices by which SDKs put parallel
+            // calls and texts together (b11549: no `output_index`, `content_index`, `sequence_number`).
+            (Door::Responses, Family::Llama | Family::Other) => Ok(vec![Self::Chat]),
             (Door::Messages, Family::Llama | Family::Ollama) => Ok(vec![through(Anthropic), Self::Chat]),
-            (Door::Responses | Door::Messages, Family::Other) => Ok(vec![Self::Chat]),
+            (Door::Messages, Family::Other) => Ok(vec![Self::Chat]),
             (Door::CountTokens, Family::Llama) => Ok(vec![through(Anthropic)]),
             (Door::CountTokens, _) => Err(unsupported("count tokens", kind)),
             (
