@@ -172,7 +172,7 @@ async fn the_ai_sdk_for_javascript_drives_what_up_starts() {
     if !real_engine().await {
         return;
     }
-    match node_sdk().await {
+    match node_sdk("ai_sdk.mjs").await {
         // A module finds its packages beside itself.
         Ok(copy) => Up::start().await.drive(Path::new("node"), &copy).await,
         Err(missing) => skip(&missing),
@@ -192,6 +192,17 @@ async fn tools_are_called_through_the_anthropic_sdk_for_python() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tools_are_called_through_the_ollama_sdk_for_python() {
     tools_are_called("ollama_tools.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tools_are_called_through_the_ai_sdk_for_javascript_at_every_door() {
+    if !real_engine().await {
+        return;
+    }
+    match node_sdk("ai_tools.mjs").await {
+        Ok(copy) => Up::with_tools().await.drive(Path::new("node"), &copy).await,
+        Err(missing) => skip(&missing),
+    }
 }
 
 async fn tools_are_called(name: &str) {
