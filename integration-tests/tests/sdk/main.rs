@@ -21,6 +21,7 @@ use router::config::{RouterConfig, check};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -30,6 +31,9 @@ use tokio_util::sync::CancellationToken;
 const NATIVE: &str = "phrases";
 /// The same behind what tells only OpenAI's dialect, so that the mesh translates all others.
 const TRANSLATED: &str = "phrases-translated";
+
+/// A script asks up to a hundred times, while engines of other tests share two cores with it.
+const SCRIPT_PATIENCE: Duration = Duration::from_secs(4 * 60);
 
 /// What `modemesh up` starts, on free ports.
 struct Up {
@@ -104,7 +108,9 @@ impl Up {
         command.arg(script).arg(format!("{}/v1", self.mesh.router.client_url())).arg(&self.mesh.api_key);
         command.args(self.models);
         command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").stdin(Stdio::null());
-        let output = soon("the script's end", command.kill_on_drop(true).output()).await.expect("it starts");
+        let output = tokio::time::timeout(SCRIPT_PATIENCE, command.kill_on_drop(true).output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{} did not end in time", script.display()));
+        let output = output.expect("it starts");
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
         assert!(said(&output.stdout).contains("passed"));
