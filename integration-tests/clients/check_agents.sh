@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Drives a mesh with coding agents as people run them, OpenCode and aider, and looks at what the router says of it.
+# Drives a mesh with coding agents as people run them, and looks at what the router says of it.
 #
 #   integration-tests/clients/check_agents.sh [FOLDER]
 #
-# Installs both below FOLDER (default: agents in the target folder; about 1.1 GB), starts `modemesh up` with an engine
-# that answers fixed words (scripted_engine.py: no model, so that the same happens each time), runs each agent without a
+# AGENTS names them, default "opencode aider"; there are also "codex" and "claude". Installs them below FOLDER (default:
+# agents in the target folder; 1.1 GB, and 0.8 GB more for the other two), starts `modemesh up` with an engine that
+# answers fixed words (scripted_engine.py: no model, so that the same happens each time), runs each agent without a
 # person, and checks that its files are written and that the router counts every request as complete and none otherwise.
 # Too large for `cargo test`. Needs python3 with venv, node, npm and curl. MODEMESH=PROGRAM takes a modemesh that is built
-# already; OPENCODE_VERSION and AIDER_VERSION take other versions.
+# already; OPENCODE_VERSION, AIDER_VERSION, CODEX_VERSION and CLAUDE_VERSION take other versions.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,6 +16,9 @@ root=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 opencode_version=${OPENCODE_VERSION:-1.18.33}
 aider_version=${AIDER_VERSION:-0.86.2}
+codex_version=${CODEX_VERSION:-0.169.0}
+claude_version=${CLAUDE_VERSION:-2.1.329}
+agents=${AGENTS:-opencode aider}
 mkdir -p "${1:-$target/agents}"
 folder=$(cd "${1:-$target/agents}" && pwd)
 # The longest that one agent may take.
@@ -36,18 +40,21 @@ fail() {
   exit 1
 }
 
-install() {
-  local opencode="$folder/opencode-$opencode_version" aider="$folder/aider-$aider_version"
-  if [ ! -e "$opencode/installed" ]; then
-    npm install --prefix "$opencode" --no-audit --no-fund --no-package-lock --loglevel error "opencode-ai@$opencode_version"
-    touch "$opencode/installed"
+npm_agent() { # npm_agent PACKAGE VERSION
+  PREFIX=$folder/$(basename "$1")-$2
+  if [ ! -e "$PREFIX/installed" ]; then
+    npm install --prefix "$PREFIX" --no-audit --no-fund --no-package-lock --loglevel error "$1@$2"
+    touch "$PREFIX/installed"
   fi
-  if [ ! -e "$aider/installed" ]; then
-    python3 -m venv --clear "$aider"
-    "$aider/bin/pip" install --quiet --disable-pip-version-check "aider-chat==$aider_version"
-    touch "$aider/installed"
+}
+
+pip_agent() { # pip_agent PACKAGE VERSION
+  PREFIX=$folder/$1-$2
+  if [ ! -e "$PREFIX/installed" ]; then
+    python3 -m venv --clear "$PREFIX"
+    "$PREFIX/bin/pip" install --quiet --disable-pip-version-check "$1==$2"
+    touch "$PREFIX/installed"
   fi
-  OPENCODE="$opencode/node_modules/.bin/opencode" AIDER="$aider/bin/aider"
 }
 
 # The first line of FILE that PATTERN of sed finds, once it is there.
@@ -66,12 +73,12 @@ awaited() { # awaited FILE PATTERN
 }
 
 start_mesh() {
-  local agent_folder=$work/opencode engine
-  mkdir -p "$work/data" "$agent_folder"
+  local engine
+  mkdir -p "$work/data" "$work/folder"
   : >"$work/engine.out" >"$work/up.out"
   # The engine ends when nobody holds the other end any more, whatever happened to this script.
   mkfifo "$work/held"
-  AGENT_FOLDER=$agent_folder python3 "$here/scripted_engine.py" 0 "$work/requests.jsonl" \
+  AGENT_FOLDER=$work/folder python3 "$here/scripted_engine.py" 0 "$work/requests.jsonl" \
     <"$work/held" >"$work/engine.out" 2>&1 &
   children+=($!)
   exec 9>"$work/held"
@@ -119,11 +126,18 @@ PYTHON
   printf '%-28s %s requests, all complete\n' "$name" "$((after - before))"
 }
 
+# The agent got the word after its tool.
+told() { # told NAME
+  grep -q "greeting.txt is written" "$work/$1.out" || fail "$1: the last word is missing: $(cat "$work/$1.out")"
+  rm "$work/folder/greeting.txt"
+}
+
 # The same agent at three doors: OpenAI's chats (as in docs/clients.md), its responses, and Anthropic's messages.
 opencode() {
+  npm_agent opencode-ai "$opencode_version"
   export XDG_CONFIG_HOME=$work/xdg/config XDG_DATA_HOME=$work/xdg/data XDG_STATE_HOME=$work/xdg/state XDG_CACHE_HOME=$work/xdg/cache
   export OPENCODE_DISABLE_MODELS_FETCH=1 OPENCODE_DISABLE_AUTOUPDATE=1 MESH_API_KEY=$KEY
-  cd "$work/opencode"
+  cd "$work/folder"
   local door package
   for door in chat responses messages; do
     case $door in
@@ -142,14 +156,15 @@ opencode() {
 JSON
     # A title, the call of the tool, and the word after it.
     check "opencode-$door" 3 greeting.txt "hello from the mesh" \
-      "$OPENCODE" run --agent build "Write a greeting into greeting.txt."
-    grep -q "greeting.txt is written" "$work/opencode-$door.out" || fail "opencode-$door: the last word is missing"
-    rm greeting.txt
+      "$PREFIX/node_modules/.bin/opencode" run --agent build "Write a greeting into greeting.txt."
+    told "opencode-$door"
   done
   [ "$(counted complete small)" -ge 3 ] || fail "opencode asked for no title in the mode small"
 }
 
 aider() {
+  pip_agent aider-chat "$aider_version"
+  local aider=$PREFIX/bin/aider
   mkdir -p "$work/aider"
   cd "$work/aider"
   export OPENAI_API_BASE=$BASE OPENAI_API_KEY=$KEY HOME=$work/aider
@@ -158,21 +173,55 @@ aider() {
   local quiet=(--no-git --yes-always --no-pretty --no-show-model-warnings --no-detect-urls --weak-model openai/mesh/small)
   local code=(--model openai/mesh/code --edit-format whole)
   local task=(--message "Write hello.py that prints a greeting.")
-  check aider-streamed 1 hello.py "hello from the mesh" "$AIDER" "${quiet[@]}" "${code[@]}" "${task[@]}"
+  check aider-streamed 1 hello.py "hello from the mesh" "$aider" "${quiet[@]}" "${code[@]}" "${task[@]}"
   rm hello.py
-  check aider-whole 1 hello.py "hello from the mesh" "$AIDER" "${quiet[@]}" "${code[@]}" --no-stream "${task[@]}"
+  check aider-whole 1 hello.py "hello from the mesh" "$aider" "${quiet[@]}" "${code[@]}" --no-stream "${task[@]}"
   rm hello.py
   # As in docs/clients.md: one mode thinks, another writes.
-  check aider-architect 2 hello.py "hello from the mesh" "$AIDER" "${quiet[@]}" --architect --auto-accept-architect \
+  check aider-architect 2 hello.py "hello from the mesh" "$aider" "${quiet[@]}" --architect --auto-accept-architect \
     --model openai/mesh/architect --editor-model openai/mesh/code --editor-edit-format editor-whole "${task[@]}"
 }
 
-install
+codex() {
+  npm_agent @openai/codex "$codex_version"
+  export CODEX_HOME=$work/codex MESH_API_KEY=$KEY
+  mkdir -p "$CODEX_HOME"
+  cat >"$CODEX_HOME/config.toml" <<TOML
+model = "mesh/code"
+model_provider = "mesh"
+[model_providers.mesh]
+name = "Mesh"
+base_url = "$BASE"
+wire_api = "responses"
+env_key = "MESH_API_KEY"
+TOML
+  cd "$work/folder"
+  # It may run commands without asking: the engine knows only one, which writes into this folder.
+  check codex 2 greeting.txt "hello from the mesh" "$PREFIX/node_modules/.bin/codex" exec --skip-git-repo-check \
+    --dangerously-bypass-approvals-and-sandbox "Write a greeting into greeting.txt."
+  told codex
+}
+
+claude() {
+  npm_agent @anthropic-ai/claude-code "$claude_version"
+  export HOME=$work/claude ANTHROPIC_BASE_URL=${BASE%/v1} ANTHROPIC_AUTH_TOKEN=$KEY
+  export DISABLE_AUTOUPDATER=1 CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1
+  mkdir -p "$HOME"
+  cd "$work/folder"
+  check claude 2 greeting.txt "hello from the mesh" "$PREFIX/node_modules/.bin/claude" --model mesh/code \
+    --permission-mode acceptEdits --print "Write a greeting into greeting.txt."
+  told claude
+}
+
 if [ -z "${MODEMESH:-}" ]; then
   (cd "$root" && cargo build --locked --quiet -p modemesh)
   MODEMESH=$target/debug/modemesh
 fi
 start_mesh
-(opencode)
-(aider)
-printf 'passed: opencode %s, aider %s\n' "$opencode_version" "$aider_version"
+for agent in $agents; do
+  case $agent in
+    opencode | aider | codex | claude) ("$agent") ;;
+    *) fail "no agent is called '$agent': there are opencode, aider, codex and claude" ;;
+  esac
+done
+echo passed

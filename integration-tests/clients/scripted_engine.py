@@ -1,9 +1,10 @@
 """An engine that speaks OpenAI's dialect and answers agents with fixed, sensible words. It is no model: what it is for
 is to see whether real agents and the router understand each other, tools and streams included.
 
-    scripted_engine.py PORT RECORD
+    AGENT_FOLDER=FOLDER scripted_engine.py PORT RECORD
 
-Whoever offers a tool named `write` is told to write greeting.txt with it, and after the result gets a closing word.
+Whoever offers a tool that writes files or runs commands is told to write greeting.txt with it, and after the result gets
+a closing word.
 Whoever asks without tools gets a file hello.py in the form that aider reads. Every request becomes a line of JSON in
 the file RECORD: path, names of its fields, tools, roles. Ends when standard input closes.
 """
@@ -17,20 +18,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MODEL = "scripted"
 FILE = "hello.py\n```\nprint(\"hello from the mesh\")\n```\n"
+GREETING = "hello from the mesh\n"
 DONE = "greeting.txt is written."
 
 
 def answer(request):
     """Text, and a call as (name, arguments) or None."""
-    tools = {tool["function"]["name"]: tool["function"] for tool in request.get("tools") or []}
-    last = request["messages"][-1]["role"]
-    if "write" in tools and last != "tool":
-        # Agents differ in how they name a path.
-        properties = tools["write"]["parameters"]["properties"]
-        path = next(name for name in ("filePath", "file_path", "path") if name in properties)
-        where = os.path.join(os.environ.get("AGENT_FOLDER", ""), "greeting.txt")
-        return "I write the file.", ("write", {path: where, "content": "hello from the mesh\n"})
-    return (DONE if tools else "Here it is.\n\n" + FILE), None
+    tools = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in request.get("tools") or []}
+    if not tools:
+        return "Here it is.\n\n" + FILE, None
+    # Agents differ in their tools, and in how those name a path.
+    file = os.path.join(os.environ.get("AGENT_FOLDER", ""), "greeting.txt")
+    wanted = {
+        "path": file, "filePath": file, "file_path": file, "content": GREETING,
+        "cmd": f"printf '%s' '{GREETING}' > '{file}'",
+    }
+    name = next((name for name in ("write", "Write", "exec_command") if name in tools), None)
+    if name is None or request["messages"][-1]["role"] == "tool":
+        return DONE, None
+    arguments = {given: value for given, value in wanted.items() if given in tools[name]}
+    return "I write the file.", (name, arguments)
 
 
 def pieces(text):

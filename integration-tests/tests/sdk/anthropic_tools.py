@@ -79,6 +79,15 @@ def goes_on(mesh, model, answer):
         assert "".join(events.text_stream) == ANSWER
 
 
+def instructed(mesh, model):
+    """Instructions in the midst of the messages, as Claude Code gives them; this model's template refuses them there."""
+    turns = [QUESTION, {"role": "system", "content": [{"type": "text", "text": "The folder is empty."}]}]
+    later = [*turns, {"role": "assistant", "content": "Noon."}, {"role": "system", "content": "Be short."}]
+    for messages in (turns, later):
+        answer = mesh.messages.create(model=model, system="Be kind.", messages=messages, max_tokens=100)
+        assert answer.content[0].text == ANSWER, answer
+
+
 def main():
     mesh = anthropic.Anthropic(base_url=BASE, api_key=KEY, max_retries=0, timeout=60)
     for model in MODELS:
@@ -88,6 +97,7 @@ def main():
             check(answer)
             streamed(mesh, ask)
         goes_on(mesh, model, answer)
+        instructed(mesh, model)
     print("anthropic tools passed")
 
 

@@ -137,6 +137,14 @@ def responses(mesh, model, **choice):
         assert events.get_final_response().output_text == ANSWER
 
 
+def instructed(mesh, model):
+    """Instructions beside a developer's, as Codex gives them; this model's template takes one system message."""
+    told = [{"type": "input_text", "text": text} for text in ("You may write.", "The folder is empty.")]
+    turns = [{"type": "message", "role": "developer", "content": told}, QUESTION]
+    answer = mesh.responses.create(model=model, instructions="Be kind.", input=turns, max_output_tokens=100)
+    assert answer.output_text == ANSWER, answer
+
+
 def main():
     mesh = openai.OpenAI(base_url=BASE, api_key=KEY, max_retries=0, timeout=60)
     for model in MODELS:
@@ -147,6 +155,7 @@ def main():
         chat_accumulated(mesh, model)
         chat_goes_on(mesh, model, message)
         no_calls(mesh, model)
+        instructed(mesh, model)
     print("openai tools passed")
 
 

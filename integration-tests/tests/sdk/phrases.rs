@@ -36,9 +36,11 @@ const WORDS: [&str; 5] = ["assistant\n", "It is", " noon", " in ZÃ¼rich", ", 3 Â
 /// The engine looks for these when it reads the template.
 const PIECES: [&str; 1] = ["\n"];
 
+/// As strict about the place of instructions as those of published models are.
 const TEMPLATE: &str = r#"{%- if tools %}{{ '<|im_start|>system\nTools:\n' }}
 {%- for t in tools %}{{ t | tojson }}{{ '\n' }}{% endfor %}{{ '<|im_end|>\n' }}{% endif -%}
-{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.content %}{{ m.content }}{% endif %}
+{%- for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}
+{{- '<|im_start|>' + m.role + '\n' }}{% if m.content %}{{ m.content }}{% endif %}
 {%- for c in m.tool_calls or [] %}{{ '\n<tool_call>\n{"name": "' + c.function.name + '", "arguments": ' }}
 {{- c.function.arguments | tojson }}{{ '}\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant' }}

@@ -2,7 +2,7 @@
 
 mod tell;
 
-use super::dialect::passage::{copy, invalid};
+use super::dialect::passage::{copy, instruct, invalid, plain_text};
 use super::reply::ApiError;
 use serde_json::{Map, Value, json};
 pub use tell::Items;
@@ -94,13 +94,8 @@ fn turn(item: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
                 None => "user",
             };
             let content = content(&item["content"])?;
-            // Many templates take one system message, at the beginning.
-            if role == "system"
-                && let [only] = out.as_mut_slice()
-                && only["role"] == "system"
-                && let (Some(before), Some(more)) = (only["content"].as_str(), content.as_str())
-            {
-                only["content"] = format!("{before}\n\n{more}").into();
+            if role == "system" {
+                instruct(out, plain_text(&content));
             } else {
                 out.push(json!({ "role": role, "content": content }));
             }

@@ -213,6 +213,32 @@ fn anthropic_s_messages_become_a_chat_with_tools_images_and_results() {
 }
 
 #[test]
+fn instructions_in_the_midst_stand_at_the_beginning_until_the_model_has_spoken() {
+    let said = json!([
+        {"role": "user", "content": "hi"},
+        {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": "hello"},
+        {"role": "system", "content": "c"},
+    ]);
+    let expected = |first: &str| {
+        json!([
+            {"role": "system", "content": first}, {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "hello"}, {"role": "user", "content": "c"},
+        ])
+    };
+    for kind in [EngineKind::Vllm, EngineKind::LlamaServer] {
+        let mut body = json!({"model": "m", "max_tokens": 9, "messages": said});
+        let (path, to) = translated(Door::Messages, kind, &body);
+        assert_eq!((path, &to["messages"]), ("/v1/chat/completions", &expected("a\nb")), "{kind:?}");
+        body["system"] = "short".into();
+        assert_eq!(translated(Door::Messages, kind, &body).1["messages"], expected("short\n\na\nb"));
+        let (_, to) =
+            translated(Door::Responses, kind, &json!({"model": "m", "instructions": "x", "input": said}));
+        assert_eq!(to["messages"], expected("x\n\na\nb"), "{kind:?}");
+    }
+}
+
+#[test]
 fn responses_become_a_chat_with_parallel_calls_in_one_message() {
     let body = json!({
         "model": "m", "instructions": "short", "max_output_tokens": 9, "store": false, "stream": true,
