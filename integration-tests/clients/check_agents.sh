@@ -3,12 +3,12 @@
 #
 #   integration-tests/clients/check_agents.sh [FOLDER]
 #
-# AGENTS names them, default "opencode aider"; there are also "codex" and "claude". Installs them below FOLDER (default:
-# agents in the target folder; 1.1 GB, and 0.8 GB more for the other two), starts `modemesh up` with an engine that
-# answers fixed words (scripted_engine.py: no model, so that the same happens each time), runs each agent without a
-# person, and checks that its files are written and that the router counts every request as complete and none otherwise.
-# Too large for `cargo test`. Needs python3 with venv, node, npm and curl. MODEMESH=PROGRAM takes a modemesh that is built
-# already; OPENCODE_VERSION, AIDER_VERSION, CODEX_VERSION and CLAUDE_VERSION take other versions.
+# AGENTS names them, default "opencode aider"; there are also "codex", "claude", "cn" (Continue) and "qwen". Installs them
+# below FOLDER (default: agents in the target folder; 1.1 GB, and 1 GB more for the others), starts `modemesh up` with an
+# engine that answers fixed words (scripted_engine.py: no model, so that the same happens each time), runs each agent
+# without a person, and checks that its files are written and that the router counts every request as complete and none
+# otherwise. Too large for `cargo test`. Needs python3 with venv, node, npm and curl. MODEMESH=PROGRAM takes a modemesh
+# that is built already; OPENCODE_VERSION, AIDER_VERSION and so on take other versions.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,6 +18,8 @@ opencode_version=${OPENCODE_VERSION:-1.18.33}
 aider_version=${AIDER_VERSION:-0.86.2}
 codex_version=${CODEX_VERSION:-0.169.0}
 claude_version=${CLAUDE_VERSION:-2.1.329}
+cn_version=${CN_VERSION:-1.5.47}
+qwen_version=${QWEN_VERSION:-0.24.4}
 agents=${AGENTS:-opencode aider}
 mkdir -p "${1:-$target/agents}"
 folder=$(cd "${1:-$target/agents}" && pwd)
@@ -213,6 +215,34 @@ claude() {
   told claude
 }
 
+cn() {
+  npm_agent @continuedev/cli "$cn_version"
+  export HOME=$work/cn
+  mkdir -p "$HOME"
+  # The chat of docs/clients.md.
+  cat >"$HOME/config.yaml" <<YAML
+name: mesh
+version: 1.0.0
+schema: v1
+models:
+  - { name: Mesh code, provider: openai, apiBase: "$BASE", apiKey: $KEY, model: mesh/code, roles: [chat, edit, apply], capabilities: [tool_use], defaultCompletionOptions: { contextLength: 65536, maxTokens: 8192 } }
+YAML
+  cd "$work/folder"
+  check cn 2 greeting.txt "hello from the mesh" "$PREFIX/node_modules/.bin/cn" --config "$HOME/config.yaml" --auto \
+    --print "Write a greeting into greeting.txt."
+  told cn
+}
+
+qwen() {
+  npm_agent @qwen-code/qwen-code "$qwen_version"
+  export HOME=$work/qwen OPENAI_API_KEY=$KEY OPENAI_BASE_URL=$BASE OPENAI_MODEL=mesh/code
+  mkdir -p "$HOME"
+  cd "$work/folder"
+  check qwen 2 greeting.txt "hello from the mesh" "$PREFIX/node_modules/.bin/qwen" --auth-type openai --yolo \
+    --prompt "Write a greeting into greeting.txt."
+  told qwen
+}
+
 if [ -z "${MODEMESH:-}" ]; then
   (cd "$root" && cargo build --locked --quiet -p modemesh)
   MODEMESH=$target/debug/modemesh
@@ -220,8 +250,8 @@ fi
 start_mesh
 for agent in $agents; do
   case $agent in
-    opencode | aider | codex | claude) ("$agent") ;;
-    *) fail "no agent is called '$agent': there are opencode, aider, codex and claude" ;;
+    opencode | aider | codex | claude | cn | qwen) ("$agent") ;;
+    *) fail "no agent is called '$agent': there are opencode, aider, codex, claude, cn and qwen" ;;
   esac
 done
 echo passed

@@ -24,16 +24,18 @@ DONE = "greeting.txt is written."
 
 def answer(request):
     """Text, and a call as (name, arguments) or None."""
-    tools = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in request.get("tools") or []}
+    functions = [tool["function"] for tool in request.get("tools") or []]
+    # A tool without parameters may have no schema.
+    tools = {one["name"]: (one.get("parameters") or {}).get("properties", {}) for one in functions}
     if not tools:
         return "Here it is.\n\n" + FILE, None
     # Agents differ in their tools, and in how those name a path.
     file = os.path.join(os.environ.get("AGENT_FOLDER", ""), "greeting.txt")
     wanted = {
-        "path": file, "filePath": file, "file_path": file, "content": GREETING,
+        "path": file, "filePath": file, "file_path": file, "filepath": file, "content": GREETING,
         "cmd": f"printf '%s' '{GREETING}' > '{file}'",
     }
-    name = next((name for name in ("write", "Write", "exec_command") if name in tools), None)
+    name = next((name for name in ("write", "Write", "write_file", "exec_command") if name in tools), None)
     if name is None or request["messages"][-1]["role"] == "tool":
         return DONE, None
     arguments = {given: value for given, value in wanted.items() if given in tools[name]}
