@@ -20,7 +20,7 @@ fn doors() -> [(&'static str, Value, &'static str); 4] {
 }
 
 fn is_native(path: &str) -> bool {
-    path.starts_with("/v1/")
+    path == "/v1/messages"
 }
 
 /// What llama.cpp says to a path that it does not know.

@@ -24,8 +24,8 @@ pub(crate) async fn python_sdk() -> Result<PathBuf, String> {
 }
 
 /// A copy of the script beside the packages it needs, or what is missing.
-pub(crate) async fn node_sdk() -> Result<PathBuf, String> {
-    blocking(|| {
+pub(crate) async fn node_sdk(script: &'static str) -> Result<PathBuf, String> {
+    blocking(move || {
         let folder = once("test-sdk-npm", PACKAGES, |folder| {
             fs::write(folder.join("package.json"), PACKAGES).map_err(|error| error.to_string())?;
             run(Command::new("node")
@@ -35,8 +35,9 @@ pub(crate) async fn node_sdk() -> Result<PathBuf, String> {
             let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel", "error"];
             run(Command::new("npm").args(npm).current_dir(folder))
         })?;
-        let copy = folder.join("ai_sdk.mjs");
-        fs::write(&copy, include_str!("ai_sdk.mjs")).map_err(|error| error.to_string())?;
+        let copy = folder.join(script);
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(script);
+        fs::copy(ours, &copy).map_err(|error| error.to_string())?;
         Ok(copy)
     })
     .await

@@ -2,7 +2,7 @@
 
 mod tell;
 
-use super::dialect::passage::{copy, invalid};
+use super::dialect::passage::{copy, instruct, invalid, plain_text};
 use super::reply::ApiError;
 use serde_json::{Map, Value, json};
 pub use tell::Messages;
@@ -66,6 +66,10 @@ fn choice(choice: Option<&Value>, to: &mut Map<String, Value>) {
 /// One message, which may become several: results of tools are messages of their own in a chat.
 fn turn(message: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
     let role = message["role"].as_str().unwrap_or("user");
+    if role == "system" {
+        instruct(out, plain_text(&message["content"]));
+        return Ok(());
+    }
     let blocks = match &message["content"] {
         Value::String(text) => {
             out.push(json!({ "role": role, "content": text }));
@@ -134,15 +138,4 @@ fn image(block: &Value) -> Result<Value, Box<ApiError>> {
         _ => return Err(invalid("an image needs a source of base64 or a URL")),
     };
     Ok(json!({ "type": "image_url", "image_url": { "url": url } }))
-}
-
-/// A text, or the texts of blocks.
-fn plain_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(blocks) => {
-            blocks.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n")
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
-    }
 }

@@ -2,7 +2,7 @@
 
 mod tell;
 
-use super::dialect::passage::{copy, invalid};
+use super::dialect::passage::{copy, instruct, invalid, plain_text};
 use super::reply::ApiError;
 use serde_json::{Map, Value, json};
 pub use tell::Items;
@@ -34,6 +34,8 @@ pub fn chat(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiErro
     let mut to = Map::new();
     to.insert("messages".into(), messages.into());
     copy(from, &mut to, &["temperature", "top_p", "parallel_tool_calls", "user", "seed", "stop"]);
+    // What llama.cpp takes besides, and others ignore or know too.
+    copy(from, &mut to, &["top_k", "min_p", "presence_penalty", "frequency_penalty", "chat_template_kwargs"]);
     if let Some(tokens) = from.get("max_output_tokens").filter(|tokens| !tokens.is_null()) {
         to.insert("max_tokens".into(), tokens.clone());
     }
@@ -91,7 +93,12 @@ fn turn(item: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
                 Some(role) => role,
                 None => "user",
             };
-            out.push(json!({ "role": role, "content": content(&item["content"])? }));
+            let content = content(&item["content"])?;
+            if role == "system" {
+                instruct(out, plain_text(&content));
+            } else {
+                out.push(json!({ "role": role, "content": content }));
+            }
         }
         Some("function_call") => {
             let call = json!({
@@ -119,6 +126,11 @@ fn turn(item: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
         }
         // Thoughts of earlier turns are no part of a chat.
         Some("reasoning") => {}
+        Some("item_reference") => {
+            let message = "`item_reference` is not supported: no response is kept here, so send the items \
+                           themselves (`store: false`)";
+            return Err(Box::new(ApiError { code: "unsupported", ..*invalid(message) }));
+        }
         Some(_) => {
             let message =
                 "only messages, calls of functions and their outputs can be translated for this engine";

@@ -46,7 +46,7 @@ fn where_the_engine_speaks_the_dialect_only_the_model_differs() {
         (Door::Chat, &[LlamaServer, Ollama, LmStudio, Vllm][..]),
         (Door::Completions, &[LlamaServer, Ollama, LmStudio, Vllm]),
         (Door::Embeddings, &[LlamaServer, Ollama, LmStudio, Vllm]),
-        (Door::Responses, &[LlamaServer, Ollama]),
+        (Door::Responses, &[Ollama]),
         (Door::Messages, &[LlamaServer, Ollama]),
         (Door::CountTokens, &[LlamaServer]),
         (Door::Infill, &[LlamaServer]),
@@ -213,6 +213,32 @@ fn anthropic_s_messages_become_a_chat_with_tools_images_and_results() {
 }
 
 #[test]
+fn instructions_in_the_midst_stand_at_the_beginning_until_the_model_has_spoken() {
+    let said = json!([
+        {"role": "user", "content": "hi"},
+        {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": "hello"},
+        {"role": "system", "content": "c"},
+    ]);
+    let expected = |first: &str| {
+        json!([
+            {"role": "system", "content": first}, {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "hello"}, {"role": "user", "content": "c"},
+        ])
+    };
+    for kind in [EngineKind::Vllm, EngineKind::LlamaServer] {
+        let mut body = json!({"model": "m", "max_tokens": 9, "messages": said});
+        let (path, to) = translated(Door::Messages, kind, &body);
+        assert_eq!((path, &to["messages"]), ("/v1/chat/completions", &expected("a\nb")), "{kind:?}");
+        body["system"] = "short".into();
+        assert_eq!(translated(Door::Messages, kind, &body).1["messages"], expected("short\n\na\nb"));
+        let (_, to) =
+            translated(Door::Responses, kind, &json!({"model": "m", "instructions": "x", "input": said}));
+        assert_eq!(to["messages"], expected("x\n\na\nb"), "{kind:?}");
+    }
+}
+
+#[test]
 fn responses_become_a_chat_with_parallel_calls_in_one_message() {
     let body = json!({
         "model": "m", "instructions": "short", "max_output_tokens": 9, "store": false, "stream": true,
@@ -230,11 +256,11 @@ fn responses_become_a_chat_with_parallel_calls_in_one_message() {
     });
     let (path, to) = translated(Door::Responses, EngineKind::LmStudio, &body);
     assert_eq!(path, "/v1/chat/completions");
+    assert_eq!(translated(Door::Responses, EngineKind::LlamaServer, &body), (path, to.clone()));
     assert_eq!(
         to["messages"],
         json!([
-            {"role": "system", "content": "short"}, {"role": "system", "content": "rules"},
-            {"role": "user", "content": "hi"},
+            {"role": "system", "content": "short\n\nrules"}, {"role": "user", "content": "hi"},
             {"role": "assistant", "content": null, "tool_calls": [
                 {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
                 {"id": "b", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
@@ -246,6 +272,10 @@ fn responses_become_a_chat_with_parallel_calls_in_one_message() {
     assert_eq!(to["tools"].as_array().map(Vec::len), Some(1));
     let earlier = json!({"model": "m", "input": "x", "previous_response_id": "resp_1"});
     assert_eq!(refused(Door::Responses, EngineKind::Vllm, &earlier).code, "unsupported");
+    let kept = json!({"model": "m", "input": [{"type": "item_reference", "id": "msg_1"}]});
+    let error = refused(Door::Responses, EngineKind::LlamaServer, &kept);
+    assert_eq!(error.code, "unsupported");
+    assert!(error.message.contains("store: false"), "{}", error.message);
 }
 
 #[test]
@@ -273,8 +303,9 @@ fn requests_that_cannot_be_read_are_the_client_s_fault_and_their_words_stay_here
 
 #[test]
 fn engines_too_old_for_a_dialect_are_asked_in_the_next_one() {
-    for door in [Door::Messages, Door::Responses] {
-        let ways = Passage::ways(door, EngineKind::LlamaServer, b"{}").expect("there are some");
-        assert!(matches!(ways[..], [Passage::Through(..), Passage::Chat]), "{door:?}");
+    use EngineKind::{LlamaServer, Ollama};
+    for (door, kind) in [(Door::Messages, LlamaServer), (Door::Messages, Ollama), (Door::Responses, Ollama)] {
+        let ways = Passage::ways(door, kind, b"{}").expect("there are some");
+        assert!(matches!(ways[..], [Passage::Through(..), Passage::Chat]), "{door:?} {kind:?}");
     }
 }

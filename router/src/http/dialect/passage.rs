@@ -14,7 +14,9 @@ use crate::http::responses;
 use bytes::Bytes;
 use http::StatusCode;
 use mesh_core::machine::EngineKind;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// What an engine is to be asked, and what its answer has to become.
 pub struct Prepared {
@@ -65,6 +67,8 @@ pub enum Passage {
 struct BodyFacts {
     suffix: bool,
     raw: bool,
+    /// Instructions in the midst of Anthropic's messages.
+    instructs: bool,
 }
 
 /// The engines that differ here.
@@ -101,10 +105,11 @@ impl Passage {
         let through = |framing| Self::Through(door.path(), framing);
         let facts = match door {
             Door::Completions | Door::OllamaGenerate => facts(body)?,
-            Door::Chat
+            Door::Messages if family == Family::Llama => facts(body)?,
+            Door::Messages
+            | Door::Chat
             | Door::Embeddings
             | Door::Responses
-            | Door::Messages
             | Door::CountTokens
             | Door::OllamaChat
             | Door::OllamaEmbed
@@ -122,9 +127,14 @@ impl Passage {
             (Door::Completions, Family::Llama) if facts.suffix => middle(),
             (Door::Completions, Family::Other) if facts.suffix => middle(),
             (Door::Chat | Door::Completions | Door::Embeddings, _) => Ok(vec![through(OpenAi)]),
-            (Door::Responses, Family::Llama | Family::Ollama) => Ok(vec![through(Responses), Self::Chat]),
+            (Door::Responses, Family::Ollama) => Ok(vec![through(Responses), Self::Chat]),
+            // llama.cpp translates to a chat itself, and its events lack the indices by which SDKs put parallel
+            // calls and texts together (b11549: no `output_index`, `content_index`, `sequence_number`).
+            (Door::Responses, Family::Llama | Family::Other) => Ok(vec![Self::Chat]),
+            // llama.cpp hands them to the template where they stand, and many templates refuse that.
+            (Door::Messages, Family::Llama) if facts.instructs => Ok(vec![Self::Chat]),
             (Door::Messages, Family::Llama | Family::Ollama) => Ok(vec![through(Anthropic), Self::Chat]),
-            (Door::Responses | Door::Messages, Family::Other) => Ok(vec![Self::Chat]),
+            (Door::Messages, Family::Other) => Ok(vec![Self::Chat]),
             (Door::CountTokens, Family::Llama) => Ok(vec![through(Anthropic)]),
             (Door::CountTokens, _) => Err(unsupported("count tokens", kind)),
             (
@@ -239,13 +249,52 @@ impl Change {
     }
 }
 
-/// A completion is looked into only if it may have a suffix.
+/// A body is looked into only if the way depends on it.
 fn facts(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
     let members = super::edit::members(body).map_err(|_| invalid("the body is not a JSON object"))?;
     let value = |wanted: &str| {
         members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get()).unwrap_or("null")
     };
-    Ok(BodyFacts { suffix: !matches!(value("suffix"), "null" | "\"\""), raw: value("raw") == "true" })
+    let said: Vec<Said<'_>> = serde_json::from_str(value("messages")).unwrap_or_default();
+    Ok(BodyFacts {
+        suffix: !matches!(value("suffix"), "null" | "\"\""),
+        raw: value("raw") == "true",
+        instructs: said.iter().any(|said| said.role.as_deref() == Some("system")),
+    })
+}
+
+#[derive(Deserialize)]
+struct Said<'a> {
+    #[serde(borrow)]
+    role: Option<Cow<'a, str>>,
+}
+
+/// An instruction in the midst of a conversation. Many templates take one system message, at the beginning: until the
+/// model has spoken it becomes part of that one; later the user says it, so that nothing changes before what an engine
+/// keeps in its cache.
+pub fn instruct(out: &mut Vec<Value>, text: String) {
+    if out.iter().any(|message| message["role"] == "assistant") {
+        out.push(json!({ "role": "user", "content": text }));
+        return;
+    }
+    match out.first_mut().filter(|first| first["role"] == "system") {
+        Some(first) => {
+            let before = first["content"].as_str().unwrap_or_default();
+            first["content"] = format!("{before}\n\n{text}").into();
+        }
+        None => out.insert(0, json!({ "role": "system", "content": text })),
+    }
+}
+
+/// A text, or the texts of blocks or parts.
+pub fn plain_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(blocks) => {
+            blocks.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n")
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
+    }
 }
 
 fn object(body: &[u8]) -> Result<Map<String, Value>, Box<ApiError>> {
