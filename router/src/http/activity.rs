@@ -324,8 +324,8 @@ mod tests {
             async move { Ok::<_, Infallible>(Response::new(Told::new(answer, busy))) }
         });
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let never = CancellationToken::new();
         let served =
-            let never = CancellationToken::new();
             tokio::spawn(activity.drive(connection, never.clone(), never, |c| c.graceful_shutdown()));
         client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
         let (mut got, mut piece) = (0, vec![0; 4 << 10]);
