@@ -1,12 +1,15 @@
 //! What became of the last requests: for `meshctl explain`, and for the medians in `meshctl status`.
 //!
-//! One task owns the list of records. A request shares its record with the list and goes on writing in it, so nothing
-//! is copied and nothing is made into text before somebody asks.
+//! One task owns the list of records. A request shares its record with the list and goes on writing in it; at its end
+//! the record becomes one small piece of bytes.
+
+mod wire;
 
 use crate::forward::stream_guard::Usage;
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::routing::{Candidate, Decision, Rejection};
-use mesh_proto::v1::{AttemptLine, CandidateLine, CostTerm, ExplainReply};
+use mesh_proto::v1::ExplainReply;
+use prost::Message as _;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,87 +136,51 @@ impl SharedRecord {
         // Each change is one assignment, so the record makes sense after any panic.
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Record {
+    /// Who can serve, best first, and who cannot.
+    fn candidates(&self) -> (&[Candidate], &[Rejection]) {
+        match self.decision.as_deref() {
+            Some(decision) => (&decision.ranked, &decision.rejected),
+            None => (&[], &self.refused),
+        }
+    }
+
+    /// Reasons beyond those that are kept.
+    fn more(&self) -> Option<usize> {
+        (self.decision.is_none() && self.refused_more > 0).then_some(self.refused_more)
+    }
+}
+
+/// One of the last requests.
+enum Kept {
+    /// It goes on.
+    Open(SharedRecord),
+    /// It has ended: an encoded [`ExplainReply`].
+    Closed(Box<[u8]>),
+}
+
+impl Kept {
+    fn with_id<T>(&self, read: impl FnOnce(&str) -> T) -> T {
+        match self {
+            Self::Open(record) => read(&record.lock().id),
+            Self::Closed(bytes) => read(wire::id_of(bytes)),
+        }
+    }
 
     fn shown(&self) -> ExplainReply {
-        let record = self.lock();
-        let decided = record.decision.as_deref();
-        let ranked = decided.map(|decision| decision.ranked.as_slice()).unwrap_or_default();
-        let rejected = decided.map_or(record.refused.as_slice(), |decision| decision.rejected.as_slice());
-        let ranked = ranked.iter().enumerate().map(|(at, candidate)| candidate_line(at + 1, candidate));
-        let mut candidates: Vec<CandidateLine> =
-            ranked.chain(rejected.iter().map(rejection_line)).take(CANDIDATES).collect();
-        if decided.is_none()
-            && record.refused_more > 0
-            && let Some(last) = candidates.last_mut()
-        {
-            last.why.push_str(&format!("; and {} more", record.refused_more));
-        }
-        ExplainReply {
-            request_id: record.id.as_ref().into(),
-            at_unix_ms: record.at_unix_ms,
-            path: record.path.into(),
-            asked: record.asked.clone(),
-            mode: record.mode.as_ref().map(ToString::to_string).unwrap_or_default(),
-            client: record.client.clone(),
-            body_bytes: record.body_bytes,
-            stream: record.stream,
-            candidates,
-            attempts: record.attempts.iter().map(attempt_line).collect(),
-            outcome: record.outcome.into(),
-            outcome_detail: record.outcome_detail.clone(),
-            status: record.status.into(),
-            ttft_s: record.ttft_s,
-            duration_s: record.duration_s,
-            prompt_tokens: record.usage.prompt_tokens,
-            completion_tokens: record.usage.completion_tokens,
-            tokens_per_second: record.usage.tokens_per_second(),
-            reason: record.reason.clone(),
-            queued_s: record.queued_s,
-            predicted_ttft_s: record.predicted_s.0,
-            predicted_answer_s: record.predicted_s.1,
-        }
-    }
-}
-
-fn attempt_line(attempt: &Attempted) -> AttemptLine {
-    AttemptLine {
-        node: attempt.node.to_string(),
-        model: attempt.model.to_string(),
-        started_after_s: attempt.started_after_s,
-        result: attempt.result.as_ref().into(),
-    }
-}
-
-fn candidate_line(rank: usize, candidate: &Candidate) -> CandidateLine {
-    CandidateLine {
-        node: candidate.machine.to_string(),
-        model: candidate.model.to_string(),
-        rank: u32::try_from(rank).unwrap_or(u32::MAX),
-        why: candidate.why.to_string(),
-        predicted_s: candidate.predicted_s,
-        in_flight: candidate.in_flight,
-        predicted_ttft_s: candidate.predicted_ttft_s,
-        cached_tokens: candidate.cached_tokens,
-        terms: candidate
-            .terms
-            .iter()
-            .map(|(name, seconds)| CostTerm { name: (*name).into(), seconds: *seconds })
-            .collect(),
-    }
-}
-
-fn rejection_line(rejection: &Rejection) -> CandidateLine {
-    CandidateLine {
-        node: rejection.machine.to_string(),
-        model: rejection.model.as_ref().map(ToString::to_string).unwrap_or_default(),
-        why: rejection.why.to_string(),
-        ..CandidateLine::default()
+        let reply = match self {
+            Self::Open(record) => ExplainReply::decode(&*wire::Writer::default().write(&record.lock())),
+            Self::Closed(bytes) => ExplainReply::decode(&**bytes),
+        };
+        reply.expect("it was written as this message")
     }
 }
 
 enum Message {
     Begun(SharedRecord),
-    Ended(Finish),
+    Ended(SharedRecord, Option<Finish>),
     Find(String, oneshot::Sender<Result<ExplainReply, NotFound>>),
     Stats(oneshot::Sender<BTreeMap<String, ModeStats>>),
 }
@@ -234,7 +201,10 @@ impl Journal {
             while let Some(message) = messages.recv().await {
                 match message {
                     Message::Begun(record) => records.begun(record),
-                    Message::Ended(finish) => records.ended(finish),
+                    Message::Ended(record, finish) => {
+                        records.close(&record);
+                        finish.into_iter().for_each(|finish| records.ended(finish));
+                    }
                     // Who asked may have gone meanwhile.
                     Message::Find(prefix, reply) => drop(reply.send(records.find(&prefix))),
                     Message::Stats(reply) => drop(reply.send(records.stats())),
@@ -249,9 +219,9 @@ impl Journal {
         self.send(Message::Begun(record));
     }
 
-    /// Counts a request of a mode that has ended.
-    pub fn ended(&self, finish: Finish) {
-        self.send(Message::Ended(finish));
+    /// A request has ended, and its record is final. One of a mode is counted.
+    pub fn ended(&self, record: SharedRecord, finish: Option<Finish>) {
+        self.send(Message::Ended(record, finish));
     }
 
     fn send(&self, message: Message) {
@@ -296,7 +266,8 @@ pub struct Finish {
 #[derive(Default)]
 struct Records {
     /// The oldest first.
-    kept: VecDeque<SharedRecord>,
+    kept: VecDeque<Kept>,
+    writer: wire::Writer,
     modes: BTreeMap<ModeName, Recent>,
 }
 
@@ -313,7 +284,17 @@ impl Records {
         if self.kept.len() == CAPACITY {
             self.kept.pop_front();
         }
-        self.kept.push_back(record);
+        self.kept.push_back(Kept::Open(record));
+    }
+
+    /// Keeps a record that is final in little memory.
+    fn close(&mut self, record: &SharedRecord) {
+        let is_it =
+            |kept: &&mut Kept| matches!(kept, Kept::Open(open) if Arc::ptr_eq(&open.record, &record.record));
+        // Most requests are short, and so among the last.
+        if let Some(kept) = self.kept.iter_mut().rev().find(is_it) {
+            *kept = Kept::Closed(self.writer.write(&record.lock()));
+        }
     }
 
     fn ended(&mut self, finish: Finish) {
@@ -329,22 +310,19 @@ impl Records {
 
     fn find(&self, prefix: &str) -> Result<ExplainReply, NotFound> {
         if prefix.is_empty() {
-            return self.kept.back().map(SharedRecord::shown).ok_or(NotFound::Empty);
+            return self.kept.back().map(Kept::shown).ok_or(NotFound::Empty);
         }
         // A person asks now and then: ten thousand looks cost less than an index that every request keeps up.
-        let starts = |record: &&SharedRecord| record.lock().id.starts_with(prefix);
-        let hits: Vec<&SharedRecord> = self.kept.iter().filter(starts).take(5).collect();
-        let exact = hits.iter().find(|record| record.lock().id.as_ref() == prefix);
+        let starts = |kept: &&Kept| kept.with_id(|id| id.starts_with(prefix));
+        let hits: Vec<&Kept> = self.kept.iter().filter(starts).take(5).collect();
+        let exact = hits.iter().find(|kept| kept.with_id(|id| id == prefix));
         match (exact, hits.as_slice()) {
-            (Some(record), _) | (None, [record]) => Ok(record.shown()),
+            (Some(kept), _) | (None, [kept]) => Ok(kept.shown()),
             (None, []) => Err(NotFound::Unknown(prefix.into())),
-            (None, several) => {
-                let id = |record: &&SharedRecord| record.lock().id.to_string();
-                Err(NotFound::Ambiguous {
-                    prefix: prefix.into(),
-                    candidates: several.iter().map(id).collect(),
-                })
-            }
+            (None, several) => Err(NotFound::Ambiguous {
+                prefix: prefix.into(),
+                candidates: several.iter().map(|kept| kept.with_id(str::to_owned)).collect(),
+            }),
         }
     }
 
@@ -377,6 +355,9 @@ fn median(values: &VecDeque<f64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_core::routing::Why;
+    use mesh_core::speed::Timing;
+    use mesh_proto::v1::{AttemptLine, CandidateLine, CostTerm};
 
     fn record(id: &str) -> SharedRecord {
         Record { id: id.into(), ..Record::default() }.into()
@@ -422,6 +403,104 @@ mod tests {
         records.begun(shared.clone());
         shared.lock().outcome = "complete";
         assert_eq!(records.find("req-1").map(|r| r.outcome), Ok("complete".into()));
+    }
+
+    #[test]
+    fn a_finished_record_tells_all_that_it_knew() {
+        let (machine, model) = (|| "strix".parse().expect("valid"), || "tiny:1b".parse().expect("valid"));
+        let candidate = Candidate {
+            in_flight: 3,
+            predicted_s: Some(1.5),
+            predicted_ttft_s: Some(0.0),
+            cached_tokens: 40,
+            terms: vec![("prefill", 1.25), ("bias", -0.25)],
+            ..Candidate::new(machine(), model())
+        };
+        let rejected =
+            vec![Rejection { machine: "msi".parse().expect("valid"), model: None, why: Why::Draining }];
+        let decision = Decision { ranked: vec![candidate], rejected, feasible: 1, any_free: true };
+        let timing = Timing { decode_tokens: 40, decode_s: 2.0, ..Timing::default() };
+        let shared = SharedRecord::from(Record {
+            id: "req-1".into(),
+            at_unix_ms: 1_790_000_000_000,
+            path: "/v1/chat/completions",
+            client: "sdk \u{e9}".into(),
+            body_bytes: 300,
+            asked: "mesh/code".into(),
+            stream: true,
+            mode: Some("code".parse().expect("valid")),
+            reason: "only candidate".into(),
+            attempts: vec![Attempted {
+                node: machine(),
+                model: model(),
+                started_after_s: 0.25,
+                result: "answered".into(),
+            }],
+            outcome: "complete",
+            outcome_detail: "a detail".into(),
+            status: 200,
+            predicted_s: (Some(0.5), Some(4.0)),
+            ttft_s: Some(0.75),
+            duration_s: Some(3.0),
+            queued_s: Some(0.125),
+            usage: Usage { prompt_tokens: Some(0), completion_tokens: Some(40), timing: Some(timing) },
+            decision: Some(Arc::new(decision)),
+            refused: Vec::new(),
+            refused_more: 0,
+        });
+        let wanted = ExplainReply {
+            request_id: "req-1".into(),
+            at_unix_ms: 1_790_000_000_000,
+            path: "/v1/chat/completions".into(),
+            asked: "mesh/code".into(),
+            mode: "code".into(),
+            client: "sdk \u{e9}".into(),
+            body_bytes: 300,
+            stream: true,
+            candidates: vec![
+                CandidateLine {
+                    node: "strix".into(),
+                    model: "tiny:1b".into(),
+                    rank: 1,
+                    why: Why::OnlyCandidate.to_string(),
+                    predicted_s: Some(1.5),
+                    in_flight: 3,
+                    terms: vec![
+                        CostTerm { name: "prefill".into(), seconds: 1.25 },
+                        CostTerm { name: "bias".into(), seconds: -0.25 },
+                    ],
+                    predicted_ttft_s: Some(0.0),
+                    cached_tokens: 40,
+                },
+                CandidateLine { node: "msi".into(), why: "draining".into(), ..CandidateLine::default() },
+            ],
+            attempts: vec![AttemptLine {
+                node: "strix".into(),
+                model: "tiny:1b".into(),
+                started_after_s: 0.25,
+                result: "answered".into(),
+            }],
+            outcome: "complete".into(),
+            outcome_detail: "a detail".into(),
+            status: 200,
+            ttft_s: Some(0.75),
+            duration_s: Some(3.0),
+            prompt_tokens: Some(0),
+            completion_tokens: Some(40),
+            tokens_per_second: Some(20.0),
+            reason: "only candidate".into(),
+            queued_s: Some(0.125),
+            predicted_ttft_s: Some(0.5),
+            predicted_answer_s: Some(4.0),
+        };
+        let mut records = Records::default();
+        records.begun(record("req-0"));
+        records.begun(shared.clone());
+        records.begun(record("req-2"));
+        assert_eq!(records.find("req-1"), Ok(wanted.clone()), "as it is known while it goes on");
+        records.close(&shared);
+        assert!(matches!(records.kept[1], Kept::Closed(_)) && matches!(records.kept[0], Kept::Open(_)));
+        assert_eq!(records.find("req-1"), Ok(wanted), "and once it has ended");
     }
 
     #[test]

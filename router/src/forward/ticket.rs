@@ -266,10 +266,10 @@ impl Ticket {
         let labels = RequestLabels { mode: mode.mode, node, outcome };
         self.metrics.requests.get_or_create(&labels).inc();
         self.keep();
-        if let Some(mode) = self.mode.clone() {
-            let tokens_per_second = usage.tokens_per_second();
-            self.journal.ended(Finish { mode, outcome, ttft_s, queued_s, tokens_per_second });
-        }
+        let tokens_per_second = usage.tokens_per_second();
+        let finish =
+            self.mode.clone().map(|mode| Finish { mode, outcome, ttft_s, queued_s, tokens_per_second });
+        self.journal.ended(self.record.clone(), finish);
     }
 }
 
