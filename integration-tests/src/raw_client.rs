@@ -18,6 +18,19 @@ pub struct RawReply {
     pub body: Vec<u8>,
 }
 
+/// One frame of HTTP/2 (RFC 9113, section 4.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct H2Frame {
+    /// Its kind.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// The stream it is of, 0 = the connection.
+    pub stream: u32,
+    /// The rest of it.
+    pub payload: Vec<u8>,
+}
+
 /// A connection.
 pub struct RawClient {
     stream: TcpStream,
@@ -85,6 +98,24 @@ impl RawClient {
         }
     }
 
+    /// Resolves with true when a frame of HTTP/2 has come that `wanted` is true of, with false at the connection's end.
+    pub async fn until_frame(&mut self, wanted: impl Fn(&H2Frame) -> bool) -> bool {
+        loop {
+            if h2_frames(&self.seen).iter().any(&wanted) {
+                return true;
+            }
+            if self.seen.len() >= ANSWER_LIMIT || !self.more().await {
+                return false;
+            }
+        }
+    }
+
+    /// The frames of HTTP/2 that have come so far.
+    #[must_use]
+    pub fn frames(&self) -> Vec<H2Frame> {
+        h2_frames(&self.seen)
+    }
+
     /// The next answer, also `100 Continue`; `None` when the connection ends before it is whole.
     pub async fn reply(&mut self) -> Option<RawReply> {
         let end = loop {
@@ -145,6 +176,20 @@ impl RawClient {
 #[must_use]
 pub fn h2_begin() -> Vec<u8> {
     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), h2_frame(4, 0, 0, &[])].concat()
+}
+
+/// The whole frames at the start of `bytes`.
+#[must_use]
+pub fn h2_frames(mut bytes: &[u8]) -> Vec<H2Frame> {
+    let mut frames = Vec::new();
+    while let Some((&[a, b, c, kind, flags, d, e, f, g], rest)) = bytes.split_first_chunk::<9>() {
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        let Some(payload) = rest.get(..length) else { break };
+        let stream = u32::from_be_bytes([d & 0x7f, e, f, g]);
+        frames.push(H2Frame { kind, flags, stream, payload: payload.to_vec() });
+        bytes = &rest[length..];
+    }
+    frames
 }
 
 /// One frame of HTTP/2 (RFC 9113, section 4.1).
