@@ -1,7 +1,6 @@
 //! Two ends of a connection in one process.
 
 use bytes::Bytes;
-use mesh_core::id::MachineId;
 use mesh_link::{Connection, Receiving, Sending, quic};
 use mesh_proto::frame::alpn;
 use mesh_proto::identity::tls::{self, ClientCertificate, ServerCertificate};
@@ -58,8 +57,8 @@ impl QuicEnds {
 }
 
 fn credentials(authority: &Authority, role: Role) -> Credentials {
-    let (key, name) = (LocalKey::create().expect("a key"), MachineId::new("one").expect("a good name"));
-    let csr = key.csr_der().expect("a request");
+    let key = LocalKey::create().expect("a key");
+    let (csr, name) = (key.csr_der().expect("a request"), "one".parse().expect("a good name"));
     let chain = authority.issue(&csr, role, &name, Duration::from_secs(3600)).expect("a certificate");
     key.with_chain(chain).expect("credentials")
 }
