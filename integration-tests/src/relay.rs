@@ -1,9 +1,11 @@
-//! A network between one node and its router: TCP passes always, UDP can be lost and come back, as behind a
-//! firewall that knows no UDP, and the node's address can change, as that of a laptop that is carried about.
+//! A network between one node and its router: UDP can be lost and come back, as behind a firewall that knows no UDP;
+//! TCP can stand still, as in an outage, or be ended by the network; and the node's address can change, as that of
+//! a laptop that is carried about.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -13,6 +15,8 @@ pub struct Relay {
     /// Where the node connects instead of the router.
     pub address: SocketAddr,
     udp_passes: watch::Sender<bool>,
+    tcp_passes: watch::Sender<bool>,
+    tcp_cuts: watch::Sender<u8>,
     moves: watch::Sender<u8>,
     _tasks: JoinSet<()>,
 }
@@ -26,26 +30,39 @@ impl Relay {
         let (tcp, udp) = same_port().await;
         let address = tcp.local_addr().expect("just bound");
         let (udp_passes, passes) = watch::channel(true);
+        let (tcp_passes, stands) = watch::channel(true);
+        let (tcp_cuts, mut cut) = watch::channel(0);
         let (moves, moved) = watch::channel(0);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
-            while let Ok((mut node, _)) = tcp.accept().await {
-                connections.spawn(async move {
-                    if let Ok(mut upstream) = TcpStream::connect(router).await {
-                        // An end is an end, however it came about.
-                        drop(copy_bidirectional(&mut node, &mut upstream).await);
+            loop {
+                tokio::select! {
+                    Ok((node, _)) = tcp.accept() => {
+                        connections.spawn(pass_bytes(node, router, stands.clone()));
                     }
-                });
+                    Ok(()) = cut.changed() => connections = JoinSet::new(),
+                    else => return,
+                }
             }
         });
         tasks.spawn(pass_datagrams(udp, router, passes, moved));
-        Self { address, udp_passes, moves, _tasks: tasks }
+        Self { address, udp_passes, tcp_passes, tcp_cuts, moves, _tasks: tasks }
     }
 
     /// From now on UDP passes, or is lost without a sign.
     pub fn let_udp_pass(&self, passes: bool) {
         self.udp_passes.send_replace(passes);
+    }
+
+    /// From now on TCP passes, or stands still without a sign; what stood then arrives when it passes again.
+    pub fn let_tcp_pass(&self, passes: bool) {
+        self.tcp_passes.send_replace(passes);
+    }
+
+    /// Ends every TCP connection towards both sides, as a proxy between them may.
+    pub fn cut_tcp(&self) {
+        self.tcp_cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// From now on the router sees the node's datagrams come from another address and port, and what it sends to the
@@ -60,6 +77,24 @@ async fn same_port() -> (TcpListener, UdpSocket) {
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         if let Ok(udp) = UdpSocket::bind(tcp.local_addr().expect("just bound")).await {
             return (tcp, udp);
+        }
+    }
+}
+
+async fn pass_bytes(node: TcpStream, router: SocketAddr, passes: watch::Receiver<bool>) {
+    let Ok(upstream) = TcpStream::connect(router).await else { return };
+    let ((from_node, to_node), (from_router, to_router)) = (node.into_split(), upstream.into_split());
+    tokio::join!(pass_on(from_node, to_router, passes.clone()), pass_on(from_router, to_node, passes));
+}
+
+/// An end is an end, however it came about.
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut passes: watch::Receiver<bool>) {
+    let mut bytes = vec![0; 16 * 1024];
+    loop {
+        let length = from.read(&mut bytes).await.unwrap_or(0);
+        let stands = passes.wait_for(|passes| *passes).await.is_err();
+        if length == 0 || stands || to.write_all(&bytes[..length]).await.is_err() {
+            return drop(to.shutdown().await);
         }
     }
 }

@@ -2,11 +2,21 @@
 
 use crate::h2_link::H2Connection;
 use crate::{Receiving, Sending};
+use bytes::Bytes;
 use quinn::VarInt;
 use std::time::Duration;
+use tokio::time::sleep;
 
 /// How long a goodbye may take to leave the machine.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// What was under way before a peer died arrives within this and a round trip.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// Questions to a peer that may be dead, and the pause after each: half a second in all. A burst of losses, or a peer
+/// or ourselves short of processor time, cannot use up all of them.
+const QUESTIONS: u32 = 10;
+const QUESTION_EVERY: Duration = Duration::from_millis(50);
 
 /// The connection is gone, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +76,27 @@ impl Connection {
         }
     }
 
+    /// Asks the peer for a sign of life, for half a second and two round trips. True when none came: then it is dead, or no
+    /// packets pass; which of the two only the caller can know. Always false over HTTP/2, where the kernel of a peer that
+    /// died ends the connection.
+    pub async fn is_silent(&self) -> bool {
+        let Self::Quic(connection) = self else { return false };
+        let round_trip = connection.rtt();
+        sleep(LAST_WORDS + round_trip).await;
+        let before = heard_on(connection);
+        for _ in 0..QUESTIONS {
+            // A peer that takes no questions is left to the idle limit.
+            if !ask(connection) {
+                return false;
+            }
+            sleep(QUESTION_EVERY + 2 * round_trip / QUESTIONS).await;
+            if heard_on(connection) != before {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Completes when the connection is gone.
     pub async fn closed(&self) -> Lost {
         match self {
@@ -96,4 +127,13 @@ impl Connection {
         // Over QUIC it is the endpoint that waits.
         drop(tokio::time::timeout(CLOSE_LIMIT, self.closed()).await);
     }
+}
+
+fn heard_on(connection: &quinn::Connection) -> u64 {
+    connection.stats().udp_rx.datagrams
+}
+
+/// Sends what nobody reads, but whose arrival is acknowledged. False when the peer takes none, or the connection is gone.
+fn ask(connection: &quinn::Connection) -> bool {
+    connection.send_datagram(Bytes::from_static(b"?")).is_ok()
 }

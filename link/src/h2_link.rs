@@ -44,9 +44,9 @@ const SEND_BUFFER: usize = 128 * 1024;
 const CANCELLED: usize = 1024;
 const CANCELLED_FOR: Duration = Duration::from_secs(2);
 
-/// Bookkeeping for frames below 256 bytes that wait to be read, in bytes. The library's default, half the window,
-/// would end the whole connection when the clients of some streams of short tokens stop reading.
-const SMALL_FRAMES: usize = 64 << 20;
+/// Bookkeeping for frames below 256 bytes that wait to be read, in bytes: more ends the whole connection. Enough for the
+/// windows of [`crate::quic`] on a thousand streams of tokens of 100 bytes whose clients have all stopped reading.
+const SMALL_FRAMES: usize = 1 << 30;
 
 /// Settings for the side that opens streams, and the one that accepts up to `streams` at once. They differ in type
 /// only.

@@ -11,7 +11,7 @@
 //! | [`Sending::reset`] with a code | RESET_STREAM | RST_STREAM, both directions |
 //! | [`Receiving::stop`] | STOP_SENDING | RST_STREAM when the halves are dropped |
 //! | backpressure | stream and connection windows | the same |
-//! | a dead peer is noticed by | the idle limit | PING, and the kernel's limit on unacknowledged bytes |
+//! | a dead peer is noticed by | the idle limit, or [`Connection::is_silent`] where something else tells of it | PING, and the kernel's limit on unacknowledged bytes |
 //! | the machine changes its address | the connection follows | the connection dies, the agent dials again |
 //!
 //! What goes over the streams is the business of `mesh-proto`'s frames; who may connect is checked by the callers.

@@ -16,11 +16,15 @@ pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// After this much silence the peer is dead.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Bytes of one stream, and of all together, that may be under way or unread: 1 MiB is the product of 80 Mbit/s
-/// and 100 ms.
-pub const STREAM_WINDOW: u32 = 1 << 20;
-/// See [`STREAM_WINDOW`].
-pub const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of one stream that may be under way or unread: the product of 200 Mbit/s and 20 ms. A client that does not read
+/// makes the router hold so much of its answer and no more; that is some two thousand tokens.
+pub const STREAM_WINDOW: u32 = 512 * 1024;
+
+/// The same for all streams together: the most that HTTP/2 can say, so that it is never the limit. Sixteen clients that
+/// did not read would otherwise stop every other stream of their machine. What may be held for one machine is therefore
+/// its streams that run × [`STREAM_WINDOW`]: 32 MiB for 64 slots, and 2 GiB if all the streams that an agent grants
+/// ran at once and nobody read.
+pub const CONNECTION_WINDOW: u32 = i32::MAX as u32;
 
 /// QUIC's smallest packet: passes everywhere.
 const FIRST_MTU: u16 = 1200;

@@ -9,6 +9,7 @@
 mod authority;
 pub mod connect;
 mod credentials;
+mod farewell;
 pub mod join;
 pub mod tls;
 mod token;

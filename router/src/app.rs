@@ -183,6 +183,7 @@ impl Router {
         tasks.spawn(h2_links::serve(over_tcp, gate, stop.clone()));
         let parts = FleetServiceParts {
             fleet: fleet.clone(),
+            links: links.clone(),
             ledger: ledger.clone(),
             authority,
             certificate_ttl: settings.certificate_life,

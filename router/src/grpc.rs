@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tls_incoming::{ConnectInfo, TlsConnection, TlsIncoming};
+use tls_incoming::{ConnectInfo, PeerEnd, TlsConnection, TlsIncoming};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -122,7 +122,7 @@ fn operators_only(mut request: Request<()>) -> Result<Request<()>, Status> {
 
 /// The holder of the connection's certificate. That our CA signed it was checked in the handshake.
 fn peer_of(extensions: &Extensions) -> Result<Peer, Status> {
-    let certificates = extensions.get::<ConnectInfo>().and_then(ConnectInfo::peer_certs);
+    let certificates = extensions.get::<ConnectInfo>().and_then(|info| info.tls.peer_certs());
     let Some(leaf) = certificates.as_ref().and_then(|chain| chain.first()) else {
         return Err(Status::unauthenticated("this call needs a certificate; join first"));
     };
@@ -131,8 +131,13 @@ fn peer_of(extensions: &Extensions) -> Result<Peer, Status> {
 
 /// The address of the peer, for logs and for counting wrong guesses; without one all share `0.0.0.0`.
 fn address_of(extensions: &Extensions) -> IpAddr {
-    let address = extensions.get::<ConnectInfo>().and_then(|info| info.get_ref().remote_addr());
+    let address = extensions.get::<ConnectInfo>().and_then(|info| info.tls.get_ref().remote_addr());
     address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip())
+}
+
+/// Tells when the peer's end of the connection was gone all of a sudden.
+fn peer_end_of(extensions: &Extensions) -> PeerEnd {
+    extensions.get::<ConnectInfo>().map(|info| info.peer_end.clone()).unwrap_or_default()
 }
 
 /// Serves `routes` on `listener` until `stop`, then waits a few seconds for running calls.

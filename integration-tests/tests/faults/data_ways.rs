@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 const STREAMS: usize = 50;
 /// Tokens of each stream, one in [`PAUSE`]: long enough to outlast every outage here.
-const TOKENS: usize = 90;
+const TOKENS: usize = 110;
 const PAUSE: Duration = Duration::from_millis(50);
 
 struct Stage {
@@ -87,15 +87,54 @@ async fn over_tcp_a_client_that_leaves_stops_the_engine_and_an_engine_that_break
 
 #[tokio::test]
 async fn a_machine_that_changes_its_address_loses_no_token_of_its_streams() {
-    carried_about(Duration::from_millis(300)).await;
+    no_token_is_lost(async |stage| {
+        stage.relay.let_udp_pass(false);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stage.relay.move_node();
+        stage.relay.let_udp_pass(true);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_machine_that_is_without_a_network_for_two_seconds_loses_no_token_of_its_streams() {
-    carried_about(Duration::from_secs(2)).await;
+    no_token_is_lost(async |stage| {
+        stage.relay.let_udp_pass(false);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stage.relay.move_node();
+        stage.relay.let_udp_pass(true);
+    })
+    .await;
 }
 
-async fn carried_about(outage: Duration) {
+#[tokio::test]
+async fn an_outage_in_which_the_control_link_breaks_by_itself_loses_no_token() {
+    no_token_is_lost(async |stage| {
+        // Either end gives it up two to four seconds from here.
+        stage.relay.let_tcp_pass(false);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stage.relay.let_udp_pass(false);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stage.relay.let_udp_pass(true);
+        stage.relay.let_tcp_pass(true);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_control_link_that_something_on_the_way_ends_again_and_again_loses_no_token() {
+    no_token_is_lost(async |stage| {
+        for _ in 0..3 {
+            stage.relay.cut_tcp();
+            // Each time it is there again after some tenths of a second.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await;
+}
+
+/// Under streams that outlast it.
+async fn no_token_is_lost(during: impl AsyncFnOnce(&Stage)) {
     let stage = Stage::set("data_link = \"quic\"\n").await;
     let wanted: Vec<String> = (0..TOKENS).map(|n| format!("t{n} ")).collect();
     let texts: Vec<&str> = wanted.iter().map(String::as_str).collect();
@@ -108,21 +147,18 @@ async fn carried_about(outage: Duration) {
             let mut events = client.events(CHAT, &streamed(chat("mesh/code"))).await;
             let mut seen = vec![events.next_text().await];
             begun.send(()).await.expect("the test waits");
-            seen.extend(
-                events.rest().await.iter().map(|event| text_of(event)).filter(|text| !text.is_empty()),
-            );
-            seen
+            let rest = events.rest().await;
+            seen.extend(rest.iter().map(|event| text_of(event)).filter(|text| !text.is_empty()));
+            (seen, rest.last().cloned())
         });
     }
     for _ in 0..STREAMS {
         soon("each stream begins", all_begun.recv()).await.expect("the streams run");
     }
-    stage.relay.let_udp_pass(false);
-    tokio::time::sleep(outage).await;
-    stage.relay.move_node();
-    stage.relay.let_udp_pass(true);
+    during(&stage).await;
     while let Some(seen) = soon("each stream ends", streams.join_next()).await {
-        assert_eq!(seen.expect("no panic"), wanted);
+        let (seen, last) = seen.expect("no panic");
+        assert_eq!(seen, wanted, "{last:?}");
     }
     stage.mesh.until_idle(&[&stage.node]).await;
     stage.node.stop().await;

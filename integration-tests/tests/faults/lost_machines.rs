@@ -1,10 +1,10 @@
 //! Machines, routers and networks that go away.
 
-use crate::{CHAT, Pair, chat};
-use integration_tests::client::Client;
+use crate::{CHAT, Pair, chat, streamed};
+use integration_tests::client::{Client, data_of};
 use integration_tests::engine_fixture::{random_model, real_engine};
 use integration_tests::relay::Relay;
-use integration_tests::scripted_engine::{Script, ScriptedEngine};
+use integration_tests::scripted_engine::{Script, ScriptedEngine, Step};
 use integration_tests::test_mesh::{TestMesh, machine, mode, serves};
 use integration_tests::test_node::EngineSpec;
 use integration_tests::{eventually, soon};
@@ -114,6 +114,34 @@ async fn a_request_that_waits_on_a_killed_machine_is_answered_by_another() {
     let answer = asking.await.expect("no panic");
     assert_eq!((answer.status, answer.header("x-mesh-node")), (200, "other"), "{}", answer.text());
     mesh.until_idle(&[&other]).await;
+}
+
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "the times are worth knowing")]
+async fn streams_of_a_killed_agent_are_told_of_it_within_2_s_by_either_way() {
+    let models = ["tiny-quic", "tiny-h2"];
+    let mesh = TestMesh::with_modes([mode("code", &models, &[])]).await;
+    let (engine_a, engine_b) =
+        (ScriptedEngine::start(models[0]).await, ScriptedEngine::start(models[1]).await);
+    let (spec_a, spec_b) = ([EngineSpec::scripted(&engine_a)], [EngineSpec::scripted(&engine_b)]);
+    let (quic, h2) = tokio::join!(
+        mesh.node_process_with("quic", &spec_a, "data_link = \"quic\"\n"),
+        mesh.node_process_with("h2", &spec_b, "data_link = \"h2\"\n"),
+    );
+    for (mut node, engine, model) in [(quic, &engine_a, models[0]), (h2, &engine_b, models[1])] {
+        engine.next(Script::stream(&["one"], &[Step::Hang]));
+        let mut events = mesh.client().events(CHAT, &streamed(chat(model))).await;
+        assert_eq!(events.next_text().await, "one");
+        let killed = Instant::now();
+        node.kill();
+        let rest = soon("the stream's end", events.rest()).await;
+        let told = killed.elapsed();
+        println!("{model}: the client is told after {told:?}");
+        let error = data_of(rest.last().expect("an error"))["error"].clone();
+        assert_eq!(error["code"], "node_failed_mid_stream", "{rest:?}");
+        assert!(told <= Duration::from_secs(2), "{model}: told after {told:?}");
+    }
+    mesh.until_idle(&[]).await;
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use std::sync::Arc;
 const CHAT: &str = "/v1/chat/completions";
 /// Gives the seed of an earlier run.
 const SEED: &str = "MESH_TEST_SEED";
-/// Pairs of machines that are killed side by side: a lost QUIC peer is noticed after 5 s.
+/// Pairs of machines that are killed side by side, which saves time.
 const PAIRS: usize = 10;
 /// Kills in each pair.
 const KILLS: usize = 5;

@@ -1,5 +1,6 @@
 //! gRPC channels to a router over the mesh's TLS.
 
+use super::farewell::Farewell;
 use super::{Credentials, IdentityError, tls};
 use crate::frame::alpn;
 use hyper_util::rt::TokioIo;
@@ -71,7 +72,7 @@ pub(super) async fn dial(address: &str, config: rustls::ClientConfig) -> Result<
                 Some(stream) => stream,
                 None => tls_stream(&target, &config).await.map_err(std::io::Error::other)?,
             };
-            Ok::<_, std::io::Error>(TokioIo::new(stream))
+            Ok::<_, std::io::Error>(TokioIo::new(Farewell(stream)))
         }
     });
     Endpoint::from_static("http://router.modemesh.internal")

@@ -53,6 +53,12 @@ pub trait AgentLink: Send + Sync {
     fn round_trip(&self) -> Option<Duration> {
         None
     }
+
+    /// The machine's end of its control connection was gone without a goodbye. Looks whether the agent still answers here, and ends what runs
+    /// on this link when it does not: true.
+    fn doubt(&self) -> BoxFuture<'static, bool> {
+        Box::pin(async { false })
+    }
 }
 
 type Links = BTreeMap<MachineId, (u64, Arc<dyn AgentLink>)>;

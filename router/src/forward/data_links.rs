@@ -19,6 +19,7 @@ use mesh_proto::v1::{BlobRequest, RequestHead, agent_request};
 use rustls::pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often the key of a live link is looked up again.
@@ -31,6 +32,9 @@ const ASK_LIMIT: Duration = Duration::from_secs(5);
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
 /// Head and body in one write up to this size: one datagram instead of two for small requests.
 const ONE_WRITE: usize = 16 * 1024;
+
+/// Why a link was ended whose agent has died.
+const DIED: &str = "its agent has died";
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +89,7 @@ impl Gate {
         let kept = match way {
             Way::Files => None,
             Way::Requests(path) => {
-                let link = Arc::new(DataLink { connection: connection.clone() });
+                let link = Arc::new(DataLink { connection: connection.clone(), died: Arc::default() });
                 let number = self.links.insert(node.name.clone(), link);
                 self.fleet.linked(node.name.clone(), number, Some(path)).await;
                 tracing::info!(node = %node.name, %from, path = path.word(), "data link up");
@@ -194,31 +198,74 @@ async fn replaced_key(node: &Peer, ledger: &LedgerHandle) {
     }
 }
 
-/// The way to one agent.
+/// The way to one agent. Clones share it.
+#[derive(Clone)]
 struct DataLink {
     connection: Connection,
+    /// It was ended because its agent has died.
+    died: Arc<AtomicBool>,
 }
 
 impl AgentLink for DataLink {
     fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
-        Box::pin(exchange(self.connection.clone(), head, body))
+        Box::pin(exchange(self.clone(), head, body))
     }
 
     fn blob(&self, request: BlobRequest) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
         let head = RequestHead { blob: Some(request), ..RequestHead::default() };
-        Box::pin(exchange(self.connection.clone(), head, Bytes::new()))
+        Box::pin(exchange(self.clone(), head, Bytes::new()))
     }
 
     fn round_trip(&self) -> Option<Duration> {
         self.connection.round_trip()
     }
+
+    fn doubt(&self) -> BoxFuture<'static, bool> {
+        let link = self.clone();
+        Box::pin(async move {
+            let silent = link.connection.is_silent().await;
+            if silent {
+                link.died.store(true, Ordering::Relaxed);
+                link.connection.close(code::CANCELLED, DIED);
+            }
+            silent
+        })
+    }
 }
 
-async fn exchange(connection: Connection, head: RequestHead, body: Bytes) -> Result<AgentAnswer, LinkError> {
-    let (send, receive) = tokio::time::timeout(OPEN_LIMIT, connection.open())
+impl DataLink {
+    fn gone(&self, why: String) -> LinkError {
+        LinkError::Gone(if self.died.load(Ordering::Relaxed) { DIED.into() } else { why })
+    }
+
+    fn broken(&self, error: StreamError) -> LinkError {
+        match error {
+            StreamError::Ended(code::SHUTDOWN) => LinkError::Shutdown,
+            StreamError::Ended(code::BAD_FRAME) => {
+                LinkError::BadFrame("it refused the request's frame".into())
+            }
+            StreamError::Ended(code::ENGINE_BROKE | code::CANCELLED) => LinkError::EngineBroke,
+            StreamError::Ended(_) => LinkError::Gone("the stream was reset without a reason".into()),
+            StreamError::Lost(why) => self.gone(why),
+        }
+    }
+
+    fn read_failed(&self, error: &FrameError) -> LinkError {
+        if let FrameError::Read(io) = error {
+            if let Some(read) = io.get_ref().and_then(|inner| inner.downcast_ref::<StreamError>()) {
+                return self.broken(read.clone());
+            }
+            return self.gone(self.connection.lost().map_or_else(|| io.to_string(), |lost| lost.0));
+        }
+        LinkError::BadFrame(error.to_string())
+    }
+}
+
+async fn exchange(link: DataLink, head: RequestHead, body: Bytes) -> Result<AgentAnswer, LinkError> {
+    let (send, receive) = tokio::time::timeout(OPEN_LIMIT, link.connection.open())
         .await
         .map_err(|_| LinkError::Gone("no free stream within 2 s".into()))?
-        .map_err(gone)?;
+        .map_err(|lost| link.gone(lost.0))?;
     let mut stream = RequestStream { send, receive, complete: false };
     let (first, rest) = if body.len() <= ONE_WRITE {
         (encode_head(&head, &body), Bytes::new())
@@ -229,21 +276,20 @@ async fn exchange(connection: Connection, head: RequestHead, body: Bytes) -> Res
         match stream.send.write(part).await {
             // The agent has refused without reading on; its answer says why.
             Ok(()) | Err(StreamError::Ended(_)) => {}
-            Err(StreamError::Lost(why)) => return Err(LinkError::Gone(why)),
+            Err(StreamError::Lost(why)) => return Err(link.gone(why)),
         }
     }
     stream.send.finish();
-    let head =
-        read_response_head(&mut stream.receive).await.map_err(|error| read_failed(&connection, &error))?;
-    let body = stream::unfold(Some(stream), |state| async move {
-        let mut stream = state?;
+    let head = read_response_head(&mut stream.receive).await.map_err(|error| link.read_failed(&error))?;
+    let body = stream::unfold(Some((stream, link)), |state| async move {
+        let (mut stream, link) = state?;
         match stream.receive.chunk(CHUNK).await {
-            Ok(Some(bytes)) => Some((Ok(bytes), Some(stream))),
+            Ok(Some(bytes)) => Some((Ok(bytes), Some((stream, link)))),
             Ok(None) => {
                 stream.complete = true;
                 None
             }
-            Err(error) => Some((Err(broken(&error)), None)),
+            Err(error) => Some((Err(link.broken(error)), None)),
         }
     });
     Ok(AgentAnswer { head, body: Box::pin(body) })
@@ -264,31 +310,4 @@ impl Drop for RequestStream {
             self.receive.stop(code::CANCELLED);
         }
     }
-}
-
-fn gone(lost: Lost) -> LinkError {
-    LinkError::Gone(lost.0)
-}
-
-fn broken(error: &StreamError) -> LinkError {
-    match error {
-        StreamError::Ended(code::SHUTDOWN) => LinkError::Shutdown,
-        StreamError::Ended(code::BAD_FRAME) => LinkError::BadFrame("it refused the request's frame".into()),
-        StreamError::Ended(code::ENGINE_BROKE | code::CANCELLED) => LinkError::EngineBroke,
-        StreamError::Ended(_) => LinkError::Gone("the stream was reset without a reason".into()),
-        StreamError::Lost(why) => LinkError::Gone(why.clone()),
-    }
-}
-
-fn read_failed(connection: &Connection, error: &FrameError) -> LinkError {
-    if let FrameError::Read(io) = error {
-        if let Some(read) = io.get_ref().and_then(|inner| inner.downcast_ref::<StreamError>()) {
-            return broken(read);
-        }
-        return match connection.lost() {
-            Some(lost) => gone(lost),
-            None => LinkError::Gone(io.to_string()),
-        };
-    }
-    LinkError::BadFrame(error.to_string())
 }

@@ -8,8 +8,10 @@
 //! | session, one for each Attach | the agent's messages, the keeper's directives | reports to the keeper, messages to the agent | the agent leaves, breaks the protocol or is replaced, or the router stops |
 
 use super::guesses::Guesses;
-use super::{address_of, peer_of};
+use super::tls_incoming::PeerEnd;
+use super::{address_of, peer_end_of, peer_of};
 use crate::fleet_keeper::{FleetHandle, Session};
+use crate::forward::agent_links::AgentLinks;
 use crate::ledger::{LedgerHandle, TokenRefusal};
 use mesh_proto::fleet_wire::{directive_to_wire, report_from_wire};
 use mesh_proto::identity::{Authority, Peer, Role, csr_key_sha256};
@@ -45,6 +47,8 @@ const WAITING_MESSAGES: usize = 64;
 pub struct FleetServiceParts {
     /// The keeper of what the machines report.
     pub fleet: FleetHandle,
+    /// The data links, of which one is doubted when its agent's control connection ends.
+    pub links: AgentLinks,
     /// Tokens, and which key each name belongs to.
     pub ledger: LedgerHandle,
     /// Signs certificates.
@@ -173,6 +177,8 @@ impl Fleet for FleetService {
             ledger: self.parts.ledger.clone(),
             peer,
             fleet: self.parts.fleet.clone(),
+            links: self.parts.links.clone(),
+            peer_end: peer_end_of(request.extensions()),
             inbound: request.into_inner(),
             outbound,
             stop: self.stop.clone(),
@@ -187,6 +193,8 @@ struct AgentSession {
     ledger: LedgerHandle,
     peer: Peer,
     fleet: FleetHandle,
+    links: AgentLinks,
+    peer_end: PeerEnd,
     inbound: Streaming<AgentMessage>,
     outbound: mpsc::Sender<Result<RouterMessage, Status>>,
     stop: CancellationToken,
@@ -203,6 +211,19 @@ impl AgentSession {
         if let Err(status) = ended {
             // Nobody reads it when the agent is gone.
             drop(self.outbound.try_send(Err(status)));
+        }
+        self.doubt_data_link().await;
+    }
+
+    /// A process that dies loses its control connection at once, without a goodbye; its data link over QUIC would be missed
+    /// only after seconds. Something between the two may have ended the connection as well, so an agent that still
+    /// answers on its data link is not dead.
+    async fn doubt_data_link(&self) {
+        if self.peer_end.is_gone()
+            && let Some(link) = self.links.get(&self.peer.name)
+            && link.doubt().await
+        {
+            tracing::warn!(node = %self.peer.name, "the agent has died: what ran there is ended");
         }
     }
 

@@ -17,7 +17,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,7 +41,34 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a request's extensions hold of the connection it came on.
-pub type ConnectInfo = TlsConnectInfo<TcpConnectInfo>;
+#[derive(Clone)]
+pub struct ConnectInfo {
+    /// Addresses and certificates.
+    pub tls: TlsConnectInfo<TcpConnectInfo>,
+    /// Whether the peer's end of it was gone all of a sudden.
+    pub peer_end: PeerEnd,
+}
+
+/// Whether the peer's end was gone without TLS's goodbye. The kernel of a process that dies ends its connections so, at once;
+/// agents that live say goodbye, also to a connection that they give up, and in an outage of the network nothing of
+/// either arrives.
+#[derive(Debug, Clone, Default)]
+pub struct PeerEnd(Arc<AtomicBool>);
+
+impl PeerEnd {
+    /// True from then on.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn look_at(&self, error: &io::Error) {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+}
 
 /// Connections after their handshake. Dropping it ends the accepting and every unfinished handshake.
 pub struct TlsIncoming {
@@ -99,6 +127,7 @@ impl Stream for TlsIncoming {
 pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     peer: SocketAddr,
+    peer_end: PeerEnd,
     /// When a peer that showed no certificate is cut off: it came to join and nothing else.
     deadline: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
@@ -113,7 +142,7 @@ impl TlsConnection {
     ) -> Self {
         let has_name = stream.get_ref().1.peer_certificates().is_some();
         let deadline = (!has_name).then(|| Box::pin(tokio::time::sleep(nameless)));
-        Self { stream, peer, deadline, _place: place }
+        Self { stream, peer, peer_end: PeerEnd::default(), deadline, _place: place }
     }
 
     /// The address that dialled.
@@ -145,7 +174,7 @@ impl Connected for TlsConnection {
     type ConnectInfo = ConnectInfo;
 
     fn connect_info(&self) -> ConnectInfo {
-        self.stream.connect_info()
+        ConnectInfo { tls: self.stream.connect_info(), peer_end: self.peer_end.clone() }
     }
 }
 
@@ -163,7 +192,8 @@ impl AsyncRead for TlsConnection {
                 "no certificate, and time is over",
             )));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        Poll::Ready(read.inspect_err(|error| self.peer_end.look_at(error)))
     }
 }
 
@@ -173,7 +203,8 @@ impl AsyncWrite for TlsConnection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
+        Poll::Ready(written.inspect_err(|error| self.peer_end.look_at(error)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -189,7 +220,8 @@ impl AsyncWrite for TlsConnection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices));
+        Poll::Ready(written.inspect_err(|error| self.peer_end.look_at(error)))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -10,6 +10,7 @@ use mesh_proto::v1::agent_message::Kind;
 use mesh_proto::v1::fleet_client::FleetClient;
 use mesh_proto::v1::{AgentMessage, Certified, Hello, JoinRequest, RouterMessage};
 use router::fleet_keeper::FleetHandle;
+use router::forward::agent_links::AgentLinks;
 use router::grpc::fleet_service::FleetServiceParts;
 use router::grpc::{ServeError, serve_agents};
 use router::ledger::{Ledger, LedgerHandle};
@@ -65,6 +66,7 @@ impl Plane {
         let config = server_config(&authority, ClientCertificate::Optional);
         let parts = FleetServiceParts {
             fleet: fleet.clone(),
+            links: AgentLinks::default(),
             ledger: ledger.clone(),
             authority: authority.clone(),
             certificate_ttl: CERTIFICATE_TTL,

@@ -1,0 +1,5 @@
+//! Links under what their users and their networks do to them.
+
+mod ends;
+mod outages;
+mod slow_readers;
