@@ -42,10 +42,12 @@ pub(super) struct Connection {
     io: Io,
 }
 
+type Side = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+
 /// hyper's side of a connection, and how its wakes reach the reader.
 struct Io {
     /// `None` once it has ended.
-    side: Option<Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>>,
+    side: Option<Pin<Box<Side>>>,
     wakes: Arc<Wakes>,
     waker: Waker,
 }
