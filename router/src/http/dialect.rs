@@ -6,9 +6,10 @@ pub mod passage;
 pub mod pieces;
 pub mod translation;
 
+use super::head::replace;
 use super::reply::{ApiError, Reply, json_reply};
 use bytes::Bytes;
-use edit::{members, replace};
+use edit::members;
 use http::StatusCode;
 use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use mesh_core::mode::Purpose;
@@ -247,7 +248,7 @@ fn without_runner_options(body: Bytes) -> Result<Bytes, ApiError> {
             }
         }
     }
-    Ok(if edits.is_empty() { body } else { replace(&body, &edits) })
+    Ok(if edits.is_empty() { body } else { replace(&body, edits) })
 }
 
 fn with_model(body: Bytes, model: &str) -> Result<Bytes, ApiError> {
@@ -257,7 +258,7 @@ fn with_model(body: Bytes, model: &str) -> Result<Bytes, ApiError> {
     }
     let comma = if found.is_empty() { "" } else { "," };
     let brace = body.iter().position(|&byte| byte == b'{').ok_or_else(not_an_object)? + 1;
-    Ok(replace(&body, &[(brace..brace, format!("\"model\":\"{model}\"{comma}").into())]))
+    Ok(replace(&body, vec![(brace..brace, format!("\"model\":\"{model}\"{comma}").into())]))
 }
 
 impl Dialect {

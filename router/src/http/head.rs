@@ -270,17 +270,7 @@ impl Head {
         if let Some(cap) = cap {
             self.cap_edits(cap, &mut edits);
         }
-        edits.sort_by_key(|(range, _)| range.start);
-        let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
-        let mut out = BytesMut::with_capacity(body.len() + added);
-        let mut copied = 0;
-        for (range, text) in edits {
-            out.extend_from_slice(&body[copied..range.start]);
-            out.extend_from_slice(text.as_bytes());
-            copied = range.end;
-        }
-        out.extend_from_slice(&body[copied..]);
-        out.freeze()
+        replace(body, edits)
     }
 
     fn cap_edits(&self, cap: Cap, edits: &mut Vec<Edit>) {
@@ -310,8 +300,24 @@ impl Head {
     }
 }
 
-/// A piece of the body and what takes its place.
-type Edit = (Range<usize>, Cow<'static, str>);
+/// A piece of a body and what takes its place.
+pub type Edit = (Range<usize>, Cow<'static, str>);
+
+/// `body` with new texts in some places, which do not overlap.
+#[must_use]
+pub fn replace(body: &[u8], mut edits: Vec<Edit>) -> Bytes {
+    edits.sort_by_key(|(range, _)| range.start);
+    let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
+    let mut out = BytesMut::with_capacity(body.len() + added);
+    let mut copied = 0;
+    for (range, text) in edits {
+        out.extend_from_slice(&body[copied..range.start]);
+        out.extend_from_slice(text.as_bytes());
+        copied = range.end;
+    }
+    out.extend_from_slice(&body[copied..]);
+    out.freeze()
+}
 
 impl Tokens {
     fn read(value: &str) -> Self {

@@ -1,7 +1,5 @@
-//! Finding the members of a JSON object where they stand, and replacing pieces of it: everything else stays as
-//! the client wrote it.
+//! Finding the members of a JSON object where they stand, so that only they are changed.
 
-use bytes::{Bytes, BytesMut};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -43,20 +41,4 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 pub fn span(body: &[u8], part: &str) -> Range<usize> {
     let start = part.as_ptr() as usize - body.as_ptr() as usize;
     start..start + part.len()
-}
-
-/// `body` with new texts in some places. The places do not overlap.
-#[must_use]
-pub fn replace(body: &[u8], edits: &[(Range<usize>, Cow<'_, str>)]) -> Bytes {
-    let mut edits: Vec<_> = edits.iter().collect();
-    edits.sort_by_key(|(range, _)| range.start);
-    let mut out = BytesMut::with_capacity(body.len() + 128);
-    let mut copied = 0;
-    for (range, text) in edits {
-        out.extend_from_slice(&body[copied..range.start]);
-        out.extend_from_slice(text.as_bytes());
-        copied = range.end;
-    }
-    out.extend_from_slice(&body[copied..]);
-    out.freeze()
 }
