@@ -9,7 +9,6 @@
 
 pub(crate) mod scan;
 
-use crate::marks::Marks;
 use bytes::{Bytes, BytesMut};
 use scan::{Fault, Field, Met};
 use serde::Deserialize;
@@ -237,11 +236,13 @@ impl Head {
     /// prompt that only speaks of such fields in a text does not count.
     #[must_use]
     pub fn has_media(&self, body: &[u8]) -> bool {
-        static MARKS: Marks<4> = Marks::new([b"\"image", b"\"input_image", b"\"input_audio", b"\"video"]);
+        const FIELDS: [&[u8]; 4] = [b"image", b"input_image", b"input_audio", b"video"];
         let Some(prompt) = self.prompt.as_ref().and_then(|at| body.get(at.clone())) else { return false };
         // Inside a text the quote has a backslash before it.
-        let is_field = |at: usize| at == 0 || prompt[at - 1] != b'\\';
-        MARKS.finders().iter().any(|mark| mark.find_iter(prompt).any(is_field))
+        memchr::memchr_iter(b'"', prompt).any(|at| {
+            (at == 0 || prompt[at - 1] != b'\\')
+                && FIELDS.iter().any(|field| prompt[at + 1..].starts_with(field))
+        })
     }
 
     /// The body with the engine's name for the model, and with usage asked for.

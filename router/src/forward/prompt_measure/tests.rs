@@ -215,3 +215,26 @@ async fn bytes_decide_where_they_can_and_the_count_where_they_cannot() {
         (4097, "the prompt has 4096 tokens, but the model takes 4096 at once")
     );
 }
+
+#[test]
+fn words_are_the_same_counted_one_by_one() {
+    let text: Vec<u8> = (0..3000_u32).map(|n| b"ab c\t1 Z-[ {`@"[(n * n % 97 % 14) as usize]).collect();
+    for from in [0, 1, 17, 2_700] {
+        for before in [b' ', b'x'] {
+            let text = &text[from..];
+            let befores = std::iter::once(before).chain(text.iter().copied());
+            let wanted =
+                befores.zip(text).filter(|(before, byte)| *before == b' ' && byte.is_ascii_alphabetic());
+            assert_eq!(runs(text, before), wanted.count() as u64, "from {from}");
+        }
+    }
+    assert_eq!((runs(b"", b' '), runs(b"a", b' '), runs(b"a", b'x')), (0, 1, 0));
+}
+
+#[test]
+fn thoughts_are_seen_by_their_marks_alone() {
+    for marked in ["</think>", "<|channel|>", "{\"thinking\":1}", "reasoning_content"] {
+        assert!(has_thoughts(format!("some > \"text\" {marked} and more").as_bytes()), "{marked}");
+    }
+    assert!(!has_thoughts(b"a -> b, \"channel\" > | think, reason"));
+}
