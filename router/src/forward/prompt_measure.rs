@@ -14,7 +14,6 @@ use super::Incoming;
 use super::agent_links::AgentLink;
 use super::attempt::Failure;
 use crate::http::dialect::Door;
-use crate::http::head::scan::plain_end;
 use crate::http::head::{Cap, Head};
 use crate::http::reply::ApiError;
 use crate::marks::Marks;
@@ -248,7 +247,8 @@ fn words_in(prompt: &[u8]) -> Option<u64> {
         let (mut words, mut before) = (0, b' ');
         at = from;
         loop {
-            let end = plain_end(prompt, at);
+            // The body was read as JSON before: nothing else ends a run of plain text.
+            let end = memchr::memchr2(b'"', b'\\', &prompt[at..]).map_or(prompt.len(), |plain| at + plain);
             words += runs(&prompt[at..end], before);
             // The letter of an escape is no word, but the line end that it stands for may be before one.
             let (length, stands_for) = match (prompt.get(end), prompt.get(end + 1)) {
