@@ -329,6 +329,9 @@ impl Forward {
                 loading = self.cold(refusal, &course).await?;
                 if loading == Loading::Nothing && !refusal.loading {
                     if course.round.tried > 0 {
+                        if course.forgive() {
+                            continue;
+                        }
                         return Err(course.verdict(ticket));
                     }
                     return Err(course
@@ -468,6 +471,9 @@ impl Forward {
             };
             ticket.attempt_ended(failure.to_string());
             Arc::make_mut(&mut course.wanted).tried.push(candidate.key);
+            if matches!(failure, Failure::Link(_) | Failure::Busy(_) | Failure::Resting(..)) {
+                course.round.passing.push(candidate.key);
+            }
             course.round.failed = Some((candidate.machine.clone(), failure.to_string()));
             tracing::debug!(request_id = &**ticket.id(), node = %candidate.machine, %failure, "attempt failed");
             if let Some(outcome) = failure.outcome() {

@@ -1,12 +1,13 @@
 //! Where a request stands between attempts, and what its client is told at the end of all of them.
 
-use super::Incoming;
 use super::ticket::Ticket;
 use super::waiting_room::{Progress, Stay};
 use super::wanted::Wanted;
+use super::{ATTEMPTS, Incoming};
 use crate::http::head::Head;
 use crate::http::reply::ApiError;
 use http::StatusCode;
+use mesh_core::fleet::ReplicaKey;
 use mesh_core::id::MachineId;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub(super) struct Round {
     pub(super) broken: bool,
     /// Trying the next one costs of the budget for retries.
     pub(super) costs: bool,
+    /// Those that were not there for a moment, or took no more requests then.
+    pub(super) passing: Vec<ReplicaKey>,
     /// The last one, and why it was not the last.
     pub(super) failed: Option<(MachineId, String)>,
 }
@@ -47,6 +50,16 @@ impl Course<'_> {
     pub(super) fn new_round(&mut self) {
         self.round = Round::default();
         Arc::make_mut(&mut self.wanted).tried.clear();
+    }
+
+    /// Nobody else is left: whoever was away for a moment may be tried once more. Says whether there is such a one.
+    pub(super) fn forgive(&mut self) -> bool {
+        let passing = std::mem::take(&mut self.round.passing);
+        let again = self.round.tried < ATTEMPTS && !passing.is_empty();
+        if again {
+            Arc::make_mut(&mut self.wanted).tried.retain(|key| !passing.contains(key));
+        }
+        again
     }
 
     /// What the client is told when nobody is left to try.

@@ -175,6 +175,8 @@ impl Silence {
         if done && !self.after_done {
             self.after_done = true;
             look.as_mut().reset(Instant::now() + AFTER_DONE);
+            // A timer that has fired has forgotten whom to wake.
+            self.waker = None;
         }
         // A timer that knows whom to wake need not be asked for each chunk.
         if !look.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
@@ -356,5 +358,35 @@ impl Flow {
                 Some(Timing { decode_tokens: tokens, decode_s: time.as_secs_f64(), ..Timing::default() });
         }
         usage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_after_done_is_told_although_a_look_had_fired() {
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut silence = Silence::new(STALL_LIMIT);
+        assert!(silence.poll(false, &mut context).is_pending());
+        tokio::time::sleep(STALL_LIMIT / STALL_LOOKS + Duration::from_secs(1)).await;
+        assert_eq!(count.0.load(Ordering::SeqCst), 1, "the look woke");
+        assert!(silence.poll(true, &mut context).is_pending());
+        tokio::time::sleep(AFTER_DONE * 5).await;
+        assert_eq!(count.0.load(Ordering::SeqCst), 2, "the end after DONE wakes");
     }
 }

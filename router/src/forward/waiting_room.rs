@@ -400,6 +400,9 @@ impl Stay {
     /// [`NoSlot`] says why there is none.
     pub async fn slot(&self, wanted: &Arc<Wanted>, teller: &Teller) -> Turn {
         if wanted.counts_only {
+            if self.shared.lock().closed {
+                return Err(NoSlot::Stopping);
+            }
             return self.shared.glance(wanted);
         }
         let turn = {

@@ -23,7 +23,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const STALLED_LOOKS: u32 = 6;
 
 /// A client that takes fewer bytes between two looks takes nothing: so much go out as pings and the like on a connection
-/// of HTTP/2 that stands still.
+/// of HTTP/2 that stands still. What is counted is what the kernel takes, in lumps of a third of its buffer: of an answer
+/// larger than that a client must read some 20 KB each second where the buffer has grown to megabytes.
 const CRAWL: u64 = 1024;
 
 /// What happens on one connection. Each request in progress holds a clone.

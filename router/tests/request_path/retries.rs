@@ -253,3 +253,25 @@ async fn when_the_node_that_was_waited_for_fails_too_each_one_s_reason_is_told()
     assert_eq!((a.requests(), b.requests()), (1, 2), "nobody was asked twice");
     assert_eq!(running.await.expect("no panic").status().as_u16(), 200);
 }
+
+/// The node that was waited for goes away, and the one that was away for a moment is there again.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_link_broke_once_is_asked_again_when_nobody_else_is_left() {
+    let mesh = Arc::new(Mesh::start(first_and_second));
+    let (a, _control_a) = mesh.node("a", engine(vec![replica("first", Loaded, Some(1))])).await;
+    let (b, control_b) = mesh.node("b", engine(vec![replica("second", Loaded, Some(1))])).await;
+    b.always(Script::After(Duration::from_secs(25)));
+    let send = |model: &'static str| {
+        let mesh = mesh.clone();
+        tokio::spawn(async move { mesh.send(model, caller("k")).await })
+    };
+    let _running = send("second");
+    b.until(|seen| seen.running == 1).await;
+    a.next(Script::Gone);
+    let moved = send("mesh/ask");
+    mesh.until_waiting(1).await;
+    assert_eq!(mesh.send("first", caller("k")).await.status().as_u16(), 200, "it is well again");
+    drop(control_b);
+    let reply = moved.await.expect("no panic");
+    assert_eq!((reply.status().as_u16(), header(&reply, "x-mesh-node")), (200, "a".to_owned()));
+}

@@ -106,3 +106,27 @@ async fn a_body_that_is_dropped_closes_its_connection() {
     assert!(engine.await.expect("no panic").map_or(true, |read| read == 0));
     assert!(client.lock().idle.is_empty());
 }
+
+#[tokio::test]
+async fn a_connection_with_half_a_request_on_it_carries_no_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // It answers once it has seen the head, and reads no more.
+            let mut head = vec![0; 1024];
+            assert!(stream.read(&mut head).await.expect("a request") > 0);
+            let number = kept.len();
+            let answer = format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 1\r\n\r\n{number}");
+            stream.write_all(answer.as_bytes()).await.expect("the client reads");
+            kept.push(stream);
+        }
+    });
+    let client = EngineClient::default();
+    for connection in ["0", "1"] {
+        let large = Bytes::from(vec![b' '; 16 << 20]);
+        let (_, mut body) = client.post(call(&url, true), large).await.expect("an answer");
+        assert_eq!(whole(&mut body).await.0, connection.as_bytes());
+    }
+}
