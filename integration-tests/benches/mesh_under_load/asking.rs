@@ -80,7 +80,9 @@ impl Asker {
     }
 
     async fn read(&self, body: String, outcome: &mut Outcome) {
+        let patience = self.patience.as_millis().to_string();
         let request = self.http.post(&self.url).bearer_auth(&self.key).body(body);
+        let request = request.header("x-mesh-deadline-ms", patience);
         if let Ok(response) = request.send().await {
             outcome.status = response.status().as_u16();
             if outcome.status == 200 {

@@ -23,7 +23,9 @@ const AFTER: Duration = Duration::from_secs(6);
 pub(crate) async fn measure(arguments: &Arguments) {
     let (trials, rate) = (arguments.number("--kills", 10), f64::from(arguments.number("--rate", 50)));
     let mesh = TestMesh::automatic().await;
-    let engines = [ScriptedEngine::start("tiny").await, ScriptedEngine::start("tiny").await];
+    let slots = u32::try_from(AT_ONCE).expect("few");
+    let start = || ScriptedEngine::with_slots("tiny", slots);
+    let engines = [start().await, start().await];
     for engine in &engines {
         engine.always(paced());
     }
