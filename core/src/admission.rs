@@ -8,10 +8,12 @@
 //!              └──seek again──────────────┴──► refused, superseded, or left
 //! ```
 //! Order: tier of the mode (less by one for each [`AGEING`] waited) → key with the fewest requests running, then the
-//! one served longest ago → earliest deadline; within the autocomplete tier the newest first.
+//! one served longest ago → earliest deadline; within the autocomplete tier the newest first. One slot in eight goes by
+//! turns of the tiers instead (`turns.rs`).
 
 pub mod collation;
 pub mod slot;
+mod turns;
 mod words;
 
 pub use words::{Command, Entry, EntryId, Found, Limits, Priority, Refused, Room};
@@ -20,6 +22,7 @@ use crate::id::ModelId;
 use crate::units::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use turns::Turns;
 
 /// After each such time of waiting a request moves up by one tier. Five tiers: what waits in the background is before
 /// everything new after 75 s, well within its own deadline.
@@ -97,6 +100,7 @@ pub struct Admission {
     keys: BTreeMap<u64, Key>,
     /// Seconds that a slot of each model is held, and when that was last measured.
     holds: BTreeMap<ModelId, (f64, Moment)>,
+    turns: Turns,
 }
 
 impl Admission {
@@ -109,6 +113,7 @@ impl Admission {
             line: BTreeSet::new(),
             keys: BTreeMap::new(),
             holds: BTreeMap::new(),
+            turns: Turns::default(),
         }
     }
 
@@ -274,6 +279,7 @@ impl Admission {
             .map(|(id, guest)| Waiter {
                 id: *id,
                 urgency: guest.urgency(now),
+                tier: guest.entry.priority,
                 key: guest.entry.key,
                 class: guest.entry.class,
                 waited: now.since(guest.arrived),
@@ -315,9 +321,17 @@ impl Admission {
 
     /// The place in `line` of who goes first.
     fn first_of(&self, line: &[Waiter]) -> Option<usize> {
+        let due = self.turns.due();
         let rank = |waiter: &Waiter| {
             let key = self.keys.get(&waiter.key).copied().unwrap_or_default();
-            (waiter.urgency.tier, key.running, key.last_turn, waiter.urgency, waiter.id)
+            (
+                due != Some(waiter.tier),
+                waiter.urgency.tier,
+                key.running,
+                key.last_turn,
+                waiter.urgency,
+                waiter.id,
+            )
         };
         line.iter().enumerate().min_by_key(|(_, waiter)| rank(waiter)).map(|(at, _)| at)
     }
@@ -370,7 +384,19 @@ impl Admission {
             })
             .count();
         if let (Some(slots), Some(hold)) = (slots, self.hold(model)) {
-            let seconds = (ahead + 1) as f64 * hold / f64::from(slots.max(1));
+            let tier = guest.entry.priority;
+            let mut seconds = (ahead + 1) as f64 * hold / f64::from(slots.max(1));
+            // Those that are still to come and more urgent show in how fast the tier gets on. Of completions the newest
+            // goes first, so that says nothing.
+            if tier != Priority::Autocomplete {
+                let ahead = self
+                    .waiters()
+                    .filter(|(other, guest)| {
+                        **other != id && guest.entry.priority == tier && guest.urgency(now) <= urgency
+                    })
+                    .count();
+                seconds = seconds.max(self.turns.predicted(tier, ahead).unwrap_or_default());
+            }
             // A day is for ever here; larger numbers would only overflow.
             let predicted = Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0));
             let patience = guest.entry.deadline.since(now);
@@ -421,10 +447,13 @@ impl Admission {
     fn change(&mut self, id: EntryId, to: Phase, now: Moment) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let from = std::mem::replace(&mut guest.phase, to.clone());
+        let tier = guest.entry.priority;
         if guest.waits() {
-            self.line.insert(id);
-        } else {
-            self.line.remove(&id);
+            if self.line.insert(id) {
+                self.turns.joined(tier);
+            }
+        } else if self.line.remove(&id) {
+            self.turns.left(tier, matches!(to, Phase::Running { .. }), now);
         }
         let key = self.keys.entry(guest.entry.key).or_default();
         if let Phase::Running { since, model } = &from {
@@ -466,6 +495,7 @@ fn fits(limit: u64, used: &[u64; Priority::ALL.len()], tier: Priority) -> bool {
 /// One of those that wait, at the moment of a look for slots.
 struct Waiter {
     id: EntryId,
+    tier: Priority,
     urgency: Urgency,
     key: u64,
     class: u64,

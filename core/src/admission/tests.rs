@@ -261,6 +261,35 @@ fn who_goes_back_to_wait_for_a_load_keeps_its_key_and_its_age() {
 }
 
 #[test]
+fn under_a_flood_every_tier_gets_its_turn_and_who_would_come_too_late_is_told_at_once() {
+    let mut desk = Desk::new(1, Limits { waiting: 1_000, per_key: 10_000, ..LIMITS });
+    let (mut running, _) = desk.arrive(entry(Priority::Code, 1, 900), 0);
+    // Ten seconds, ten requests a second of each of two tiers; one slot that is held for 100 ms.
+    let (mut served, mut told) = ([0, 0], 0);
+    let mut tiers = std::collections::BTreeMap::new();
+    for tick in 0..400_u64 {
+        let ms = tick * 100;
+        for (which, tier) in [Priority::Ask, Priority::Code].into_iter().enumerate() {
+            let mut asked = entry(tier, 1, 0);
+            asked.deadline = at(ms + 10_000);
+            asked.bytes = 0;
+            let (id, commands) = desk.arrive(asked, ms);
+            tiers.insert(id, which);
+            told += usize::from(matches!(commands.as_slice(), [Command::Refuse(_, Refused::TooLate { .. })]));
+        }
+        if let Some(Command::Admit(next)) =
+            desk.leave(running, ms + 99).into_iter().find(|command| matches!(command, Command::Admit(_)))
+        {
+            served[tiers[&next]] += 1;
+            running = next;
+        }
+    }
+    assert!(served[1] * 10 >= served[0], "asked and coded: {served:?}");
+    assert!(served[0] > served[1] && served[0] + served[1] >= 390, "{served:?}");
+    assert!(told > 200, "{told} of 800 were told at once");
+}
+
+#[test]
 fn under_a_flood_of_more_urgent_requests_the_background_gets_its_turn() {
     let mut desk = Desk::new(1, Limits { waiting: 1_000, bytes: 100_000, per_key: 10_000 });
     let (mut running, _) = desk.arrive(entry(Priority::Ask, 1, 60), 0);
