@@ -233,22 +233,21 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 fn best_models(view: &FleetView, purpose: Purpose) -> Vec<ModelId> {
-    let mut best: BTreeMap<&ModelId, (bool, u64)> = BTreeMap::new();
-    for replica in view
-        .machines
-        .iter()
-        .flat_map(|machine| &machine.engines)
-        .filter(|engine| !matches!(engine.state, EngineState::Down(_)))
-        .flat_map(|engine| &engine.replicas)
-    {
+    let mut best: BTreeMap<&ModelId, (bool, bool, u64)> = BTreeMap::new();
+    let engines = view.machines.iter().flat_map(|machine| &machine.engines);
+    for (engine, replica) in engines.flat_map(|engine| engine.replicas.iter().map(move |one| (engine, one))) {
         let able = match purpose {
             Purpose::Chat => replica.abilities.chat != Some(false) && replica.abilities.embed != Some(true),
             Purpose::Embed => replica.abilities.embed == Some(true),
         };
-        if !able || matches!(replica.state, ReplicaState::Failed(_)) {
+        if !able {
             continue;
         }
-        let rank = (replica.state == ReplicaState::Loaded, replica.parameters.unwrap_or(0));
+        // What is down comes last and is not left out: a mode whose only engine is being started anew is unserved for a
+        // moment, not unknown.
+        let is_down =
+            matches!(engine.state, EngineState::Down(_)) || matches!(replica.state, ReplicaState::Failed(_));
+        let rank = (!is_down, replica.state == ReplicaState::Loaded, replica.parameters.unwrap_or(0));
         let entry = best.entry(&replica.model).or_insert(rank);
         *entry = (*entry).max(rank);
     }
@@ -346,5 +345,21 @@ mod tests {
         assert_eq!(models("code"), Some(vec!["big".into(), "small".into()]));
         assert_eq!(models("embed"), Some(vec!["vectors".into()]));
         assert!(ModeTable::automatic(&view_of(vec![])).modes().is_empty());
+    }
+
+    #[test]
+    fn a_mode_whose_engine_is_down_is_still_known_and_another_machine_leads_it() {
+        let mut one = machine("a", &["big"]);
+        one.engines[0].replicas[0].parameters = Some(30);
+        one.engines[0].state = EngineState::Down("was killed by SIGKILL".into());
+        let models = |machines: Vec<_>| {
+            let table = ModeTable::automatic(&view_of(machines));
+            table.find("code").map(|mode| mode.models.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(models(vec![one.clone()]), Some(vec!["big".into()]));
+        let small = machine("b", &["small"]);
+        assert_eq!(models(vec![one.clone(), small.clone()]), Some(vec!["small".into(), "big".into()]));
+        one.engines[0].state = EngineState::Up;
+        assert_eq!(models(vec![one, small]), Some(vec!["big".into(), "small".into()]));
     }
 }

@@ -255,8 +255,9 @@ impl Front {
             ApiError::client(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
         };
         let headers = request.headers();
-        if headers.contains_key(CONTENT_ENCODING) {
-            let message = "compressed bodies are not accepted";
+        if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+            let named: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(64).collect();
+            let message = format!("bodies encoded as `{named}` are not accepted; send the JSON as it is");
             return Err(ApiError::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed_body", message));
         }
         let announced =

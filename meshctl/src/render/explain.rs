@@ -12,7 +12,7 @@ pub(crate) fn story(reply: &ExplainReply, look: Look) -> String {
     let mut lines = head(reply, look);
     lines.push(String::new());
     lines.push(paint::bold("Candidates", look.color));
-    lines.extend(candidates(&reply.candidates, look));
+    lines.extend(candidates(reply, look));
     if !reply.reason.is_empty() {
         lines.extend(wrapped("    choice  ", &look.text(&reply.reason), look));
     }
@@ -35,9 +35,15 @@ fn head(reply: &ExplainReply, look: Look) -> Vec<String> {
     ]
 }
 
-fn candidates(candidates: &[CandidateLine], look: Look) -> Vec<String> {
+fn candidates(reply: &ExplainReply, look: Look) -> Vec<String> {
+    let candidates = reply.candidates.as_slice();
     if candidates.is_empty() {
-        return vec!["  none: no machine has a model that was asked for".to_owned()];
+        let why = match (reply.outcome.as_str(), reply.status) {
+            ("running", _) => "none yet: it waits for a slot, or is being decided about",
+            (_, 404) => "none: no machine has a model that was asked for",
+            _ => "none: it ended before a machine was chosen",
+        };
+        return vec![format!("  {why}")];
     }
     let mut ordered: Vec<&CandidateLine> = candidates.iter().collect();
     ordered.sort_by_key(|candidate| if candidate.rank == 0 { u32::MAX } else { candidate.rank });

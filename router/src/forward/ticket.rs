@@ -88,6 +88,8 @@ impl Ticket {
     /// Keeps the request's place in the waiting room until it ends.
     pub fn stays(&mut self, stay: Arc<Stay>) {
         self.stay = Some(stay);
+        // Who waits there can be asked about already.
+        self.keep();
     }
 
     /// The request's place in the waiting room.

@@ -66,6 +66,21 @@ async fn no_more_run_than_there_are_slots_and_the_others_go_by_urgency() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_waits_can_be_explained() {
+    let (mesh, node, _control) = one_slot(|_| ()).await;
+    let first = spawn(&mesh, "mesh/code", caller("k"));
+    node.until(|seen| seen.running == 1).await;
+    let second = spawn(&mesh, "mesh/ask", caller("k"));
+    mesh.until_waiting(1).await;
+    let told = mesh.explained(1).await;
+    assert_eq!((told.asked.as_str(), told.outcome.as_str(), told.attempts.len()), ("mesh/ask", "running", 0));
+    for request in [first, second] {
+        assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    }
+    assert_eq!(mesh.explained(1).await.outcome, "complete");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_told_its_place_and_its_reason() {
     let (mesh, node, _control) = one_slot(|_| ()).await;
     let first = spawn(&mesh, "m", caller("k"));
