@@ -9,12 +9,9 @@ use crate::metrics::{Metrics, Outcome};
 use crate::model_store::StoreHandle;
 use crate::supervisor::{Lease, SupervisorHandle};
 use bytes::{Bytes, BytesMut};
-use engine_client::{Call, EngineBody, EngineClient, innermost};
+use engine_client::{Call, EngineBody, EngineClient, Head};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
-use http::StatusCode;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::response::Parts;
 use mesh_core::id::ModelId;
 use mesh_daemon::telemetry;
 use mesh_proto::frame;
@@ -32,8 +29,8 @@ use tracing::{Instrument as _, Span};
 const EXCUSE_LIMIT: usize = 64 * 1024;
 const EXCUSE_TIME: Duration = Duration::from_secs(2);
 
-/// The longest content type that is passed on.
-const CONTENT_TYPE_LIMIT: usize = 256;
+/// "Service Unavailable".
+const UNAVAILABLE: u16 = 503;
 
 /// The engine's connection broke in the middle of an answer. The rest will never come.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -214,11 +211,12 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
         keep: lease.keeps_connections,
     };
     match serve.engines.post(call, body).await {
-        Ok((answer, rest)) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
-            excuse(running, lease, &answer, rest).await
+        // On the heap: it is rare, and all requests would have its size.
+        Ok((answer, rest)) if answer.status == UNAVAILABLE => {
+            Box::pin(excuse(running, lease, answer, rest)).await
         }
         Ok((answer, rest)) => {
-            let head = engine_head(&lease, &answer);
+            let head = engine_head(&lease, answer);
             Answer { head, body: running.pass_on(lease, rest) }
         }
         Err(error) => {
@@ -230,7 +228,7 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
 }
 
 /// A 503 is either "still loading", which the router should know as such, or the engine's own answer.
-async fn excuse(mut running: Running, lease: Lease, answer: &Parts, mut body: EngineBody) -> Answer {
+async fn excuse(mut running: Running, lease: Lease, answer: Head, mut body: EngineBody) -> Answer {
     let head = engine_head(&lease, answer);
     let (mut seen, mut length, mut broke) = (Vec::new(), 0, None);
     let reading = async {
@@ -261,21 +259,12 @@ async fn excuse(mut running: Running, lease: Lease, answer: &Parts, mut body: En
     Answer { head, body: running.pass_on(lease, body) }
 }
 
-fn engine_head(lease: &Lease, answer: &Parts) -> ResponseHead {
-    let content_type = answer
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .filter(|text| text.len() <= CONTENT_TYPE_LIMIT)
-        .unwrap_or("application/octet-stream");
+fn engine_head(lease: &Lease, answer: Head) -> ResponseHead {
     let answer = EngineAnswer {
-        status: answer.status.as_u16().into(),
-        content_type: content_type.into(),
+        status: answer.status.into(),
+        content_type: answer.content_type.unwrap_or_else(|| "application/octet-stream".into()),
         engine: lease.engine.clone(),
-        retry_after_s: answer
-            .headers
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok()),
+        retry_after_s: answer.retry_after_s,
     };
     ResponseHead { outcome: Some(response_head::Outcome::Answer(answer)) }
 }
@@ -367,7 +356,7 @@ impl Stream for AnswerBody {
             }
             Some(Err(error)) => {
                 let engine = self.lease.as_ref().map(|lease| lease.engine.clone()).unwrap_or_default();
-                let broke = EngineBroke { engine, cause: innermost(&error) };
+                let broke = EngineBroke { engine, cause: error.to_string() };
                 if let Some(running) = &self.running {
                     running.span.in_scope(|| tracing::warn!("{broke}"));
                 }

@@ -1,27 +1,22 @@
 //! The HTTP/1.1 client that carries requests to the engines of this machine, and the bodies of their answers.
 //!
-//! Connections are hyper's; here they are only opened, driven, and kept where the engine bears it: a new one costs both
-//! sides more than all the rest of the hop. hyper-util's own client does the same for any URL, but spends as much as
-//! the rest of this hop on URLs and on tasks for its connections. What is ready of a body leaves as one piece, so a
-//! burst of tokens is one write further on.
+//! Our own and not hyper's (docs/decisions/0010): it knows one method, plain TCP and what is passed on of an answer, so
+//! a stream that waits for its next token holds no buffers. Connections are kept where the engine bears it: a new one
+//! costs both sides more than all the rest of the hop. What is ready of a body leaves as one piece, so a burst of
+//! tokens is one write further on.
 
 mod connection;
+mod response;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use connection::Connection;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use http::uri::PathAndQuery;
-use http::{Method, Request, Uri};
-use http_body::{Body, Frame};
-use http_body_util::Full;
-use hyper::body::Incoming;
+pub(super) use response::Head;
 use std::collections::HashMap;
-use std::error::Error as _;
+use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -34,11 +29,8 @@ const IDLE_CONNECTIONS: usize = 64;
 /// A kept connection that the engine has just closed fails within this time; a later failure is the engine's.
 const STALE_LIMIT: Duration = Duration::from_millis(500);
 
-/// Headers of a request.
-const HEADERS: usize = 6;
-
-/// Chunks that are there already leave as one piece up to this size; never is one waited for.
-const COALESCE: usize = 16 * 1024;
+/// Room for the head of a request with a key of usual length.
+const HEAD: usize = 320;
 
 /// Why an engine did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +41,29 @@ pub(super) enum SendError {
     BadKey,
     #[error("connecting to {0}: {1}")]
     Connect(String, io::Error),
-    #[error("{}", innermost(.0))]
-    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+}
+
+/// What is wrong with an engine's answer, or with the connection that should bring it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HttpError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it closed the connection")]
+    Closed,
+    #[error("that is not HTTP/1.1: {0}")]
+    Malformed(#[from] httparse::Error),
+    #[error("the headers are longer than 64 KiB")]
+    HeadTooLong,
+    #[error("nobody asked for an answer of status {0}")]
+    Status(u16),
+    #[error("`Content-Length` is not one number")]
+    Length,
+    #[error("nobody asked for a `Transfer-Encoding` other than `chunked`")]
+    Coding,
+    #[error("the chunks are not framed as HTTP/1.1 has it")]
+    Chunk,
 }
 
 /// A client for all engines of this machine. Clones share their connections.
@@ -68,7 +81,7 @@ struct Pool {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -86,72 +99,45 @@ pub(super) struct Call<'a> {
 
 impl EngineClient {
     /// POSTs `body` and completes with the head of the answer.
-    pub(super) async fn post(
-        &self,
-        call: Call<'_>,
-        body: Bytes,
-    ) -> Result<(http::response::Parts, EngineBody), SendError> {
+    pub(super) async fn post(&self, call: Call<'_>, body: Bytes) -> Result<(Head, EngineBody), SendError> {
         let bad_url = || SendError::BadUrl(call.base_url.into());
         let rest = call.base_url.strip_prefix("http://").ok_or_else(bad_url)?;
         let (authority, prefix) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+        let head = request_head(&call, authority, prefix, body.len())?;
+        let back = call.keep.then_some(self);
         if call.keep
-            && let Some(connection) = self.kept(authority)
+            && let Some(mut connection) = self.kept(authority)
         {
             let since = Instant::now();
-            match self.send(connection, prefix, &call, body.clone()).await {
+            match connection.send(head.clone(), body.clone()).await {
+                Ok(answer) => return Ok((answer, EngineBody::new(connection, back))),
                 // The engine closed the connection while the request was on its way.
-                Err(SendError::Http(error)) if is_stale(&error) && since.elapsed() < STALE_LIMIT => {}
-                result => return result,
+                Err(error)
+                    if error.is_end() && connection.is_unanswered() && since.elapsed() < STALE_LIMIT => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        let connection = Connection::open(authority).await?;
-        self.send(connection, prefix, &call, body).await
-    }
-
-    async fn send(
-        &self,
-        mut connection: Connection,
-        prefix: &str,
-        call: &Call<'_>,
-        body: Bytes,
-    ) -> Result<(http::response::Parts, EngineBody), SendError> {
-        if connection.path.as_str().strip_prefix(prefix) != Some(call.path) {
-            connection.path = PathAndQuery::try_from(format!("{prefix}{}", call.path))
-                .map_err(|_| SendError::BadUrl(call.base_url.into()))?;
-        }
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from(connection.path.clone());
-        let headers = request.headers_mut();
-        headers.reserve(HEADERS);
-        headers.insert(HOST, connection.host.clone());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        if let Some(key) = call.api_key {
-            let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| SendError::BadKey)?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        let (head, rest) = connection.send(request).await?.into_parts();
-        Ok((head, EngineBody::new(rest, connection, call.keep.then(|| self.clone()))))
+        let mut connection = Box::new(Connection::open(authority).await?);
+        let answer = connection.send(head, body).await?;
+        Ok((answer, EngineBody::new(connection, back)))
     }
 
     /// A connection that was used lately and still stands.
-    fn kept(&self, authority: &str) -> Option<Connection> {
+    fn kept(&self, authority: &str) -> Option<Box<Connection>> {
         let mut pool = self.lock();
         let list = pool.idle.get_mut(authority)?;
         // The newest is at the end: if that one is too old, all are.
-        while let Some(Idle { mut connection, since }) = list.pop() {
+        while let Some(Idle { connection, since }) = list.pop() {
             if since.elapsed() > IDLE_LIMIT {
                 list.clear();
-            } else if connection.is_ready() {
+            } else if connection.is_open() {
                 return Some(connection);
             }
         }
         None
     }
 
-    fn take_back(&self, connection: Connection) {
+    fn take_back(&self, connection: Box<Connection>) {
         let mut pool = self.lock();
         let list = match pool.idle.get_mut(&connection.authority) {
             Some(list) => list,
@@ -187,133 +173,87 @@ impl EngineClient {
     }
 }
 
-/// Whether a connection was closed before any of an answer came.
-fn is_stale(error: &hyper::Error) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
-    error.is_incomplete_message()
-        || error.is_canceled()
-        || error.is_closed()
-        || matches!(io, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe))
+/// The head of a request with a body of `length` bytes.
+fn request_head(call: &Call<'_>, host: &str, prefix: &str, length: usize) -> Result<Bytes, SendError> {
+    let visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    if host.is_empty() || !visible(call.base_url) || !visible(call.path) {
+        return Err(SendError::BadUrl(call.base_url.into()));
+    }
+    let path = call.path;
+    let mut head = String::with_capacity(HEAD);
+    // Writing to a string does not fail.
+    let _written = write!(
+        head,
+        "POST {prefix}{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\ncontent-length: {length}\r\n"
+    );
+    if let Some(key) = call.api_key {
+        if !visible(key) {
+            return Err(SendError::BadKey);
+        }
+        for part in ["authorization: Bearer ", key, "\r\n"] {
+            head.push_str(part);
+        }
+    }
+    head.push_str("\r\n");
+    Ok(head.into())
 }
 
-/// The cause of all causes: the others only say that there is one.
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
+impl HttpError {
+    /// Whether the other side has ended the connection.
+    fn is_end(&self) -> bool {
+        let gone = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+        };
+        matches!(self, Self::Closed) || matches!(self, Self::Io(error) if gone(error))
     }
-    cause.to_string()
 }
 
 /// The body of an engine's answer. Dropping it closes the connection, and that stops the engine.
 pub(super) struct EngineBody {
     /// Read already, the last piece first.
     seen: Vec<Bytes>,
-    rest: Incoming,
-    /// What it comes over; `None` once it was given back.
-    connection: Option<Connection>,
+    /// What it comes over; `None` once it has ended.
+    connection: Option<Box<Connection>>,
     /// Where the connection goes for the next request once this body has ended well.
     back: Option<EngineClient>,
-    /// What is held back until nothing more is ready.
-    held: Held,
-    ended: Option<Option<hyper::Error>>,
-}
-
-#[derive(Default)]
-struct Held {
-    first: Bytes,
-    more: BytesMut,
-}
-
-impl Held {
-    fn len(&self) -> usize {
-        self.first.len() + self.more.len()
-    }
-
-    fn push(&mut self, chunk: Bytes) {
-        if self.first.is_empty() && self.more.is_empty() {
-            self.first = chunk;
-            return;
-        }
-        if self.more.is_empty() {
-            self.more.reserve(self.first.len() + chunk.len());
-            self.more.extend_from_slice(&std::mem::take(&mut self.first));
-        }
-        self.more.extend_from_slice(&chunk);
-    }
-
-    fn take(&mut self) -> Bytes {
-        if self.more.is_empty() {
-            std::mem::take(&mut self.first)
-        } else {
-            // With its memory: a thousand streams that had a burst each would keep 16 KiB for the next one.
-            std::mem::take(&mut self.more).freeze()
-        }
-    }
+    /// Why it ended before its time.
+    broke: Option<HttpError>,
 }
 
 impl EngineBody {
-    fn new(rest: Incoming, connection: Connection, back: Option<EngineClient>) -> Self {
-        let (connection, held) = (Some(connection), Held::default());
-        Self { seen: Vec::new(), rest, connection, back, held, ended: None }
+    fn new(connection: Box<Connection>, back: Option<&EngineClient>) -> Self {
+        Self { seen: Vec::new(), connection: Some(connection), back: back.cloned(), broke: None }
     }
 
     /// Puts pieces that were read already back in front, and the error that followed them.
-    pub(super) fn unread(&mut self, mut pieces: Vec<Bytes>, broke: Option<hyper::Error>) {
+    pub(super) fn unread(&mut self, mut pieces: Vec<Bytes>, broke: Option<HttpError>) {
         pieces.reverse();
         self.seen = pieces;
-        if broke.is_some() {
-            self.ended = Some(broke);
-        }
+        self.broke = broke;
     }
 
-    /// The next bytes: all that is ready, up to [`COALESCE`]. `None` at the clean end.
-    pub(super) fn poll_bytes(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+    /// The next bytes: all that one read brings. `None` at the clean end.
+    pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, HttpError>>> {
         if let Some(bytes) = self.seen.pop() {
             return Poll::Ready(Some(Ok(bytes)));
         }
-        while self.ended.is_none()
-            && self.held.len() < COALESCE
-            && let Some(connection) = &mut self.connection
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(self.broke.take().map(Err));
+        };
+        let polled = ready!(connection.poll_body(context));
+        if !matches!(polled, Some(Ok(_)))
+            && let Some(connection) = self.connection.take().filter(|connection| connection.may_be_kept())
+            && let Some(client) = self.back.take()
         {
-            let rest = &mut self.rest;
-            match connection.poll(context, |context| Pin::new(&mut *rest).poll_frame(context)) {
-                Poll::Ready(Some(Ok(frame))) => self.take(frame),
-                Poll::Ready(Some(Err(error))) => self.ended = Some(Some(error)),
-                Poll::Ready(None) => {
-                    self.ended = Some(None);
-                    let connection = self.connection.take();
-                    if let (Some(client), Some(connection)) = (self.back.take(), connection) {
-                        client.take_back(connection);
-                    }
-                }
-                Poll::Pending => break,
-            }
+            client.take_back(connection);
         }
-        if self.held.len() > 0 {
-            return Poll::Ready(Some(Ok(self.held.take())));
-        }
-        match &mut self.ended {
-            Some(error) => Poll::Ready(error.take().map(Err)),
-            None => Poll::Pending,
-        }
+        Poll::Ready(polled)
     }
 
     /// As [`Self::poll_bytes`], awaited.
-    pub(super) async fn bytes(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+    pub(super) async fn bytes(&mut self) -> Option<Result<Bytes, HttpError>> {
         poll_fn(|context| self.poll_bytes(context)).await
-    }
-
-    fn take(&mut self, frame: Frame<Bytes>) {
-        // Trailers say nothing that anybody here reads.
-        if let Ok(data) = frame.into_data()
-            && !data.is_empty()
-        {
-            self.held.push(data);
-        }
     }
 }
 

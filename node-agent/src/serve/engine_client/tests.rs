@@ -43,6 +43,74 @@ async fn whole(body: &mut EngineBody) -> (Vec<u8>, usize) {
 }
 
 #[tokio::test]
+async fn a_request_says_what_engines_need_and_nothing_else() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let host = listener.local_addr().expect("bound").to_string();
+    let engine = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = Vec::new();
+        while !request.ends_with(b"{\"a\":1}") {
+            assert!(stream.read_buf(&mut request).await.expect("a request") > 0);
+        }
+        stream.write_all(b"HTTP/1.1 204 None\r\n\r\n").await.expect("the client reads");
+        String::from_utf8(request).expect("text")
+    });
+    let base_url = format!("http://{host}/engines/one");
+    let call = Call { api_key: Some("sk-1"), ..call(&base_url, true) };
+    let (head, mut body) =
+        EngineClient::default().post(call, Bytes::from("{\"a\":1}")).await.expect("an answer");
+    assert_eq!(head, Head { status: 204, content_type: None, retry_after_s: None });
+    assert_eq!(whole(&mut body).await, (Vec::new(), 0));
+    assert_eq!(
+        engine.await.expect("no panic"),
+        format!(
+            "POST /engines/one/v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
+             accept: application/json, text/event-stream\r\ncontent-length: 7\r\n\
+             authorization: Bearer sk-1\r\n\r\n{{\"a\":1}}"
+        )
+    );
+}
+
+#[tokio::test]
+async fn nothing_can_be_smuggled_into_a_head() {
+    let client = EngineClient::default();
+    let said = async |call: Call<'_>| match client.post(call, Bytes::new()).await {
+        Ok(_) => panic!("it was sent"),
+        Err(error) => error.to_string(),
+    };
+    for url in ["http://127.0.0.1:1/a b", "http://127.0.0.1:1/a\r\nx: y", "http://", "https://127.0.0.1:1"] {
+        assert_eq!(said(call(url, true)).await, format!("`{url}` is no address of an engine"));
+    }
+    for key in ["a\r\nx: y", "a b", "ü"] {
+        let call = Call { api_key: Some(key), ..call("http://127.0.0.1:1", true) };
+        assert_eq!(said(call).await, "its key cannot stand in a header");
+    }
+}
+
+#[tokio::test]
+async fn a_large_request_is_sent_while_its_answer_is_read() {
+    const REQUEST: usize = 8 << 20;
+    const ANSWER: usize = 8 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let (mut requests, mut answers) = stream.into_split();
+        // More than the socket's buffers hold, and nothing of the body is read before all of it is away.
+        let mut head = [0; 32];
+        requests.read_exact(&mut head).await.expect("a request");
+        let said = format!("HTTP/1.1 200 OK\r\ncontent-length: {ANSWER}\r\n\r\n");
+        answers.write_all(said.as_bytes()).await.expect("the client reads");
+        answers.write_all(&vec![b'a'; ANSWER]).await.expect("the client reads");
+        tokio::io::copy(&mut requests, &mut tokio::io::sink()).await.expect("the rest of the request");
+    });
+    let client = EngineClient::default();
+    let large = Bytes::from(vec![b' '; REQUEST]);
+    let (_, mut body) = client.post(call(&url, true), large).await.expect("an answer");
+    assert_eq!(whole(&mut body).await.0.len(), ANSWER);
+}
+
+#[tokio::test]
 async fn chunks_that_are_there_leave_as_one_piece_and_none_is_lost() {
     let chunks: Vec<String> = (0..1_000).map(|number| format!("data: {number:03}\n\n")).collect();
     let framed: String = chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
