@@ -2,7 +2,7 @@
 # Token streams over a bad link: QUIC beside HTTP/2 over TLS, an agent that changes its address, a path of MTU 1280.
 #
 #   sudo integration-tests/benches/lossy_link.sh [options]
-#     --bin DIR        the project's programs, built with --release                        [target/release]
+#     --bin DIR        the project's programs, built with --profile dist                     [target/dist]
 #     --profiles A,B   of wifi (1 % loss, 2 + 0..5 ms), wan (1 % loss, 20 + 0..5 ms), clean [wifi,wan]
 #     --links A,B      of quic,h2,auto: the agent's `data_link`; `default` sets nothing     [quic,h2]
 #     --runs N         of each link in each profile, interleaved                           [3]
@@ -20,7 +20,7 @@ root=$(cd "$here/../.." && pwd)
 . "$here/mesh_processes.sh"
 . "$here/bench_tools.sh"
 
-BIN=$root/target/release profiles=wifi,wan links=quic,h2 runs=3 seconds=10 roaming=yes mtu=yes out=
+BIN=$root/target/dist profiles=wifi,wan links=quic,h2 runs=3 seconds=10 roaming=yes mtu=yes out=
 while [ $# -gt 0 ]; do
   case $1 in
     --bin) BIN=$(cd "$2" && pwd) || exit 1; shift ;;
@@ -39,7 +39,7 @@ done
 [ "$(id -u)" = 0 ] || die "network namespaces need root"
 for tool in ip curl python3 taskset; do command -v $tool >/dev/null || die "$tool is not installed"; done
 for program in mesh-router mesh-agent meshctl; do
-  [ -x "$BIN/$program" ] || die "$BIN/$program is missing: cargo build --release --workspace, or --bin DIR"
+  [ -x "$BIN/$program" ] || die "$BIN/$program is missing: cargo build --profile dist --workspace, or --bin DIR"
 done
 [ -c /dev/net/tun ] || die "no /dev/net/tun: this kernel or container has no TUN devices"
 MESHBENCH=$(bench_tool meshbench "${MESHBENCH:-}") || exit 1

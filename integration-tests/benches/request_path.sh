@@ -2,7 +2,7 @@
 # What the request path costs beside nginx: the table of docs/benchmarks.md, with goals.
 #
 #   integration-tests/benches/request_path.sh [options]
-#     --bin DIR          the project's programs, built with --release           [target/release]
+#     --bin DIR          the project's programs, built with --profile dist        [target/dist]
 #     --time FACTOR      on the seconds of each measurement                     [1]
 #     --runs N           of each scenario for each target, interleaved          [5]
 #     --scenarios A,B    of sse1000,lat200,max64,body100k,burst16               [all]
@@ -21,7 +21,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 . "$here/mesh_processes.sh"
 
-BIN=$root/target/release time=1 runs=5 scenarios=sse1000,lat200,max64,body100k,burst16
+BIN=$root/target/dist time=1 runs=5 scenarios=sse1000,lat200,max64,body100k,burst16
 targets=one,mesh,mesh-own-core memory=yes table=yes out=
 cores=$(nproc)
 agent_core=$((cores > 2 ? 2 : 1))
@@ -48,7 +48,7 @@ for tool in "${NGINX:-nginx}" curl python3 taskset; do
   command -v "$tool" >/dev/null || die "$tool is not installed"
 done
 for program in modemesh mesh-router mesh-agent meshctl; do
-  [ -x "$BIN/$program" ] || die "$BIN/$program is missing: cargo build --release --workspace, or --bin DIR"
+  [ -x "$BIN/$program" ] || die "$BIN/$program is missing: cargo build --profile dist --workspace, or --bin DIR"
 done
 . "$here/bench_tools.sh"
 MESHBENCH=$(bench_tool meshbench "${MESHBENCH:-}") || exit 1

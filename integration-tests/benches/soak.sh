@@ -3,7 +3,7 @@
 # must stay flat and every count must be back at 0.
 #
 #   integration-tests/benches/soak.sh [options]
-#     --bin DIR      the project's programs, built with --release    [target/release]
+#     --bin DIR      the project's programs, built with --profile dist [target/dist]
 #     --minutes N    how long                                        [30]
 #     --rate N       requests per second, streams of 16 tokens       [200]
 #     --cancels N    of them each second that leave in the middle    [10]
@@ -17,7 +17,7 @@ root=$(cd "$here/../.." && pwd)
 . "$here/mesh_processes.sh"
 . "$here/bench_tools.sh"
 
-BIN=$root/target/release minutes=30 rate=200 cancels=10 kill_every=60 out=
+BIN=$root/target/dist minutes=30 rate=200 cancels=10 kill_every=60 out=
 while [ $# -gt 0 ]; do
   case $1 in
     --bin) BIN=$(cd "$2" && pwd) || exit 1; shift ;;
@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
 done
 [ "$rate" -gt "$cancels" ] || die "--cancels are part of --rate: fewer, please"
 for program in mesh-router mesh-agent meshctl; do
-  [ -x "$BIN/$program" ] || die "$BIN/$program is missing: cargo build --release --workspace, or --bin DIR"
+  [ -x "$BIN/$program" ] || die "$BIN/$program is missing: cargo build --profile dist --workspace, or --bin DIR"
 done
 MESHBENCH=$(bench_tool meshbench "${MESHBENCH:-}") || exit 1
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/soak.XXXXXX")
