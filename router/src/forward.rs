@@ -19,6 +19,7 @@ mod course;
 pub mod data_links;
 mod delivery;
 mod early_head;
+mod engine_error;
 pub mod flow;
 pub mod h2_links;
 pub mod in_flight;
@@ -35,7 +36,7 @@ pub mod wanted;
 
 use crate::config::Settings;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
-use crate::http::dialect::Door;
+use crate::http::dialect::{Door, faults};
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, reasons_json};
 use crate::journal::{Journal, Record};
@@ -567,10 +568,15 @@ impl Forward {
 /// What the request says of itself, in any dialect.
 fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
     let own_stream = incoming.door.has_usage_frame();
-    let mut head = Head::read(&incoming.body, own_stream)
-        .map_err(|error| ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))?;
+    let mut head = Head::read(&incoming.body, own_stream).map_err(|error| {
+        let refused = ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string());
+        ApiError { param: error.field().map(Into::into), ..refused }
+    })?;
     if !own_stream {
         head.stream = incoming.door.streams(&incoming.body)?;
+    }
+    if let Some(fault) = faults::of_head(incoming.door, &head) {
+        return Err(fault);
     }
     let named = incoming.door.model_name(&head.model);
     if named.len() < head.model.len() {

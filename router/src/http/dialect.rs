@@ -2,6 +2,7 @@
 //! and what of a body must not reach any engine.
 
 pub mod edit;
+pub mod faults;
 pub mod passage;
 pub mod pieces;
 pub mod translation;

@@ -90,7 +90,7 @@ async fn a_whole_answer_is_told_of_a_long_load_within_a_minute_and_a_stream_wait
     let loading = &error["mesh"]["loading"];
     assert_eq!((&loading["node"], &loading["model"]), (&json!("a"), &json!("m")));
     assert!(loading["since_s"].as_f64().is_some_and(|since| since > 50.0), "{loading}");
-    let stream = json!({ "model": "m", "messages": [], "stream": true });
+    let stream = json!({ "model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": true });
     let before = tokio::time::Instant::now();
     let reply = mesh.send_body(&stream, caller("k")).await;
     assert_eq!(reply.status(), 200, "its head goes out while it waits");

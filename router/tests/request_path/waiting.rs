@@ -176,7 +176,7 @@ async fn a_newer_completion_ends_the_one_that_waits_and_the_stream_that_runs() {
     let (mesh, node, _control) = one_slot(|_| ()).await;
     node.always(Script::EndlessStream);
     let typing = || Caller { session: Some(7), ..caller("k") };
-    let body = json!({ "model": "mesh/autocomplete", "messages": [], "stream": true });
+    let body = json!({ "model": "mesh/autocomplete", "messages": [{"role": "user", "content": "hi"}], "stream": true });
     let mut running = mesh.send_body(&body, typing()).await.into_body().into_data_stream();
     assert!(running.next().await.is_some_and(|chunk| chunk.is_ok()), "its first content");
     let rest = running.map(|chunk| chunk.expect("it never fails")).collect::<Vec<_>>();
