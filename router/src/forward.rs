@@ -28,7 +28,7 @@ mod probe;
 pub mod prompt_measure;
 pub mod prompt_prefix;
 pub mod quic_links;
-mod refusals;
+pub(crate) mod refusals;
 pub mod stream_guard;
 pub mod ticket;
 pub mod waiting_room;
@@ -51,7 +51,7 @@ use course::{Course, Round};
 use futures_util::FutureExt;
 use http::StatusCode;
 use in_flight::{Claim, InFlight};
-use mesh_core::admission::{Entry, Priority};
+use mesh_core::admission::{Entry, Priority, Refused};
 use mesh_core::client_loop::{ClientLoops, Habit};
 use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
@@ -302,12 +302,18 @@ impl Forward {
             limit = limit.min(WHOLE_LOAD_WAIT);
         }
         let mut loading_for = Duration::ZERO;
+        let mut loading = Loading::Nothing;
         let mut snapshots = self.fleet.snapshots();
         loop {
             snapshots.borrow_and_update();
+            let queued = stay.queued();
             let turn = stay.slot(&course.wanted, &incoming.caller.progress).await;
             if !stay.queued().is_zero() {
                 ticket.queued(stay.queued());
+            }
+            if stay.queued() > queued {
+                // Now it waited for a slot.
+                loading = Loading::Nothing;
             }
             let refusal = match turn {
                 Ok((decision, claim)) => match self.attempts(&mut course, decision, claim, ticket).await {
@@ -317,14 +323,18 @@ impl Forward {
                     Err(Exhausted::Full) => continue,
                     Err(Exhausted::Loading) => {
                         stay.step_aside();
+                        loading = loading.or_of_engine(course.round.loading.take(), self.clock.now());
                         course.new_round();
                         None
                     }
                 },
                 Err(NoSlot::NoNode(refusal)) => Some(refusal),
+                Err(NoSlot::Refused(Refused::Expired { waited })) if loading != Loading::Nothing => {
+                    let told = cold_load::deadline_passed(&head.model, &loading, waited, self.clock.now());
+                    return Err(told);
+                }
                 Err(no_slot) => return Err(refusals::no_slot(&head.model, no_slot, &self.settings)),
             };
-            let mut loading = Loading::Nothing;
             if let Some(refusal) = &refusal {
                 ticket.nobody(&refusal.rejected);
                 loading = self.cold(refusal, &course).await?;
@@ -424,7 +434,7 @@ impl Forward {
             let Some((at, mut claim)) = claim.take().map(|claim| (0, claim)).or_else(free) else {
                 match empty {
                     Some(_) => break,
-                    None if course.round.loading => return Err(Exhausted::Loading),
+                    None if course.round.loading.is_some() => return Err(Exhausted::Loading),
                     None => return Err(Exhausted::Full),
                 }
             };
@@ -495,7 +505,9 @@ impl Forward {
                     ranked.retain(|other| other.context.is_none_or(|context| context >= least));
                     course.beyond = Some(error);
                 }
-                Failure::Loading => round.loading = true,
+                Failure::Loading => {
+                    round.loading = Some((candidate.machine.clone(), candidate.model.clone()));
+                }
                 Failure::Late(limit) if !head.stream => {
                     let message = format!("the answer was not complete within {} s", limit.as_secs());
                     let error = ApiError::mesh(StatusCode::GATEWAY_TIMEOUT, "answer_too_late", message);
@@ -516,7 +528,7 @@ impl Forward {
             ticket.first_content();
             return Ok((attempt, candidate, claim));
         }
-        if course.round.loading {
+        if course.round.loading.is_some() {
             return Err(Exhausted::Loading);
         }
         Err(Exhausted::Error(Box::new(course.verdict(ticket))))

@@ -53,6 +53,9 @@ impl ApiError {
     /// The `type` of errors that only another request avoids.
     pub const CLIENT: &'static str = "invalid_request_error";
 
+    /// What is also told as the header `Allow`, under `error.mesh`.
+    pub const ALLOW: &'static str = "allow";
+
     /// An error that is the client's fault.
     #[must_use]
     pub fn client(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
