@@ -193,6 +193,14 @@ impl Client {
         whole(self.request(reqwest::Method::GET, path)).await
     }
 
+    /// GETs `path` with one more header.
+    ///
+    /// # Panics
+    /// When nothing answers.
+    pub async fn get_with(&self, path: &str, name: &str, value: &str) -> Answer {
+        whole(self.request(reqwest::Method::GET, path).header(name, value)).await
+    }
+
     /// POSTs JSON.
     ///
     /// # Panics

@@ -192,10 +192,20 @@ impl Router {
         let agents_plane =
             serve_agents(sockets.agents, Arc::new(agents_tls), parts, Some(data), stop.clone());
         tasks.spawn(run_grpc("agents", agents_plane, front_stop.clone()));
+        let forward = Forward::new(ForwardParts {
+            fleet: fleet.clone(),
+            links: links.clone(),
+            in_flight: in_flight.clone(),
+            journal: journal.clone(),
+            metrics: Metrics::new(),
+            settings: settings.clone(),
+            clock,
+        });
         let operator = OperatorService::new(OperatorParts {
             fleet: fleet.clone(),
             in_flight: in_flight.clone(),
-            journal: journal.clone(),
+            room: forward.room.clone(),
+            journal,
             blobs: blobs.clone(),
             ledger: ledger.clone(),
             pin: pin.clone(),
@@ -207,15 +217,6 @@ impl Router {
         });
         let operators_plane = serve_operators(sockets.operators, operators_tls, operator, stop.clone());
         tasks.spawn(run_grpc("operators", operators_plane, front_stop.clone()));
-        let forward = Forward::new(ForwardParts {
-            fleet: fleet.clone(),
-            links: links.clone(),
-            in_flight: in_flight.clone(),
-            journal,
-            metrics: Metrics::new(),
-            settings,
-            clock,
-        });
         tasks.spawn(forward.clone().keep(stop.clone()));
         let front = Front::new(forward, ledger.clone());
         tasks.spawn(async move {

@@ -19,6 +19,7 @@ mod course;
 pub mod data_links;
 mod delivery;
 mod early_head;
+mod engine_error;
 pub mod flow;
 pub mod h2_links;
 pub mod in_flight;
@@ -27,7 +28,7 @@ mod probe;
 pub mod prompt_measure;
 pub mod prompt_prefix;
 pub mod quic_links;
-mod refusals;
+pub(crate) mod refusals;
 pub mod stream_guard;
 pub mod ticket;
 pub mod waiting_room;
@@ -35,7 +36,7 @@ pub mod wanted;
 
 use crate::config::Settings;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
-use crate::http::dialect::Door;
+use crate::http::dialect::{Door, faults};
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, reasons_json};
 use crate::journal::{Journal, Record};
@@ -50,7 +51,7 @@ use course::{Course, Round};
 use futures_util::FutureExt;
 use http::StatusCode;
 use in_flight::{Claim, InFlight};
-use mesh_core::admission::{Entry, Priority};
+use mesh_core::admission::{Entry, Priority, Refused};
 use mesh_core::client_loop::{ClientLoops, Habit};
 use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
@@ -301,12 +302,18 @@ impl Forward {
             limit = limit.min(WHOLE_LOAD_WAIT);
         }
         let mut loading_for = Duration::ZERO;
+        let mut loading = Loading::Nothing;
         let mut snapshots = self.fleet.snapshots();
         loop {
             snapshots.borrow_and_update();
+            let queued = stay.queued();
             let turn = stay.slot(&course.wanted, &incoming.caller.progress).await;
             if !stay.queued().is_zero() {
                 ticket.queued(stay.queued());
+            }
+            if stay.queued() > queued {
+                // Now it waited for a slot.
+                loading = Loading::Nothing;
             }
             let refusal = match turn {
                 Ok((decision, claim)) => match self.attempts(&mut course, decision, claim, ticket).await {
@@ -316,14 +323,18 @@ impl Forward {
                     Err(Exhausted::Full) => continue,
                     Err(Exhausted::Loading) => {
                         stay.step_aside();
+                        loading = loading.or_of_engine(course.round.loading.take(), self.clock.now());
                         course.new_round();
                         None
                     }
                 },
                 Err(NoSlot::NoNode(refusal)) => Some(refusal),
+                Err(NoSlot::Refused(Refused::Expired { waited })) if loading != Loading::Nothing => {
+                    let told = cold_load::deadline_passed(&head.model, &loading, waited, self.clock.now());
+                    return Err(told);
+                }
                 Err(no_slot) => return Err(refusals::no_slot(&head.model, no_slot, &self.settings)),
             };
-            let mut loading = Loading::Nothing;
             if let Some(refusal) = &refusal {
                 ticket.nobody(&refusal.rejected);
                 loading = self.cold(refusal, &course).await?;
@@ -423,7 +434,7 @@ impl Forward {
             let Some((at, mut claim)) = claim.take().map(|claim| (0, claim)).or_else(free) else {
                 match empty {
                     Some(_) => break,
-                    None if course.round.loading => return Err(Exhausted::Loading),
+                    None if course.round.loading.is_some() => return Err(Exhausted::Loading),
                     None => return Err(Exhausted::Full),
                 }
             };
@@ -494,7 +505,9 @@ impl Forward {
                     ranked.retain(|other| other.context.is_none_or(|context| context >= least));
                     course.beyond = Some(error);
                 }
-                Failure::Loading => round.loading = true,
+                Failure::Loading => {
+                    round.loading = Some((candidate.machine.clone(), candidate.model.clone()));
+                }
                 Failure::Late(limit) if !head.stream => {
                     let message = format!("the answer was not complete within {} s", limit.as_secs());
                     let error = ApiError::mesh(StatusCode::GATEWAY_TIMEOUT, "answer_too_late", message);
@@ -515,7 +528,7 @@ impl Forward {
             ticket.first_content();
             return Ok((attempt, candidate, claim));
         }
-        if course.round.loading {
+        if course.round.loading.is_some() {
             return Err(Exhausted::Loading);
         }
         Err(Exhausted::Error(Box::new(course.verdict(ticket))))
@@ -567,10 +580,15 @@ impl Forward {
 /// What the request says of itself, in any dialect.
 fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
     let own_stream = incoming.door.has_usage_frame();
-    let mut head = Head::read(&incoming.body, own_stream)
-        .map_err(|error| ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string()))?;
+    let mut head = Head::read(&incoming.body, own_stream).map_err(|error| {
+        let refused = ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string());
+        ApiError { param: error.field().map(Into::into), ..refused }
+    })?;
     if !own_stream {
         head.stream = incoming.door.streams(&incoming.body)?;
+    }
+    if let Some(fault) = faults::of_head(incoming.door, &head) {
+        return Err(fault);
     }
     let named = incoming.door.model_name(&head.model);
     if named.len() < head.model.len() {

@@ -159,7 +159,7 @@ impl Front {
             if request.method() == Method::POST {
                 return self.forward(request, id, key, door).await;
             }
-            return Err(wrong_method(path, request.method()));
+            return Err(wrong_method(path, request.method(), "POST"));
         }
         let snapshot = || self.forward.fleet.snapshot();
         match (request.method(), path) {
@@ -171,7 +171,7 @@ impl Front {
             (&Method::GET, "/props") => {
                 let asked = request.uri().query().and_then(|query| query.strip_prefix("model="));
                 let asked = asked.map(|name| name.replace("%2F", "/").replace("%2f", "/"));
-                Ok(model_info::props(&snapshot(), asked.as_deref()))
+                model_info::props(&snapshot(), asked.as_deref())
             }
             (&Method::GET | &Method::HEAD, "/api/version") => Ok(ollama::version()),
             (&Method::GET | &Method::HEAD, "/api/tags") => Ok(ollama::tags(&snapshot())),
@@ -185,8 +185,10 @@ impl Front {
             }
             (&Method::POST | &Method::DELETE, "/api/delete") => Err(ollama::operators_only("delete")),
             (&Method::GET, "/metrics") => Ok(self.metrics()),
-            (method, known) if KNOWN.contains(&known) => Err(wrong_method(known, method)),
             (method, _) => {
+                if let Some(allowed) = allowed(path) {
+                    return Err(wrong_method(path, method, allowed));
+                }
                 let shown: String = path.chars().take(100).collect();
                 let message = format!(
                     "there is no {method} {shown} here; clients use /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/models and Ollama's /api"
@@ -207,13 +209,22 @@ impl Front {
                 ..ApiError::client(StatusCode::UNAUTHORIZED, reason, format!("{message}; {hint}"))
             }
         };
-        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-            let (scheme, key) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
-        });
+        let authorization = headers.get(AUTHORIZATION);
+        let (scheme, key) = authorization
+            .and_then(|value| value.to_str().ok())
+            .map(|value| value.split_once(' ').unwrap_or((value, "")))
+            .unwrap_or_default();
+        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+        let bearer = Some(key.trim()).filter(|key| is_bearer && !key.is_empty());
         let presented = bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok()));
         let Some(presented) = presented else {
-            return Err(refuse("missing_api_key", "this mesh needs an API key"));
+            // What stands in the header may be a key: it is not repeated.
+            let what = match (authorization, is_bearer) {
+                (None, _) => "this mesh needs an API key",
+                (Some(_), true) => "there is no key behind `Bearer` in the header `Authorization`",
+                (Some(_), false) => "the header `Authorization` does not begin with `Bearer `",
+            };
+            return Err(refuse("missing_api_key", what));
         };
         let id = self.ledger.check(presented);
         let Some(id) = id else { return Err(refuse("invalid_api_key", "the API key is not known here")) };
@@ -303,24 +314,32 @@ impl Front {
     }
 }
 
-/// Paths that answer another method, besides those of [`Door`].
-const KNOWN: [&str; 15] = [
-    "/v1/models",
-    "/v1/model/info",
-    "/model/info",
-    "/props",
-    "/metrics",
-    "/api/version",
-    "/api/tags",
-    "/api/ps",
-    "/api/show",
-    "/api/pull",
-    "/api/push",
-    "/api/create",
-    "/api/copy",
-    "/api/delete",
-    "",
+/// What paths answer, besides those of [`Door`].
+const KNOWN: [(&str, &str); 17] = [
+    ("/healthz", "GET, HEAD"),
+    ("/readyz", "GET, HEAD"),
+    ("/v1/models", "GET"),
+    ("/v1/model/info", "GET"),
+    ("/model/info", "GET"),
+    ("/props", "GET"),
+    ("/metrics", "GET"),
+    ("/api/version", "GET, HEAD"),
+    ("/api/tags", "GET, HEAD"),
+    ("/api/ps", "GET"),
+    ("/api/show", "POST"),
+    ("/api/pull", "POST, DELETE"),
+    ("/api/push", "POST, DELETE"),
+    ("/api/create", "POST, DELETE"),
+    ("/api/copy", "POST, DELETE"),
+    ("/api/delete", "POST, DELETE"),
+    ("", "GET, HEAD"),
 ];
+
+/// The methods that a path answers, where it is known.
+fn allowed(path: &str) -> Option<&'static str> {
+    let known = KNOWN.iter().find(|(known, _)| *known == path).map(|(_, methods)| *methods);
+    known.or_else(|| path.starts_with("/v1/models/").then_some("GET"))
+}
 
 /// The first `limit` characters.
 pub(crate) fn shortened(text: &str, limit: usize) -> &str {
@@ -337,9 +356,11 @@ fn fresh_id() -> Arc<str> {
     std::str::from_utf8(&text).expect("hexadecimal digits").into()
 }
 
-fn wrong_method(path: &str, method: &Method) -> ApiError {
-    let message = format!("{path} does not answer {method}");
+fn wrong_method(path: &str, method: &Method, allowed: &'static str) -> ApiError {
+    let path = if path.is_empty() { "/" } else { shortened(path, 100) };
+    let message = format!("{path} does not answer {method}, but {}", allowed.replace(", ", " and "));
     ApiError::client(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        .with(ApiError::ALLOW, json!(allowed))
 }
 
 async fn accept(

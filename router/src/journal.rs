@@ -19,6 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 pub const CAPACITY: usize = 10_000;
 /// Requests of one mode that its medians are taken over.
 const RECENT: usize = 100;
+/// Requests that are listed where the start of an id fits several.
+const LISTED: usize = 5;
 /// Records that may wait; one that finds no room is lost, not the request.
 const INBOX: usize = 4_096;
 
@@ -42,12 +44,18 @@ pub enum NotFound {
     #[error("no request `{0}` among the last {CAPACITY}")]
     Unknown(String),
     /// Several do.
-    #[error("`{prefix}` is the start of several requests: {}", candidates.join(", "))]
+    #[error(
+        "`{prefix}` is the start of several requests: {}{}",
+        candidates.join(", "),
+        if *more > 0 { format!(", +{more} more") } else { String::new() }
+    )]
     Ambiguous {
         /// What was asked for.
         prefix: String,
-        /// Up to five of them.
+        /// The latest of them, up to five, newest first.
         candidates: Vec<String>,
+        /// How many others there are.
+        more: usize,
     },
     /// There was no request yet.
     #[error("there was no request since the router started")]
@@ -314,14 +322,15 @@ impl Records {
         }
         // A person asks now and then: ten thousand looks cost less than an index that every request keeps up.
         let starts = |kept: &&Kept| kept.with_id(|id| id.starts_with(prefix));
-        let hits: Vec<&Kept> = self.kept.iter().filter(starts).take(5).collect();
+        let hits: Vec<&Kept> = self.kept.iter().rev().filter(starts).collect();
         let exact = hits.iter().find(|kept| kept.with_id(|id| id == prefix));
         match (exact, hits.as_slice()) {
             (Some(kept), _) | (None, [kept]) => Ok(kept.shown()),
             (None, []) => Err(NotFound::Unknown(prefix.into())),
             (None, several) => Err(NotFound::Ambiguous {
                 prefix: prefix.into(),
-                candidates: several.iter().map(|kept| kept.with_id(str::to_owned)).collect(),
+                candidates: several.iter().take(LISTED).map(|kept| kept.with_id(str::to_owned)).collect(),
+                more: several.len().saturating_sub(LISTED),
             }),
         }
     }

@@ -82,7 +82,7 @@ impl House {
 
     /// A small request is answered.
     async fn serves(&self) {
-        let body = r#"{"model":"m","messages":[]}"#;
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
         let mut client = self.announces(Some(body.len())).await;
         client.send(body.as_bytes()).await;
         // Whether it is asked for the body or that was there already is of no matter.
@@ -128,7 +128,7 @@ impl Client {
 
     /// Sends a body of this length.
     async fn finish(&mut self, length: usize) {
-        let body = r#"{"model":"m","messages":[]}"#;
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
         let space = " ".repeat(length - body.len());
         self.send(format!("{body}{space}").as_bytes()).await;
     }

@@ -115,7 +115,7 @@ async fn faults_of_the_client_are_4xx_in_its_own_shape_and_reach_no_second_engin
         assert_eq!(answer.status, 400, "{path}: {}", answer.text());
         let told = answer.json();
         if path.starts_with("/api/") {
-            assert_eq!(told["error"], "the model cannot read images", "{told}");
+            assert_eq!(told["error"], "the model tiny-b cannot read images", "{told}");
         } else if path == "/v1/messages" {
             assert_eq!(
                 (&told["type"], &told["error"]["type"]),

@@ -138,6 +138,108 @@ async fn no_key_and_a_wrong_key_get_401_before_anything_else_is_said() {
     one.end().await;
 }
 
+#[tokio::test]
+async fn a_key_without_bearer_is_told_so_and_repeated_nowhere() {
+    let one = One::start().await;
+    let door = one.client().with_key(None);
+    for (header, words) in [
+        (one.mesh.key().to_owned(), "does not begin with `Bearer `"),
+        (format!("Basic {}", one.mesh.key()), "does not begin with `Bearer `"),
+        ("Bearer".into(), "no key behind `Bearer`"),
+    ] {
+        let answer = door.get_with("/v1/models", "authorization", &header).await;
+        let error = answer.error(401, "missing_api_key");
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(message.contains(words) && message.contains("Authorization: Bearer mk_"), "{message}");
+        assert!(!answer.text().contains(one.mesh.key()), "{message}");
+    }
+    let lower = format!("bearer {}", one.mesh.key());
+    assert_eq!(door.get_with("/v1/models", "authorization", &lower).await.status, 200);
+    assert_eq!(door.get_with("/v1/models", "x-api-key", one.mesh.key()).await.status, 200);
+    one.end().await;
+}
+
+#[tokio::test]
+async fn a_wrong_method_gets_405_with_those_that_are_right() {
+    let one = One::start().await;
+    for (path, allowed) in [(CHAT, "POST"), ("/api/show", "POST"), ("/v1/embeddings", "POST")] {
+        let answer = one.client().get(path).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, allowed), "{path}");
+    }
+    for (path, allowed) in [
+        ("/v1/models", "GET"),
+        ("/v1/models/tiny", "GET"),
+        ("/healthz", "GET, HEAD"),
+        ("/api/tags", "GET, HEAD"),
+    ] {
+        let answer = one.client().post(path, &json!({})).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, allowed), "{path}");
+        assert!(
+            answer.text().contains(&format!("{path} does not answer POST, but GET")),
+            "{}",
+            answer.text()
+        );
+    }
+    one.end().await;
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_there_has_near_names_on_every_path_and_one_that_is_its_slots() {
+    let one = One::start().await;
+    for path in ["/v1/models/tinny", "/props?model=tinny"] {
+        let error = one.client().get(path).await.error(404, "model_not_found");
+        assert_eq!(error["mesh"]["near"][0], "tiny", "{error}");
+        let all = error["mesh"]["available"].as_array().cloned().unwrap_or_default();
+        assert!(all.contains(&json!("mesh/code")) && all.contains(&json!("tiny")), "{error}");
+    }
+    let other = ScriptedEngine::with_slots("tiny", 3).await;
+    let node = one.mesh.node("other", &[EngineSpec::scripted(&other)]).await;
+    for path in ["/props", "/props?model=tiny", "/props?model=mesh/code"] {
+        assert_eq!(one.client().get(path).await.json()["total_slots"], 2 + 3, "{path}");
+    }
+    node.stop().await;
+    one.end().await;
+}
+
+#[tokio::test]
+async fn a_malformed_chat_is_a_400_also_where_llama_cpp_fails_over_it_and_no_failure_of_the_machine() {
+    if !real_engine().await {
+        return;
+    }
+    let mesh = TestMesh::automatic().await;
+    let node = mesh.node("msi", &[EngineSpec::real(random_model(), "tiny", 256, 1)]).await;
+    let user = |content: Value| json!([{"role": "user", "content": content}]);
+    let cases = [
+        ("/v1/messages", json!(null), "messages"),
+        (CHAT, json!([{"content": "x"}]), "messages[0].role"),
+        ("/v1/messages", json!([{"role": "user", "content": "x"}, {"content": "x"}]), "messages[1].role"),
+        ("/v1/messages/count_tokens", json!([{"role": 1, "content": "x"}]), "messages[0].role"),
+        (CHAT, json!([{"role": "user"}]), "messages[0].content"),
+        (CHAT, user(json!([{"type": "text"}])), "messages[0].content[0].text"),
+        ("/v1/messages", user(json!([{"type": "text", "text": 1}])), "messages[0].content[0].text"),
+        (CHAT, json!([{"role": "user", "content": "x", "name": 1}]), "messages[0].name"),
+        (CHAT, json!([{"role": "assistant", "tool_calls": "x"}]), "messages[0].tool_calls"),
+    ];
+    for (doubling, (path, messages, param)) in (4..).zip(cases) {
+        // Each of another size: a client that repeats itself is told to stop.
+        let user = "x".repeat(1 << doubling);
+        let body = json!({"model": "tiny", "messages": messages, "max_tokens": 4, "user": user});
+        let answer = mesh.client().post(path, &body).await;
+        assert_eq!(answer.status, 400, "{path} {body}: {}", answer.text());
+        let error = answer.json()["error"].clone();
+        assert_eq!(error["type"], "invalid_request_error", "{error}");
+        assert!(error["message"].as_str().is_some_and(|m| m.starts_with(&format!("`{param}` "))), "{error}");
+    }
+    let wrong = json!({"model": "tiny", "messages": user(json!("hi")), "temperature": "hot"});
+    let error = mesh.client().post(CHAT, &wrong).await.error(400, "invalid_request");
+    assert_eq!(error["param"], "temperature", "{error}");
+    let twice = format!(r#"{{"model":"tiny","model":"tiny","messages":{}}}"#, user(json!("hi")));
+    let error = mesh.client().post_bytes(CHAT, twice).await.error(400, "invalid_request");
+    assert!(error["message"].as_str().is_some_and(|m| m.starts_with("`model` is given twice")), "{error}");
+    assert_eq!(mesh.client().post(CHAT, &chat("tiny")).await.status, 200, "it is not rested");
+    mesh.until_idle(&[&node]).await;
+}
+
 fn long_chat(model: &str) -> Value {
     let mut body = chat(model);
     body["messages"][0]["content"] = json!("a long story about many things ".repeat(60));

@@ -139,7 +139,7 @@ async fn a_window_of_zero_holds_the_engine_back_and_ends_with_its_client() {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     house.engine.next(Script::stream(&texts, &[Step::Hang]));
     let mut client = RawClient::connect(house.door).await;
-    let body = br#"{"model":"honest","stream":true,"messages":[]}"#;
+    let body = br#"{"model":"honest","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
     let begin = [
         h2_begin(),
         // The initial window of each stream: nothing.

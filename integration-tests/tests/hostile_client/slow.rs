@@ -8,7 +8,7 @@ use integration_tests::scripted_engine::{Script, Step};
 use integration_tests::soon;
 use tokio::net::TcpStream;
 
-const BODY: &str = r#"{"model":"honest","stream":true,"messages":[]}"#;
+const BODY: &str = r#"{"model":"honest","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
 
 fn request(house: &House, headers: &str, body: &str) -> String {
     let (key, length) = (house.mesh.key(), body.len());

@@ -62,7 +62,9 @@ fn head(router: Option<&RouterStatus>, address: &str, look: Look) -> String {
         parts.push(format!("router {}", look.text(address)));
         parts.push(format!("up {}", human_duration(Duration::from_secs(router.uptime_s))));
         parts.push(format!("v{}", look.text(&router.version)));
-        parts.push(format!("{} in flight", router.in_flight));
+        let waiting =
+            if router.waiting > 0 { format!(", {} waiting", router.waiting) } else { String::new() };
+        parts.push(format!("{} in flight{waiting}", router.in_flight));
         parts.push(format!("modes {}", look.text(&named(&router.config_source))));
     } else {
         parts.push(format!("router {}", look.text(address)));
@@ -175,10 +177,15 @@ fn modes(modes: &[ModeStatus], look: Look) -> Vec<String> {
             state_cell(&mode.state, look),
             Cell::text(known(mode.ttft_s, seconds)),
             Cell::text(known(mode.tokens_per_second, rate)),
-            Cell::text(format!("{} ok, {} failed", mode.ok, mode.failed)),
+            Cell::text(requests(mode)),
         ]);
     }
     table.lines(look)
+}
+
+fn requests(mode: &ModeStatus) -> String {
+    let ended = format!("{} ok, {} failed", mode.ok, mode.failed);
+    if mode.waiting > 0 { format!("{ended}, {} waiting", mode.waiting) } else { ended }
 }
 
 fn models(models: &[ModelStatus], all: bool, look: Look) -> Vec<String> {

@@ -116,6 +116,7 @@ fn modes() -> Vec<ModeStatus> {
             tokens_per_second: Some(41.0),
             ok: 340,
             failed: 2,
+            waiting: 2,
             ..mode("code", "qwen3-coder:30b", "strix-1", "ready")
         },
         ModeStatus {
@@ -203,6 +204,7 @@ fn mesh() -> StatusReply {
             client_url: "http://10.0.0.1:7400".into(),
             config_source: "/etc/modemesh/router.toml".into(),
             in_flight: 4,
+            waiting: 3,
         }),
         nodes: five_nodes(),
         modes: modes(),

@@ -1374,6 +1374,9 @@ pub struct RouterStatus {
     pub config_source: ::prost::alloc::string::String,
     #[prost(uint32, tag = "6")]
     pub in_flight: u32,
+    /// Requests that wait for a slot.
+    #[prost(uint32, tag = "7")]
+    pub waiting: u32,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1538,6 +1541,9 @@ pub struct ModeStatus {
     pub ok: u64,
     #[prost(uint64, tag = "12")]
     pub failed: u64,
+    /// Requests that wait for a slot.
+    #[prost(uint32, tag = "13")]
+    pub waiting: u32,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -4,6 +4,7 @@ use super::Incoming;
 use super::agent_links::{AgentAnswer, AgentLink, AnswerBody, LinkError};
 use super::answer_judge::{Judgement, Truth};
 use super::answer_shape;
+use super::engine_error::whose_fault;
 use super::flow::StreamAttempt;
 use super::stream_guard::{StreamGuard, Usage};
 use crate::fleet_keeper::FleetHandle;
@@ -21,8 +22,6 @@ use mesh_core::routing::Candidate;
 use mesh_daemon::telemetry;
 use mesh_proto::v1::response_head::Outcome as HeadOutcome;
 use mesh_proto::v1::{EngineAnswer, Refused, RequestHead};
-use serde::Deserialize;
-use serde_json::json;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,7 +215,8 @@ pub async fn open(
             let error = ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text);
             return Err(Failure::NoSuchPath(Box::new(error)));
         }
-        return Err(match (engine_error(status, &error), retry_after_s) {
+        let failure = whose_fault(status, &error, &candidate.model, incoming.door, &incoming.body);
+        return Err(match (failure, retry_after_s) {
             (Failure::Busy(said), Some(seconds)) if seconds > 0 => {
                 Failure::Resting(said, Duration::from_secs(seconds.into()))
             }
@@ -288,184 +288,4 @@ async fn collect(mut body: AnswerBody, limit: usize) -> Result<Bytes, Failure> {
         whole.extend_from_slice(&chunk);
     }
     Ok(whole.freeze())
-}
-
-/// Errors of engines: llama.cpp's and OpenAI's object, or Ollama's plain text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum EngineError {
-    Object { error: ErrorObject },
-    Text { error: String },
-}
-
-#[derive(Deserialize, Default)]
-struct ErrorObject {
-    #[serde(default)]
-    message: String,
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    n_prompt_tokens: Option<u32>,
-    n_ctx: Option<u32>,
-}
-
-/// Fields that an engine may name in its complaint; nothing else of its words is passed on.
-const FIELDS: [&str; 12] = [
-    "messages",
-    "role",
-    "content",
-    "tools",
-    "tool_choice",
-    "response_format",
-    "json_schema",
-    "grammar",
-    "stop",
-    "prompt",
-    "input",
-    "max_tokens",
-];
-
-/// Whose fault an engine's error is. Engines answer 5xx to some faults of the client, and SDKs repeat every
-/// 5xx twice, so those become 4xx here.
-///
-/// The engine's own words go no further: llama.cpp quotes prompts and answers in them. What a client learns is
-/// the kind of the error, numbers of tokens, and which field the engine named.
-pub(super) fn engine_error(status: StatusCode, body: &[u8]) -> Failure {
-    let error = match serde_json::from_slice(body) {
-        Ok(EngineError::Object { error }) => error,
-        Ok(EngineError::Text { error }) => ErrorObject { message: error, ..ErrorObject::default() },
-        Err(_) => ErrorObject::default(),
-    };
-    let (words, kind) = (error.message.as_str(), error.kind.as_deref().unwrap_or_default());
-    let beyond = |least_context, error: ApiError| Failure::Beyond { least_context, error: Box::new(error) };
-    if kind == "exceed_context_size_error" || words.contains("too large to process") {
-        let mut numbers = numbers(words);
-        let needs = error.n_prompt_tokens.or_else(|| numbers.next()).unwrap_or(0);
-        let has = error.n_ctx.or_else(|| numbers.next()).unwrap_or(0);
-        let text = format!("the prompt has {needs} tokens, but the model takes {has} at once");
-        let error = ApiError::client(StatusCode::BAD_REQUEST, "context_length_exceeded", text)
-            .param("messages")
-            .with("prompt_tokens", json!(needs))
-            .with("context", json!(has));
-        return beyond(needs.saturating_add(1), error);
-    }
-    let unsupported = |text: &str| beyond(0, ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text));
-    if words.contains("image input is not supported") || words.contains("does not support image") {
-        return unsupported("the model cannot read images");
-    }
-    if kind == "not_supported_error" || status == StatusCode::NOT_IMPLEMENTED {
-        return unsupported("the model or its engine does not do this");
-    }
-    if status == StatusCode::SERVICE_UNAVAILABLE && words.contains("Loading model") {
-        return Failure::Loading;
-    }
-    let said = format!("status {}", status.as_u16());
-    match status {
-        StatusCode::REQUEST_TIMEOUT
-        | StatusCode::CONFLICT
-        | StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::SERVICE_UNAVAILABLE => Failure::Busy(said),
-        // The agent's key was refused, or the model is gone: not the client's doing.
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Failure::Replica(said),
-        // A 500 for tools that are no array of tools.
-        _ if status.is_client_error() || words.starts_with("Failed to parse tools") => {
-            let field = FIELDS.iter().find(|field| names(words, field));
-            let text = match field {
-                Some(field) => {
-                    format!("the engine refused the request ({said}); it names the field `{field}`")
-                }
-                None => format!("the engine refused the request ({said})"),
-            };
-            let status = if status.is_client_error() { status } else { StatusCode::BAD_REQUEST };
-            Failure::Client(Box::new(ApiError::client(status, "invalid_request", text)))
-        }
-        _ => Failure::Replica(said),
-    }
-}
-
-/// Whether an engine's words name a field: in quotes, or as `parse tools`.
-fn names(words: &str, field: &str) -> bool {
-    ["'", "\"", "`"].iter().any(|quote| words.contains(&format!("{quote}{field}{quote}")))
-        || words.starts_with(&format!("Failed to parse {field}"))
-}
-
-/// The numbers in a text, in order.
-fn numbers(text: &str) -> impl Iterator<Item = u32> {
-    text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failure(status: u16, body: &str) -> Failure {
-        engine_error(StatusCode::from_u16(status).expect("valid"), body.as_bytes())
-    }
-
-    #[test]
-    fn of_an_engine_s_words_only_the_name_of_a_field_is_passed_on() {
-        for words in [
-            "'messages' must be an array, not \"my secret\"",
-            "bad \u{43f}\u{440}\u{438} my secret near `messages`",
-        ] {
-            let body = serde_json::json!({ "error": { "message": words } }).to_string();
-            let Failure::Client(error) = failure(400, &body) else { panic!("{words}") };
-            assert_eq!(
-                error.message,
-                "the engine refused the request (status 400); it names the field `messages`"
-            );
-            let failed = failure(500, &body).to_string();
-            assert_eq!(failed, "engine failed: status 500");
-        }
-    }
-
-    #[test]
-    fn a_prompt_over_the_context_becomes_openai_s_code_with_both_numbers() {
-        let body = r#"{"error":{"code":400,"message":"request (21012 tokens) exceeds the available context size (1024 tokens), try increasing it","type":"exceed_context_size_error","n_prompt_tokens":21012,"n_ctx":1024}}"#;
-        let Failure::Beyond { least_context, error } = failure(400, body) else { panic!("too long") };
-        assert_eq!(least_context, 21013);
-        assert_eq!(error.code, "context_length_exceeded");
-        assert_eq!(error.message, "the prompt has 21012 tokens, but the model takes 1024 at once");
-    }
-
-    #[test]
-    fn faults_of_the_client_never_stay_5xx() {
-        for (status, body) in [
-            (
-                500,
-                r#"{"error":{"code":500,"message":"image input is not supported - hint: if this is unexpected, you may need to provide the mmproj","type":"server_error"}}"#,
-            ),
-            (
-                501,
-                r#"{"error":{"code":501,"message":"This server does not support embeddings. Start it with `--embeddings`","type":"not_supported_error"}}"#,
-            ),
-            (
-                500,
-                r#"{"error":{"code":500,"message":"input (900 tokens) is too large to process. increase the physical batch size (current batch size: 512)","type":"server_error"}}"#,
-            ),
-            (422, "nonsense"),
-        ] {
-            let (Failure::Client(error) | Failure::Beyond { error, .. }) = failure(status, body) else {
-                panic!("{body}")
-            };
-            assert!(error.status.is_client_error(), "{body}");
-        }
-    }
-
-    #[test]
-    fn faults_of_the_engine_send_the_request_on() {
-        assert!(matches!(
-            failure(503, r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#),
-            Failure::Loading
-        ));
-        assert!(matches!(
-            failure(503, r#"{"error":"server busy, please try again.  maximum pending requests exceeded"}"#),
-            Failure::Busy(_)
-        ));
-        for status in [408, 409, 429] {
-            assert!(matches!(failure(status, ""), Failure::Busy(_)), "{status}");
-        }
-        assert!(matches!(failure(404, r#"{"error":"model 'x' not found"}"#), Failure::Replica(_)));
-        assert!(matches!(failure(401, r#"{"error":{"message":"Invalid API Key"}}"#), Failure::Replica(_)));
-        assert!(matches!(failure(500, ""), Failure::Replica(_)));
-    }
 }

@@ -1,6 +1,7 @@
 //! Models that are on a machine's disk and in no memory: the first request for one has it loaded, later ones wait for
 //! the same load. The agent decides whether it fits; when it refuses, its own words go to the clients.
 
+use super::refusals::shown;
 use super::wanted::Wanted;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
 use crate::http::reply::ApiError;
@@ -10,7 +11,7 @@ use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Directive, ReplicaState};
 use mesh_core::routing::{Refusal, Why};
-use mesh_core::units::Moment;
+use mesh_core::units::{Moment, human_duration};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +62,20 @@ pub enum Loading {
     Nothing,
     /// It was tried, and every machine that has the file refused or failed.
     Failed(Vec<(MachineId, ModelId, String)>),
+}
+
+impl Loading {
+    /// That an engine itself says, since `now` where it has not said so before.
+    #[must_use]
+    pub fn or_of_engine(self, said: Option<Place>, now: Moment) -> Self {
+        match (&self, said) {
+            (Self::Underway { node, model, .. }, Some(place)) if (node, model) == (&place.0, &place.1) => {
+                self
+            }
+            (_, Some((node, model))) => Self::Underway { node, model, since: now },
+            (_, None) => self,
+        }
+    }
 }
 
 impl ColdLoads {
@@ -213,25 +228,41 @@ fn places(snapshot: &Snapshot, refusal: &Refusal, wanted: &Wanted) -> Vec<Place>
     places.into_iter().map(|(_, place)| place).collect()
 }
 
-/// The load takes longer than this request may wait.
+/// The load takes longer than the router lets a request wait.
 #[must_use]
 pub fn still_loading(asked: &str, loading: &Loading, waited: Duration, now: Moment) -> ApiError {
-    let asked: String = asked.chars().take(100).collect();
-    let message = format!("`{asked}` is still being loaded after {} s", waited.as_secs());
-    let error = ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "model_loading", message).retry_after(5);
+    let message = format!("`{}` is still being loaded after {} s", shown(asked), waited.as_secs());
+    told("model_loading", message, loading, now)
+}
+
+/// The load takes longer than the client lets its request wait.
+#[must_use]
+pub fn deadline_passed(asked: &str, loading: &Loading, waited: Duration, now: Moment) -> ApiError {
+    let waited = human_duration(waited);
+    let message = format!(
+        "`{}` is still being loaded after {waited}, and this request may wait no longer",
+        shown(asked)
+    );
+    told("deadline_passed", message, loading, now)
+}
+
+fn told(code: &'static str, message: String, loading: &Loading, now: Moment) -> ApiError {
+    let error = |message| ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(5);
     match loading {
         Loading::Underway { node, model, since } => {
-            let since_s = now.since(*since).as_secs_f64();
-            error.with("loading", json!({ "node": node, "model": model, "since_s": since_s }))
+            let since = now.since(*since);
+            let message = format!("{message}: {node} has been loading {model} for {}", human_duration(since));
+            let loading = json!({ "node": node, "model": model, "since_s": since.as_secs_f64() });
+            error(message).with("loading", loading)
         }
-        Loading::Nothing | Loading::Failed(_) => error,
+        Loading::Nothing | Loading::Failed(_) => error(message),
     }
 }
 
 /// No machine could load it.
 #[must_use]
 pub fn load_refused(asked: &str, failed: &[(MachineId, ModelId, String)]) -> ApiError {
-    let asked: String = asked.chars().take(100).collect();
+    let asked = shown(asked);
     let lines: Vec<String> =
         failed.iter().take(5).map(|(node, model, why)| format!("{node}: {model}: {why}")).collect();
     let message = format!("`{asked}` is on disk but could not be loaded: {}", lines.join("; "));

@@ -8,7 +8,7 @@ use crate::http::head::Head;
 use crate::http::reply::ApiError;
 use http::StatusCode;
 use mesh_core::fleet::ReplicaKey;
-use mesh_core::id::MachineId;
+use mesh_core::id::{MachineId, ModelId};
 use std::sync::Arc;
 
 /// Where a request stands between attempts.
@@ -27,8 +27,8 @@ pub(super) struct Course<'a> {
 #[derive(Default)]
 pub(super) struct Round {
     pub(super) tried: usize,
-    /// One is loading the model.
-    pub(super) loading: bool,
+    /// One is loading the model: which, and which model.
+    pub(super) loading: Option<(MachineId, ModelId)>,
     /// One has failed.
     pub(super) broken: bool,
     /// Trying the next one costs of the budget for retries.

@@ -2,7 +2,8 @@
 //! to find out whether they work again.
 
 use super::agent_links::AgentLinks;
-use super::attempt::{Failure, engine_error, refusal};
+use super::attempt::{Failure, refusal};
+use super::engine_error::engine_error;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
 use crate::metrics::{Metrics, ReasonLabel};
 use bytes::Bytes;
@@ -162,7 +163,7 @@ async fn probe(links: &AgentLinks, (machine, model): &Place, embeds: bool) -> Ve
     if status.is_success() {
         return if answers(&text, embeds) { Verdict::Answered } else { Verdict::Failed };
     }
-    Verdict::of(&engine_error(status, &text))
+    Verdict::of(&engine_error(status, &text, model))
 }
 
 /// Whether an answer is one: it has a choice, or a vector.

@@ -18,11 +18,12 @@ pub(super) fn shown(asked: &str) -> String {
 }
 
 /// There is no such mode or model.
-pub(super) fn unknown_model(asked: &str, near: &[String], all: &[String]) -> ApiError {
+pub(crate) fn unknown_model(asked: &str, near: &[String], all: &[String]) -> ApiError {
     let mut message = format!("there is no mode or model `{}`", shown(asked));
     if near.is_empty() {
         let list: Vec<&str> = all.iter().take(8).map(String::as_str).collect();
-        message.push_str(&format!("; there are {}", list.join(", ")));
+        let list = if list.is_empty() { "none yet".into() } else { list.join(", ") };
+        message.push_str(&format!("; there are {list}"));
     } else {
         message.push_str(&format!("; did you mean {}?", near.join(" or ")));
     }

@@ -12,7 +12,7 @@ use mesh_core::admission::collation::Collation;
 use mesh_core::admission::slot::{Choice, Fitness, choose};
 use mesh_core::admission::{Admission, Command, Entry, EntryId, Found, Limits, Priority, Refused, Room};
 use mesh_core::health::Liveness;
-use mesh_core::id::{MachineId, ModelId};
+use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::routing::{Candidate, Decision, Load, Refusal, Why, decide};
 use mesh_core::units::Moment;
 use mesh_daemon::clock::Clock;
@@ -153,6 +153,16 @@ impl WaitingRoom {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.shared.lock().queue.waiting()
+    }
+
+    /// The same by mode; `None` = a model was asked for by name.
+    #[must_use]
+    pub fn waiting_by_mode(&self) -> BTreeMap<Option<ModeName>, u32> {
+        let mut waiting = BTreeMap::new();
+        for parked in self.shared.lock().parked.values() {
+            *waiting.entry(parked.wanted.mode.clone()).or_default() += 1;
+        }
+        waiting
     }
 
     /// Requests that are here in any phase, waiting or running.

@@ -4,6 +4,7 @@
 use crate::fleet_keeper::{FleetHandle, NotAttached};
 use crate::forward::blobs::{Blobs, HeaderError};
 use crate::forward::in_flight::InFlight;
+use crate::forward::waiting_room::WaitingRoom;
 use crate::journal::{Journal, NotFound};
 use crate::ledger::{LedgerError, LedgerHandle};
 use mesh_core::id::{MachineId, ModelId};
@@ -31,6 +32,8 @@ pub struct OperatorParts {
     pub fleet: FleetHandle,
     /// Requests in flight.
     pub in_flight: InFlight,
+    /// Where requests wait for a slot.
+    pub room: WaitingRoom,
     /// Records of requests.
     pub journal: Journal,
     /// Headers of stored models.
@@ -98,6 +101,7 @@ impl Operator for OperatorService {
         let parts = &self.parts;
         let snapshot = parts.fleet.snapshot();
         let load = parts.in_flight.load();
+        let waiting = parts.room.waiting_by_mode();
         let stats = parts.journal.stats().await;
         let router = RouterStatus {
             name: parts.name.clone(),
@@ -106,9 +110,11 @@ impl Operator for OperatorService {
             client_url: parts.client_url.clone(),
             config_source: if snapshot.automatic { "automatic".into() } else { parts.config_source.clone() },
             in_flight: load.values().sum(),
+            waiting: waiting.values().sum(),
         };
+        let traffic = status::Traffic { load: &load, waiting: &waiting, stats: &stats };
         let (now, unix_s) = (parts.clock.now(), unix_ms() / 1000);
-        Ok(Response::new(status::compose(router, &snapshot, &load, &stats, now, unix_s)))
+        Ok(Response::new(status::compose(router, &snapshot, &traffic, now, unix_s)))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainReply>, Status> {

@@ -2,6 +2,7 @@
 //! and what of a body must not reach any engine.
 
 pub mod edit;
+pub mod faults;
 pub mod passage;
 pub mod pieces;
 pub mod translation;
@@ -11,7 +12,7 @@ use super::reply::{ApiError, Reply, json_reply};
 use bytes::Bytes;
 use edit::members;
 use http::StatusCode;
-use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use mesh_core::mode::Purpose;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -282,6 +283,10 @@ impl Dialect {
         let mut reply = json_reply(error.status, &self.error_object(error));
         if let Some(seconds) = error.retry_after_s {
             reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        let allowed = error.mesh.iter().find(|(key, _)| *key == ApiError::ALLOW);
+        if let Some(methods) = allowed.and_then(|(_, value)| HeaderValue::from_str(value.as_str()?).ok()) {
+            reply.headers_mut().insert(ALLOW, methods);
         }
         if error.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer realm=\"modemesh\"");

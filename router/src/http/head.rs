@@ -10,8 +10,10 @@
 pub(crate) mod scan;
 
 use bytes::{Bytes, BytesMut};
+pub use scan::Unsound;
 use scan::{Fault, Field, Met};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -36,6 +38,8 @@ const NAMES: [&str; 15] = [
 ];
 /// Where the limits of the answer stand in [`NAMES`].
 const LIMITS: Range<usize> = 3..7;
+/// Where `messages` stands in [`NAMES`].
+const MESSAGES: usize = 10;
 
 /// What a body says and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,8 @@ pub struct Head {
     pub suffix: bool,
     /// Where the bytes of the prompt stand: the value of `messages`, else of `prompt`, else of `input`.
     pub prompt: Option<Range<usize>>,
+    /// What makes its `messages` none that a chat can begin with; [`Unsound::Missing`] also where none belong.
+    pub unsound: Option<Unsound>,
     /// Where the value of `tools` stands.
     pub tools_at: Option<Range<usize>>,
     /// Where the value of `system` stands: Anthropic's, and Ollama's for completions.
@@ -127,6 +133,9 @@ pub enum HeadError {
     /// A field has another type.
     #[error("`{0}` must be {1}")]
     WrongType(&'static str, &'static str),
+    /// A field is given twice.
+    #[error("`{0}` is given twice: some engines would read the first one, others the last")]
+    Twice(&'static str),
     /// A field's name differs from one that is read here in case only.
     #[error("`{0}` must be written exactly so: some engines would read another spelling of it, others not")]
     Spelling(&'static str),
@@ -136,13 +145,26 @@ pub enum HeadError {
 enum Stop {
     Met(Met),
     /// A field of [`NAMES`] for the second time.
-    Twice(usize),
+    Twice(&'static str),
     Spelling(&'static str),
 }
 
 impl From<Met> for Stop {
     fn from(met: Met) -> Self {
         Self::Met(met)
+    }
+}
+
+impl HeadError {
+    /// The field that it is about.
+    #[must_use]
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::NotJson { .. } => None,
+            Self::Missing(field) | Self::WrongType(field, _) | Self::Twice(field) | Self::Spelling(field) => {
+                Some(field)
+            }
+        }
     }
 }
 
@@ -153,12 +175,15 @@ impl Head {
     /// [`HeadError`] when the body is no JSON object, could be read in two ways, or lacks a usable `model`.
     pub fn read(body: &[u8], may_stream: bool) -> Result<Self, HeadError> {
         let mut found: [Option<Range<usize>>; NAMES.len()] = [const { None }; NAMES.len()];
-        let mut first_field = None;
+        let (mut first_field, mut unsound) = (None, Some(Unsound::Missing));
         scan::fields(body, |field| {
             first_field.get_or_insert(field.key.start);
             let Some(name) = known(body, &field)? else { return Ok(()) };
             if found[name].is_some() {
-                return Err(Stop::Twice(field.key.start));
+                return Err(Stop::Twice(NAMES[name]));
+            }
+            if name == MESSAGES {
+                unsound = field.unsound;
             }
             found[name] = Some(field.value);
             Ok(())
@@ -204,6 +229,7 @@ impl Head {
             tools: tools.as_ref().is_some_and(|at| is_filled(text(at))),
             suffix: suffix.as_ref().is_some_and(|at| is_filled(text(at))),
             prompt: messages.or(prompt).or(input),
+            unsound,
             tools_at: tools,
             system,
             instructions,
@@ -385,29 +411,16 @@ fn known(body: &[u8], field: &Field) -> Result<Option<usize>, Stop> {
 /// Why a scan ended early, in words for the client. Only here the body is read a second time, by a reader that
 /// counts lines.
 fn refused(body: &[u8], stop: Stop) -> HeadError {
-    #[derive(Deserialize)]
-    #[expect(dead_code, reason = "read for their errors alone")]
-    struct Fields<'a> {
-        #[serde(borrow, default, deserialize_with = "present")]
-        model: Option<&'a RawValue>,
-        #[serde(borrow, default, deserialize_with = "present")]
-        stream: Option<&'a RawValue>,
-        #[serde(borrow, default, deserialize_with = "present")]
-        stream_options: Option<&'a RawValue>,
-    }
     let (what, at) = match stop {
         Stop::Spelling(name) => return HeadError::Spelling(name),
+        Stop::Twice(name) => return HeadError::Twice(name),
         Stop::Met((Fault::Depth, at)) => ("nested too deeply", at),
         Stop::Met((Fault::Encoding, at)) => ("no UTF-8", at),
         Stop::Met((Fault::Syntax, at)) => ("syntax error", at),
-        Stop::Twice(at) => ("wrong type or a field given twice", at),
     };
-    if let (Stop::Met((Fault::Syntax, _)) | Stop::Twice(_), Err(error)) =
-        (&stop, serde_json::from_slice::<Fields<'_>>(body))
-    {
+    if let (Stop::Met((Fault::Syntax, _)), Err(error)) = (&stop, serde_json::from_slice::<IgnoredAny>(body)) {
         return not_json(&error);
     }
-    // serde reads an array into a struct too, field by field.
     if !body.trim_ascii_start().starts_with(b"{") {
         return HeadError::NotJson { what: "not an object", line: 1, column: 1 };
     }
@@ -467,7 +480,7 @@ fn not_json(error: &serde_json::Error) -> HeadError {
     let what = match error.classify() {
         serde_json::error::Category::Eof => "it ends too early",
         serde_json::error::Category::Syntax => "syntax error",
-        serde_json::error::Category::Data => "wrong type or a field given twice",
+        serde_json::error::Category::Data => "wrong type",
         serde_json::error::Category::Io => "unreadable",
     };
     HeadError::NotJson { what, line: error.line(), column: error.column() }

@@ -1,14 +1,15 @@
 //! What the mesh can be asked by: modes first, then models, each with what it can do and the context that is
 //! served. One list, told in the dialects of OpenAI, Ollama, LiteLLM and llama.cpp.
 
-use super::reply::{Reply, json_reply};
+use super::reply::{ApiError, Reply, json_reply};
 use crate::fleet_keeper::Snapshot;
+use crate::forward::refusals::unknown_model;
 use http::StatusCode;
 use mesh_core::fleet::FleetView;
 use mesh_core::health::Liveness;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Abilities, EngineKind, ReplicaState};
-use mesh_core::mode::{Mode, PREFIX};
+use mesh_core::mode::{Asked, Mode, PREFIX};
 use serde_json::{Value, json};
 
 /// A name that clients may use.
@@ -26,6 +27,8 @@ pub struct Entry {
     pub nodes: Vec<String>,
     /// The least tokens that a request may hold on any of them.
     pub context: Option<u32>,
+    /// Requests that they serve at once, all together; an engine that does not say counts as one.
+    pub slots: u32,
     /// `loaded`, `loading` or `unloaded`.
     pub state: &'static str,
     /// What is known of its abilities.
@@ -47,6 +50,7 @@ impl Entry {
             model: None,
             nodes: Vec::new(),
             context: None,
+            slots: 0,
             state: "unloaded",
             abilities: Abilities::default(),
             parameters: None,
@@ -92,10 +96,29 @@ pub fn entries(snapshot: &Snapshot) -> Vec<Entry> {
     modes.chain(models).collect()
 }
 
-/// One of them.
+/// One of them, also by another name of a mode.
 #[must_use]
 pub fn entry(snapshot: &Snapshot, name: &str) -> Option<Entry> {
-    entries(snapshot).into_iter().find(|entry| entry.name == name)
+    match snapshot.modes.resolve(name, &snapshot.view) {
+        Asked::Mode(mode) => Some(of_mode(snapshot, mode, name.to_owned())),
+        Asked::Model(model) => snapshot.view.has_model(&model).then(|| of_model(&snapshot.view, &model)),
+        Asked::Unknown { .. } => None,
+    }
+}
+
+/// The same for clients that have to be told which names there are.
+///
+/// # Errors
+/// 404 with near names and all of them, as for a chat.
+pub fn named(snapshot: &Snapshot, name: &str) -> Result<Entry, ApiError> {
+    entry(snapshot, name).ok_or_else(|| match snapshot.modes.resolve(name, &snapshot.view) {
+        Asked::Unknown { near, all } => unknown_model(name, &near, &all),
+        // It is configured, and no machine has it.
+        Asked::Mode(_) | Asked::Model(_) => {
+            let all: Vec<String> = entries(snapshot).into_iter().map(|entry| entry.name).collect();
+            unknown_model(name, &[], &all)
+        }
+    })
 }
 
 fn of_mode(snapshot: &Snapshot, mode: &Mode, name: String) -> Entry {
@@ -132,6 +155,7 @@ fn of_model(view: &FleetView, model: &ModelId) -> Entry {
                 };
                 entry.state = "loaded";
                 entry.nodes.push(machine.id.to_string());
+                entry.slots = entry.slots.saturating_add(replica.slots.unwrap_or(1));
                 entry.context = [entry.context, replica.context].into_iter().flatten().min();
             }
             ReplicaState::Loading if entry.state == "unloaded" => entry.state = "loading",
@@ -174,28 +198,26 @@ pub fn litellm(snapshot: &Snapshot) -> Reply {
 }
 
 /// `GET /props`, as far as it makes sense for a mesh: the context of the mode that llama.cpp's clients get.
-#[must_use]
-pub fn props(snapshot: &Snapshot, asked: Option<&str>) -> Reply {
-    let entry = match asked {
-        Some(name) => entry(snapshot, name),
-        None => entry(snapshot, "mesh/code").or_else(|| entries(snapshot).into_iter().next()),
+///
+/// # Errors
+/// 404 for a model that is not there.
+pub fn props(snapshot: &Snapshot, asked: Option<&str>) -> Result<Reply, ApiError> {
+    let first = || entry(snapshot, "mesh/code").or_else(|| entries(snapshot).into_iter().next());
+    let entry = match (asked, first) {
+        (Some(name), _) => named(snapshot, name)?,
+        (None, first) => match first() {
+            Some(entry) => entry,
+            None => named(snapshot, "mesh/code")?,
+        },
     };
-    let Some(entry) = entry else {
-        let error = super::reply::ApiError::client(
-            StatusCode::NOT_FOUND,
-            "model_not_found",
-            "there is no such mode or model",
-        );
-        return error.param("model").reply();
-    };
-    json_reply(
+    Ok(json_reply(
         StatusCode::OK,
         &json!({
             "default_generation_settings": { "n_ctx": entry.context, "params": {} },
-            "total_slots": entry.nodes.len(), "model_alias": entry.name, "model_path": entry.model,
+            "total_slots": entry.slots, "model_alias": entry.name, "model_path": entry.model,
             "modalities": { "vision": entry.sees(), "audio": false }, "chat_template": "",
             "chat_template_caps": { "supports_tools": entry.calls_tools(), "supports_tool_calls": entry.calls_tools() },
             "build_info": concat!("modemesh-", env!("CARGO_PKG_VERSION")), "is_sleeping": false,
         }),
-    )
+    ))
 }

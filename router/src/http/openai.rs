@@ -16,19 +16,11 @@ pub fn models(snapshot: &Snapshot) -> Reply {
 /// One of them. Clients escape the slash of `mesh/code` or do not; both are understood.
 ///
 /// # Errors
-/// 404 when there is none of that name.
+/// 404 when there is none of that name, with near ones.
 pub fn model(snapshot: &Snapshot, name: &str) -> Result<Reply, ApiError> {
     let name = name.replace("%2F", "/").replace("%2f", "/").replace("%3A", ":").replace("%3a", ":");
-    let found = super::model_info::entry(snapshot, &name);
-    found.map(|entry| json_reply(StatusCode::OK, &line(&entry))).ok_or_else(|| {
-        let shown: String = name.chars().take(100).collect();
-        ApiError::client(
-            StatusCode::NOT_FOUND,
-            "model_not_found",
-            format!("there is no mode or model `{shown}`"),
-        )
-        .param("model")
-    })
+    let entry = super::model_info::named(snapshot, &name)?;
+    Ok(json_reply(StatusCode::OK, &line(&entry)))
 }
 
 fn line(entry: &Entry) -> Value {

@@ -7,6 +7,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use mesh_core::routing::Rejection;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::convert::Infallible;
 
 /// The body of any answer. It never fails: a broken stream ends with an error event of its own.
@@ -41,7 +42,7 @@ pub struct ApiError {
     /// For people.
     pub message: String,
     /// Which field of the request.
-    pub param: Option<&'static str>,
+    pub param: Option<Cow<'static, str>>,
     /// Seconds after which asking again makes sense.
     pub retry_after_s: Option<u32>,
     /// More for programs, under `error.mesh`.
@@ -51,6 +52,9 @@ pub struct ApiError {
 impl ApiError {
     /// The `type` of errors that only another request avoids.
     pub const CLIENT: &'static str = "invalid_request_error";
+
+    /// What is also told as the header `Allow`, under `error.mesh`.
+    pub const ALLOW: &'static str = "allow";
 
     /// An error that is the client's fault.
     #[must_use]
@@ -84,8 +88,8 @@ impl ApiError {
 
     /// Names the field.
     #[must_use]
-    pub fn param(mut self, param: &'static str) -> Self {
-        self.param = Some(param);
+    pub fn param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
+        self.param = Some(param.into());
         self
     }
 

@@ -14,11 +14,8 @@ const TPOT: HeaderName = HeaderName::from_static("x-slo-tpot-ms");
 const DEADLINE: HeaderName = HeaderName::from_static("x-mesh-deadline-ms");
 /// Longer names of sessions are none.
 const SESSION_LIMIT: usize = 256;
-/// Targets in milliseconds: from 1 to an hour.
-const TARGET_MS: std::ops::RangeInclusive<u64> = 1..=3_600_000;
-
-/// No client may ask to wait longer: its body stays in memory meanwhile.
-const LONGEST_DEADLINE: Duration = Duration::from_secs(3600);
+/// Times in milliseconds: from 1 to an hour. A request that waits keeps its body in memory.
+const TIMES_MS: std::ops::RangeInclusive<u64> = 1..=3_600_000;
 
 /// The session's name as a number.
 #[must_use]
@@ -35,30 +32,32 @@ pub fn targets(headers: &HeaderMap) -> Result<Slo, ApiError> {
     Ok(Slo { ttft_s: target(headers, TTFT)?, tpot_s: target(headers, TPOT)? })
 }
 
-/// How long the client is willing to wait for a slot.
+/// How long the client is willing to wait for its first content.
 ///
 /// # Errors
 /// 400 when `x-mesh-deadline-ms` is no number of milliseconds.
 pub fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
-    let Some(value) = headers.get(DEADLINE) else { return Ok(None) };
-    let ms = value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
-        let message = "the header x-mesh-deadline-ms must be a whole number of milliseconds";
-        ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", message).param("x-mesh-deadline-ms")
-    })?;
-    Ok(Some(Duration::from_millis(ms).min(LONGEST_DEADLINE)))
+    Ok(milliseconds(headers, DEADLINE)?.map(Duration::from_millis))
 }
 
 fn target(headers: &HeaderMap, name: HeaderName) -> Result<Option<f64>, ApiError> {
+    Ok(milliseconds(headers, name)?.map(|milliseconds| milliseconds as f64 / 1000.0))
+}
+
+/// What is no time is refused, and so is one that is not kept: the client would believe that it is.
+fn milliseconds(headers: &HeaderMap, name: HeaderName) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get(&name) else { return Ok(None) };
-    let milliseconds = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
-    match milliseconds.filter(|milliseconds| TARGET_MS.contains(milliseconds)) {
-        Some(milliseconds) => Ok(Some(milliseconds as f64 / 1000.0)),
-        None => {
-            let message =
-                format!("the header {name} must be a whole number of milliseconds, at most an hour");
-            Err(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", message))
-        }
+    let number = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    if let Some(number) = number.filter(|number| TIMES_MS.contains(number)) {
+        return Ok(Some(number));
     }
+    let message = format!(
+        "the header {name} must be a whole number of milliseconds from {} to {} (an hour)",
+        TIMES_MS.start(),
+        TIMES_MS.end(),
+    );
+    let error = ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", message);
+    Err(error.param(name.as_str().to_owned()))
 }
 
 #[cfg(test)]
@@ -97,9 +96,11 @@ mod tests {
     fn a_deadline_is_milliseconds_and_bounded() {
         let read = |text: &'static str| deadline(&headers(&[("x-mesh-deadline-ms", text)]));
         assert_eq!(read("2500").expect("valid"), Some(Duration::from_millis(2_500)));
-        assert_eq!(read("99999999999").expect("valid"), Some(LONGEST_DEADLINE));
-        for wrong in ["", "soon", "-1", "1.5", "2s"] {
-            assert_eq!(read(wrong).expect_err(wrong).code, "invalid_request");
+        assert_eq!(read("3600000").expect("valid"), Some(Duration::from_secs(3_600)));
+        for wrong in ["", "soon", "0", "-1", "1.5", "2s", "3600001", "99999999999"] {
+            let error = read(wrong).expect_err(wrong);
+            assert_eq!((error.code, error.param.as_deref()), ("invalid_request", Some("x-mesh-deadline-ms")));
+            assert!(error.message.contains("from 1 to 3600000 (an hour)"), "{}", error.message);
         }
     }
 }

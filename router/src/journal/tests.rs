@@ -29,7 +29,18 @@ fn a_unique_start_finds_a_request_and_an_ambiguous_one_lists_them() {
     assert_eq!(records.find("req-ab").map(|r| r.request_id), Ok("req-ab".into()));
     assert_eq!(records.find("").map(|r| r.request_id), Ok("req-ac".into()));
     let said = records.find("req-a").expect_err("two").to_string();
-    assert_eq!(said, "`req-a` is the start of several requests: req-ab, req-ac");
+    assert_eq!(said, "`req-a` is the start of several requests: req-ac, req-ab");
+    for number in 0..12 {
+        records.begun(record(&format!("req-a{number:02}")));
+    }
+    let said = records.find("req-a").expect_err("many").to_string();
+    assert!(said.ends_with(": req-a11, req-a10, req-a09, req-a08, req-a07, +9 more"), "{said}");
+    assert_eq!(records.find("req-a0").map(|_| ()).expect_err("ten").to_string().matches("req-a").count(), 6);
+    assert_eq!(
+        records.find("req-ab").map(|r| r.request_id),
+        Ok("req-ab".into()),
+        "far behind the first five"
+    );
 }
 
 #[test]

@@ -56,7 +56,7 @@ async fn a_count_leaves_no_prompt_in_a_cache_and_ends_no_completion() {
     let (a, _control_a) = mesh.node("a", engine(vec![replica("m", Loaded, Some(1))])).await;
     let (b, _control_b) = mesh.node("b", engine(vec![replica("m", Loaded, Some(1))])).await;
     let typing = || Caller { session: Some(7), ..caller("k") };
-    let completion = json!({ "model": "mesh/autocomplete", "messages": [], "stream": true });
+    let completion = json!({ "model": "mesh/autocomplete", "messages": [{"role": "user", "content": "hi"}], "stream": true });
     a.always(Script::EndlessStream);
     b.always(Script::EndlessStream);
     let stream = mesh.send_body(&completion, typing()).await;

@@ -254,7 +254,8 @@ impl Mesh {
 
     /// Sends a request for `model` and waits for its answer's head.
     pub(crate) async fn send(&self, model: &str, caller: Caller) -> Reply {
-        self.send_body(&json!({ "model": model, "messages": [] }), caller).await
+        self.send_body(&json!({ "model": model, "messages": [{"role": "user", "content": "hi"}] }), caller)
+            .await
     }
 
     pub(crate) async fn send_body(&self, body: &Value, caller: Caller) -> Reply {

@@ -90,7 +90,7 @@ async fn a_whole_answer_is_told_of_a_long_load_within_a_minute_and_a_stream_wait
     let loading = &error["mesh"]["loading"];
     assert_eq!((&loading["node"], &loading["model"]), (&json!("a"), &json!("m")));
     assert!(loading["since_s"].as_f64().is_some_and(|since| since > 50.0), "{loading}");
-    let stream = json!({ "model": "m", "messages": [], "stream": true });
+    let stream = json!({ "model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": true });
     let before = tokio::time::Instant::now();
     let reply = mesh.send_body(&stream, caller("k")).await;
     assert_eq!(reply.status(), 200, "its head goes out while it waits");
@@ -99,6 +99,41 @@ async fn a_whole_answer_is_told_of_a_long_load_within_a_minute_and_a_stream_wait
     let last = said.trim_end().rsplit("\n\n").next().unwrap_or_default();
     assert!(last.starts_with("data: {\"error\"") && last.contains("\"model_loading\""), "{last}");
     assert!(before.elapsed() > Duration::from_secs(290));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passes_while_a_model_loads_names_the_load_and_no_slot() {
+    let hasty = |ms| Caller { deadline: Some(Duration::from_millis(ms)), ..caller("k") };
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (node, mut control) = mesh.node("a", engine(vec![replica("m", Available, None)])).await;
+    let load = async {
+        assert_eq!(control.wish().await, Directive::Load(model().into()));
+        control.report(engine(vec![replica("m", Loading, None)])).await;
+    };
+    let (reply, ()) = tokio::join!(mesh.send("mesh/code", hasty(2_000)), load);
+    let (status, code, error) = error_of(reply).await;
+    assert_eq!((status, code.as_str()), (503, "deadline_passed"), "{error}");
+    let message = error["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("`mesh/code` is still being loaded"), "{message}");
+    assert!(message.contains("a has been loading m for") && !message.contains("slot"), "{message}");
+    let loading = &error["mesh"]["loading"];
+    assert_eq!((&loading["node"], &loading["model"]), (&json!("a"), &json!("m")));
+    assert!(loading["since_s"].as_f64().is_some_and(|since| since >= 1.5), "{loading}");
+
+    // Only the engine itself says that it loads.
+    control.report(engine(vec![replica("m", Loaded, Some(1))])).await;
+    mesh.until(|snapshot| {
+        snapshot.view.machines.iter().any(|m| m.replica(&model()).is_some_and(|(_, r)| r.state == Loaded))
+    })
+    .await;
+    node.always(Script::Status(503, r#"{"error":{"message":"Loading model"}}"#, None));
+    let (_, code, error) = error_of(mesh.send("m", hasty(2_000)).await).await;
+    assert_eq!(
+        (code.as_str(), &error["mesh"]["loading"]["node"]),
+        ("deadline_passed", &json!("a")),
+        "{error}"
+    );
+    assert!(error["mesh"]["loading"]["since_s"].as_f64().is_some_and(|since| since > 1.0), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! what is tried again, what is loaded.
 
 mod counting;
+mod faults;
 mod fixture;
 mod loading;
 mod overload;

@@ -142,6 +142,26 @@ async fn a_deadline_that_passes_in_the_queue_is_a_503_and_nothing_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_that_wait_are_counted_by_mode() {
+    let (mesh, node, _control) = one_slot(|_| ()).await;
+    node.always(Script::After(SECOND));
+    let running = spawn(&mesh, "mesh/ask", caller("k"));
+    node.until(|seen| seen.running == 1).await;
+    let mut waiting = Vec::new();
+    for (at, model) in ["mesh/ask", "mesh/code", "mesh/ask", "m"].into_iter().enumerate() {
+        waiting.push(spawn(&mesh, model, caller("k")));
+        mesh.until_waiting(at + 1).await;
+    }
+    let mode = |name: &str| mesh_core::id::ModeName::new(name).expect("valid");
+    let counted: Vec<_> = mesh.forward.room.waiting_by_mode().into_iter().collect();
+    assert_eq!(counted, [(None, 1), (Some(mode("ask")), 2), (Some(mode("code")), 1)]);
+    for request in waiting.into_iter().chain([running]) {
+        assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    }
+    assert!(mesh.forward.room.waiting_by_mode().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_with_too_many_requests_gets_429_and_a_full_queue_503() {
     let (mesh, node, _control) = one_slot(|config| {
         config.limits.per_key = 2;
@@ -176,7 +196,7 @@ async fn a_newer_completion_ends_the_one_that_waits_and_the_stream_that_runs() {
     let (mesh, node, _control) = one_slot(|_| ()).await;
     node.always(Script::EndlessStream);
     let typing = || Caller { session: Some(7), ..caller("k") };
-    let body = json!({ "model": "mesh/autocomplete", "messages": [], "stream": true });
+    let body = json!({ "model": "mesh/autocomplete", "messages": [{"role": "user", "content": "hi"}], "stream": true });
     let mut running = mesh.send_body(&body, typing()).await.into_body().into_data_stream();
     assert!(running.next().await.is_some_and(|chunk| chunk.is_ok()), "its first content");
     let rest = running.map(|chunk| chunk.expect("it never fails")).collect::<Vec<_>>();

@@ -5,6 +5,7 @@ use crate::forward::in_flight::Counts;
 use crate::journal::ModeStats;
 use mesh_core::fleet::{FleetView, MachineView};
 use mesh_core::health::Liveness;
+use mesh_core::id::ModeName;
 use mesh_core::machine::{
     Capacity, Engine, EngineState, GpuState, Pool, Power, Reading, Replica, ReplicaState, ThermalState,
 };
@@ -21,19 +22,28 @@ use std::collections::BTreeMap;
 /// by seconds at most where time is synchronised.
 const STALE_READINGS_S: u64 = 60;
 
+/// What becomes of requests, besides what machines say.
+pub(super) struct Traffic<'a> {
+    /// Requests in flight.
+    pub(super) load: &'a Counts,
+    /// Requests that wait for a slot.
+    pub(super) waiting: &'a BTreeMap<Option<ModeName>, u32>,
+    /// Those that have ended.
+    pub(super) stats: &'a BTreeMap<String, ModeStats>,
+}
+
 /// The whole reply.
 pub(super) fn compose(
     router: RouterStatus,
     snapshot: &Snapshot,
-    load: &Counts,
-    stats: &BTreeMap<String, ModeStats>,
+    traffic: &Traffic<'_>,
     now: Moment,
     unix_s: u64,
 ) -> StatusReply {
     let nodes: Vec<NodeStatus> =
-        snapshot.view.machines.iter().map(|machine| node(machine, load, now, unix_s)).collect();
+        snapshot.view.machines.iter().map(|machine| node(machine, traffic.load, now, unix_s)).collect();
     let modes: Vec<ModeStatus> =
-        snapshot.modes.modes().iter().map(|mode| mode_status(mode, snapshot, stats)).collect();
+        snapshot.modes.modes().iter().map(|mode| mode_status(mode, snapshot, traffic)).collect();
     let models = models(snapshot);
     let health = health(&nodes, &modes, snapshot.automatic);
     StatusReply { router: Some(router), nodes, modes, models, health }
@@ -211,7 +221,7 @@ fn reachable<'a>(
         .filter(|(_, engine, _)| !matches!(engine.state, EngineState::Down(_)))
 }
 
-fn mode_status(mode: &Mode, snapshot: &Snapshot, stats: &BTreeMap<String, ModeStats>) -> ModeStatus {
+fn mode_status(mode: &Mode, snapshot: &Snapshot, traffic: &Traffic<'_>) -> ModeStatus {
     let chain = snapshot.modes.chain(mode);
     let serves = |replica: &Replica, engine: &Engine| {
         replica.health.why().is_none()
@@ -241,7 +251,7 @@ fn mode_status(mode: &Mode, snapshot: &Snapshot, stats: &BTreeMap<String, ModeSt
             (String::new(), Vec::new(), "unserved", format!("no node can serve {}", names.join(" or ")))
         }
     };
-    let stats = stats.get(mode.name.as_str()).cloned().unwrap_or_default();
+    let stats = traffic.stats.get(mode.name.as_str()).cloned().unwrap_or_default();
     ModeStatus {
         name: mode.name.to_string(),
         aliases: mode.aliases.iter().map(ToString::to_string).collect(),
@@ -255,6 +265,7 @@ fn mode_status(mode: &Mode, snapshot: &Snapshot, stats: &BTreeMap<String, ModeSt
         tokens_per_second: stats.tokens_per_second,
         ok: stats.ok,
         failed: stats.failed,
+        waiting: traffic.waiting.get(&Some(mode.name.clone())).copied().unwrap_or_default(),
     }
 }
 

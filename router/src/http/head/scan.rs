@@ -33,6 +33,25 @@ pub(crate) struct Field {
     pub(crate) escaped: bool,
     /// Its value, without the white space around it.
     pub(crate) value: Range<usize>,
+    /// Of `messages`: what makes them none that a chat can begin with.
+    pub(crate) unsound: Option<Unsound>,
+}
+
+/// What is wrong with `messages`, as far as their own level and the next one tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsound {
+    /// There are none.
+    Missing,
+    /// They are no list.
+    NoList,
+    /// The list is empty.
+    Empty,
+    /// The message at this place is no object.
+    NoObject(usize),
+    /// The message at this place has no `role`.
+    NoRole(usize),
+    /// The `role` of the message at this place is no text.
+    RoleNoText(usize),
 }
 
 /// Calls `each` for every field of the object that `body` is, in order, until it fails.
@@ -62,8 +81,13 @@ pub(crate) fn fields<E: From<Met>>(
             scan.expect(b':')?;
             scan.white();
             let value_from = scan.at;
-            scan.value()?;
-            each(Field { key, escaped, value: value_from..scan.at })?;
+            let unsound = if &body[key.clone()] == b"\"messages\"" {
+                scan.messages()?
+            } else {
+                scan.value(1)?;
+                None
+            };
+            each(Field { key, escaped, value: value_from..scan.at, unsound })?;
             scan.white();
             match scan.next() {
                 Some(b',') => scan.white(),
@@ -133,8 +157,65 @@ impl Scan<'_> {
         }
     }
 
-    /// One value of any kind, with all that is in it.
-    fn value(&mut self) -> Result<(), Met> {
+    /// The value of `messages`: on the way over it, what must be there is looked for.
+    fn messages(&mut self) -> Result<Option<Unsound>, Met> {
+        if self.peek() != Some(b'[') {
+            self.value(1)?;
+            return Ok(Some(Unsound::NoList));
+        }
+        self.at += 1;
+        self.white();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(Some(Unsound::Empty));
+        }
+        let mut first = None;
+        for place in 0.. {
+            let unsound = self.message(place)?;
+            first = first.or(unsound);
+            self.white();
+            match self.next() {
+                Some(b',') => self.white(),
+                Some(b']') => break,
+                _ => return self.fault(),
+            }
+        }
+        Ok(first)
+    }
+
+    fn message(&mut self, place: usize) -> Result<Option<Unsound>, Met> {
+        if self.peek() != Some(b'{') {
+            self.value(2)?;
+            return Ok(Some(Unsound::NoObject(place)));
+        }
+        self.at += 1;
+        self.white();
+        let mut unsound = Some(Unsound::NoRole(place));
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(unsound);
+        }
+        loop {
+            let from = self.at;
+            let escaped = self.key()?;
+            // A name with escapes may be `role` in other letters: then the engine is asked.
+            if escaped {
+                unsound = None;
+            } else if self.body[from..].starts_with(b"\"role\"") {
+                unsound = (self.peek() != Some(b'"')).then_some(Unsound::RoleNoText(place));
+            }
+            self.value(3)?;
+            self.white();
+            match self.next() {
+                Some(b',') => self.white(),
+                Some(b'}') => return Ok(unsound),
+                _ => return self.fault(),
+            }
+        }
+    }
+
+    /// One value of any kind, with all that is in it, `outer` levels deep in the body.
+    fn value(&mut self, outer: u32) -> Result<(), Met> {
         // Bit 0 = the innermost level; 1 = object.
         let (mut kinds, mut depth) = (0_u128, 0_u32);
         loop {
@@ -143,8 +224,7 @@ impl Scan<'_> {
                     self.string()?;
                 }
                 Some(open @ (b'{' | b'[')) => {
-                    // The body itself is one level.
-                    if depth + 1 >= DEPTH_LIMIT {
+                    if depth + outer >= DEPTH_LIMIT {
                         return Err((Fault::Depth, self.at));
                     }
                     let object = open == b'{';
@@ -188,14 +268,14 @@ impl Scan<'_> {
         }
     }
 
-    /// A name and its colon.
-    fn key(&mut self) -> Result<(), Met> {
+    /// A name and its colon. Tells whether there were escapes in it.
+    fn key(&mut self) -> Result<bool, Met> {
         self.expect(b'"')?;
-        self.string()?;
+        let escaped = self.string()?;
         self.white();
         self.expect(b':')?;
         self.white();
-        Ok(())
+        Ok(escaped)
     }
 
     fn word(&mut self, rest: &[u8]) -> Result<(), Met> {
@@ -359,5 +439,66 @@ mod tests {
         assert!(matches!(scanned(nested(most + 1).as_bytes()), Err((Fault::Depth, _))));
         let objects = format!("{{\"a\":{}", "{\"a\":".repeat(1_000_000));
         assert!(matches!(scanned(objects.as_bytes()), Err((Fault::Depth, _))));
+        // Messages are walked by other code, to the same depth.
+        for (from, to, outer) in [("", "", 0), ("[", "]", 1), ("[{\"a\":", "}]", 2)] {
+            let nested = |levels: usize| {
+                format!("{{\"messages\":{from}{}{}{to}}}", "[".repeat(levels), "]".repeat(levels))
+            };
+            assert!(scanned(nested(most - outer).as_bytes()).is_ok(), "{from}");
+            let deeper = scanned(nested(most - outer + 1).as_bytes());
+            assert!(matches!(deeper, Err((Fault::Depth, _))), "{from}");
+        }
+    }
+
+    #[test]
+    fn messages_that_no_chat_can_begin_with_are_told_on_the_way() {
+        for (messages, wanted) in [
+            (r#"[{"role":"user"}]"#, None),
+            (r#" [ { "content" : [ {"role":1} ] , "role" : "user" } , {"role":"x"} ] "#, None),
+            (r#"[{"r\u006fle":"user"}]"#, None),
+            (r#"[{"r\u006fle":"user","role":1}]"#, Some(Unsound::RoleNoText(0))),
+            ("null", Some(Unsound::NoList)),
+            (r#"{"role":"user"}"#, Some(Unsound::NoList)),
+            ("[ ]", Some(Unsound::Empty)),
+            (r#"[{"role":"user"},[{"role":"user"}]]"#, Some(Unsound::NoObject(1))),
+            (r#"[{"role":"user"},{ },"x"]"#, Some(Unsound::NoRole(1))),
+            (r#"[{"roles":"user","content":"role"}]"#, Some(Unsound::NoRole(0))),
+            (r#"[{"content":{"role":"user"}}]"#, Some(Unsound::NoRole(0))),
+            (r#"[{"role":null},{}]"#, Some(Unsound::RoleNoText(0))),
+        ] {
+            let body = format!("{{\"messages\":{messages}, \"a\": {messages}}}");
+            let mut found = Vec::new();
+            fields(body.as_bytes(), |field| {
+                found.push(field.unsound);
+                Ok::<_, Met>(())
+            })
+            .unwrap_or_else(|met| panic!("{met:?} {body}"));
+            assert_eq!(found, [wanted, None], "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_within_messages_is_a_fault() {
+        for messages in [
+            "",
+            "[",
+            "[1",
+            "[1,]",
+            "[,]",
+            "[1 2]",
+            "[{]",
+            "[{,}]",
+            r#"[{"a"}]"#,
+            r#"[{"a":}]"#,
+            r#"[{"a":1,}]"#,
+            r#"[{"a":1 "b":2}]"#,
+            r#"[{"a":1]"#,
+            r#"[{"role":"}]"#,
+            r#"[{"role":user}]"#,
+            r#"[{'role':"u"}]"#,
+        ] {
+            let body = format!("{{\"messages\":{messages}}}");
+            assert!(matches!(scanned(body.as_bytes()), Err((Fault::Syntax, _))), "{body}");
+        }
     }
 }

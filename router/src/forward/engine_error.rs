@@ -1,0 +1,368 @@
+//! What an engine's error means: whose fault it is, and what the client is told of it.
+
+use super::attempt::Failure;
+use crate::http::dialect::{Door, faults};
+use crate::http::reply::ApiError;
+use http::StatusCode;
+use mesh_core::id::ModelId;
+use serde::Deserialize;
+use serde_json::json;
+
+/// Errors of engines: llama.cpp's and OpenAI's object, or Ollama's plain text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum EngineError {
+    Object { error: ErrorObject },
+    Text { error: String },
+}
+
+#[derive(Deserialize, Default)]
+struct ErrorObject {
+    #[serde(default)]
+    message: String,
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    param: Option<String>,
+    n_prompt_tokens: Option<u32>,
+    n_ctx: Option<u32>,
+}
+
+/// Fields that an engine may name in its complaint; nothing else of its words is passed on.
+const FIELDS: [&str; 31] = [
+    "messages",
+    "role",
+    "content",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "json_schema",
+    "grammar",
+    "stop",
+    "prompt",
+    "input",
+    "max_tokens",
+    "max_completion_tokens",
+    "n_predict",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "n",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "repeat_penalty",
+    "stream",
+    "samplers",
+    "reasoning_format",
+    "input_prefix",
+    "input_suffix",
+];
+
+/// Longer names of fields are not passed on.
+const PARAM_LIMIT: usize = 64;
+
+/// [`engine_error`], and where the client's own request is malformed, that is what is told: which field, and what helps. Only
+/// then the request is read once more. A server's error over such a request is the client's fault, too, and no other
+/// engine is bothered with it.
+pub(super) fn whose_fault(
+    status: StatusCode,
+    body: &[u8],
+    model: &ModelId,
+    door: Door,
+    request: &[u8],
+) -> Failure {
+    let failure = engine_error(status, body, model);
+    let named = if let Failure::Client(error) = &failure {
+        error.param.as_deref().unwrap_or_default()
+    } else if matches!(failure, Failure::Replica(_)) && status.is_server_error() {
+        ""
+    } else {
+        return failure;
+    };
+    // Where the engine names another field, it stumbled over that one.
+    let closer = |fault: &ApiError| fault.param.as_deref().is_some_and(|param| param.contains(named));
+    let found = faults::of_body(door, request).filter(closer);
+    found.map_or(failure, |fault| Failure::Client(Box::new(fault)))
+}
+
+/// Whose fault an engine's error is. Engines answer 5xx to some faults of the client, and SDKs repeat every
+/// 5xx twice, so those become 4xx here.
+///
+/// The engine's own words go no further: llama.cpp quotes prompts and answers in them. What a client learns is
+/// the kind of the error, numbers of tokens, and which field the engine named.
+pub(super) fn engine_error(status: StatusCode, body: &[u8], model: &ModelId) -> Failure {
+    let error = match serde_json::from_slice(body) {
+        Ok(EngineError::Object { error }) => error,
+        Ok(EngineError::Text { error }) => ErrorObject { message: error, ..ErrorObject::default() },
+        Err(_) => ErrorObject::default(),
+    };
+    let (words, kind) = (error.message.as_str(), error.kind.as_deref().unwrap_or_default());
+    let beyond = |least_context, error: ApiError| Failure::Beyond { least_context, error: Box::new(error) };
+    if kind == "exceed_context_size_error" || words.contains("too large to process") {
+        let mut numbers = numbers(words);
+        let needs = error.n_prompt_tokens.or_else(|| numbers.next()).unwrap_or(0);
+        let has = error.n_ctx.or_else(|| numbers.next()).unwrap_or(0);
+        let text = format!("the prompt has {needs} tokens, but the model takes {has} at once");
+        let error = ApiError::client(StatusCode::BAD_REQUEST, "context_length_exceeded", text)
+            .param("messages")
+            .with("prompt_tokens", json!(needs))
+            .with("context", json!(has));
+        return beyond(needs.saturating_add(1), error);
+    }
+    let unsupported = |text: &str| beyond(0, ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text));
+    if words.contains("image input is not supported") || words.contains("does not support image") {
+        return unsupported(&format!("the model {model} cannot read images"));
+    }
+    if kind == "not_supported_error" || status == StatusCode::NOT_IMPLEMENTED {
+        return unsupported(&format!("the model {model} or its engine does not do this"));
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE && words.contains("Loading model") {
+        return Failure::Loading;
+    }
+    let said = format!("status {}", status.as_u16());
+    match status {
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::CONFLICT
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::SERVICE_UNAVAILABLE => Failure::Busy(said),
+        // The agent's key was refused, or the model is gone: not the client's doing.
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Failure::Replica(said),
+        // Of llama.cpp's, 500 all three.
+        _ if status.is_client_error()
+            || words.starts_with("Failed to parse ")
+            || words.starts_with("Unknown reasoning format") =>
+        {
+            let code = if status.is_client_error() { status } else { StatusCode::BAD_REQUEST };
+            let refused = |text| ApiError::client(code, "invalid_request", text);
+            let error = match named(words, error.param.as_deref()) {
+                Some(field) => {
+                    let must = demand(words).unwrap_or_default();
+                    let text = format!(
+                        "the engine refused the request ({said}); it names the field `{field}`{must}"
+                    );
+                    refused(text).param(field)
+                }
+                None => refused(format!("the engine refused the request ({said})")),
+            };
+            Failure::Client(Box::new(error))
+        }
+        _ => Failure::Replica(said),
+    }
+}
+
+/// The field that an engine names: as OpenAI's `param`, else in its words, in quotes or at the places where llama.cpp
+/// puts it.
+fn named(words: &str, param: Option<&str>) -> Option<String> {
+    let path = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '[' | ']');
+    let known = |param: &&str| {
+        let root = param.split(['.', '[']).next().unwrap_or_default();
+        FIELDS.contains(&root) && param.len() <= PARAM_LIMIT && param.chars().all(path)
+    };
+    if let Some(param) = param.filter(known) {
+        return Some(param.to_owned());
+    }
+    let at_start = |field: &str| {
+        let behind = |start: &str| words.strip_prefix(start).and_then(|rest| rest.strip_prefix(field));
+        ["", "Failed to parse ", "Invalid ", "Unknown "]
+            .iter()
+            .any(|start| behind(start).is_some_and(|rest| rest.starts_with([' ', ':'])))
+    };
+    let quoted = |field: &str| ["'", "\"", "`"].iter().any(|q| words.contains(&format!("{q}{field}{q}")));
+    if words.starts_with("Unknown reasoning format") {
+        return Some("reasoning_format".into());
+    }
+    FIELDS.iter().find(|field| quoted(field) || at_start(field)).map(|field| (*field).to_owned())
+}
+
+/// What llama.cpp wants in the field's place, of the two forms of words that hold nothing of the request but numbers
+/// and the names of JSON's types.
+fn demand(words: &str) -> Option<String> {
+    const TYPES: [&str; 6] = ["string", "number", "boolean", "array", "object", "null"];
+    let word = |text: &str| {
+        let name = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        TYPES.into_iter().find(|known| *known == name)
+    };
+    if let Some((_, rest)) = words.split_once("type must be ") {
+        let (wanted, found) = rest.split_once(", but is ")?;
+        return Some(format!(
+            ": it must be of the type {}, and is of the type {}",
+            word(wanted)?,
+            word(found)?
+        ));
+    }
+    let (_, rest) = words.split_once("Value must be between ")?;
+    let (least, rest) = rest.split_once(" <= value <= ")?;
+    let most = rest.split(',').next().unwrap_or_default();
+    let number = |text: &str| text.len() <= 24 && text.parse::<f64>().is_ok_and(f64::is_finite);
+    (number(least) && number(most)).then(|| format!(": it must be between {least} and {most}"))
+}
+
+/// The numbers in a text, in order.
+fn numbers(text: &str) -> impl Iterator<Item = u32> {
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> ModelId {
+        ModelId::new("tiny").expect("valid")
+    }
+
+    fn failure(status: u16, body: &str) -> Failure {
+        engine_error(StatusCode::from_u16(status).expect("valid"), body.as_bytes(), &model())
+    }
+
+    fn refused(status: u16, words: &str) -> ApiError {
+        let body = json!({ "error": { "message": words } }).to_string();
+        let Failure::Client(error) = failure(status, &body) else { panic!("{words}") };
+        *error
+    }
+
+    #[test]
+    fn of_an_engine_s_words_only_the_name_of_a_field_is_passed_on() {
+        for words in [
+            "'messages' must be an array, not \"my secret\"",
+            "bad \u{43f}\u{440}\u{438} my secret near `messages`",
+        ] {
+            let error = refused(400, words);
+            assert_eq!(
+                error.message,
+                "the engine refused the request (status 400); it names the field `messages`"
+            );
+            assert_eq!(error.param.as_deref(), Some("messages"));
+            let body = json!({ "error": { "message": words } }).to_string();
+            assert_eq!(failure(500, &body).to_string(), "engine failed: status 500");
+        }
+    }
+
+    #[test]
+    fn the_field_that_an_engine_names_is_the_error_s_param_with_what_it_must_be() {
+        // llama.cpp b11549's own words.
+        for (status, words, param, must) in [
+            (
+                400,
+                "Field 'temperature': [json.exception.type_error.302] type must be number, but is string",
+                Some("temperature"),
+                ": it must be of the type number, and is of the type string",
+            ),
+            (
+                400,
+                "Field 'n': Value must be between 1 <= value <= 1, but got 100",
+                Some("n"),
+                ": it must be between 1 and 1",
+            ),
+            (400, "Invalid tool_choice: wat", Some("tool_choice"), ""),
+            (400, "top_logprobs requires logprobs to be set to true", Some("top_logprobs"), ""),
+            (400, "[json.exception.out_of_range.403] key 'prompt' not found", Some("prompt"), ""),
+            (400, "Value must be between my <= value <= secret, but 'stop'", Some("stop"), ""),
+            (500, "Failed to parse tools: Missing tool type: 1; tools = [\n  1\n]", Some("tools"), ""),
+            (500, "Failed to parse messages: Missing tool call type: \"x\"", Some("messages"), ""),
+            (500, "Unknown reasoning format: wat", Some("reasoning_format"), ""),
+            (400, "unsupported content[].type", None, ""),
+        ] {
+            let error = refused(status, words);
+            assert_eq!((error.status.as_u16(), error.param.as_deref()), (400, param), "{words}");
+            assert!(error.message.ends_with(must) && !error.message.contains("secret"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn openai_s_param_is_passed_on_only_where_it_is_the_name_of_a_field() {
+        for (param, wanted) in [
+            ("messages[2].content", Some("messages[2].content")),
+            ("messages[2].my secret", None),
+            ("secret", None),
+        ] {
+            let body = json!({ "error": { "message": "no", "param": param } }).to_string();
+            let Failure::Client(error) = failure(400, &body) else { panic!("{param}") };
+            assert_eq!(error.param.as_deref(), wanted);
+            assert!(!error.message.contains("secret"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn a_malformed_request_is_named_when_an_engine_fails_over_it_and_a_sound_one_is_the_engine_s_failure() {
+        let told = |status, said: &str, request: &str| {
+            let status = StatusCode::from_u16(status).expect("valid");
+            whose_fault(status, said.as_bytes(), &model(), Door::Chat, request.as_bytes())
+        };
+        let broken = r#"{"messages":[{"role":"user","content":[{"type":"text"}]}]}"#;
+        for (status, said) in [
+            (500, r#"{"error":{"message":"whatever"}}"#),
+            (500, ""),
+            (502, "<html>"),
+            (400, r#"{"error":{"message":"no"}}"#),
+            (500, r#"{"error":{"message":"Failed to parse messages: no"}}"#),
+            (400, r#"{"error":{"message":"bad `content`"}}"#),
+        ] {
+            let Failure::Client(error) = told(status, said, broken) else { panic!("{status} {said}") };
+            assert_eq!(error.param.as_deref(), Some("messages[0].content[0].text"), "{}", error.message);
+        }
+        let Failure::Client(error) = told(400, r#"{"error":{"message":"Field 'seed': no"}}"#, broken) else {
+            panic!("a 400")
+        };
+        assert_eq!(error.param.as_deref(), Some("seed"), "{}", error.message);
+        let sound = r#"{"messages":[{"role":"user","content":"x"}]}"#;
+        assert!(matches!(told(500, "", sound), Failure::Replica(_)));
+        assert!(matches!(told(503, "", broken), Failure::Busy(_)), "a busy engine did not look at it");
+        assert!(matches!(told(404, "", broken), Failure::Replica(_)), "nor one without the model");
+    }
+
+    #[test]
+    fn a_prompt_over_the_context_becomes_openai_s_code_with_both_numbers() {
+        let body = r#"{"error":{"code":400,"message":"request (21012 tokens) exceeds the available context size (1024 tokens), try increasing it","type":"exceed_context_size_error","n_prompt_tokens":21012,"n_ctx":1024}}"#;
+        let Failure::Beyond { least_context, error } = failure(400, body) else { panic!("too long") };
+        assert_eq!(least_context, 21013);
+        assert_eq!(error.code, "context_length_exceeded");
+        assert_eq!(error.message, "the prompt has 21012 tokens, but the model takes 1024 at once");
+    }
+
+    #[test]
+    fn faults_of_the_client_never_stay_5xx() {
+        for (status, body) in [
+            (
+                500,
+                r#"{"error":{"code":500,"message":"image input is not supported - hint: if this is unexpected, you may need to provide the mmproj","type":"server_error"}}"#,
+            ),
+            (
+                501,
+                r#"{"error":{"code":501,"message":"This server does not support embeddings. Start it with `--embeddings`","type":"not_supported_error"}}"#,
+            ),
+            (
+                500,
+                r#"{"error":{"code":500,"message":"input (900 tokens) is too large to process. increase the physical batch size (current batch size: 512)","type":"server_error"}}"#,
+            ),
+            (422, "nonsense"),
+        ] {
+            let (Failure::Client(error) | Failure::Beyond { error, .. }) = failure(status, body) else {
+                panic!("{body}")
+            };
+            assert!(error.status.is_client_error(), "{body}");
+        }
+    }
+
+    #[test]
+    fn faults_of_the_engine_send_the_request_on() {
+        assert!(matches!(
+            failure(503, r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#),
+            Failure::Loading
+        ));
+        assert!(matches!(
+            failure(503, r#"{"error":"server busy, please try again.  maximum pending requests exceeded"}"#),
+            Failure::Busy(_)
+        ));
+        for status in [408, 409, 429] {
+            assert!(matches!(failure(status, ""), Failure::Busy(_)), "{status}");
+        }
+        assert!(matches!(failure(404, r#"{"error":"model 'x' not found"}"#), Failure::Replica(_)));
+        assert!(matches!(failure(401, r#"{"error":{"message":"Invalid API Key"}}"#), Failure::Replica(_)));
+        assert!(matches!(failure(500, ""), Failure::Replica(_)));
+    }
+}
