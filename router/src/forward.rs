@@ -29,37 +29,35 @@ pub mod prompt_measure;
 pub mod prompt_prefix;
 pub mod quic_links;
 pub(crate) mod refusals;
+mod rounds;
 pub mod stream_guard;
 pub mod ticket;
 pub mod waiting_room;
 pub mod wanted;
 
 use crate::config::Settings;
-use crate::fleet_keeper::{FleetHandle, Snapshot};
+use crate::fleet_keeper::FleetHandle;
 use crate::http::dialect::{Door, faults};
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, reasons_json};
 use crate::journal::{Journal, Record};
 use crate::metrics::{Metrics, ReasonLabel};
 use agent_links::AgentLinks;
-use answer_judge::Judgement;
-use attempt::{Attempt, Failure};
 use bytes::Bytes;
 use caller::Caller;
 use cold_load::{ColdLoads, Loading, load_refused, still_loading};
 use course::{Course, Round};
 use futures_util::FutureExt;
 use http::StatusCode;
-use in_flight::{Claim, InFlight};
+use in_flight::InFlight;
 use mesh_core::admission::{Entry, Priority, Refused};
 use mesh_core::client_loop::{ClientLoops, Habit};
-use mesh_core::fleet::Outcome;
-use mesh_core::health::Liveness;
-use mesh_core::id::{MachineId, ModeName, ModelId};
+use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::Asked;
 use mesh_core::retry_budget::RetryBudget;
-use mesh_core::routing::{Candidate, Decision, Refusal, Slo};
+use mesh_core::routing::{Refusal, Slo};
 use mesh_daemon::clock::{Clock, unix_ms};
+use rounds::{Exhausted, Won};
 use serde_json::json;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -71,18 +69,12 @@ use tokio_util::sync::CancellationToken;
 use waiting_room::{NoSlot, Progress, WaitingRoom};
 use wanted::{Wanted, hash_of};
 
-/// Nodes that are tried for one request: the first and two others.
-const ATTEMPTS: usize = 3;
-
 /// A loading model is asked about again this often, besides at every change in the fleet.
 const LOAD_POLL: Duration = Duration::from_millis(250);
 
 /// A client that waits for a whole answer hears of a load within this time: many proxies and some clients give up
 /// after a minute without a byte.
 const WHOLE_LOAD_WAIT: Duration = Duration::from_secs(55);
-
-/// An answer that is no stream has its first content at its end: it may take this many times as long.
-const WHOLE_ANSWER: u32 = 6;
 
 /// A rough count of tokens: English and code are near four bytes each. Only for comparing machines.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -217,7 +209,7 @@ impl Forward {
             }
             Err(_) => {}
         }
-        let (attempt, candidate, claim) = match result {
+        let Won { attempt, candidate, claim } = match result {
             Ok(success) => success,
             Err(error) => {
                 let ended = if error.status.is_server_error() { Ended::Failed } else { Ended::Refused };
@@ -230,12 +222,7 @@ impl Forward {
     }
 
     /// From the head of a request to an attempt that has content.
-    async fn route(
-        &self,
-        incoming: &Incoming,
-        head: &Head,
-        ticket: &mut Ticket,
-    ) -> Result<(Attempt, Candidate, Claim), ApiError> {
+    async fn route(&self, incoming: &Incoming, head: &Head, ticket: &mut Ticket) -> Result<Won, ApiError> {
         let models = self.meaning(&head.model, ticket, head.stream)?;
         let mode = ticket.mode().cloned();
         let slo = self.targets(mode.as_ref(), incoming.slo);
@@ -291,11 +278,7 @@ impl Forward {
     }
 
     /// Waits for slots and tries nodes until one has content or nothing helps.
-    async fn follow(
-        &self,
-        mut course: Course<'_>,
-        ticket: &mut Ticket,
-    ) -> Result<(Attempt, Candidate, Claim), ApiError> {
+    async fn follow(&self, mut course: Course<'_>, ticket: &mut Ticket) -> Result<Won, ApiError> {
         let (incoming, head, stay) = (course.incoming, course.head, course.stay);
         let mut limit = self.settings.load_wait;
         if !head.stream {
@@ -414,163 +397,6 @@ impl Forward {
         }
     }
 
-    /// Tries the ranked nodes until one has content.
-    async fn attempts(
-        &self,
-        course: &mut Course<'_>,
-        decision: Decision,
-        first_claim: Claim,
-        ticket: &mut Ticket,
-    ) -> Result<(Attempt, Candidate, Claim), Exhausted> {
-        let decision = Arc::new(decision);
-        ticket.decided(decision.clone());
-        let head = course.head;
-        let mut claim = Some(first_claim);
-        let mut ranked: Vec<&Candidate> = decision.ranked.iter().collect();
-        // An answer with nothing in it, kept while another node is asked once.
-        let mut empty = None::<(Attempt, Candidate, Judgement)>;
-        while course.round.tried < ATTEMPTS && !ranked.is_empty() {
-            let free = || self.in_flight.claim_free(&ranked, self.clock, course.wanted.trace());
-            let Some((at, mut claim)) = claim.take().map(|claim| (0, claim)).or_else(free) else {
-                match empty {
-                    Some(_) => break,
-                    None if course.round.loading.is_some() => return Err(Exhausted::Loading),
-                    None => return Err(Exhausted::Full),
-                }
-            };
-            let candidate = ranked.remove(at);
-            // What failed on a node that is there is repeated within a budget only, or a mesh in trouble gets twice the
-            // work. Going elsewhere from one that is gone adds nothing to anybody's.
-            if course.round.costs && !self.brakes().retries.take(self.clock.now()) {
-                ticket.attempt_ended(format!("{}; the budget for retries is spent", ticket.last_result()));
-                break;
-            }
-            course.round.tried += 1;
-            let reason = match &course.round.failed {
-                None => candidate.why.to_string(),
-                Some((node, why)) => format!("next after {node}: {why}"),
-            };
-            ticket.attempt(candidate, reason);
-            course.tell(Progress::Sent { node: candidate.machine.clone(), model: candidate.model.clone() });
-            let others = course.round.tried < ATTEMPTS && !ranked.is_empty();
-            let failure = match self.attempt(course.incoming, head, candidate, others, ticket).await {
-                Ok(attempt) => {
-                    let judgement =
-                        attempt.judgement(&self.fleet, candidate).filter(|_| others && empty.is_none());
-                    match judgement.filter(Judgement::is_empty_answer) {
-                        None => {
-                            // A count has no content whose time would be worth a median.
-                            if !course.wanted.counts_only {
-                                ticket.first_content();
-                            }
-                            claim.first_content();
-                            if let Some((_, candidate, judgement)) = empty {
-                                judgement.count(&candidate, &self.metrics);
-                                let failed = Outcome::ReplicaFailed;
-                                self.fleet.observe(&candidate.machine, &candidate.model, failed);
-                            }
-                            return Ok((attempt, candidate.clone(), claim));
-                        }
-                        Some(judgement) => {
-                            let why = judgement.text();
-                            empty = Some((attempt, candidate.clone(), judgement));
-                            Failure::Empty(why)
-                        }
-                    }
-                }
-                Err(failure) => failure,
-            };
-            ticket.attempt_ended(failure.to_string());
-            Arc::make_mut(&mut course.wanted).tried.push(candidate.key);
-            if matches!(failure, Failure::Link(_) | Failure::Busy(_) | Failure::Resting(..)) {
-                course.round.passing.push(candidate.key);
-            }
-            course.round.failed = Some((candidate.machine.clone(), failure.to_string()));
-            tracing::debug!(request_id = &**ticket.id(), node = %candidate.machine, %failure, "attempt failed");
-            if let Some(outcome) = failure.outcome() {
-                self.fleet.observe(&candidate.machine, &candidate.model, outcome);
-            }
-            self.metrics.retries.get_or_create(&ReasonLabel { reason: failure.word() }).inc();
-            let round = &mut course.round;
-            match failure {
-                // The answer in hand is better than an error.
-                Failure::Client(_) if empty.is_some() => break,
-                Failure::Late(_) if empty.is_some() && !head.stream => break,
-                Failure::Client(error) => return Err(Exhausted::Error(error)),
-                Failure::NoSuchPath(error) => course.beyond = Some(error),
-                Failure::Beyond { least_context, error } => {
-                    let wanted = Arc::make_mut(&mut course.wanted);
-                    wanted.least_context = wanted.least_context.max(least_context);
-                    let least = wanted.least_context;
-                    ranked.retain(|other| other.context.is_none_or(|context| context >= least));
-                    course.beyond = Some(error);
-                }
-                Failure::Loading => {
-                    round.loading = Some((candidate.machine.clone(), candidate.model.clone()));
-                }
-                Failure::Late(limit) if !head.stream => {
-                    let message = format!("the answer was not complete within {} s", limit.as_secs());
-                    let error = ApiError::mesh(StatusCode::GATEWAY_TIMEOUT, "answer_too_late", message);
-                    return Err(Exhausted::Error(Box::new(error)));
-                }
-                Failure::Link(_) => round.broken = true,
-                Failure::Replica(_)
-                | Failure::Busy(_)
-                | Failure::Resting(..)
-                | Failure::Late(_)
-                | Failure::Empty(_) => (round.broken, round.costs) = (true, true),
-            }
-        }
-        if let Some((attempt, candidate, _)) = empty {
-            // Nobody does better: the client decides what an empty answer is worth.
-            let claim = self.in_flight.claim_next(&candidate, self.clock, course.wanted.trace());
-            ticket.attempt(&candidate, "its empty answer is all there is".into());
-            ticket.first_content();
-            return Ok((attempt, candidate, claim));
-        }
-        if course.round.loading.is_some() {
-            return Err(Exhausted::Loading);
-        }
-        Err(Exhausted::Error(Box::new(course.verdict(ticket))))
-    }
-
-    /// One try on one node. With another node at hand, it ends as soon as this one is in doubt: a machine
-    /// that was switched off sends nothing, and QUIC alone would wait for four seconds.
-    async fn attempt(
-        &self,
-        incoming: &Incoming,
-        head: &Head,
-        candidate: &Candidate,
-        others: bool,
-        ticket: &mut Ticket,
-    ) -> Result<Attempt, Failure> {
-        let link = self
-            .links
-            .get(&candidate.machine)
-            .ok_or_else(|| Failure::Link("there is no data link".into()))?;
-        let opened = self.open(link, incoming, head, candidate, ticket);
-        let limit = self.settings.answer_wait * if head.stream { 1 } else { WHOLE_ANSWER };
-        tokio::select! {
-            opened = opened => opened,
-            () = self.in_doubt(&candidate.machine), if others => {
-                Err(Failure::Link("its control stream was lost".into()))
-            }
-            () = tokio::time::sleep(limit) => Err(Failure::Late(limit)),
-        }
-    }
-
-    /// Completes when a machine that is alive now is so no longer.
-    async fn in_doubt(&self, machine: &MachineId) {
-        let mut snapshots = self.fleet.snapshots();
-        let alive = |snapshot: &Snapshot| {
-            snapshot.view.machine(machine).is_some_and(|view| view.liveness == Liveness::Alive)
-        };
-        let was_alive = alive(&snapshots.borrow_and_update());
-        if !was_alive || snapshots.wait_for(|snapshot| !alive(snapshot)).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
     fn brakes(&self) -> MutexGuard<'_, Brakes> {
         // Counts are valid after any panic.
         self.brakes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -595,16 +421,6 @@ fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
         head.model = named.to_owned();
     }
     Ok(head)
-}
-
-/// No node of a decision gave content.
-enum Exhausted {
-    /// And waiting does not help.
-    Error(Box<ApiError>),
-    /// But one is loading the model.
-    Loading,
-    /// But there are others, whose slots are all taken.
-    Full,
 }
 
 /// Who sends what, for noticing clients that repeat themselves.

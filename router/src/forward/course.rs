@@ -1,15 +1,18 @@
 //! Where a request stands between attempts, and what its client is told at the end of all of them.
 
+use super::Incoming;
 use super::ticket::Ticket;
 use super::waiting_room::{Progress, Stay};
 use super::wanted::Wanted;
-use super::{ATTEMPTS, Incoming};
 use crate::http::head::Head;
 use crate::http::reply::ApiError;
 use http::StatusCode;
 use mesh_core::fleet::ReplicaKey;
 use mesh_core::id::{MachineId, ModelId};
 use std::sync::Arc;
+
+/// Nodes that are tried for one request: the first and two others.
+pub(super) const ATTEMPTS: usize = 3;
 
 /// Where a request stands between attempts.
 pub(super) struct Course<'a> {
