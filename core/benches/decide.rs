@@ -1,5 +1,6 @@
 //! How long a decision takes: at ten machines (at most 5 µs) and at ten thousand replicas of one model (at most 100 µs),
-//! with requests in flight on all of them, a hashed prompt and every speed known. Processor time, not time on the wall.
+//! with a hashed prompt and every speed known: with as many requests as machines, each where it was decided to go, and
+//! (`busy`) with one more on every replica. Processor time, not time on the wall.
 //!
 //! `cargo bench -p mesh-core --bench decide`
 
@@ -10,7 +11,7 @@ use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Engine, EngineKind, EngineState, Replica, ReplicaState, Report};
 use mesh_core::mode::Purpose;
 use mesh_core::prefix::Block;
-use mesh_core::routing::{Load, Request, decide};
+use mesh_core::routing::{Candidate, Load, Request, decide};
 use mesh_core::speed::{Lesson, Timing};
 use mesh_core::units::Moment;
 use std::hint::black_box;
@@ -121,13 +122,29 @@ fn decision(criterion: &mut Criterion<CpuTime>) {
             let mut stake = load.claim(&decision.ranked[0], NOW);
             load.first_content(&mut stake, &prefix, Some(dice), NOW);
         }
-        let mut dice = 0;
-        criterion.bench_function(&format!("decide/{machines}"), |bencher| {
-            bencher.iter(|| {
-                dice += 1;
-                black_box(decide(&view, &load, black_box(&request), NOW, dice))
+        let mut measure = |name: &str, load: &Load| {
+            let mut dice = 0;
+            criterion.bench_function(&format!("decide/{machines}{name}"), |bencher| {
+                bencher.iter(|| {
+                    dice += 1;
+                    black_box(decide(&view, load, black_box(&request), NOW, dice))
+                });
             });
-        });
+        };
+        measure("", &load);
+        for serving in &view.servings(&model).expect("all have it").list {
+            let machine = view.machines[serving.machine as usize].id.clone();
+            load.claim(
+                &Candidate {
+                    cache: serving.cache(),
+                    cache_tokens: serving.cache_tokens,
+                    prompt_tokens: 2_000,
+                    ..Candidate::new(machine, model.clone())
+                },
+                NOW,
+            );
+        }
+        measure("/busy", &load);
     }
 }
 

@@ -4,10 +4,13 @@
 //! [`Fleet::observe`].
 //! Output: [`Fleet::view`], and [`Fleet::next_change`] says when it changes by the passing of time alone.
 
+mod floor;
 mod serving;
 
+pub use floor::Sure;
 pub use serving::{Answers, Doubt, Rates, ReplicaKey, Serving, Servings, model_number};
 
+pub(crate) use floor::{Floor, kv_pressure};
 pub(crate) use serving::mixed;
 
 use crate::health::{Breaker, Liveness, Pulse};

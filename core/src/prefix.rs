@@ -128,14 +128,19 @@ impl PrefixTable {
     /// that clock.
     #[must_use]
     pub fn held(&self, chain: &[Block], now: Moment, still: impl Fn(CacheId, Clock) -> bool) -> Vec<Held> {
-        let (mut held, second) = (Vec::<Held>::new(), seconds(now));
-        for block in chain {
-            let Some(entry) = self.find(block.hash.max(1), second) else { break };
-            let known = entry.holders.iter().filter(|holder| holder.cache != CacheId::default());
-            for holder in known.filter(|holder| still(holder.cache, holder.clock)) {
-                match held.binary_search_by(|known| known.cache.cmp(&holder.cache)) {
-                    Ok(at) => held[at].tokens = block.tokens,
-                    Err(at) => held.insert(at, Held { cache: holder.cache, tokens: block.tokens }),
+        let second = seconds(now);
+        let known =
+            chain.iter().map_while(|block| Some((self.find(block.hash.max(1), second)?, block.tokens)));
+        let mut starts = Vec::with_capacity(chain.len());
+        starts.extend(known);
+        let mut held = Vec::<Held>::new();
+        // The longest first: a cache that is found has nothing more to tell.
+        for (entry, tokens) in starts.into_iter().rev() {
+            for holder in entry.holders.iter().filter(|holder| holder.cache != CacheId::default()) {
+                if let Err(at) = held.binary_search_by(|known| known.cache.cmp(&holder.cache))
+                    && still(holder.cache, holder.clock)
+                {
+                    held.insert(at, Held { cache: holder.cache, tokens });
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! seconds where every speed is known, else the fewest uncached tokens for the load (LMetric). A session stays where it
 //! was unless another replica is clearly better.
 
+mod best;
 mod cost;
 mod load;
 mod policy;
@@ -23,7 +24,8 @@ use crate::mode::Purpose;
 use crate::prefix::{Block, CacheId};
 use crate::speed::Predicted;
 use crate::units::Moment;
-use scan::{Found, Scan, Scored};
+use best::{Rivals, Scored};
+use scan::{Found, Scan};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -248,37 +250,18 @@ pub fn decide(
     dice: u64,
 ) -> Result<Decision, Refusal> {
     let scan = Scan::new(view, load, request, now, dice);
-    let Found { mut feasible, turned, any_free } = scan.run();
-    if feasible.is_empty() {
+    let Found { mut best, mut unranked, feasible, rivals, turned, any_free } = scan.run();
+    if feasible == 0 {
         let rejected = scan.reasons(turned, usize::MAX);
         let loading = rejected.iter().any(|rejection| rejection.why == Why::Loading);
         return Err(Refusal { rejected, loading });
     }
-    request.policy.score(&mut feasible, &scan);
-    let mut ranked = best_of(&feasible);
-    let pick = pick(&scan, &feasible, &mut ranked);
-    let ranked = explained(&scan, &feasible, &ranked, pick);
-    Ok(Decision { ranked, rejected: scan.reasons(turned, LISTED), feasible: feasible.len(), any_free })
-}
-
-/// The best [`LISTED`] in their order, without sorting the rest.
-fn best_of(feasible: &[Scored]) -> Vec<Scored> {
-    let mut best: Vec<Scored> = Vec::with_capacity(LISTED.min(feasible.len()) + 1);
-    for one in feasible {
-        if best.len() == LISTED
-            && best.last().is_some_and(|last| {
-                one.group > last.group
-                    || one.group == last.group && one.cost > last.cost
-                    || last.order(one).is_le()
-            })
-        {
-            continue;
-        }
-        let at = best.partition_point(|better| better.order(one).is_le());
-        best.insert(at, *one);
-        best.truncate(LISTED);
-    }
-    best
+    request.policy.score(&mut unranked, &scan);
+    unranked.into_iter().for_each(|one| best.offer(one));
+    let mut ranked = best.into_ranked();
+    let pick = pick(&scan, feasible, &mut ranked);
+    let ranked = explained(&scan, feasible, rivals, &ranked, pick);
+    Ok(Decision { ranked, rejected: scan.reasons(turned, LISTED), feasible, any_free })
 }
 
 /// How the first of a ranking became the first.
@@ -293,7 +276,7 @@ enum Pick {
 }
 
 /// Moves the session's own replica, or now and then one to be measured, to the front.
-fn pick(scan: &Scan<'_>, feasible: &[Scored], ranked: &mut Vec<Scored>) -> Pick {
+fn pick<'a>(scan: &Scan<'a>, feasible: usize, ranked: &mut Vec<Scored<'a>>) -> Pick {
     let Some(best) = ranked.first().copied() else { return Pick::Cost };
     if !scan.request.policy.weighs() {
         return Pick::Cost;
@@ -301,16 +284,16 @@ fn pick(scan: &Scan<'_>, feasible: &[Scored], ranked: &mut Vec<Scored>) -> Pick 
     let model = model_number(scan.model(&best).0);
     let kept = scan.request.session.and_then(|session| scan.load.session(session, model, scan.now));
     if let Some(kept) = kept
-        && scan.key(&best) != kept
-        && let Some(one) = scan.found(feasible, &best, kept).filter(|one| one.group == best.group)
-        && stays(scan, one, &best)
+        && best.serving.key != kept
+        && let Some(one) = scan.found(&best, kept).filter(|one| one.group == best.group)
+        && stays(scan, &one, &best)
     {
-        ranked.retain(|other| scan.key(other) != kept || other.group != best.group);
-        ranked.insert(0, *one);
+        ranked.retain(|other| other.serving.key != kept || other.group != best.group);
+        ranked.insert(0, one);
         ranked.truncate(LISTED);
         return Pick::Session;
     }
-    if kept == Some(scan.key(&best)) && feasible.len() > 1 {
+    if kept == Some(best.serving.key) && feasible > 1 {
         return Pick::Session;
     }
     if best.is_doubted()
@@ -319,7 +302,7 @@ fn pick(scan: &Scan<'_>, feasible: &[Scored], ranked: &mut Vec<Scored>) -> Pick 
     {
         return Pick::Cost;
     }
-    let is_stale = |one: &Scored| {
+    let is_stale = |one: &Scored<'_>| {
         let history = scan.machine(one).history.get(scan.model(one).0);
         let measured = history.and_then(|history| history.speed.measured_at());
         measured.is_none_or(|at| scan.now.since(at) > STALE)
@@ -337,19 +320,22 @@ fn pick(scan: &Scan<'_>, feasible: &[Scored], ranked: &mut Vec<Scored>) -> Pick 
 }
 
 /// Whether a session stays on `kept` although `best` is better.
-fn stays(scan: &Scan<'_>, kept: &Scored, best: &Scored) -> bool {
+fn stays(scan: &Scan<'_>, kept: &Scored<'_>, best: &Scored<'_>) -> bool {
     if scan.by_seconds(scan.servings(best)) {
         return kept.cost - best.cost <= (SESSION_PART * best.cost).max(SESSION_S);
     }
-    kept.in_flight < scan.serving(kept).slots || kept.cost <= best.cost * (1.0 + SESSION_PART)
+    kept.in_flight() < kept.serving.slots || kept.cost <= best.cost * (1.0 + SESSION_PART)
 }
 
-fn explained(scan: &Scan<'_>, feasible: &[Scored], ranked: &[Scored], pick: Pick) -> Vec<Candidate> {
+fn explained(
+    scan: &Scan<'_>,
+    feasible: usize,
+    rivals: Rivals,
+    ranked: &[Scored<'_>],
+    pick: Pick,
+) -> Vec<Candidate> {
     let Some(best) = ranked.first() else { return Vec::new() };
-    // Only replicas of the same model and health were compared by cost.
-    let rivals = || feasible.iter().filter(|one| one.model_group() == best.model_group());
-    let of = rivals().count();
-    let meet = rivals().filter(|one| !one.misses_target()).count();
+    let Rivals { of, meet, .. } = rivals;
     let by_seconds = scan.by_seconds(scan.servings(best));
     let chosen = |candidate: &Candidate| {
         let (model_mode, policy) = (scan.model(best).1, scan.request.policy);
@@ -359,7 +345,7 @@ fn explained(scan: &Scan<'_>, feasible: &[Scored], ranked: &[Scored], pick: Pick
         match model_mode {
             Some(mode) if Some(mode) != scan.request.mode => return Why::Fallback(mode.clone()),
             None if scan.request.mode.is_some() => return Why::OnlyCandidate,
-            _ if feasible.len() == 1 => return Why::OnlyCandidate,
+            _ if feasible == 1 => return Why::OnlyCandidate,
             _ => {}
         }
         match (pick, candidate.predicted_s) {
@@ -384,7 +370,7 @@ fn explained(scan: &Scan<'_>, feasible: &[Scored], ranked: &[Scored], pick: Pick
             },
         }
     };
-    let behind = |one: &Scored| match scan.doubt(one) {
+    let behind = |one: &Scored<'_>| match scan.doubt(one) {
         Some(doubt) if !best.is_doubted() => doubt,
         _ if one.model_group() != best.model_group() => "the mode prefers another model",
         _ if one.misses_target() && !best.misses_target() => "misses the target",
@@ -402,21 +388,21 @@ fn explained(scan: &Scan<'_>, feasible: &[Scored], ranked: &[Scored], pick: Pick
     candidates.collect()
 }
 
-fn candidate(scan: &Scan<'_>, scored: &Scored) -> Candidate {
-    let serving = scan.serving(scored);
-    let cost = scan.cost(scored, serving, scan.track(scored));
+fn candidate(scan: &Scan<'_>, scored: &Scored<'_>) -> Candidate {
+    let serving = scored.serving;
+    let cost = scan.cost(scored);
     Candidate {
         machine: scan.machine(scored).id.clone(),
         model: scan.model(scored).0.clone(),
         key: serving.key,
         cache: serving.cache(),
         cache_tokens: serving.cache_tokens,
-        in_flight: scored.in_flight,
+        in_flight: scored.in_flight(),
         slots: serving.told_slots,
         context: serving.context,
         prompt_tokens: scan.request.prompt_tokens,
         cached_tokens: (scored.cached as u64).min(scan.request.prompt_tokens),
-        believed_tokens: scan.believed(scored),
+        believed_tokens: u64::from(scored.believed),
         is_cold: serving.is_cold,
         is_doubted: scored.is_doubted(),
         predicted_s: cost.map(|cost| cost.total()),

@@ -1,6 +1,7 @@
 //! The replicas of each model as decisions read them: flat, in one list for each model, made anew with each snapshot
 //! and off the request path, so that a decision neither searches nor compares names.
 
+use super::floor::{Floor, Sure};
 use super::{DataPath, MachineView};
 use crate::health::Liveness;
 use crate::id::{MachineId, ModeName, ModelId};
@@ -72,7 +73,7 @@ pub struct Rates {
     pub bias: f32,
 }
 
-/// One replica. Small, for a decision reads all of them: ten thousand are 1 MB.
+/// One replica. A decision reads those that may be among the best: of the others their [`Floor`] is enough.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Serving {
     /// Its number.
@@ -83,8 +84,8 @@ pub struct Serving {
     pub machine: u32,
     /// Whether it takes requests at all.
     pub is_open: bool,
-    /// It takes any chat that fits its context, without a doubt.
-    pub is_plain: bool,
+    /// What it does without a doubt.
+    pub sure: Sure,
     /// Why it is asked only when nobody else can, if so.
     pub doubt: Option<Doubt>,
     /// Its model is not in memory: the engine will load it for the request.
@@ -158,10 +159,14 @@ impl Doubt {
 pub struct Servings {
     /// Sorted by key.
     pub list: Vec<Serving>,
+    /// The least that each of them costs, in the same order.
+    pub(crate) floors: Vec<Floor>,
     /// How many take requests.
     pub open: usize,
     /// Whether the speeds of all that should serve are known.
     pub all_measured: bool,
+    /// Whether one speed is known.
+    pub any_measured: bool,
     /// Tokens of a typical answer, by mode.
     answers: BTreeMap<Option<ModeName>, f64>,
 }
@@ -212,6 +217,9 @@ pub(super) fn index(machines: &[MachineView], answers: &Answers) -> BTreeMap<Mod
             .iter()
             .filter(|serving| if any_sure { sure(serving) } else { serving.is_open })
             .all(|serving| serving.rates.is_some());
+        servings.any_measured = servings.list.iter().any(|serving| serving.rates.is_some());
+        servings.floors =
+            servings.list.iter().map(|serving| Floor::of(serving, servings.all_measured)).collect();
     }
     index
 }
@@ -259,7 +267,7 @@ fn serving(machine: &MachineView, model: &ModelId, at: u32) -> Option<Serving> {
         load: history.load,
         machine: at,
         is_open,
-        is_plain: is_open && doubt.is_none() && replica.abilities.chat != Some(false),
+        sure: if is_open && doubt.is_none() { Sure::of(&replica.abilities) } else { Sure::default() },
         doubt,
         is_cold: !loaded,
         abilities: replica.abilities,

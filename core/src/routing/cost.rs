@@ -13,14 +13,9 @@
 
 use super::Term;
 use super::load::Track;
-use crate::fleet::{Rates, Serving};
+use crate::fleet::{Floor, Rates, Serving, kv_pressure};
 use crate::speed::Predicted;
 use crate::units::Moment;
-
-/// Seconds of pressure at a half-full KV cache; it grows without bound towards a full one.
-const KV_WEIGHT: f64 = 0.15;
-/// A cache that says it is full is taken as this full.
-const KV_FULL: f64 = 0.99;
 
 /// The parts of a cost, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,35 +34,39 @@ pub(super) struct Cost {
     step: f64,
 }
 
-/// What candidates are compared by: [`Cost::total`] with few steps, for it is computed for every replica.
+/// What candidates are compared by: [`Cost::total`] with few steps, for it is computed for many replicas.
 pub(super) fn total(
     serving: &Serving,
-    rates: &Rates,
+    floor: &Floor,
     track: Option<&Track>,
     uncached: f64,
     answer: f64,
     now: Moment,
 ) -> f64 {
-    let factor = f64::from(rates.bias) * f64::from(serving.heat);
-    let fixed =
-        f64::from(serving.rtt_s) + f64::from(serving.load_s) + serving.kv_used.map_or(0.0, kv_pressure);
-    let (base, each, prefill_s) =
-        (f64::from(rates.decode.0), f64::from(rates.decode.1), f64::from(rates.prefill_s));
-    let Some(track) = track else {
-        return (fixed + uncached * prefill_s + answer * (base + each)) * factor;
-    };
-    let (out, slots) = (f64::from(track.in_flight), f64::from(serving.slots));
-    let step = base + each * (out + 1.0).min(slots);
-    let over = out + 1.0 - slots;
-    let turns = if over > 0.0 { 1.0 + over / slots } else { 1.0 };
+    let Some(track) = track else { return floor.cost(uncached, answer) };
     let evicted = track.evicted(uncached, serving.cache_tokens, serving.load, now);
-    let tokens = f64::from(track.unread) + evicted + uncached * (1.0 + out);
-    (fixed + tokens * prefill_s + answer * step * turns) * factor
+    let line = Line { slots: serving.slots, out: track.in_flight, unread: track.unread, evicted };
+    line.cost(floor, uncached, answer)
 }
 
-fn kv_pressure(used: f32) -> f64 {
-    let used = f64::from(used).clamp(0.0, KV_FULL);
-    KV_WEIGHT * used / (1.0 - used)
+/// What stands before a request on a replica, and what it pushes out.
+pub(super) struct Line {
+    pub(super) slots: u32,
+    pub(super) out: u32,
+    pub(super) unread: u32,
+    pub(super) evicted: f64,
+}
+
+impl Line {
+    /// Never below the floor's own cost, and never falling with more evicted, not even by rounding: each step grows.
+    pub(super) fn cost(&self, floor: &Floor, uncached: f64, answer: f64) -> f64 {
+        let (out, slots) = (f64::from(self.out), f64::from(self.slots));
+        let step = f64::from(floor.base) + f64::from(floor.each) * (out + 1.0).min(slots);
+        let over = out + 1.0 - slots;
+        let turns = if over > 0.0 { 1.0 + over / slots } else { 1.0 };
+        let tokens = f64::from(self.unread) + self.evicted + uncached * (1.0 + out);
+        (floor.fixed + tokens * f64::from(floor.prompt) + answer * step * turns) * floor.factor
+    }
 }
 
 impl Cost {
@@ -97,7 +96,7 @@ impl Cost {
             decode: answer * step,
             eviction: evicted * prefill_s,
             interference: f64::from(out) * uncached * prefill_s,
-            kv: serving.kv_used.map_or(0.0, kv_pressure),
+            kv: kv_pressure(serving.kv_used),
             bias: f64::from(rates.bias),
             heat: f64::from(serving.heat),
             step,
@@ -152,8 +151,9 @@ impl Cost {
             ("bias", sum * (self.bias - 1.0)),
             ("heat", sum * self.bias * (self.heat - 1.0)),
         ];
-        let mut terms = Vec::with_capacity(all.len());
-        terms.extend(all.into_iter().filter(|(_, seconds)| *seconds != 0.0));
+        let is_there = |term: &Term| term.1 != 0.0;
+        let mut terms = Vec::with_capacity(all.iter().filter(|term| is_there(term)).count());
+        terms.extend(all.into_iter().filter(is_there));
         terms
     }
 }

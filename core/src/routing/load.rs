@@ -224,7 +224,7 @@ impl Load {
         Walk { rest: &self.tracks }
     }
 
-    fn find(&self, key: ReplicaKey) -> Option<&Track> {
+    pub(super) fn find(&self, key: ReplicaKey) -> Option<&Track> {
         self.tracks.binary_search_by_key(&key, |track| track.key).ok().map(|at| &self.tracks[at])
     }
 
@@ -256,16 +256,21 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// The track of `key`, which is above all that were asked for before.
+    /// The track of `key`, which is not below any that was asked for before.
     pub(super) fn find(&mut self, key: ReplicaKey) -> Option<&'a Track> {
+        let is_below = |track: Option<&Track>| track.is_some_and(|track| track.key < key);
         // Mostly the very next one.
-        if let Some((first, rest)) = self.rest.split_first()
-            && first.key == key
-        {
-            self.rest = rest;
-            return Some(first);
+        if is_below(self.rest.first()) {
+            self.rest = &self.rest[1..];
+            if is_below(self.rest.first()) {
+                self.leap(key);
+            }
         }
-        // Steps that double: near keys are found at once, far ones in the logarithm of their distance.
+        self.rest.first().filter(|track| track.key == key)
+    }
+
+    /// Steps that double: near keys are found at once, far ones in the logarithm of their distance.
+    fn leap(&mut self, key: ReplicaKey) {
         let mut step = 1;
         while self.rest.get(step).is_some_and(|track| track.key <= key) {
             self.rest = &self.rest[step..];
@@ -274,6 +279,5 @@ impl<'a> Walk<'a> {
         let window = &self.rest[..self.rest.len().min(step)];
         let at = window.partition_point(|track| track.key < key);
         self.rest = &self.rest[at..];
-        self.rest.first().filter(|track| track.key == key)
     }
 }

@@ -1,6 +1,7 @@
 //! How candidates are compared: in seconds, or by one of the known policies that the mesh is measured against.
 
-use super::scan::{Scan, Scored};
+use super::best::Scored;
+use super::scan::Scan;
 use crate::fleet::mixed;
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +89,7 @@ impl Policy {
     }
 
     /// Gives every candidate the cost that this policy sees. Ties are broken by their dice.
-    pub(super) fn score(self, scored: &mut [Scored], scan: &Scan<'_>) {
+    pub(super) fn score(self, scored: &mut [Scored<'_>], scan: &Scan<'_>) {
         match self {
             // Done while scanning.
             Self::Seconds | Self::Lmetric => {}
@@ -99,7 +100,7 @@ impl Policy {
                     one.cost = ((at as u64 + of - scan.load.turn % of.max(1)) % of.max(1)) as f64;
                 }
             }
-            Self::LeastOutstanding => scored.iter_mut().for_each(|one| one.cost = f64::from(one.in_flight)),
+            Self::LeastOutstanding => scored.iter_mut().for_each(|one| one.cost = f64::from(one.in_flight())),
             Self::PowerOfTwo => {
                 let of = scored.len();
                 for one in scored.iter_mut() {
@@ -111,7 +112,7 @@ impl Policy {
                     let first = scored.iter().filter(|one| one.group == best).count().max(1);
                     let pick = usize::try_from(draw % first as u64).unwrap_or(0).min(of.saturating_sub(1));
                     if let Some(one) = scored.iter_mut().filter(|one| one.group == best).nth(pick) {
-                        one.cost = f64::from(one.in_flight);
+                        one.cost = f64::from(one.in_flight());
                     }
                 }
             }
@@ -120,13 +121,14 @@ impl Policy {
                     scan.request.session.or_else(|| scan.request.prefix.first().map(|block| block.hash));
                 for one in scored.iter_mut() {
                     // The highest draw wins, so that a machine that leaves moves only its own sessions.
-                    let draw = name.map_or(u64::from(one.roll), |name| mixed(name ^ scan.key(one).number()));
+                    let draw =
+                        name.map_or(u64::from(one.roll), |name| mixed(name ^ one.serving.key.number()));
                     one.cost = -(draw as f64);
                 }
             }
             Self::CacheAware => {
                 let (least, most) = scored.iter().fold((u32::MAX, 0), |(least, most), one| {
-                    (least.min(one.in_flight), most.max(one.in_flight))
+                    (least.min(one.in_flight()), most.max(one.in_flight()))
                 });
                 let apart = most.saturating_sub(least) > CACHE_AWARE_APART
                     && f64::from(most) > CACHE_AWARE_FACTOR * f64::from(least);
@@ -134,18 +136,21 @@ impl Policy {
                 let longest = scored.iter().map(|one| one.cached).fold(0.0, f64::max);
                 for one in scored.iter_mut() {
                     one.cost = if apart {
-                        f64::from(one.in_flight)
+                        f64::from(one.in_flight())
                     } else if longest / prompt > CACHE_AWARE_MATCH {
                         -one.cached
                     } else {
                         // The smallest tree: the cache that has been given least.
-                        scan.written(one)
+                        one.track.map_or(0.0, |track| track.written as f64)
                     };
                 }
             }
             Self::Dynamo => {
                 for one in scored.iter_mut() {
-                    let (unread, active) = scan.tokens_there(one);
+                    // Uncached prompt tokens that wait there, and prompt tokens of all requests there.
+                    let (unread, active) = one
+                        .track
+                        .map_or((0.0, 0.0), |track| (f64::from(track.unread), f64::from(track.active)));
                     let uncached = scan.request.prompt_tokens as f64 - one.cached;
                     one.cost = DYNAMO_OVERLAP * (unread + uncached) / DYNAMO_BLOCK + active / DYNAMO_BLOCK;
                 }

@@ -1,65 +1,19 @@
 //! The pass over all replicas of the models that may answer: who can serve, at which cost, and who cannot.
 
-use super::cost::{self, Cost};
-use super::load::{Load, Track};
-use super::{Needs, Policy, Rejection, Request, Slo, Why};
-use crate::fleet::{Doubt, FleetView, MachineView, ReplicaKey, Serving, Servings};
+use super::best::{Best, Rivals, Scored};
+use super::cost::{self, Cost, Line};
+use super::load::{Load, Track, Walk};
+use super::{LISTED, Needs, Policy, Rejection, Request, Slo, Why};
+use crate::fleet::{Doubt, FleetView, Floor, MachineView, ReplicaKey, Serving, Servings, Sure};
 use crate::health::Liveness;
 use crate::id::ModelId;
 use crate::machine::{EngineState, ReplicaHealth, ReplicaState, ThermalState};
 use crate::mode::Purpose;
+use crate::prefix::{CacheId, Held};
 use crate::units::Moment;
-use std::collections::BTreeSet;
 
 /// A prompt is counted by its bytes. Over so many times the context even a count that is half too high does not fit.
 const SURELY_LONG: f64 = 1.5;
-
-/// A replica that can serve. Lower groups come first, whatever the cost.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Scored {
-    pub(super) group: u32,
-    pub(super) cost: f64,
-    /// Breaks ties.
-    pub(super) roll: u32,
-    pub(super) in_flight: u32,
-    /// Tokens of the prompt that its cache holds.
-    pub(super) cached: f64,
-    /// The same before experience takes off.
-    believed: u32,
-    preference: u16,
-    at: u32,
-}
-
-impl Scored {
-    /// Doubted, which model, and within it: misses the target, awaits its first answer.
-    fn group(is_doubted: bool, preference: u16, misses: bool, awaits: bool) -> u32 {
-        u32::from(is_doubted) << 31 | u32::from(preference) << 2 | u32::from(misses) << 1 | u32::from(awaits)
-    }
-
-    /// The same without what stands within one model.
-    pub(super) fn model_group(self) -> u32 {
-        self.group >> 2
-    }
-
-    pub(super) fn misses_target(self) -> bool {
-        self.group & 2 != 0
-    }
-
-    pub(super) fn awaits_first_answer(self) -> bool {
-        self.group & 1 != 0
-    }
-
-    pub(super) fn is_doubted(self) -> bool {
-        self.group >> 31 != 0
-    }
-
-    pub(super) fn order(&self, other: &Self) -> std::cmp::Ordering {
-        self.group
-            .cmp(&other.group)
-            .then_with(|| self.cost.total_cmp(&other.cost))
-            .then_with(|| self.roll.cmp(&other.roll))
-    }
-}
 
 /// A replica that cannot serve.
 #[derive(Debug, Clone, Copy)]
@@ -88,16 +42,22 @@ pub(super) struct Scan<'a> {
     /// By preference; `None` = no machine has it.
     models: Vec<Option<&'a Servings>>,
     answers: Vec<f64>,
+    /// What each cache is believed to hold of the prompt, sorted by cache.
+    held: Vec<Held>,
     /// A time is asked for, and the policy knows times.
     has_target: bool,
-    /// Any model that chats will do.
-    is_plain: bool,
+    /// What the request asks of a replica.
+    asked: Sure,
 }
 
 /// What was found.
-#[derive(Default)]
-pub(super) struct Found {
-    pub(super) feasible: Vec<Scored>,
+pub(super) struct Found<'a> {
+    pub(super) best: Best<'a>,
+    /// All that can serve, where a policy compares them only when it has seen all; else none.
+    pub(super) unranked: Vec<Scored<'a>>,
+    /// How many can serve.
+    pub(super) feasible: usize,
+    pub(super) rivals: Rivals,
     pub(super) turned: Vec<Turned>,
     /// One that can serve has a free slot, or tells of no slots.
     pub(super) any_free: bool,
@@ -114,24 +74,41 @@ impl<'a> Scan<'a> {
         let models: Vec<_> = request.models.iter().map(|(model, _)| view.servings(model)).collect();
         let tokens = |servings: &Option<&Servings>| servings.map_or(0.0, |s| s.answer_tokens(request.mode));
         let answers = models.iter().map(tokens).collect();
+        let held = if request.policy.reads_prefixes() { load.held(request.prefix, now) } else { Vec::new() };
         let has_target = request.policy == Policy::Seconds && request.slo != Slo::default();
-        let is_plain = request.purpose == Purpose::Chat && request.needs == Needs::default();
-        Self { view, load, request, now, dice, models, answers, has_target, is_plain }
+        let Needs { tools, vision, fim } = request.needs;
+        let (chat, embed) = (request.purpose == Purpose::Chat, request.purpose == Purpose::Embed);
+        let asked = Sure::new(chat, embed, tools, vision, fim);
+        Self { view, load, request, now, dice, models, answers, held, has_target, asked }
     }
 
-    pub(super) fn run(&self) -> Found {
+    pub(super) fn run(&self) -> Found<'a> {
         let known = self.models.iter().flatten().map(|servings| servings.list.len()).sum();
-        let mut found = Found { feasible: Vec::with_capacity(known), ..Found::default() };
-        let held = if self.request.policy.reads_prefixes() {
-            self.load.held(self.request.prefix, self.now)
-        } else {
-            Vec::new()
+        let weighs = self.request.policy.weighs();
+        let mut found = Found {
+            best: Best::of(known),
+            unranked: Vec::with_capacity(if weighs { 0 } else { known }),
+            feasible: 0,
+            rivals: Rivals::default(),
+            turned: Vec::new(),
+            any_free: false,
         };
         for (preference, servings) in self.models.iter().enumerate() {
-            let Some(servings) = servings else { continue };
+            let Some(servings) = *servings else { continue };
             let preference = u16::try_from(preference).unwrap_or(u16::MAX);
-            let (mut tracks, mut held) = (self.load.walk(), held.as_slice());
-            for (at, serving) in servings.list.iter().enumerate() {
+            let mut bar = self.bar(servings, preference);
+            let (mut tracks, mut held) = (self.load.walk(), self.held.as_slice());
+            let (mut at, mut passed) = (0, 0);
+            loop {
+                if let Some(bar) = &mut bar {
+                    let over = self.passed_over(&servings.floors[at..], bar, &mut tracks, &found);
+                    at += over;
+                    passed += over;
+                }
+                let (Some(serving), Some(floor)) = (servings.list.get(at), servings.floors.get(at)) else {
+                    break;
+                };
+                at += 1;
                 let doubt = match self.admits(serving) {
                     Ok(doubt) => doubt,
                     Err(fault) => {
@@ -140,138 +117,175 @@ impl<'a> Scan<'a> {
                     }
                 };
                 let track = tracks.find(serving.key);
-                let cache = serving.cache();
-                while held.first().is_some_and(|one| one.cache < cache) {
-                    held = &held[1..];
+                let believed = believed(&mut held, serving.cache());
+                let one = self.scored(servings, preference, (serving, floor), track, believed, doubt);
+                found.any_free |= serving.told_slots.is_none_or(|slots| one.in_flight() < slots);
+                found.feasible += 1;
+                found.rivals.count(one.model_group(), 1, usize::from(!one.misses_target()));
+                if weighs {
+                    found.best.offer(one);
+                } else {
+                    found.unranked.push(one);
                 }
-                let believed = held.first().filter(|one| one.cache == cache).map_or(0, |one| one.tokens);
-                let in_flight = track.map_or(0, |track| track.in_flight);
-                found.any_free |= serving.told_slots.is_none_or(|slots| in_flight < slots);
-                // The key is mixed already: one step is dice enough.
-                let roll = (self.dice ^ serving.key.number()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let mut scored = Scored {
-                    group: 0,
-                    cost: 0.0,
-                    roll: u32::try_from(roll >> 32).unwrap_or(0),
-                    in_flight,
-                    cached: f64::from(believed) * track.map_or(1.0, |track| f64::from(track.trust)),
-                    believed,
-                    preference,
-                    at: u32::try_from(at).unwrap_or(u32::MAX),
-                };
-                let (misses, awaits) = self.weigh(&mut scored, servings, serving, track);
-                scored.group = Scored::group(doubt.is_some(), preference, misses, awaits);
-                found.feasible.push(scored);
             }
+            found.feasible += passed;
+            found.rivals.count(Scored::group(false, preference, false, false) >> 2, passed, passed);
         }
         found
     }
 
-    /// Sets the cost in seconds or by LMetric. Returns whether the target is missed, and whether the first answer of
-    /// an unmeasured replica is awaited.
-    fn weigh(
+    /// What replicas are passed over by; `None` where each has to be looked at: for a target, to count those that meet
+    /// it, for a policy that does not compare by the floors' unit, and in a list that is short anyway.
+    fn bar(&self, servings: &Servings, preference: u16) -> Option<Bar> {
+        if self.request.policy != Policy::Seconds || self.has_target || servings.list.len() <= LISTED {
+            return None;
+        }
+        let context = u64::from(self.request.least_context).max(self.request.prompt_tokens);
+        let context = u32::try_from(context).ok()?;
+        let held = self.held.iter().map(|one| one.cache.replica);
+        let mut singled: Vec<u32> =
+            held.chain(self.request.tried.iter().map(|replica| replica.upper())).collect();
+        // The last one first: they are taken from the end.
+        singled.sort_unstable_by(|one, other| other.cmp(one));
+        let group = Scored::group(false, preference, false, false);
+        let (prompt, answer) = (self.uncached(0.0), self.answers[usize::from(preference)]);
+        Some(Bar { context, prompt, answer, by_seconds: servings.all_measured, group, singled })
+    }
+
+    /// How many replicas at the start of `floors` can serve without a doubt and change nothing but counts, as far as
+    /// their floors and their tracks tell: they are none of the best, and not the first with a free slot.
+    fn passed_over(
         &self,
-        scored: &mut Scored,
+        floors: &[Floor],
+        bar: &mut Bar,
+        tracks: &mut Walk<'_>,
+        found: &Found<'_>,
+    ) -> usize {
+        let (Some(first), Some(last)) = (floors.first(), found.best.last()) else { return 0 };
+        while bar.singled.last().is_some_and(|replica| *replica < first.key.upper()) {
+            bar.singled.pop();
+        }
+        let until = bar.singled.last().map_or(u64::MAX, |replica| u64::from(*replica) << 32);
+        let (bar, any_free) = (&*bar, found.any_free);
+        if bar.group < last.group {
+            return 0;
+        }
+        let is_worse = |floor: &Floor, least: f64| {
+            bar.group > last.group
+                || least > last.cost
+                || least == last.cost && self.roll(floor.key) >= last.roll
+        };
+        let mut is_passed_over = |floor: &Floor| {
+            if !(floor.sure.covers(self.asked) && floor.context >= bar.context && floor.key.number() < until)
+            {
+                return false;
+            }
+            // Most need no track.
+            if any_free && is_worse(floor, floor.cost(bar.prompt, bar.answer)) {
+                return true;
+            }
+            let (Some(track), Some(slots)) = (tracks.find(floor.key), floor.slots) else { return false };
+            // LMetric does not know what waits.
+            let (out, unread) = (track.in_flight, if bar.by_seconds { track.unread } else { 0 });
+            let line = Line { slots: u32::from(slots.get()), out, unread, evicted: 0.0 };
+            (any_free || floor.is_full(out)) && is_worse(floor, line.cost(floor, bar.prompt, bar.answer))
+        };
+        floors.iter().position(|floor| !is_passed_over(floor)).unwrap_or(floors.len())
+    }
+
+    fn roll(&self, key: ReplicaKey) -> u32 {
+        // The key is mixed already: one step is dice enough.
+        let roll = (self.dice ^ key.number()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        u32::try_from(roll >> 32).unwrap_or(0)
+    }
+
+    fn scored(
+        &self,
         servings: &Servings,
-        serving: &Serving,
-        track: Option<&Track>,
-    ) -> (bool, bool) {
+        preference: u16,
+        (serving, floor): (&'a Serving, &Floor),
+        track: Option<&'a Track>,
+        believed: u32,
+        doubt: Option<Doubt>,
+    ) -> Scored<'a> {
+        let mut scored = Scored {
+            serving,
+            track,
+            group: 0,
+            cost: 0.0,
+            roll: self.roll(serving.key),
+            cached: f64::from(believed) * track.map_or(1.0, |track| f64::from(track.trust)),
+            believed,
+            preference,
+        };
         let by_seconds = self.by_seconds(servings);
+        let uncached = self.uncached(scored.cached);
         scored.cost = match &serving.rates {
-            Some(rates) if by_seconds => {
-                let answer = self.answers[usize::from(scored.preference)];
-                cost::total(serving, rates, track, self.uncached(scored), answer, self.now)
+            Some(_) if by_seconds => {
+                let answer = self.answers[usize::from(preference)];
+                cost::total(serving, floor, track, uncached, answer, self.now)
             }
             // Those with a doubt may be unmeasured where all others are not.
             None if by_seconds => f64::MAX,
             // Heat makes each request look longer: of two idle machines the cooler one comes first.
-            _ => self.uncached(scored) * (f64::from(scored.in_flight) + 1.0) * f64::from(serving.heat),
+            _ => uncached * (f64::from(scored.in_flight()) + 1.0) * f64::from(serving.heat),
         };
         let slo = &self.request.slo;
         // Of an unmeasured replica nobody can say that it misses anything.
         let misses = self.has_target
-            && self.cost(scored, serving, track).is_some_and(|cost| {
+            && self.cost(&scored).is_some_and(|cost| {
                 slo.ttft_s.is_some_and(|target| cost.ttft_s() > target)
                     || slo.tpot_s.is_some_and(|target| cost.token_s() > target)
             });
         // One request at a time goes to a replica of unknown speed while there are others: it may be very slow.
         let awaits = self.request.policy == Policy::Seconds
             && serving.rates.is_none()
-            && scored.in_flight > 0
-            && servings.list.iter().any(|other| other.rates.is_some());
-        (misses, awaits)
+            && scored.in_flight() > 0
+            && servings.any_measured;
+        scored.group = Scored::group(doubt.is_some(), preference, misses, awaits);
+        scored
     }
 
     pub(super) fn by_seconds(&self, servings: &Servings) -> bool {
         self.request.policy == Policy::Seconds && servings.all_measured
     }
 
-    pub(super) fn cost(&self, scored: &Scored, serving: &Serving, track: Option<&Track>) -> Option<Cost> {
+    pub(super) fn cost(&self, scored: &Scored<'_>) -> Option<Cost> {
         let answer = self.answers[usize::from(scored.preference)];
-        let rates = serving.rates.as_ref()?;
-        Some(Cost::of(serving, rates, track, self.uncached(scored), answer, self.now))
+        let (serving, rates) = (scored.serving, scored.serving.rates.as_ref()?);
+        Some(Cost::of(serving, rates, scored.track, self.uncached(scored.cached), answer, self.now))
     }
 
-    pub(super) fn uncached(&self, scored: &Scored) -> f64 {
-        (self.request.prompt_tokens as f64 - scored.cached).max(1.0)
+    fn uncached(&self, cached: f64) -> f64 {
+        (self.request.prompt_tokens as f64 - cached).max(1.0)
     }
 
-    pub(super) fn servings(&self, scored: &Scored) -> &'a Servings {
+    pub(super) fn servings(&self, scored: &Scored<'_>) -> &'a Servings {
         self.models[usize::from(scored.preference)].expect("it was found in this list")
     }
 
-    pub(super) fn serving(&self, scored: &Scored) -> &'a Serving {
-        &self.servings(scored).list[scored.at as usize]
-    }
-
-    pub(super) fn machine(&self, scored: &Scored) -> &'a MachineView {
-        &self.view.machines[self.serving(scored).machine as usize]
+    pub(super) fn machine(&self, scored: &Scored<'_>) -> &'a MachineView {
+        &self.view.machines[scored.serving.machine as usize]
     }
 
     /// The model, and the mode it comes from.
-    pub(super) fn model(&self, scored: &Scored) -> (&'a ModelId, Option<&'a crate::id::ModeName>) {
+    pub(super) fn model(&self, scored: &Scored<'_>) -> (&'a ModelId, Option<&'a crate::id::ModeName>) {
         self.request.models[usize::from(scored.preference)]
     }
 
-    pub(super) fn key(&self, scored: &Scored) -> ReplicaKey {
-        self.serving(scored).key
-    }
-
-    pub(super) fn believed(&self, scored: &Scored) -> u64 {
-        u64::from(scored.believed)
-    }
-
-    pub(super) fn track(&self, scored: &Scored) -> Option<&'a Track> {
-        self.load.walk().find(self.key(scored))
-    }
-
     /// The replica `key` of the same model as `like`, if it can serve.
-    pub(super) fn found<'b>(
-        &self,
-        feasible: &'b [Scored],
-        like: &Scored,
-        key: ReplicaKey,
-    ) -> Option<&'b Scored> {
-        // They were found in this order.
-        let at = self.servings(like).list.binary_search_by_key(&key, |serving| serving.key).ok()?;
-        let place = (like.preference, u32::try_from(at).unwrap_or(u32::MAX));
-        let at = feasible.binary_search_by_key(&place, |one| (one.preference, one.at)).ok()?;
-        feasible.get(at)
-    }
-
-    /// Uncached prompt tokens that wait there, and prompt tokens of all requests there.
-    pub(super) fn tokens_there(&self, scored: &Scored) -> (f64, f64) {
-        self.track(scored).map_or((0.0, 0.0), |track| (f64::from(track.unread), f64::from(track.active)))
-    }
-
-    /// Tokens that its cache was given.
-    pub(super) fn written(&self, scored: &Scored) -> f64 {
-        self.track(scored).map_or(0.0, |track| track.written as f64)
+    pub(super) fn found(&self, like: &Scored<'_>, key: ReplicaKey) -> Option<Scored<'a>> {
+        let servings = self.servings(like);
+        let at = servings.list.binary_search_by_key(&key, |serving| serving.key).ok()?;
+        let (serving, floor) = (&servings.list[at], &servings.floors[at]);
+        let doubt = self.admits(serving).ok()?;
+        let believed = believed(&mut self.held.as_slice(), serving.cache());
+        Some(self.scored(servings, like.preference, (serving, floor), self.load.find(key), believed, doubt))
     }
 
     /// Why a replica that can serve is asked only when nobody else can, if so.
-    pub(super) fn doubt(&self, scored: &Scored) -> Option<&'static str> {
-        self.admits(self.serving(scored)).unwrap_or(None).map(Doubt::text)
+    pub(super) fn doubt(&self, scored: &Scored<'_>) -> Option<&'static str> {
+        self.admits(scored.serving).unwrap_or(None).map(Doubt::text)
     }
 
     fn admits(&self, serving: &Serving) -> Result<Option<Doubt>, Fault> {
@@ -284,7 +298,7 @@ impl<'a> Scan<'a> {
         let fits = |context: u32| {
             context >= self.request.least_context && u64::from(context) >= self.request.prompt_tokens
         };
-        if self.is_plain && serving.is_plain && serving.context.is_none_or(fits) {
+        if serving.sure.covers(self.asked) && serving.context.is_none_or(fits) {
             return Ok(None);
         }
         let (able, needs) = (&serving.abilities, &self.request.needs);
@@ -349,11 +363,13 @@ impl<'a> Scan<'a> {
                 .push((one.machine, Rejection { machine: machine.id.clone(), model: model.cloned(), why }));
         }
         if self.view.machines.len() <= limit {
-            let lists = self.models.iter().flatten();
-            let have: BTreeSet<u32> = lists.flat_map(|s| &s.list).map(|serving| serving.machine).collect();
+            let mut lacks = vec![true; self.view.machines.len()];
+            for serving in self.models.iter().flatten().flat_map(|servings| &servings.list) {
+                lacks[serving.machine as usize] = false;
+            }
             for (at, machine) in self.view.machines.iter().enumerate() {
-                let at = u32::try_from(at).unwrap_or(u32::MAX);
-                if !have.contains(&at) {
+                if lacks[at] {
+                    let at = u32::try_from(at).unwrap_or(u32::MAX);
                     let why = machine_is_out(machine, self.now).unwrap_or(Why::LacksModel);
                     reasons.push((at, Rejection { machine: machine.id.clone(), model: None, why }));
                 }
@@ -362,6 +378,31 @@ impl<'a> Scan<'a> {
         }
         reasons.into_iter().map(|(_, rejection)| rejection).take(limit).collect()
     }
+}
+
+/// What replicas of one model are passed over by.
+struct Bar {
+    /// Tokens that the request needs room for.
+    context: u32,
+    /// Tokens of its prompt.
+    prompt: f64,
+    /// Tokens of its answer.
+    answer: f64,
+    /// Costs are seconds.
+    by_seconds: bool,
+    /// The first group that a replica without a doubt may be in.
+    group: u32,
+    /// The upper halves of the keys of replicas that their floors do not tell of: what a cache holds takes off, and
+    /// what was tried cannot serve. The last of them first.
+    singled: Vec<u32>,
+}
+
+/// Tokens that `cache` holds. Caches are asked for in their order: `held` is left at this one.
+fn believed(held: &mut &[Held], cache: CacheId) -> u32 {
+    while held.first().is_some_and(|one| one.cache < cache) {
+        *held = &held[1..];
+    }
+    held.first().filter(|one| one.cache == cache).map_or(0, |one| one.tokens)
 }
 
 fn machine_is_out(machine: &MachineView, now: Moment) -> Option<Why> {
@@ -399,3 +440,6 @@ fn why_closed(machine: &MachineView, model: &ModelId) -> Why {
         (_, ReplicaHealth::Unchecked | ReplicaHealth::Good) => Why::NotLoaded,
     }
 }
+
+#[cfg(test)]
+mod tests;
