@@ -12,21 +12,20 @@
 //! turns of the tiers instead (`turns.rs`).
 
 pub mod collation;
+mod guest;
 pub mod slot;
 mod turns;
 mod words;
 
+pub use guest::AGEING;
 pub use words::{Command, Entry, EntryId, Found, Limits, Priority, Refused, Room};
 
 use crate::id::ModelId;
 use crate::units::Moment;
+use guest::{Guest, Phase, Urgency};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use turns::Turns;
-
-/// After each such time of waiting a request moves up by one tier. Five tiers: what waits in the background is before
-/// everything new after 75 s, well within its own deadline.
-pub const AGEING: Duration = Duration::from_secs(15);
 
 /// Requests of one class (same models, same needs) that are tried in one poll after the first of them found no slot.
 /// More would rarely find one: they need the same slots.
@@ -44,31 +43,6 @@ const KEYS_REMEMBERED: usize = 1024;
 
 /// Weight of a new measurement of how long a slot is held: about the last ten requests count.
 const HOLD_WEIGHT: f64 = 0.2;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Phase {
-    /// Neither waits for a slot nor has one: just arrived, or its model is being loaded.
-    Lobby,
-    /// Waits for a slot of this model, once it was looked for; until `held`, if something better is to come free.
-    Waiting {
-        since: Moment,
-        model: Option<ModelId>,
-        held: Option<Moment>,
-    },
-    Running {
-        since: Moment,
-        model: ModelId,
-    },
-    /// It was told to end and has not left yet.
-    Ended,
-}
-
-#[derive(Debug, Clone)]
-struct Guest {
-    entry: Entry,
-    arrived: Moment,
-    phase: Phase,
-}
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Key {
@@ -507,39 +481,6 @@ struct Tried {
     times: u32,
     slots: Option<u32>,
     model: Option<ModelId>,
-}
-
-/// The order without regard to keys: less goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Urgency {
-    tier: i64,
-    /// The deadline; for completions the newest first.
-    within: i128,
-}
-
-impl Guest {
-    fn waits(&self) -> bool {
-        matches!(self.phase, Phase::Waiting { .. })
-    }
-
-    fn waits_for(&self) -> Option<&ModelId> {
-        match &self.phase {
-            Phase::Waiting { model, .. } => model.as_ref(),
-            Phase::Lobby | Phase::Running { .. } | Phase::Ended => None,
-        }
-    }
-
-    fn urgency(&self, now: Moment) -> Urgency {
-        let steps = now.since(self.arrived).as_secs() / AGEING.as_secs();
-        let within = match self.entry.priority {
-            Priority::Autocomplete => -i128::from(self.arrived.0),
-            Priority::Ask | Priority::Code | Priority::Architect | Priority::Background => {
-                i128::from(self.entry.deadline.0)
-            }
-        };
-        let steps = i64::try_from(steps).unwrap_or(i64::MAX);
-        Urgency { tier: self.entry.priority.tier().saturating_sub(steps), within }
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! and off the request path, so that a decision neither searches nor compares names.
 
 use super::floor::{Floor, Sure};
-use super::{DataPath, MachineView};
+use super::view::{DataPath, MachineView};
 use crate::health::Liveness;
 use crate::id::{MachineId, ModeName, ModelId};
 use crate::machine::{Abilities, EngineKind, EngineState, ReplicaHealth, ReplicaState, ThermalState};
