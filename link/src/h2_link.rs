@@ -108,7 +108,7 @@ where
     let pings = connection.ping_pong();
     Ok(H2Connection::start(Side::Opens(opener), |close, tell| async move {
         let lost = tokio::select! {
-            ended = &mut connection => Lost(ended.err().map_or_else(|| ENDED.into(), |e| e.to_string())),
+            ended = &mut connection => Lost(ended.err().map_or_else(|| ENDED.into(), |e| words(&e))),
             lost = watched(pings) => lost,
             () = close.cancelled() => Lost(CLOSED.into()),
         };
@@ -141,7 +141,7 @@ where
                         // Never with a peer that keeps to the limit.
                         Err(_) => answer.send_reset(Reason::REFUSED_STREAM),
                     },
-                    Some(Err(error)) => break Lost(error.to_string()),
+                    Some(Err(error)) => break Lost(words(&error)),
                     None => break Lost(ENDED.into()),
                 },
                 lost = &mut watching => break lost,
@@ -161,6 +161,21 @@ where
 const ENDED: &str = "the other side ended the connection";
 const CLOSED: &str = "closed";
 
+/// What a connection is lost by whose other end is gone without a word: the kernel ended it for a process that died, or
+/// something on the way did. rustls and h2 have words of their own for each place at which that is met.
+pub const CUT: &str =
+    "the connection was cut: the program at its other end has died, or something on the way ended it";
+
+/// What an error of a connection is, in our words where a person has to make something of it.
+pub(crate) fn words(error: &h2::Error) -> String {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let kind = error.get_io().map(std::io::Error::kind);
+    if matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)) {
+        return CUT.into();
+    }
+    error.to_string()
+}
+
 async fn greeted<C>(greeting: impl Future<Output = Result<C, h2::Error>>) -> Result<C, Lost> {
     let greeted = timeout(GREETING_LIMIT, greeting).await;
     let late = || Lost(format!("no greeting within {} s", GREETING_LIMIT.as_secs()));
@@ -175,7 +190,7 @@ async fn watched(pings: Option<PingPong>) -> Lost {
         sleep(PING_EVERY).await;
         match timeout(PING_LIMIT, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Lost(error.to_string()),
+            Ok(Err(error)) => return Lost(words(&error)),
             Err(_) => return Lost(format!("no answer to a ping for {} s", PING_LIMIT.as_secs())),
         }
     }
@@ -229,6 +244,6 @@ impl H2Connection {
 
     /// The connection's own end says more than what it did to one stream.
     fn because(&self, error: &h2::Error) -> Lost {
-        self.lost().unwrap_or_else(|| Lost(error.to_string()))
+        self.lost().unwrap_or_else(|| Lost(words(error)))
     }
 }

@@ -30,12 +30,12 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(exit::Kind::Usage.code()));
         }
     };
-    let screen = output::Screen::detect(typed.globals.color, typed.globals.format());
+    let screen = output::Screen::detect(&typed.globals);
     match command::conclude(typed, &screen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(text) = failure.text(screen.paints_notes()) {
-                screen.note(&text);
+                screen.note(&screen.commands(&text));
             }
             ExitCode::from(failure.kind.code())
         }

@@ -1,8 +1,12 @@
 //! What the terminal can show, and the only places that write to it: results to stdout, notes to stderr.
 
-use crate::cli::{ColorChoice, Format};
+mod repeated;
+
+use crate::cli::{ColorChoice, Format, Globals};
 use crate::exit::{Failure, Kind};
 use crate::render::paint::Look;
+use repeated::Repeated;
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 /// Width assumed for a terminal that does not tell.
@@ -79,11 +83,22 @@ pub(crate) struct Screen {
     pub(crate) is_terminal: bool,
     notes_color: bool,
     choice: ColorChoice,
+    repeated: Repeated,
 }
 
 impl Screen {
-    /// Looks at the environment and at stdout.
-    pub(crate) fn detect(choice: ColorChoice, format: Format) -> Self {
+    /// Looks at the environment, at stdout and at what was typed.
+    pub(crate) fn detect(globals: &Globals) -> Self {
+        let repeated = Repeated::of(globals, |name| std::env::var_os(name));
+        Self::of(globals.color, globals.format(), repeated)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn plain(format: Format) -> Self {
+        Self::of(ColorChoice::Never, format, Repeated::default())
+    }
+
+    fn of(choice: ColorChoice, format: Format, repeated: Repeated) -> Self {
         let around = Surroundings::read();
         Self {
             look: around.look(choice),
@@ -91,13 +106,19 @@ impl Screen {
             is_terminal: around.stdout_is_terminal,
             notes_color: around.color(choice, io::stderr().is_terminal()),
             choice,
+            repeated,
         }
+    }
+
+    /// Our own words with commands that work as they are printed. Not for what models say.
+    pub(crate) fn commands<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.repeated.within(text)
     }
 
     /// The same screen after its window may have changed.
     #[must_use]
     pub(crate) fn again(&self) -> Self {
-        Self::detect(self.choice, self.format)
+        Self::of(self.choice, self.format, self.repeated.clone())
     }
 
     /// Whether the output is JSON.

@@ -17,6 +17,7 @@ use crate::router_link::data::{DataLink, Patience};
 use crate::router_link::{Identity, Reports};
 use crate::serve::Serve;
 use crate::sleep::{Clocks, Logind, Sleep, SleepConfig, SleepKeeper, boot_clock, wall_clock};
+use crate::supervisor::configured::ConfiguredFiles;
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
 use crate::vitals::{VitalsHandle, VitalsKeeper, look};
 use futures_util::future::BoxFuture;
@@ -160,7 +161,9 @@ impl Agent {
         let tasks = TaskTracker::new();
         let (joined, whole_store) = watch::channel(Arc::default());
         let (transfers, refusals) = (supervisor.transfers(), supervisor.refusals());
-        tasks.spawn(join_stores(store.watch(), transfers, refusals, joined, stop_links.clone()));
+        let configured = ConfiguredFiles::of(&config.engine_configs());
+        let lists = (store.clone(), configured);
+        tasks.spawn(join_stores(lists, transfers, refusals, joined, stop_links.clone()));
         let reports = Reports {
             hardware: Arc::new(hardware),
             vitals: vitals.reported.clone(),
@@ -322,16 +325,19 @@ fn direct(supervisor: SupervisorHandle, store: StoreHandle) -> Direct {
     })
 }
 
-/// The store with what engines fetch by themselves, and what the supervisor does not do.
+/// The store with the names that the configuration has for its files, what engines fetch by themselves, and what the
+/// supervisor does not do.
 async fn join_stores(
-    mut store: watch::Receiver<Arc<Store>>,
+    (handle, configured): (StoreHandle, ConfiguredFiles),
     mut by_engines: watch::Receiver<Arc<Vec<Transfer>>>,
     mut refused: watch::Receiver<Arc<Vec<StoreRefusal>>>,
     joined: watch::Sender<Arc<Store>>,
     stop: CancellationToken,
 ) {
+    let mut store = handle.watch();
     loop {
         let mut whole = (**store.borrow_and_update()).clone();
+        configured.told(&mut whole.models, &handle);
         whole.transfers.extend(by_engines.borrow_and_update().iter().cloned());
         whole.refusals.extend(refused.borrow_and_update().iter().cloned());
         joined.send_if_modified(|known| {

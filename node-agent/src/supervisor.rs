@@ -14,6 +14,7 @@
 
 mod backoff;
 mod child_keeper;
+pub(crate) mod configured;
 mod cooler;
 mod endpoint_keeper;
 mod engine_pulls;
@@ -37,6 +38,7 @@ use crate::profile::ProfileHandle;
 use crate::reservation::{Cards, Ledger, blind};
 use crate::truth::{Checks, HttpProber, TruthConfig};
 use child_keeper::ChildKeeper;
+use configured::ConfiguredFiles;
 use cooler::Cooler;
 use endpoint_keeper::EndpointKeeper;
 use engine_pulls::EnginePulls;
@@ -151,11 +153,7 @@ impl Supervisor {
             pulls: EnginePulls::default(),
             refusals: Refusals::default(),
         };
-        let configured = config.engines.iter().filter_map(|engine| match engine {
-            EngineConfig::Child { model, alias, .. } => Some((model.clone(), alias.clone())),
-            EngineConfig::Endpoint { .. } => None,
-        });
-        let configured: Vec<(PathBuf, ModelId)> = configured.collect();
+        let configured = ConfiguredFiles::of(&config.engines);
         for engine in config.engines {
             house.keep_configured(engine, &config.engine_folder, &stop);
         }

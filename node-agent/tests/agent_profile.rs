@@ -56,6 +56,7 @@ async fn full() -> Value {
         trained_context: None,
         projector: None,
         broken: None,
+        served_as: None,
     };
     let handle = ProfileHandle::in_memory();
     let seen = Seen {

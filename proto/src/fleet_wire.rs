@@ -262,6 +262,7 @@ mod tests {
         };
         let refusal = StoreRefusal { model: model.clone(), reason: "an engine needs it".into(), at_ms: 7 };
         let stored = StoredModel {
+            served_as: Some(model.clone()),
             model,
             digest: Some(digest()),
             size: Bytes(10),

@@ -58,6 +58,8 @@ pub struct Router {
     pub ledger: LedgerHandle,
     /// What join tokens pin.
     pub pin: String,
+    /// The data folder held no mesh: one was made.
+    pub is_new: bool,
     /// Requests in flight.
     pub in_flight: InFlight,
     /// The model files that the machines have.
@@ -65,14 +67,26 @@ pub struct Router {
     tasks: TaskTracker,
 }
 
-/// Makes the data folder and the mesh's CA in it, or opens what is there. Returns what join tokens pin.
+/// The mesh of a data folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Founded {
+    /// What join tokens pin.
+    pub pin: String,
+    /// It was not there before.
+    pub is_new: bool,
+}
+
+/// Makes the data folder and the mesh's CA in it, or opens what is there.
 ///
 /// # Errors
 /// A complaint that names the folder or file.
-pub fn init(data: &Path) -> Result<String, Complaint> {
+pub fn init(data: &Path) -> Result<Founded, Complaint> {
     data_folder::create_private(data)?;
-    let authority = Authority::open_or_create(&router_folder(data)).map_err(|error| identity(&error))?;
-    authority.pin().map_err(|error| identity(&error))
+    let folder = router_folder(data);
+    // Half a CA is an error of the next line.
+    let is_new = !folder.join("ca.pem").exists();
+    let authority = Authority::open_or_create(&folder).map_err(|error| identity(&error))?;
+    Ok(Founded { pin: authority.pin().map_err(|error| identity(&error))?, is_new })
 }
 
 fn identity(error: &IdentityError) -> Complaint {
@@ -137,7 +151,7 @@ impl Router {
     /// # Errors
     /// A complaint about the data folder, the CA, the ledger or a busy port.
     pub async fn start(data: &Path, settings: Settings, stop: CancellationToken) -> Result<Self, Complaint> {
-        let pin = init(data)?;
+        let Founded { pin, is_new } = init(data)?;
         let authority = Arc::new(Authority::open(&router_folder(data)).map_err(|error| identity(&error))?);
         let sockets = Sockets::bind(&settings).await?;
         let ledger =
@@ -224,7 +238,7 @@ impl Router {
             stop.cancel();
         });
         tasks.close();
-        Ok(Self { clients, agents, operators, fleet, links, ledger, pin, in_flight, blobs, tasks })
+        Ok(Self { clients, agents, operators, fleet, links, ledger, pin, is_new, in_flight, blobs, tasks })
     }
 
     /// The base URL for clients on this machine.

@@ -36,9 +36,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     match cli.command {
         Command::Init => {
-            let pin = init(&data)?;
-            writeln!(out, "mesh CA   {}\npin       {pin}", data.join("router/ca.pem").display())?;
-            writeln!(std::io::stderr(), "\nnext: mesh-router run --data {}", data.display())?;
+            let mesh = init(&data)?;
+            writeln!(out, "mesh CA   {}\npin       {}", data.join("router/ca.pem").display(), mesh.pin)?;
+            write!(std::io::stderr(), "\n{}", router::cli::after_init(mesh.is_new, &data))?;
         }
         Command::Run(flags) => {
             let settings = flags.settings(&data)?;
@@ -47,6 +47,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             let router = Router::start(&data, settings, stop).await?;
             writeln!(out, "clients    {}/v1", router.client_url())?;
             writeln!(out, "agents     {} (TCP and UDP)\noperators  {}", router.agents, router.operators)?;
+            if router.is_new {
+                write!(std::io::stderr(), "\n{}", router::cli::after_founding(&data))?;
+            }
             router.stopped().await;
         }
     }

@@ -77,6 +77,8 @@ pub struct StoredModel {
     pub projector: Option<Bytes>,
     /// Why it cannot be loaded, where its header tells.
     pub broken: Option<String>,
+    /// The name under which the machine's configuration has an engine for this file, where that is another.
+    pub served_as: Option<ModelId>,
 }
 
 /// What a transfer does.

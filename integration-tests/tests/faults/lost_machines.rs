@@ -139,6 +139,10 @@ async fn streams_of_a_killed_agent_are_told_of_it_within_2_s_by_either_way() {
         println!("{model}: the client is told after {told:?}");
         let error = data_of(rest.last().expect("an error"))["error"].clone();
         assert_eq!(error["code"], "node_failed_mid_stream", "{rest:?}");
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(message.contains("its agent has died"), "in our words: {message}");
+        let explained = mesh.explain(error["mesh"]["request_id"].as_str().unwrap_or_default()).await;
+        assert_eq!(explained.completion_tokens, None, "nobody has told how many");
         assert!(told <= Duration::from_secs(2), "{model}: told after {told:?}");
     }
     mesh.until_idle(&[]).await;

@@ -185,6 +185,7 @@ fn bodies(key: &str) -> Vec<Case> {
     };
     let json = |name, body: &str, status: u16| case(name, with("", body.as_bytes()), &[status]);
     let rest = &BODY[1..];
+    let of_model = |name: &str| BODY.replacen("\"honest\"", &format!("\"{name}\""), 1);
     let keys: String = (0..50_000).map(|number| format!("\"k{number}\":1,")).collect();
     vec![
         json("an empty body", "", 400),
@@ -198,8 +199,9 @@ fn bodies(key: &str) -> Vec<Case> {
         json("the model twice", &format!("{{\"model\":\"other\",{rest}"), 400),
         json("a model that is a number", "{\"model\":7,\"messages\":[]}", 400),
         json("no model", "{\"messages\":[]}", 400),
-        json("a model with a name of 1 MB", &format!("{{\"model\":\"{}\"}}", "m".repeat(1_000_000)), 404),
-        json("a model that climbs", "{\"model\":\"../../etc/passwd\"}", 404),
+        json("a model with a name of 1 MB", &of_model(&"m".repeat(1_000_000)), 404),
+        json("a model that climbs", &of_model("../../etc/passwd"), 404),
+        json("no messages", "{\"model\":\"honest\"}", 400),
         json("50,000 keys", &format!("{{{keys}{rest}"), 200),
         json("a key of 1 MB", &format!("{{\"{}\":1,{rest}", "k".repeat(1_000_000)), 200),
         json("a huge number", &format!("{{\"max_tokens\":1e999999,{rest}"), 200),

@@ -161,7 +161,7 @@ fn code_of(reason: Reason) -> u32 {
 fn broken(error: &h2::Error) -> StreamError {
     match error.reason() {
         Some(reason) if error.is_reset() => StreamError::Ended(code_of(reason)),
-        _ => StreamError::Lost(error.to_string()),
+        _ => StreamError::Lost(super::words(error)),
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn run(args: AskArgs, way: &Way, screen: &Screen) -> Result<(),
     if screen.is_json() {
         screen.result(&render::json("mesh.ask/v1", &answer.summary(), false))?;
     }
-    screen.note(&answer.stats(screen.look));
+    screen.note(&screen.commands(&answer.stats(screen.look)));
     Ok(())
 }
 

@@ -25,6 +25,6 @@ pub(super) async fn run(args: ExplainArgs, way: &Way, screen: &Screen) -> Result
     if screen.is_json() {
         screen.result(&render::json(SCHEMA, &reply, false))
     } else {
-        screen.result(&render::explain::story(&reply, screen.look))
+        screen.result(&screen.commands(&render::explain::story(&reply, screen.look)))
     }
 }

@@ -216,7 +216,7 @@ fn report(args: &ModelArgs, state: &str, words: &str, screen: &Screen) -> Result
         let outcome = Outcome { node: args.node.as_str(), model: args.model.as_str(), state };
         return screen.result(&render::json("mesh.model/v1", &outcome, false));
     }
-    screen.result(&format!("{} on {}: {words}\n", args.model, args.node))
+    screen.result(&screen.commands(&format!("{} on {}: {words}\n", args.model, args.node)))
 }
 
 fn failed(wish: Wish, args: &ModelArgs, why: &str) -> Failure {

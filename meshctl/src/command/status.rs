@@ -30,7 +30,8 @@ pub(super) async fn run(args: &StatusArgs, way: &Way, screen: &Screen) -> Result
     let printed = if screen.is_json() {
         screen.result(&render::json(SCHEMA, &reply, false))
     } else {
-        screen.result(&render::status::screen(&reply, &operators.address, args.all, None, screen.look))
+        let text = render::status::screen(&reply, &operators.address, args.all, None, screen.look);
+        screen.result(&screen.commands(&text))
     };
     if args.check {
         // The verdict counts even when nobody reads the picture.
@@ -126,6 +127,7 @@ fn picture(
         };
     }
     let text = render::status::screen(reply, address, all, notice, screen.look);
+    let text = screen.commands(&text);
     if screen.is_terminal {
         screen.result(&format!("{HOME}{}{CLEAR_BELOW}", text.replace('\n', CLEAR_LINE)))
     } else {

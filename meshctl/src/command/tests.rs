@@ -1,7 +1,7 @@
 //! The verbs against a scripted router: a real operator plane (gRPC over the mesh's TLS) on loopback.
 
 use super::*;
-use crate::cli::{ColorChoice, Format};
+use crate::cli::Format;
 use futures_util::stream;
 use mesh_core::id::MachineId;
 use mesh_proto::frame::alpn;
@@ -188,7 +188,7 @@ fn way(data: &tempfile::TempDir, router: SocketAddr) -> Way {
 async fn perform_line(line: &str, way: &Way) -> Result<(), Failure> {
     let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
     let way = Way { timeout: cli.globals.timeout.or(way.timeout), ..way.clone() };
-    perform(cli.command, &way, &Screen::detect(ColorChoice::Never, Format::Json)).await
+    perform(cli.command, &way, &Screen::plain(Format::Json)).await
 }
 
 #[tokio::test]

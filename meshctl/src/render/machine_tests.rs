@@ -120,6 +120,7 @@ fn store() -> Store {
         trained_context: Some(40_960),
         projector: None,
         broken: broken.map(str::to_owned),
+        served_as: None,
     };
     let transfer = |name: &str, state, done: u64, rate| Transfer {
         model: model(name),
@@ -202,6 +203,21 @@ fn models_are_listed_with_what_is_on_its_way() {
     );
     let none = super::models::list(&[("nuc".to_owned(), small())], PIPE);
     assert!(none.contains("meshctl model pull"), "{none}");
+}
+
+#[test]
+fn a_file_that_an_engine_serves_under_another_name_is_listed_once_under_that_one() {
+    let mut report = laptop();
+    let store = report.store.as_mut().expect("the laptop has one");
+    let file = store.models[0].model.clone();
+    store.models[0] =
+        StoredModel { model: model("file-of-it"), served_as: Some(file.clone()), ..store.models[0].clone() };
+    let list = super::models::list(&[("msi".to_owned(), report.clone())], PIPE);
+    assert!(!list.contains("file-of-it"), "{list}");
+    let lines: Vec<&str> = list.lines().filter(|line| line.starts_with(file.as_str())).collect();
+    assert!(lines.len() == 1 && lines[0].contains("Q4_K_M"), "with what its file says: {list}");
+    let page = super::node::page(&machine("msi", "ready"), &report, PIPE);
+    assert!(page.contains(&format!("file-of-it (as {file})")), "{page}");
 }
 
 /// Qwen3-30B-A3B Q4_K_M, roughly: 48 layers with experts.

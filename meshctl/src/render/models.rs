@@ -67,8 +67,13 @@ fn rows(machines: &[(String, Report)]) -> Vec<Row> {
         let mut seen = Vec::new();
         for engine in report.engines.iter().flatten() {
             for replica in &engine.replicas {
-                let file = stored.iter().find(|file| file.model == replica.model);
+                let is_of = |file: &&StoredModel| {
+                    file.model == replica.model || file.served_as.as_ref() == Some(&replica.model)
+                };
+                let file = stored.iter().find(is_of);
                 seen.push(replica.model.clone());
+                // One file, one line: its other name leads nowhere.
+                seen.extend(file.map(|file| file.model.clone()));
                 rows.push(Row {
                     model: replica.model.to_string(),
                     node: node.clone(),

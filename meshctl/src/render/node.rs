@@ -310,7 +310,10 @@ fn stored(store: &Store, look: Look) -> Vec<String> {
     for model in &store.models {
         let word = |text: Option<&String>| look.text(&text.map_or_else(|| UNKNOWN.to_owned(), String::clone));
         table.row([
-            Cell::text(look.text(model.model.as_str())),
+            Cell::text(look.text(&match &model.served_as {
+                Some(name) => format!("{} (as {name})", model.model),
+                None => model.model.to_string(),
+            })),
             Cell::text(bytes(model.size.0)),
             Cell::text(word(model.quantisation.as_ref())),
             Cell::text(known(model.parameters, parameters)),

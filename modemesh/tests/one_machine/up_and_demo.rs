@@ -38,6 +38,37 @@ fn up_answers_by_mode_and_ctrl_c_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_tiny_model_is_listed_once_and_the_name_of_its_file_leads_to_its_own() {
+    let Some(data) = data_with_engine() else { return };
+    let mut up = Program::start(data.path(), &["up", "--yes"]);
+    up.until("Ctrl-C stops everything");
+    let said = |arguments: &[&str]| {
+        let output = Program::run(data.path(), &[&["meshctl"], arguments].concat());
+        (
+            output.status.code(),
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text")),
+        )
+    };
+    let status = json_of(&Program::run(data.path(), &["meshctl", "status", "--json"]));
+    let node = status["nodes"][0]["name"].as_str().expect("a node").to_owned();
+    let file = "tiny-trained-1.4M-q8_0";
+    super::program::wait_until(
+        || said(&["node", "show", &node]).1[0].contains(&format!("{file} (as tiny-trained)")),
+        "the store has told of its file",
+    );
+    let (_, [list, _]) = said(&["model", "list"]);
+    assert!(list.contains("tiny-trained ") && !list.contains(file), "{list}");
+    let (code, [_, error]) = said(&["model", "load", file, "--node", &node]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains(&format!("`{file}` is `tiny-trained` on node `{node}`")), "{error}");
+    // The folder is none that meshctl would find by itself.
+    let (code, [_, error]) = said(&["ask", "--mode", "nope", "hi"]);
+    assert_eq!(code, Some(4), "{error}");
+    assert!(error.contains(&format!("meshctl --data {} ", data.path().display())), "{error}");
+    assert_eq!(up.interrupt(), Some(0));
+}
+
+#[test]
 fn a_second_start_keeps_the_key_and_asks_nothing() {
     let Some(data) = data_with_engine() else { return };
     let key = |up: &mut Program| up.until("Ctrl-C stops everything").value("API key");

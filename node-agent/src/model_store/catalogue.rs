@@ -191,6 +191,7 @@ impl Model {
                 .and_then(|tokens| u32::try_from(tokens).ok()),
             projector: None,
             broken: self.header.as_ref().err().cloned(),
+            served_as: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::House;
 use super::child_keeper::ChildKeeper;
+use super::configured::ConfiguredFiles;
 use super::launch::{Berth, LaunchDefaults, Source};
 use super::roster::{ORDER_QUEUE, Order};
 use super::row::Row;
@@ -12,7 +13,7 @@ use crate::model_store::{StoreHandle, StoredFile};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Engine, EngineKind};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -37,8 +38,8 @@ pub(super) struct Librarian {
     store: StoreHandle,
     defaults: LaunchDefaults,
     engine_folder: PathBuf,
-    /// Files that the configuration names, and under which model.
-    configured: Vec<(PathBuf, ModelId)>,
+    /// Files that the configuration names.
+    configured: ConfiguredFiles,
     shelves: BTreeMap<ModelId, Shelf>,
     let_go: BTreeMap<ModelId, Instant>,
     stop: CancellationToken,
@@ -58,7 +59,7 @@ impl Librarian {
         store: StoreHandle,
         defaults: LaunchDefaults,
         engine_folder: PathBuf,
-        configured: Vec<(PathBuf, ModelId)>,
+        configured: ConfiguredFiles,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -120,20 +121,13 @@ impl Librarian {
                 continue;
             }
             let Some(file) = self.store.file(model) else { continue };
-            if self.configured_as(&file.path).is_some() {
+            if self.configured.name_of(&file.path).is_some() {
                 continue;
             }
             if let Some(shelf) = self.take_up(model, file) {
                 self.shelves.insert(model.clone(), shelf);
             }
         }
-    }
-
-    /// The model under which the configuration names `file`.
-    fn configured_as(&self, file: &Path) -> Option<&ModelId> {
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let file = real(file);
-        self.configured.iter().find(|(path, _)| real(path) == file).map(|(_, name)| name)
     }
 
     fn take_up(&self, model: &ModelId, file: StoredFile) -> Option<Shelf> {
@@ -185,7 +179,7 @@ impl Librarian {
             .as_ref()
             .map(|shelf| shelf.file.path.clone())
             .or_else(|| Some(self.store.file(&model)?.path));
-        let configured = file.as_deref().and_then(|file| self.configured_as(file)).cloned();
+        let configured = file.as_deref().and_then(|file| self.configured.name_of(file)).cloned();
         let roster = self.house.roster.clone();
         self.house.tasks.spawn(async move {
             if let Some(name) = configured {

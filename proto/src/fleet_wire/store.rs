@@ -68,6 +68,7 @@ fn stored_to_wire(stored: &StoredModel) -> v1::StoredModel {
         trained_context: stored.trained_context,
         projector: stored.projector.map(|bytes| bytes.0),
         broken: stored.broken.clone().map(shorten),
+        served_as: stored.served_as.as_ref().map(ToString::to_string),
     }
 }
 
@@ -83,6 +84,7 @@ fn stored_from_wire(stored: v1::StoredModel) -> Result<StoredModel, WireError> {
         trained_context: stored.trained_context,
         projector: stored.projector.map(Bytes),
         broken: words("store.models.broken", stored.broken)?,
+        served_as: stored.served_as.map(|name| model("store.models.served_as", name)).transpose()?,
     })
 }
 

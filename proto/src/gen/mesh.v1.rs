@@ -761,6 +761,9 @@ pub struct StoredModel {
     /// Bytes of the file that turns images or sound into tokens.
     #[prost(uint64, optional, tag = "9")]
     pub projector: ::core::option::Option<u64>,
+    /// Another name, under which the configuration has an engine for this file.
+    #[prost(string, optional, tag = "10")]
+    pub served_as: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use mesh_core::fleet::DataPath;
 use mesh_core::id::MachineId;
-use mesh_link::{Connection, Lost, Receiving, Sending, StreamError};
+use mesh_link::{Connection, Lost, Receiving, Sending, StreamError, h2_link};
 use mesh_proto::frame::{
     BLOB_PRIORITY, FrameError, code, encode_head, read_agent_request, read_response_head,
 };
@@ -235,7 +235,13 @@ impl AgentLink for DataLink {
 
 impl DataLink {
     fn gone(&self, why: String) -> LinkError {
-        LinkError::Gone(if self.died.load(Ordering::Relaxed) { DIED.into() } else { why })
+        let died = self.died.load(Ordering::Relaxed);
+        LinkError::Gone(match why {
+            _ if died => DIED.into(),
+            // TCP tells at once what QUIC finds out by asking, but not who ended it.
+            why if why == h2_link::CUT => format!("{DIED}, or the connection to it was cut"),
+            why => why,
+        })
     }
 
     fn broken(&self, error: StreamError) -> LinkError {

@@ -351,6 +351,10 @@ impl Flow {
     /// The engine's own times, or for engines that tell none, tokens over the time since the first content.
     fn measured(&self, ticket: &Ticket) -> Usage {
         let mut usage = self.guard.usage();
+        if !self.guard.seen().done {
+            // Anthropic's streams begin with a count of nought; only their end tells how many there were.
+            usage.completion_tokens = usage.completion_tokens.filter(|&tokens| tokens > 0);
+        }
         if usage.timing.is_none()
             && let (Some(tokens), Some(time)) = (usage.completion_tokens, ticket.since_first_content())
         {

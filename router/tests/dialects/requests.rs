@@ -56,6 +56,11 @@ fn where_the_engine_speaks_the_dialect_only_the_model_differs() {
         (Door::OllamaEmbed, &[Ollama]),
         (Door::OllamaEmbeddings, &[Ollama]),
     ] {
+        // Anthropic's images have another form, and the other one's are none there.
+        let own = r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA=="}}"#;
+        let theirs = r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,AA=="}}"#;
+        let is_anthropic = matches!(door, Door::Messages | Door::CountTokens);
+        let body = &if is_anthropic { body.replace(theirs, own) } else { body.to_owned() };
         for kind in kinds {
             let prepared = prepare(door, *kind, body).unwrap_or_else(|error| panic!("{}", error.message));
             assert_eq!(prepared.path, door.path(), "{kind:?}");
@@ -112,6 +117,43 @@ fn a_suffix_goes_to_infill_for_llama_cpp_stays_for_ollama_and_is_refused_elsewhe
         let passed = prepare(Door::Completions, EngineKind::LlamaServer, plain).expect("a completion");
         assert!(matches!(passed.change, Change::None));
     }
+}
+
+#[test]
+fn blocks_that_llama_cpp_would_leave_out_are_refused_by_name_and_place() {
+    let document = json!({"type": "document", "source": {"type": "text", "data": "my secret"}});
+    let result = json!({"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x"}, document]});
+    let text = json!({"type": "text", "text": "read"});
+    for (content, at, kind) in [
+        (json!([text, document]), "messages[1].content[1]", "the type `document`"),
+        (json!([result]), "messages[1].content[0].content[1]", "the type `document`"),
+        (json!([{"type": "my secret"}]), "messages[1].content[0]", "an unknown type"),
+    ] {
+        let first = json!({"role": "user", "content": "hi"});
+        let body = json!({"model": "m", "messages": [first, {"role": "user", "content": content}]});
+        for door in [Door::Messages, Door::CountTokens] {
+            let error = refused(door, EngineKind::LlamaServer, &body);
+            assert_eq!((error.status, error.code), (StatusCode::BAD_REQUEST, "unsupported"));
+            assert_eq!(error.param.as_deref(), Some(at));
+            let message = error.message;
+            assert!(message.contains(&format!("`{at}` is a block of {kind}")), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+        assert_eq!(refused(Door::Messages, EngineKind::Vllm, &body).code, "unsupported");
+        assert!(
+            prepare(Door::Messages, EngineKind::Ollama, &body.to_string()).is_ok(),
+            "it answers for itself"
+        );
+    }
+    let known = json!([
+        text, {"type": "image", "source": {"type": "base64", "data": ""}}, {"type": "thinking", "thinking": "x"},
+        {"type": "redacted_thinking", "data": "x"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}},
+        {"type": "tool_result", "tool_use_id": "1", "content": "x"},
+        {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "tool_reference", "tool_name": "f"}]},
+    ]);
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": known}]});
+    let passed = prepare(Door::Messages, EngineKind::LlamaServer, &body.to_string()).expect("all are known");
+    assert!(matches!(passed.change, Change::None));
 }
 
 #[test]

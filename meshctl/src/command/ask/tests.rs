@@ -1,7 +1,7 @@
 //! A question against a scripted front door.
 
 use super::*;
-use crate::cli::{ColorChoice, Format};
+use crate::cli::Format;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -10,7 +10,7 @@ const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-mesh
 const HI: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\n\n";
 
 fn json_screen() -> Screen {
-    Screen::detect(ColorChoice::Never, Format::Json)
+    Screen::plain(Format::Json)
 }
 
 async fn front_door() -> (TcpListener, Url) {

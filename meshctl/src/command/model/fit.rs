@@ -40,7 +40,7 @@ pub(super) async fn run(args: FitArgs, way: &Way, screen: &Screen) -> Result<(),
     if screen.is_json() {
         screen.result(&render::json("mesh.fit/v1", &page.document(), false))?;
     } else {
-        screen.result(&page.text(screen.look))?;
+        screen.result(&screen.commands(&page.text(screen.look)))?;
     }
     if fits {
         return Ok(());

@@ -28,5 +28,5 @@ pub(super) async fn run(node: Option<MachineId>, way: &Way, screen: &Screen) -> 
         .iter()
         .map(|machine| Ok((machine.node.clone(), read(machine)?)))
         .collect::<Result<_, Failure>>()?;
-    screen.result(&render::models::list(&reports, screen.look))
+    screen.result(&screen.commands(&render::models::list(&reports, screen.look)))
 }

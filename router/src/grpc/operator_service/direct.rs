@@ -21,12 +21,12 @@ pub(super) fn directive_of(
     };
     let directive = match request.action.as_str() {
         "load" => Directive::Load(LoadWish {
-            model: on(known, model)?,
+            model: by_its_name(known, model)?,
             context: request.context,
             slots: request.slots,
             cache_type: Some(request.cache_type).filter(|word| !word.is_empty()),
         }),
-        "unload" => Directive::Unload(on(known, model)?),
+        "unload" => Directive::Unload(by_its_name(known, model)?),
         "delete" => Directive::Delete(on(known, model)?),
         "cancel" => {
             if !known.store.transfers.iter().any(|t| t.model == model && !t.state.is_over()) {
@@ -55,6 +55,19 @@ fn on(known: &MachineView, model: ModelId) -> Result<ModelId, Status> {
         return Ok(model);
     }
     Err(Status::not_found(format!("node `{}` has no model `{model}`", known.id)))
+}
+
+/// The same, unless it is only the name of a file that an engine serves under another one.
+fn by_its_name(known: &MachineView, model: ModelId) -> Result<ModelId, Status> {
+    let model = on(known, model)?;
+    let other = known.store.models.iter().find(|stored| stored.model == model);
+    match other.and_then(|stored| stored.served_as.as_ref()) {
+        Some(name) if known.replica(&model).is_none() => Err(Status::invalid_argument(format!(
+            "`{model}` is `{name}` on node `{}`: its configuration gives the file that name; say `{name}`",
+            known.id
+        ))),
+        _ => Ok(model),
+    }
 }
 
 /// Where a model comes from when nobody said: from an address, else from a machine that has it, else the

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use mesh_core::machine::EngineKind;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 
@@ -71,6 +72,10 @@ struct BodyFacts {
     instructs: bool,
 }
 
+/// Blocks of Anthropic's messages that engines know. llama.cpp leaves out others in silence (b11549).
+const BLOCKS: [&str; 7] =
+    ["text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result", "tool_reference"];
+
 /// The engines that differ here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
@@ -105,7 +110,7 @@ impl Passage {
         let through = |framing| Self::Through(door.path(), framing);
         let facts = match door {
             Door::Completions | Door::OllamaGenerate => facts(body)?,
-            Door::Messages if family == Family::Llama => facts(body)?,
+            Door::Messages | Door::CountTokens if family != Family::Ollama => turns(body)?,
             Door::Messages
             | Door::Chat
             | Door::Embeddings
@@ -255,18 +260,73 @@ fn facts(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
     let value = |wanted: &str| {
         members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get()).unwrap_or("null")
     };
-    let said: Vec<Said<'_>> = serde_json::from_str(value("messages")).unwrap_or_default();
     Ok(BodyFacts {
         suffix: !matches!(value("suffix"), "null" | "\"\""),
         raw: value("raw") == "true",
-        instructs: said.iter().any(|said| said.role.as_deref() == Some("system")),
+        instructs: false,
     })
+}
+
+/// The same of Anthropic's messages.
+fn turns(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
+    // What is malformed is left to the engine.
+    let Talk { messages } = serde_json::from_slice(body).unwrap_or_default();
+    let mut facts = BodyFacts::default();
+    for (place, said) in messages.iter().enumerate() {
+        facts.instructs |= said.role.as_deref() == Some("system");
+        if let Some((at, kind)) = unknown_block(said.content) {
+            return Err(unread(&format!("messages[{place}].{at}"), &kind));
+        }
+    }
+    Ok(facts)
+}
+
+/// Where a block is that no engine reads, and its kind.
+fn unknown_block(content: Option<&RawValue>) -> Option<(String, String)> {
+    let list = content.map(RawValue::get).filter(|content| content.starts_with('['))?;
+    let blocks: Vec<Block<'_>> = serde_json::from_str(list).ok()?;
+    blocks.into_iter().enumerate().find_map(|(place, block)| {
+        let (at, kind) = (format!("content[{place}]"), block.kind?);
+        if !BLOCKS.contains(&&*kind) {
+            return Some((at, kind.into_owned()));
+        }
+        // Results of tools hold blocks of their own.
+        let (inner, kind) = unknown_block(block.content)?;
+        Some((format!("{at}.{inner}"), kind))
+    })
+}
+
+fn unread(at: &str, kind: &str) -> Box<ApiError> {
+    // What a client calls a type may be anything; it is not repeated then.
+    let is_word = kind.len() <= 40 && kind.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let kind = if is_word { format!("the type `{kind}`") } else { "an unknown type".into() };
+    let message = format!(
+        "`{at}` is a block of {kind}, which the engine would leave out: give what it says in a block of the type `text`"
+    );
+    let error = ApiError::client(StatusCode::BAD_REQUEST, "unsupported", message);
+    Box::new(error.param(at.to_owned()))
+}
+
+#[derive(Deserialize, Default)]
+struct Talk<'a> {
+    #[serde(borrow)]
+    messages: Vec<Said<'a>>,
 }
 
 #[derive(Deserialize)]
 struct Said<'a> {
     #[serde(borrow)]
     role: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Block<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
 }
 
 /// An instruction in the midst of a conversation. Many templates take one system message, at the beginning: until the

@@ -204,7 +204,13 @@ impl Scan<'_> {
             } else if self.body[from..].starts_with(b"\"role\"") {
                 unsound = (self.peek() != Some(b'"')).then_some(Unsound::RoleNoText(place));
             }
-            self.value(3)?;
+            // Most values are texts.
+            if self.peek() == Some(b'"') {
+                self.at += 1;
+                self.string()?;
+            } else {
+                self.value(3)?;
+            }
             self.white();
             match self.next() {
                 Some(b',') => self.white(),

@@ -1,0 +1,116 @@
+//! Commands in hints work as they are printed: what was typed to reach this mesh is repeated in them.
+
+use crate::cli::{Globals, usual_data};
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::Path;
+
+const VERBS: [&str; 8] = ["status", "explain", "ask", "token", "key", "model", "node", "login"];
+/// Words of hints whose commands are for another machine, or for another mesh.
+const ELSEWHERE: [&str; 3] = ["on the router", "on any other", "` there"];
+
+/// What a command has to repeat: ` --data /srv/mesh --router strix-1`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Repeated(String);
+
+impl Repeated {
+    /// The flags that are not what a command would use by itself, by the environment that `env` reads.
+    pub(crate) fn of(globals: &Globals, env: impl Fn(&str) -> Option<OsString>) -> Self {
+        let mut flags = String::new();
+        let by_itself = env("MODEMESH_DATA").map(Into::into).or_else(|| usual_data(env));
+        if let Some(data) = globals.data.as_ref().filter(|data| Some(*data) != by_itself.as_ref()) {
+            flags.push_str(&format!(" --data {}", quoted(data)));
+        }
+        if let Some(router) = &globals.router {
+            flags.push_str(&format!(" --router {}", quoted(Path::new(router))));
+        }
+        Self(flags)
+    }
+
+    /// `text` with the flags in each command that is for this mesh.
+    pub(crate) fn within<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.0.is_empty() || !text.contains("meshctl ") {
+            return text.into();
+        }
+        text.split_inclusive('\n').map(|line| self.within_line(line)).collect::<String>().into()
+    }
+
+    fn within_line(&self, line: &str) -> String {
+        if ELSEWHERE.iter().any(|words| line.contains(words)) {
+            return line.to_owned();
+        }
+        let mut parts = line.split("meshctl ");
+        let mut out = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let verb = part.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default();
+            let flags = if VERBS.contains(&verb) { self.0.as_str() } else { "" };
+            out.push_str(&format!("meshctl{flags} {part}"));
+        }
+        out
+    }
+}
+
+/// As a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:[]~@+".contains(c);
+    if !text.is_empty() && !text.starts_with('~') && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+
+    fn repeated(typed: &[&str], environment: &[(&str, &str)]) -> Repeated {
+        let typed = [&["meshctl"], typed, &["status"]].concat();
+        let globals = Cli::try_parse_from(typed).expect("it can be typed").globals;
+        let find = |name: &str| {
+            environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+        };
+        Repeated::of(&globals, find)
+    }
+
+    #[test]
+    fn what_was_typed_is_repeated_where_it_is_needed_and_only_there() {
+        const HOME: (&str, &str) = ("HOME", "/home/ann");
+        let usual = "/home/ann/.local/share/modemesh";
+        assert_eq!(repeated(&["--data", usual], &[HOME]), Repeated::default());
+        assert_eq!(repeated(&["--data", "/srv"], &[HOME, ("MODEMESH_DATA", "/srv")]), Repeated::default());
+        assert_eq!(repeated(&["--data", "/srv"], &[HOME]).0, " --data /srv");
+        assert_eq!(
+            repeated(&["--data", usual], &[HOME, ("MODEMESH_DATA", "/srv")]).0,
+            format!(" --data {usual}")
+        );
+        let both = repeated(&["--data", "a b's", "--router", "strix-1:7402"], &[HOME]);
+        assert_eq!(both.0, r" --data 'a b'\''s' --router strix-1:7402");
+    }
+
+    #[test]
+    fn commands_for_this_mesh_get_the_flags_and_words_about_the_program_do_not() {
+        let flags = Repeated(" --data /srv".into());
+        for (text, wanted) in [
+            ("meshctl explain r1", "meshctl --data /srv explain r1"),
+            (
+                "make one: meshctl key create NAME; then `meshctl ask`\nmore",
+                "make one: meshctl --data /srv key create NAME; then `meshctl --data /srv ask`\nmore",
+            ),
+            ("bring meshctl and the router to one version", "bring meshctl and the router to one version"),
+            (
+                "make one on the router: meshctl token create --role operator",
+                "make one on the router: meshctl token create --role operator",
+            ),
+            (
+                "\u{1b}[36mmeshctl status --all\u{1b}[0m",
+                "\u{1b}[36mmeshctl --data /srv status --all\u{1b}[0m",
+            ),
+        ] {
+            assert_eq!(flags.within(text), wanted);
+        }
+        assert!(matches!(Repeated::default().within("meshctl status"), Cow::Borrowed("meshctl status")));
+    }
+}
