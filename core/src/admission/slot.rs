@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// An engine that does not tell its slots queues by itself; the router sends it no more than this at once, as many as
 /// an agent takes streams. Ollama holds 512 requests and refuses more by itself; vLLM and proxies serve thousands.
-pub const UNTOLD_SLOTS: u32 = 4096;
+pub const UNTOLD_SLOTS: u32 = 8192;
 
 /// Whether a replica may be given the request, apart from its slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 /// Requests that a router may have open at once on this machine. One that holds thousands of streams of a batch must
 /// not wait for a place; each costs memory only once it is used.
-const QUIC_STREAMS: u32 = 4096;
+const QUIC_STREAMS: u32 = 8192;
 
 /// The same over HTTP/2, where one lost packet holds up all of them.
 const H2_STREAMS: u32 = 1024;
