@@ -279,15 +279,28 @@ fn has_thoughts(text: &[u8]) -> bool {
     memchr::memchr2_iter(b'>', b'"', text).any(marked) || REASONING.any_in(text)
 }
 
+/// Bytes that are counted side by side.
+const LANES: usize = 32;
+
 /// How many words begin in a text: ASCII letters right behind white space, or at its start where `before` is some.
 fn runs(text: &[u8], before: u8) -> u64 {
     let Some((first, rest)) = text.split_first() else { return 0 };
     let begins = |before: u8, byte: u8| u8::from(before == b' ') & u8::from(byte.is_ascii_alphabetic());
-    // In pieces that a byte can count, so that the compiler counts sixteen at once: prompts have megabytes.
-    let counts = text.chunks(255).zip(rest.chunks(255)).map(|(befores, bytes)| {
-        u64::from(befores.iter().zip(bytes).map(|(before, byte)| begins(*before, *byte)).sum::<u8>())
-    });
-    u64::from(begins(before, *first)) + counts.sum::<u64>()
+    // Side by side in lanes that a byte can count, so that the compiler counts sixteen at once: prompts have megabytes.
+    let (befores, rest_befores) = text[..rest.len()].as_chunks::<LANES>();
+    let (bytes, rest_bytes) = rest.as_chunks::<LANES>();
+    let mut words = u64::from(begins(before, *first));
+    for (befores, bytes) in befores.chunks(255).zip(bytes.chunks(255)) {
+        let mut lanes = [0_u8; LANES];
+        for (befores, bytes) in befores.iter().zip(bytes) {
+            for (lane, (before, byte)) in lanes.iter_mut().zip(befores.iter().zip(bytes)) {
+                *lane += begins(*before, *byte);
+            }
+        }
+        words += lanes.iter().map(|&lane| u64::from(lane)).sum::<u64>();
+    }
+    let left = rest_befores.iter().zip(rest_bytes);
+    words + left.map(|(before, byte)| u64::from(begins(*before, *byte))).sum::<u64>()
 }
 
 #[cfg(test)]
