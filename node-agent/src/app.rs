@@ -335,9 +335,16 @@ async fn join_stores(
     stop: CancellationToken,
 ) {
     let mut store = handle.watch();
+    // The models as the store has them, and with their other names: those are looked up in the file system.
+    let (mut listed, mut named) = (Vec::new(), Vec::new());
     loop {
         let mut whole = (**store.borrow_and_update()).clone();
-        configured.told(&mut whole.models, &handle);
+        if whole.models != listed {
+            listed.clone_from(&whole.models);
+            configured.told(&mut whole.models, &handle);
+            named.clone_from(&whole.models);
+        }
+        whole.models.clone_from(&named);
         whole.transfers.extend(by_engines.borrow_and_update().iter().cloned());
         whole.refusals.extend(refused.borrow_and_update().iter().cloned());
         joined.send_if_modified(|known| {

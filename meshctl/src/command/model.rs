@@ -103,12 +103,17 @@ async fn change(
     let before = fetch(&mut operators).await?;
     let node = node(&before, args.node.as_str())?;
     let by_cache = matches!(wish, Wish::Load { cache: true, .. });
-    if progress(wish, node, args.model.as_str()) == Progress::Done && !by_cache {
+    // A name that no replica has may be another name of one: the router knows and says so.
+    let is_listed = wish != Wish::Unload || replicas(node, args.model.as_str()).next().is_some();
+    if progress(wish, node, args.model.as_str()) == Progress::Done && !by_cache && is_listed {
         return done(wish, &args, Duration::ZERO, screen);
     }
     let old_failure = replica_failure(node, args.model.as_str());
     let old_refusal = refusal(&mut operators, &args).await?;
     let _: DirectReply = operators.call(|mut client| async move { client.direct(request).await }).await?;
+    if !is_listed {
+        return done(wish, &args, Duration::ZERO, screen);
+    }
     if args.no_wait {
         return report(&args, "sent", "passed on; `meshctl status` shows what becomes of it", screen);
     }

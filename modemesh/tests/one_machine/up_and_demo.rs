@@ -58,9 +58,11 @@ fn the_tiny_model_is_listed_once_and_the_name_of_its_file_leads_to_its_own() {
     );
     let (_, [list, _]) = said(&["model", "list"]);
     assert!(list.contains("tiny-trained ") && !list.contains(file), "{list}");
-    let (code, [_, error]) = said(&["model", "load", file, "--node", &node]);
-    assert_eq!(code, Some(2), "{error}");
-    assert!(error.contains(&format!("`{file}` is `tiny-trained` on node `{node}`")), "{error}");
+    for wish in ["load", "unload"] {
+        let (code, [_, error]) = said(&["model", wish, file, "--node", &node]);
+        assert_eq!(code, Some(2), "{error}");
+        assert!(error.contains(&format!("`{file}` is `tiny-trained` on node `{node}`")), "{error}");
+    }
     // The folder is none that meshctl would find by itself.
     let (code, [_, error]) = said(&["ask", "--mode", "nope", "hi"]);
     assert_eq!(code, Some(4), "{error}");

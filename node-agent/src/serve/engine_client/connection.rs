@@ -116,6 +116,9 @@ impl Connection {
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.first))));
         }
         loop {
+            if let Some(wrong) = self.response.wrong() {
+                return Poll::Ready(Some(Err(wrong)));
+            }
             if self.response.is_whole() {
                 return Poll::Ready(None);
             }

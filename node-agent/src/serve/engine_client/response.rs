@@ -14,6 +14,9 @@ const HEAD_LIMIT: usize = 64 * 1024;
 /// The most headers of a head.
 const HEADERS: usize = 100;
 
+/// The most digits of a chunk's size, leading zeros included.
+const SIZE_DIGITS: u8 = 32;
+
 /// The most bytes that one chunk's extensions, or all trailers, may take: nobody here reads them.
 const UNREAD_LIMIT: usize = 16 * 1024;
 
@@ -34,9 +37,11 @@ pub(in crate::serve) struct Head {
 pub(super) struct Response {
     /// Of a head that is not whole yet.
     seen: Vec<u8>,
+    /// Bytes that came before the body, those of interim responses included.
+    before_body: usize,
     /// `None` until the head is whole.
     framing: Option<Framing>,
-    /// Wrong after bytes that were right; told once those are taken.
+    /// Wrong after bytes that were right; told when those are taken.
     wrong: Option<HttpError>,
     /// Whether the engine leaves the connection open.
     keeps: bool,
@@ -56,8 +61,11 @@ enum Framing {
 /// Where in a chunked body the next byte stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chunk {
-    /// In the digits of a size; `None` before the first.
-    Size(Option<u64>),
+    /// In the digits of a size.
+    Size {
+        size: u64,
+        digits: u8,
+    },
     /// After the size, up to the end of the line.
     Extension {
         size: u64,
@@ -81,12 +89,12 @@ enum Chunk {
 
 impl Response {
     pub(super) fn new() -> Self {
-        Self { seen: Vec::new(), framing: None, wrong: None, keeps: false, excess: false }
+        Self { seen: Vec::new(), before_body: 0, framing: None, wrong: None, keeps: false, excess: false }
     }
 
     /// Whether nothing of it has come.
     pub(super) fn is_new(&self) -> bool {
-        self.framing.is_none() && self.seen.is_empty()
+        self.before_body == 0
     }
 
     /// Whether its head and all of its body are there.
@@ -100,8 +108,15 @@ impl Response {
         self.is_whole() && self.keeps && !self.excess
     }
 
+    /// What was wrong behind the bytes that were taken last.
+    pub(super) fn wrong(&mut self) -> Option<HttpError> {
+        self.wrong.take()
+    }
+
     /// Takes bytes of the head. With its last ones come those of the body that stand behind it.
     pub(super) fn head(&mut self, bytes: &mut [u8]) -> Result<Option<(Head, Bytes)>, HttpError> {
+        // What stands behind the head is taken off again.
+        self.before_body += bytes.len();
         if self.seen.is_empty() {
             return self.parse(bytes);
         }
@@ -109,15 +124,21 @@ impl Response {
         self.seen.extend_from_slice(bytes);
         // One parse for the whole of it: many small pieces would cost their square.
         if !ends_head(&self.seen[looked_at..]) {
-            return if self.seen.len() > HEAD_LIMIT { Err(HttpError::HeadTooLong) } else { Ok(None) };
+            return self.not_yet();
         }
         let mut seen = std::mem::take(&mut self.seen);
         self.parse(&mut seen)
     }
 
+    fn not_yet<T>(&self) -> Result<Option<T>, HttpError> {
+        if self.before_body > HEAD_LIMIT { Err(HttpError::HeadTooLong) } else { Ok(None) }
+    }
+
     fn parse(&mut self, bytes: &mut [u8]) -> Result<Option<(Head, Bytes)>, HttpError> {
         let mut at = 0;
         loop {
+            // Line ends before a head mean nothing; kept, each would have all of them looked at again.
+            at += bytes[at..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
             let mut response = httparse::Response::new(&mut []);
             let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -127,35 +148,36 @@ impl Response {
             )?;
             let httparse::Status::Complete(length) = parsed else {
                 self.seen = bytes[at..].to_vec();
-                return if self.seen.len() > HEAD_LIMIT { Err(HttpError::HeadTooLong) } else { Ok(None) };
+                return self.not_yet();
             };
-            if length > HEAD_LIMIT {
-                return Err(HttpError::HeadTooLong);
-            }
             let status = response.code.unwrap_or_default();
             match status {
                 // `100 Continue` and its like: the answer follows.
                 100 | 102..=199 => at += length,
                 200..=999 => {
+                    let body = at + length;
+                    self.before_body -= bytes.len() - body;
+                    if self.before_body > HEAD_LIMIT {
+                        return Err(HttpError::HeadTooLong);
+                    }
                     let said = Said::read(response.headers)?;
-                    self.keeps = said.keeps.unwrap_or(response.version == Some(1));
+                    let is_1_1 = response.version == Some(1);
+                    // RFC 9112, 6.1: chunks in HTTP/1.0 are framed by a mistake.
+                    self.keeps = said.keeps.unwrap_or(is_1_1) && (is_1_1 || !said.chunked);
                     self.framing = Some(said.framing(status));
                     let head =
                         Head { status, content_type: said.content_type, retry_after_s: said.retry_after_s };
-                    let body = self.body(&mut bytes[at + length..])?;
-                    return Ok(Some((head, body)));
+                    let first = self.body(&mut bytes[body..])?;
+                    return Ok(Some((head, first)));
                 }
                 _ => return Err(HttpError::Status(status)),
             }
         }
     }
 
-    /// Takes bytes of the body out of their framing, which is overwritten. What was wrong behind bytes that were right
-    /// is told at the next call.
+    /// Takes bytes of the body out of their framing, which is overwritten. Behind bytes that were right something may
+    /// be [wrong](Self::wrong).
     pub(super) fn body(&mut self, bytes: &mut [u8]) -> Result<Bytes, HttpError> {
-        if let Some(wrong) = self.wrong.take() {
-            return Err(wrong);
-        }
         let (payload, used) = match &mut self.framing {
             None => return Err(HttpError::Closed),
             Some(Framing::UntilClosed) => (0..bytes.len(), bytes.len()),
@@ -182,9 +204,6 @@ impl Response {
 
     /// The connection has ended: whether the response has, too.
     pub(super) fn closed(&mut self) -> Result<(), HttpError> {
-        if let Some(wrong) = self.wrong.take() {
-            return Err(wrong);
-        }
         match self.framing {
             Some(Framing::UntilClosed) => {
                 self.framing = Some(Framing::Length(0));
@@ -215,9 +234,9 @@ impl Said {
             // By length first: most headers of an engine are none of these.
             match header.name.len() {
                 12 if header.name.eq_ignore_ascii_case("content-type") => {
-                    let text = Some(text()).filter(|text| !text.is_empty());
-                    said.content_type =
-                        text.filter(|text| text.len() <= CONTENT_TYPE_LIMIT).map(str::to_owned);
+                    let fits =
+                        |text: &&str| (1..=CONTENT_TYPE_LIMIT).contains(&text.len()) && text.is_ascii();
+                    said.content_type = Some(text()).filter(fits).map(str::to_owned);
                 }
                 11 if header.name.eq_ignore_ascii_case("retry-after") => {
                     said.retry_after_s = text().parse().ok();
@@ -237,10 +256,10 @@ impl Said {
                     said.chunked = true;
                 }
                 10 if header.name.eq_ignore_ascii_case("connection") => {
-                    for option in text().split(',').map(str::trim_ascii) {
-                        if option.eq_ignore_ascii_case("close") {
+                    for option in header.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                        if option.eq_ignore_ascii_case(b"close") {
                             said.keeps = Some(false);
-                        } else if option.eq_ignore_ascii_case("keep-alive") && said.keeps.is_none() {
+                        } else if option.eq_ignore_ascii_case(b"keep-alive") && said.keeps.is_none() {
                             said.keeps = Some(true);
                         }
                     }
@@ -258,7 +277,7 @@ impl Said {
     fn framing(&self, status: u16) -> Framing {
         match self.length {
             _ if status == 204 || status == 304 => Framing::Length(0),
-            _ if self.chunked => Framing::Chunked(Chunk::Size(None)),
+            _ if self.chunked => Framing::Chunked(Chunk::SIZE),
             Some(length) => Framing::Length(length),
             None => Framing::UntilClosed,
         }
@@ -277,6 +296,9 @@ fn ends_head(bytes: &[u8]) -> bool {
 }
 
 impl Chunk {
+    /// Before a size.
+    const SIZE: Self = Self::Size { size: 0, digits: 0 };
+
     /// Takes `bytes` up to the end of the body and says how many those are. `payload` becomes the range of the data,
     /// which is moved together.
     fn take(&mut self, bytes: &mut [u8], payload: &mut Range<usize>) -> Result<usize, HttpError> {
@@ -306,21 +328,22 @@ impl Chunk {
     /// What follows `byte` of the framing.
     fn after(self, byte: u8) -> Result<Self, HttpError> {
         Ok(match (self, byte) {
-            (Self::Size(size), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (Self::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F')
+                if digits < SIZE_DIGITS =>
+            {
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
-                let size = size.unwrap_or_default();
                 let size = size.checked_mul(16).ok_or(HttpError::Chunk)? | u64::from(digit);
-                Self::Size(Some(size))
+                Self::Size { size, digits: digits + 1 }
             }
-            (Self::Size(Some(size)), b'\r') | (Self::Extension { size, .. }, b'\r') => Self::SizeLf(size),
-            (Self::Size(Some(size)), b';' | b' ' | b'\t') => Self::Extension { size, length: 1 },
+            (Self::Size { size, digits: 1.. } | Self::Extension { size, .. }, b'\r') => Self::SizeLf(size),
+            (Self::Size { size, digits: 1.. }, b';' | b' ' | b'\t') => Self::Extension { size, length: 1 },
             (Self::Extension { size, length }, _) if byte != b'\n' && length < UNREAD_LIMIT => {
                 Self::Extension { size, length: length + 1 }
             }
             (Self::SizeLf(0), b'\n') => Self::Trailer { length: 0, line: 0 },
             (Self::SizeLf(size), b'\n') => Self::Data(size),
             (Self::DataCr, b'\r') => Self::DataLf,
-            (Self::DataLf, b'\n') => Self::Size(None),
+            (Self::DataLf, b'\n') => Self::SIZE,
             (Self::Trailer { length, line }, b'\r') => Self::TrailerLf { length, line },
             (Self::Trailer { length, line }, _) if byte != b'\n' && length < UNREAD_LIMIT => {
                 Self::Trailer { length: length + 1, line: line + 1 }

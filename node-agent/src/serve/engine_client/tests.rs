@@ -33,6 +33,10 @@ fn call(url: &str, keep: bool) -> Call<'_> {
     Call { base_url: url, path: "/v1/chat/completions", api_key: None, keep }
 }
 
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it does not hang")
+}
+
 async fn whole(body: &mut EngineBody) -> (Vec<u8>, usize) {
     let (mut bytes, mut pieces) = (Vec::new(), 0);
     while let Some(piece) = body.bytes().await {
@@ -93,7 +97,7 @@ async fn a_large_request_is_sent_while_its_answer_is_read() {
     const ANSWER: usize = 8 << 20;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
-    tokio::spawn(async move {
+    let engine = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("a connection");
         let (mut requests, mut answers) = stream.into_split();
         // More than the socket's buffers hold, and nothing of the body is read before all of it is away.
@@ -101,13 +105,20 @@ async fn a_large_request_is_sent_while_its_answer_is_read() {
         requests.read_exact(&mut head).await.expect("a request");
         let said = format!("HTTP/1.1 200 OK\r\ncontent-length: {ANSWER}\r\n\r\n");
         answers.write_all(said.as_bytes()).await.expect("the client reads");
-        answers.write_all(&vec![b'a'; ANSWER]).await.expect("the client reads");
-        tokio::io::copy(&mut requests, &mut tokio::io::sink()).await.expect("the rest of the request");
+        answers.write_all(&vec![b'a'; ANSWER / 2]).await.expect("the client reads");
+        let mut rest = vec![0; REQUEST];
+        requests.read_exact(&mut rest).await.expect("the rest of the request");
+        answers.write_all(&vec![b'a'; ANSWER / 2]).await.expect("the client reads");
+        // Its last bytes, until the client is gone.
+        tokio::io::copy(&mut requests, &mut tokio::io::sink()).await.expect("an end");
     });
     let client = EngineClient::default();
     let large = Bytes::from(vec![b' '; REQUEST]);
     let (_, mut body) = client.post(call(&url, true), large).await.expect("an answer");
-    assert_eq!(whole(&mut body).await.0.len(), ANSWER);
+    let whole = in_time(whole(&mut body)).await;
+    assert_eq!(whole.0.len(), ANSWER);
+    drop((body, client));
+    in_time(engine).await.expect("all of the request arrived");
 }
 
 #[tokio::test]
@@ -194,7 +205,128 @@ async fn a_connection_with_half_a_request_on_it_carries_no_other() {
     let client = EngineClient::default();
     for connection in ["0", "1"] {
         let large = Bytes::from(vec![b' '; 16 << 20]);
-        let (_, mut body) = client.post(call(&url, true), large).await.expect("an answer");
-        assert_eq!(whole(&mut body).await.0, connection.as_bytes());
+        let answer = in_time(client.post(call(&url, true), large)).await;
+        let (_, mut body) = answer.expect("an answer");
+        assert_eq!(in_time(whole(&mut body)).await.0, connection.as_bytes());
     }
+}
+
+/// An engine that answers the first request, and to the second one says `second` after `pause` and closes.
+async fn moody(second: &'static str, pause: Duration) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let requests = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = requests.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 1024];
+            while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                if counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                    stream.write_all(answer).await.expect("the client reads");
+                } else {
+                    tokio::time::sleep(pause).await;
+                    stream.write_all(second.as_bytes()).await.expect("the client reads");
+                    break;
+                }
+            }
+        }
+    });
+    (url, requests)
+}
+
+#[tokio::test]
+async fn a_request_that_the_engine_has_begun_is_not_sent_again() {
+    let at_once = Duration::ZERO;
+    for (second, pause) in [
+        ("HTTP/1.1 102 Processing\r\n\r\n", at_once),
+        ("HTTP/1.1 2", at_once),
+        // It closes too late for a connection that was gone before the request came.
+        ("", STALE_LIMIT * 2),
+    ] {
+        let (url, requests) = moody(second, pause).await;
+        let client = EngineClient::default();
+        let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+        assert_eq!(whole(&mut body).await.0, b"ok");
+        let second = in_time(client.post(call(&url, true), Bytes::from("{}"))).await;
+        assert_eq!(second.err().expect("no answer").to_string(), "it closed the connection");
+        assert_eq!(requests.load(std::sync::atomic::Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_goes_wrong_is_told_while_the_engine_says_no_more() {
+    let client = EngineClient::default();
+    let wrong = format!("{CHUNKED}2\r\nok\r\nnonsense").into_bytes();
+    let (url, _) = server(vec![wrong, Vec::new()]).await;
+    let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+    assert_eq!(body.bytes().await.expect("a piece").expect("so far"), "ok");
+    let wrong = in_time(body.bytes()).await.expect("an error").expect_err("wrong");
+    assert_eq!(wrong.to_string(), "the chunks are not framed as HTTP/1.1 has it");
+    assert!(body.bytes().await.is_none());
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_is_the_end_of_a_body_only_where_nothing_else_tells_it() {
+    for (framing, whole) in
+        [("content-length: 3\r\n", false), ("transfer-encoding: chunked\r\n", false), ("", true)]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = vec![0; 1024];
+            assert!(stream.read(&mut request).await.expect("a request") > 0);
+            let answer = format!("HTTP/1.1 200 OK\r\n{framing}\r\n2\r");
+            stream.write_all(answer.as_bytes()).await.expect("the client reads");
+        });
+        let client = EngineClient::default();
+        let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+        let ended = loop {
+            match in_time(body.bytes()).await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break Some(error.to_string()),
+                None => break None,
+            }
+        };
+        assert_eq!(ended, (!whole).then(|| "it closed the connection".to_owned()), "{framing}");
+        assert!(client.lock().idle.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_has_something_to_say_or_is_old_carries_no_request() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let authority = listener.local_addr().expect("bound").to_string();
+    let engine = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = vec![0; 1024];
+        assert!(stream.read(&mut request).await.expect("a request") > 0);
+        stream.write_all(&answer).await.expect("the client reads");
+        (listener, stream, answer)
+    });
+    let client = EngineClient::default();
+    let url = format!("http://{authority}");
+    let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+    assert_eq!(whole(&mut body).await.0, b"ok");
+    let (_listener, mut stream, answer) = engine.await.expect("no panic");
+    // An answer that nobody asked for would be taken for that of the next request.
+    stream.write_all(&answer).await.expect("sent");
+    let noticed = async {
+        while client.lock().idle[&*authority].iter().any(|idle| idle.connection.is_open()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(noticed).await;
+    assert!(client.kept(&authority).is_none());
+
+    let (url, _) = server(vec![answer]).await;
+    let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+    assert_eq!(whole(&mut body).await.0, b"ok");
+    let authority = url.trim_start_matches("http://");
+    for idle in client.lock().idle.get_mut(authority).expect("kept") {
+        idle.since = idle.since.checked_sub(IDLE_LIMIT * 2).expect("a machine that is up for seconds");
+    }
+    assert!(client.kept(authority).is_none());
 }

@@ -22,6 +22,9 @@ fn fed(bytes: &[u8], cuts: &[usize]) -> (Response, Result<(Head, Vec<u8>), HttpE
                 head = Some(known);
                 body.extend_from_slice(&first);
             }
+            if let Some(wrong) = response.wrong() {
+                return Err(wrong);
+            }
         }
         response.closed()?;
         Ok((head.expect("a head before the end"), body))
@@ -72,10 +75,13 @@ fn a_connection_is_kept_only_where_both_sides_know_the_end() {
     let kept = |bytes: &str| fed(bytes.as_bytes(), &[]).0.leaves_open();
     assert!(kept("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
     assert!(kept("HTTP/1.1 204 None\r\n\r\n"));
+    assert!(kept("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n"));
     assert!(kept("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"));
     assert!(kept("HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 0\r\n\r\n"));
     for closing in [
         "HTTP/1.1 200 OK\r\nconnection: Keep-Alive, Close\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nconnection: close, \u{fc}\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
         "HTTP/1.1 200 OK\r\n\r\nuntil it closes",
         // More than was announced: whose is it?
@@ -151,7 +157,25 @@ fn what_was_right_is_passed_on_before_the_error() {
     let (_, first) = response.head(&mut bytes).expect("right so far").expect("a head");
     assert_eq!(first, "ok");
     assert!(!response.is_whole());
-    assert!(matches!(response.body(&mut []), Err(HttpError::Chunk)));
+    assert!(matches!(response.wrong(), Some(HttpError::Chunk)));
+}
+
+#[test]
+fn what_is_no_text_for_a_client_is_not_passed_on() {
+    for value in ["", "text/\u{fc}", &"x".repeat(CONTENT_TYPE_LIMIT + 1)] {
+        let (head, _) = text(&format!("HTTP/1.1 204 None\r\ncontent-type: {value}\r\n\r\n")).expect("a head");
+        assert_eq!(head.content_type, None);
+    }
+}
+
+#[test]
+fn a_response_that_has_begun_is_no_new_one() {
+    for begun in ["HTTP/1.1 102 Processing\r\n\r\n", "H", "\n"] {
+        let mut response = Response::new();
+        assert!(response.is_new());
+        assert!(response.head(&mut begun.as_bytes().to_vec()).expect("right so far").is_none());
+        assert!(!response.is_new(), "{begun:?}");
+    }
 }
 
 #[test]
@@ -162,6 +186,13 @@ fn a_head_has_a_limit() {
         [(&long[..], vec![]), (&long[..], vec![1_000, 40_000]), (&long[..66_000], vec![9, 65_999])]
     {
         let said = fed(bytes.as_bytes(), &cuts).1.expect_err("too long");
+        assert_eq!(said.to_string(), "the headers are longer than 64 KiB");
+    }
+    // Nor may it never begin.
+    for endless in ["\n", "HTTP/1.1 100 Continue\r\n\r\n"] {
+        let bytes = endless.repeat(70_000 / endless.len());
+        let cuts: Vec<usize> = (0..bytes.len()).step_by(7).collect();
+        let said = fed(bytes.as_bytes(), &cuts).1.expect_err("it never begins");
         assert_eq!(said.to_string(), "the headers are longer than 64 KiB");
     }
 }
