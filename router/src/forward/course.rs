@@ -4,6 +4,7 @@ use super::Incoming;
 use super::ticket::Ticket;
 use super::waiting_room::{Progress, Stay};
 use super::wanted::Wanted;
+use crate::http::dialect::faults;
 use crate::http::head::Head;
 use crate::http::reply::ApiError;
 use http::StatusCode;
@@ -34,6 +35,8 @@ pub(super) struct Round {
     pub(super) loading: Option<(MachineId, ModelId)>,
     /// One has failed.
     pub(super) broken: bool,
+    /// Something else than engines' failures stood in the way.
+    pub(super) otherwise: bool,
     /// Trying the next one costs of the budget for retries.
     pub(super) costs: bool,
     /// Those that were not there for a moment, or took no more requests then.
@@ -71,6 +74,13 @@ impl Course<'_> {
             && let Some(error) = self.beyond.take()
         {
             return *error;
+        }
+        // A fault that none of the engines named, but each of them failed: nobody would do better.
+        if self.round.broken
+            && !self.round.otherwise
+            && let Some(fault) = faults::of_body(self.incoming.door, &self.incoming.body)
+        {
+            return fault;
         }
         let asked = &self.head.model;
         let message = format!("every node that could serve `{asked}` failed: {}", ticket.attempts_text());

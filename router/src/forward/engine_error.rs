@@ -66,9 +66,32 @@ const FIELDS: [&str; 31] = [
 /// Longer names of fields are not passed on.
 const PARAM_LIMIT: usize = 64;
 
-/// [`engine_error`], and where the client's own request is malformed, that is what is told: which field, and what helps. Only
-/// then the request is read once more. A server's error over such a request is the client's fault, too, and no other
-/// engine is bothered with it.
+/// How llama.cpp's errors begin that are 500 and the client's fault. It says `Failed to parse input`, too: that is what
+/// the model wrote.
+const UNREADABLE: [&str; 5] = [
+    "Failed to parse messages",
+    "Failed to parse tools",
+    "Failed to parse grammar",
+    "Failed to parse tool call arguments",
+    "Unknown reasoning format",
+];
+
+/// How its errors begin that may be about what it read as well as about what it made of it: a wrong type or an absent
+/// key somewhere.
+const MISREAD: [&str; 8] = [
+    "[json.exception.type_error.302]",
+    "[json.exception.type_error.304]",
+    "[json.exception.type_error.305]",
+    "[json.exception.out_of_range.403]",
+    "Missing ",
+    "Expected '",
+    "All non-assistant messages must contain",
+    "unsupported content[].type",
+];
+
+/// [`engine_error`], and where the client's own request is malformed, that is what is told: which field, and what
+/// helps. Only then the request is read once more. A server's error is the client's fault, too, where its words are
+/// those of one that stumbled over such a request; any other stays the engine's, and another one is asked.
 pub(super) fn whose_fault(
     status: StatusCode,
     body: &[u8],
@@ -76,16 +99,20 @@ pub(super) fn whose_fault(
     door: Door,
     request: &[u8],
 ) -> Failure {
-    let failure = engine_error(status, body, model);
+    let error = ErrorObject::read(body);
+    let failure = of_object(status, &error, model);
     let named = if let Failure::Client(error) = &failure {
         error.param.as_deref().unwrap_or_default()
-    } else if matches!(failure, Failure::Replica(_)) && status.is_server_error() {
+    } else if matches!(failure, Failure::Replica(_))
+        && status.is_server_error()
+        && begins(&error.message, &MISREAD)
+    {
         ""
     } else {
         return failure;
     };
     // Where the engine names another field, it stumbled over that one.
-    let closer = |fault: &ApiError| fault.param.as_deref().is_some_and(|param| param.contains(named));
+    let closer = |fault: &ApiError| fault.param.as_deref().is_some_and(|param| leads_through(param, named));
     let found = faults::of_body(door, request).filter(closer);
     found.map_or(failure, |fault| Failure::Client(Box::new(fault)))
 }
@@ -96,11 +123,34 @@ pub(super) fn whose_fault(
 /// The engine's own words go no further: llama.cpp quotes prompts and answers in them. What a client learns is
 /// the kind of the error, numbers of tokens, and which field the engine named.
 pub(super) fn engine_error(status: StatusCode, body: &[u8], model: &ModelId) -> Failure {
-    let error = match serde_json::from_slice(body) {
-        Ok(EngineError::Object { error }) => error,
-        Ok(EngineError::Text { error }) => ErrorObject { message: error, ..ErrorObject::default() },
-        Err(_) => ErrorObject::default(),
-    };
+    of_object(status, &ErrorObject::read(body), model)
+}
+
+impl ErrorObject {
+    fn read(body: &[u8]) -> Self {
+        match serde_json::from_slice(body) {
+            Ok(EngineError::Object { error }) => error,
+            Ok(EngineError::Text { error }) => Self { message: error, ..Self::default() },
+            Err(_) => Self::default(),
+        }
+    }
+}
+
+fn begins(words: &str, starts: &[&str]) -> bool {
+    starts.iter().any(|start| words.starts_with(start))
+}
+
+/// Whether the places that `named` tells come one after the other in `path`: `content` in `messages[0].content`, not
+/// `n`.
+fn leads_through(path: &str, named: &str) -> bool {
+    fn places(path: &str) -> Vec<&str> {
+        path.split(['.', '[', ']']).filter(|place| !place.is_empty()).collect()
+    }
+    let (path, named) = (places(path), places(named));
+    named.is_empty() || path.windows(named.len()).any(|run| run == named)
+}
+
+fn of_object(status: StatusCode, error: &ErrorObject, model: &ModelId) -> Failure {
     let (words, kind) = (error.message.as_str(), error.kind.as_deref().unwrap_or_default());
     let beyond = |least_context, error: ApiError| Failure::Beyond { least_context, error: Box::new(error) };
     if kind == "exceed_context_size_error" || words.contains("too large to process") {
@@ -132,11 +182,7 @@ pub(super) fn engine_error(status: StatusCode, body: &[u8], model: &ModelId) -> 
         | StatusCode::SERVICE_UNAVAILABLE => Failure::Busy(said),
         // The agent's key was refused, or the model is gone: not the client's doing.
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Failure::Replica(said),
-        // Of llama.cpp's, 500 all three.
-        _ if status.is_client_error()
-            || words.starts_with("Failed to parse ")
-            || words.starts_with("Unknown reasoning format") =>
-        {
+        _ if status.is_client_error() || begins(words, &UNREADABLE) => {
             let code = if status.is_client_error() { status } else { StatusCode::BAD_REQUEST };
             let refused = |text| ApiError::client(code, "invalid_request", text);
             let error = match named(words, error.param.as_deref()) {
@@ -210,6 +256,7 @@ fn numbers(text: &str) -> impl Iterator<Item = u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_core::fleet::Outcome;
 
     fn model() -> ModelId {
         ModelId::new("tiny").expect("valid")
@@ -264,6 +311,8 @@ mod tests {
             (400, "Value must be between my <= value <= secret, but 'stop'", Some("stop"), ""),
             (500, "Failed to parse tools: Missing tool type: 1; tools = [\n  1\n]", Some("tools"), ""),
             (500, "Failed to parse messages: Missing tool call type: \"x\"", Some("messages"), ""),
+            (500, "Failed to parse tool call arguments as JSON: [json.exception", None, ""),
+            (500, "Failed to parse grammar", None, ""),
             (500, "Unknown reasoning format: wat", Some("reasoning_format"), ""),
             (400, "unsupported content[].type", None, ""),
         ] {
@@ -287,32 +336,74 @@ mod tests {
         }
     }
 
+    const BROKEN: &str = r#"{"messages":[{"role":"user","content":[{"type":"text"}]}],"n":100}"#;
+    const SOUND: &str = r#"{"messages":[{"role":"user","content":"x"}]}"#;
+
+    fn told(status: u16, words: &str, request: &str) -> Failure {
+        let status = StatusCode::from_u16(status).expect("valid");
+        let body = json!({ "error": { "message": words } }).to_string();
+        whose_fault(status, body.as_bytes(), &model(), Door::Chat, request.as_bytes())
+    }
+
     #[test]
-    fn a_malformed_request_is_named_when_an_engine_fails_over_it_and_a_sound_one_is_the_engine_s_failure() {
-        let told = |status, said: &str, request: &str| {
-            let status = StatusCode::from_u16(status).expect("valid");
-            whose_fault(status, said.as_bytes(), &model(), Door::Chat, request.as_bytes())
-        };
-        let broken = r#"{"messages":[{"role":"user","content":[{"type":"text"}]}]}"#;
-        for (status, said) in [
-            (500, r#"{"error":{"message":"whatever"}}"#),
-            (500, ""),
-            (502, "<html>"),
-            (400, r#"{"error":{"message":"no"}}"#),
-            (500, r#"{"error":{"message":"Failed to parse messages: no"}}"#),
-            (400, r#"{"error":{"message":"bad `content`"}}"#),
+    fn a_malformed_request_is_named_when_an_engine_stumbles_over_it() {
+        for (status, words) in [
+            (500, "[json.exception.out_of_range.403] key 'text' not found"),
+            (500, "[json.exception.type_error.302] type must be string, but is null"),
+            (500, "Failed to parse messages: no"),
+            (400, "no"),
+            (400, "bad `content`"),
         ] {
-            let Failure::Client(error) = told(status, said, broken) else { panic!("{status} {said}") };
+            let Failure::Client(error) = told(status, words, BROKEN) else { panic!("{status} {words}") };
             assert_eq!(error.param.as_deref(), Some("messages[0].content[0].text"), "{}", error.message);
         }
-        let Failure::Client(error) = told(400, r#"{"error":{"message":"Field 'seed': no"}}"#, broken) else {
-            panic!("a 400")
-        };
-        assert_eq!(error.param.as_deref(), Some("seed"), "{}", error.message);
-        let sound = r#"{"messages":[{"role":"user","content":"x"}]}"#;
-        assert!(matches!(told(500, "", sound), Failure::Replica(_)));
-        assert!(matches!(told(503, "", broken), Failure::Busy(_)), "a busy engine did not look at it");
-        assert!(matches!(told(404, "", broken), Failure::Replica(_)), "nor one without the model");
+        for (words, param) in [
+            ("Field 'seed': no", "seed"),
+            ("Field 'n': Value must be between 1 <= value <= 1, but got 100", "n"),
+        ] {
+            let Failure::Client(error) = told(400, words, BROKEN) else { panic!("{words}") };
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+        }
+        assert!(matches!(told(503, "", BROKEN), Failure::Busy(_)), "a busy engine did not look at it");
+        assert!(matches!(told(404, "", BROKEN), Failure::Replica(_)), "nor one without the model");
+    }
+
+    #[test]
+    fn a_server_s_error_that_does_not_tell_of_the_request_is_the_engine_s_over_any_request() {
+        for (status, words) in [
+            (500, ""),
+            (500, "whatever"),
+            (502, "CUDA error: out of memory"),
+            // What the model wrote.
+            (500, "Failed to parse input at pos 12: </tool_call>"),
+            (500, "Failed to parse input at pos 0: [json.exception.type_error.302] my secret"),
+            (500, "[json.exception.type_error.316] invalid UTF-8 byte"),
+        ] {
+            for request in [SOUND, BROKEN] {
+                let failure = told(status, words, request);
+                assert!(matches!(failure, Failure::Replica(_)), "{words} over {request}: {failure}");
+                assert_eq!(failure.outcome(), Some(Outcome::ReplicaFailed), "the breaker counts it");
+            }
+        }
+        let failure = told(500, "[json.exception.out_of_range.403] key 'text' not found", SOUND);
+        assert!(matches!(failure, Failure::Replica(_)), "what it misread was not the client's: {failure}");
+    }
+
+    #[test]
+    fn a_field_is_in_a_path_as_a_whole_or_not_at_all() {
+        for (named, is_in) in [
+            ("", true),
+            ("content", true),
+            ("messages", true),
+            ("messages[0].content", true),
+            ("n", false),
+            ("text", true),
+            ("messages[0].text", false),
+            ("messages[1]", false),
+            ("messages[0].content[0].text.more", false),
+        ] {
+            assert_eq!(leads_through("messages[0].content[0].text", named), is_in, "{named}");
+        }
     }
 
     #[test]

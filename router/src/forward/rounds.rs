@@ -67,6 +67,7 @@ impl Forward {
             // What failed on a node that is there is repeated within a budget only, or a mesh in trouble gets twice the
             // work. Going elsewhere from one that is gone adds nothing to anybody's.
             if course.round.costs && !self.brakes().retries.take(self.clock.now()) {
+                course.round.otherwise = true;
                 ticket.attempt_ended(format!("{}; the budget for retries is spent", ticket.last_result()));
                 break;
             }
@@ -110,6 +111,7 @@ impl Forward {
             if matches!(failure, Failure::Link(_) | Failure::Busy(_) | Failure::Resting(..)) {
                 course.round.passing.push(candidate.key);
             }
+            course.round.otherwise |= !matches!(failure, Failure::Replica(_));
             course.round.failed = Some((candidate.machine.clone(), failure.to_string()));
             tracing::debug!(request_id = &**ticket.id(), node = %candidate.machine, %failure, "attempt failed");
             if let Some(outcome) = failure.outcome() {

@@ -3,8 +3,10 @@
 use crate::fixture::{Mesh, Script, caller, engine, error_of, replica};
 use mesh_core::id::ModelId;
 use mesh_core::machine::ReplicaState::Loaded;
+use router::fleet_keeper::Snapshot;
 use router::http::dialect::Door;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 async fn pair() -> (Mesh, [(std::sync::Arc<crate::fixture::Node>, crate::fixture::Control); 2]) {
     let mesh = Mesh::start(|_| ());
@@ -15,8 +17,11 @@ async fn pair() -> (Mesh, [(std::sync::Arc<crate::fixture::Node>, crate::fixture
 
 /// Failures in a row that the fleet counts, of all nodes.
 fn failures(mesh: &Mesh) -> u32 {
+    counted(&mesh.fleet.snapshot())
+}
+
+fn counted(snapshot: &Snapshot) -> u32 {
     let model = ModelId::new("m").expect("valid");
-    let snapshot = mesh.fleet.snapshot();
     let machines = snapshot.view.machines.iter();
     machines.filter_map(|machine| machine.history.get(&model)?.resting).map(|(_, failures)| failures).sum()
 }
@@ -69,6 +74,29 @@ async fn what_an_engine_fails_over_in_a_malformed_chat_is_a_400_and_no_failure_o
     let (status, ..) = error_of(mesh.send("m", caller("k")).await).await;
     assert_eq!(status, 400, "its words alone tell that it could not read the messages");
     assert_eq!(failures(&mesh), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_malformed_chat_an_engine_s_own_failure_is_asked_elsewhere_and_told_only_when_all_fail() {
+    let (mesh, nodes) = pair().await;
+    let out_of_memory = Script::Status(500, r#"{"error":{"message":"out of memory"}}"#, None);
+    nodes[0].0.always(out_of_memory.clone());
+    nodes[1].0.always(out_of_memory);
+    let body = json!({ "model": "m", "messages": [{"role": "user", "content": [{"type": "text"}]}] });
+    for asked in 1..=2 {
+        let reply = mesh.send_body(&body, caller(&format!("k{asked}"))).await;
+        let (status, code, error) = error_of(reply).await;
+        assert_eq!((status, code.as_str()), (400, "invalid_request"), "{error}");
+        assert_eq!(error["param"], "messages[0].content[0].text");
+        assert_eq!((nodes[0].0.requests(), nodes[1].0.requests()), (asked, asked), "both are asked");
+    }
+    let (status, ..) = error_of(mesh.send("m", caller("k")).await).await;
+    assert_eq!(status, 503, "a sound chat is no fault of the client");
+    mesh.until_idle().await;
+    let mut snapshots = mesh.fleet.snapshots();
+    let both = snapshots.wait_for(|snapshot| counted(snapshot) == 6);
+    let both = tokio::time::timeout(Duration::from_secs(2), both).await;
+    assert!(matches!(both, Ok(Ok(_))), "each rests after its third failure: {}", failures(&mesh));
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,7 +50,7 @@ fn is_chat(door: Door) -> bool {
 
 fn roles(door: Door) -> &'static str {
     if door == Door::Chat {
-        "one of `system`, `user`, `assistant` and `tool`"
+        "one of `system`, `developer`, `user`, `assistant` and `tool`"
     } else {
         "`user` or `assistant`"
     }
@@ -77,14 +77,15 @@ fn in_message(door: Door, place: usize, message: &Value) -> Option<ApiError> {
     let role = text(format!("{at}.role"), message.get("role"));
     let name = message.get("name").filter(|name| !name.is_null());
     let name = || name.and_then(|name| text(format!("{at}.name"), Some(name)));
-    let speaks = message["role"] != "assistant";
+    let may_be_silent = door == Door::Chat
+        && message["role"].as_str().is_some_and(|role| ["assistant", "tool", "function"].contains(&role));
     let content = || match message.get("content") {
         Some(Value::String(_)) => None,
         Some(Value::Array(parts)) => {
             parts.iter().enumerate().find_map(|(part, value)| in_part(format!("{at}.content[{part}]"), value))
         }
-        // What only calls tools says nothing.
-        None | Some(Value::Null) if !speaks && door == Door::Chat => None,
+        // What only calls tools says nothing, and some tools answer nothing.
+        None | Some(Value::Null) if may_be_silent => None,
         None => Some(fault(format!("{at}.content"), "is missing: it is a text or a list of parts")),
         Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
             Some(fault(format!("{at}.content"), "must be a text or a list of parts"))
@@ -123,10 +124,31 @@ fn in_part(at: String, part: &Value) -> Option<ApiError> {
 }
 
 fn in_call(at: &str, call: &Value) -> Option<ApiError> {
-    let function = |field: &str| text(format!("{at}.function.{field}"), call["function"].get(field));
-    text(format!("{at}.type"), call.get("type"))
-        .or_else(|| function("name"))
-        .or_else(|| function("arguments"))
+    let kind = match kind(call) {
+        // Few engines ask for it, and there are calls of kinds that only some know.
+        Ok(kind) => kind.unwrap_or("function"),
+        Err(other) => return text(format!("{at}.type"), Some(other)),
+    };
+    match kind {
+        "function" => {
+            let function = |field: &str| text(format!("{at}.function.{field}"), call["function"].get(field));
+            // Some clients write the arguments as what they mean, and engines take that.
+            let arguments =
+                || if call["function"]["arguments"].is_object() { None } else { function("arguments") };
+            function("name").or_else(arguments)
+        }
+        "custom" => text(format!("{at}.custom.name"), call["custom"].get("name")),
+        _ => None,
+    }
+}
+
+/// The `type` of a call or a tool that may be without one; the value where it is no text.
+fn kind(of: &Value) -> Result<Option<&str>, &Value> {
+    match of.get("type") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(kind)) => Ok(Some(kind)),
+        Some(other) => Err(other),
+    }
 }
 
 fn in_tools(door: Door, tools: &Value) -> Option<ApiError> {
@@ -140,7 +162,12 @@ fn in_tools(door: Door, tools: &Value) -> Option<ApiError> {
     list.iter().enumerate().find_map(|(place, tool)| {
         let at = format!("tools[{place}]");
         if door != Door::Chat {
-            return text(format!("{at}.name"), tool.get("name"));
+            return match kind(tool) {
+                Ok(None | Some("custom")) => text(format!("{at}.name"), tool.get("name")),
+                // The provider's own tools have names of their own.
+                Ok(Some(_)) => None,
+                Err(other) => text(format!("{at}.type"), Some(other)),
+            };
         }
         let kind = text(format!("{at}.type"), tool.get("type"));
         kind.or_else(|| match tool["type"].as_str() {
@@ -202,7 +229,13 @@ mod tests {
             ),
             (json!([{"role": "user", "content": "x", "name": 1}]), "messages[0].name"),
             (json!([{"role": "assistant", "tool_calls": "x"}]), "messages[0].tool_calls"),
-            (call(json!({})), "messages[0].tool_calls[0].type"),
+            (call(json!({})), "messages[0].tool_calls[0].function.name"),
+            (call(json!({"type": 1})), "messages[0].tool_calls[0].type"),
+            (call(json!({"type": "custom"})), "messages[0].tool_calls[0].custom.name"),
+            (
+                call(json!({"function": {"name": "f", "arguments": 1}})),
+                "messages[0].tool_calls[0].function.arguments",
+            ),
             (
                 call(json!({"type": "function", "function": {"arguments": "{}"}})),
                 "messages[0].tool_calls[0].function.name",
@@ -217,6 +250,8 @@ mod tests {
             (Door::Chat, json!([{}]), "tools[0].type"),
             (Door::Chat, json!([{"type": "function", "function": {}}]), "tools[0].function.name"),
             (Door::Messages, json!([{"input_schema": {}}]), "tools[0].name"),
+            (Door::Messages, json!([{"type": "custom"}]), "tools[0].name"),
+            (Door::Messages, json!([{"type": 1, "name": "f"}]), "tools[0].type"),
         ] {
             let body = json!({ "messages": [{"role": "user", "content": "x"}], "tools": tools }).to_string();
             let error = of_body(door, body.as_bytes()).unwrap_or_else(|| panic!("{body}"));
@@ -242,6 +277,31 @@ mod tests {
             ],
         });
         assert_eq!(of_body(Door::Messages, sound.to_string().as_bytes()), None);
+    }
+
+    #[test]
+    fn what_engines_or_openai_and_anthropic_allow_is_no_fault() {
+        for message in [
+            json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}),
+            json!({"role": "assistant", "tool_calls": [{"type": null, "function": {"name": "f", "arguments": {}}}]}),
+            json!({"role": "assistant", "tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "x"}}]}),
+            json!({"role": "assistant", "tool_calls": [{"type": "of_tomorrow"}]}),
+            json!({"role": "assistant", "content": null}),
+            json!({"role": "tool", "content": null, "tool_call_id": "1"}),
+            json!({"role": "function", "name": "f"}),
+        ] {
+            let body = json!({ "messages": [message] });
+            assert_eq!(of_body(Door::Chat, body.to_string().as_bytes()), None, "{body}");
+        }
+        let tools =
+            json!([{"type": "bash_20250124"}, {"type": "custom", "name": "f"}, {"type": null, "name": "f"}]);
+        let body = json!({ "tools": tools, "messages": [{"role": "user", "content": "x"}] });
+        assert_eq!(of_body(Door::Messages, body.to_string().as_bytes()), None, "{body}");
+        assert!(roles(Door::Chat).contains("`developer`"));
+    }
+
+    #[test]
+    fn other_doors_have_no_chats() {
         assert_eq!(of_body(Door::Responses, b"{\"messages\":[1]}"), None, "no chat of these dialects");
         assert_eq!(of_body(Door::Chat, b"no JSON"), None);
     }

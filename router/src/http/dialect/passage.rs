@@ -281,19 +281,26 @@ fn turns(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
     Ok(facts)
 }
 
-/// Where a block is that no engine reads, and its kind.
+/// Where a block is that no engine reads, and its kind. Only results of tools hold blocks of their own, and those hold
+/// none: what is below is not read again for each level of it.
 fn unknown_block(content: Option<&RawValue>) -> Option<(String, String)> {
-    let list = content.map(RawValue::get).filter(|content| content.starts_with('['))?;
-    let blocks: Vec<Block<'_>> = serde_json::from_str(list).ok()?;
-    blocks.into_iter().enumerate().find_map(|(place, block)| {
-        let (at, kind) = (format!("content[{place}]"), block.kind?);
-        if !BLOCKS.contains(&&*kind) {
-            return Some((at, kind.into_owned()));
+    let unknown =
+        |block: &Block<'_>| block.kind.as_deref().filter(|kind| !BLOCKS.contains(kind)).map(str::to_owned);
+    blocks(content).iter().enumerate().find_map(|(place, block)| {
+        let at = format!("content[{place}]");
+        if let Some(kind) = unknown(block) {
+            return Some((at, kind));
         }
-        // Results of tools hold blocks of their own.
-        let (inner, kind) = unknown_block(block.content)?;
-        Some((format!("{at}.{inner}"), kind))
+        block.kind.as_ref()?;
+        let mut inner = blocks(block.content).into_iter().enumerate();
+        inner.find_map(|(place, block)| Some((format!("{at}.content[{place}]"), unknown(&block)?)))
     })
+}
+
+/// The blocks of a content that is a list of them.
+fn blocks(content: Option<&RawValue>) -> Vec<Block<'_>> {
+    let list = content.map(RawValue::get).filter(|content| content.starts_with('['));
+    list.and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default()
 }
 
 fn unread(at: &str, kind: &str) -> Box<ApiError> {
@@ -301,7 +308,7 @@ fn unread(at: &str, kind: &str) -> Box<ApiError> {
     let is_word = kind.len() <= 40 && kind.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let kind = if is_word { format!("the type `{kind}`") } else { "an unknown type".into() };
     let message = format!(
-        "`{at}` is a block of {kind}, which the engine would leave out: give what it says in a block of the type `text`"
+        "`{at}` is a block of {kind}, which would not reach the model: give what it says in a block of the type `text`"
     );
     let error = ApiError::client(StatusCode::BAD_REQUEST, "unsupported", message);
     Box::new(error.param(at.to_owned()))
