@@ -104,6 +104,14 @@ impl Sending {
         }
     }
 
+    /// After [`Self::finish`]: completes when the peer has all of it, or is gone. What is still on its way is forgotten when
+    /// a QUIC connection is closed; HTTP/2 sends it first.
+    pub async fn arrived(&self) {
+        if let Self::Quic(_) = self {
+            self.stopped().await;
+        }
+    }
+
     /// Higher goes first among the streams of a connection; the usual is 0. HTTP/2 knows no such order: there,
     /// streams of files have a connection of their own.
     pub fn set_priority(&self, priority: i32) {

@@ -7,6 +7,7 @@ use crate::config::{self, AgentConfig, RunFlags};
 use crate::engine::EngineConfig;
 use crate::engine::bundled::BundledEngine;
 use crate::engine::guard;
+use crate::folder_lock;
 use crate::metrics::Metrics;
 use crate::model_store::{StoreConfig, StoreHandle, StoreWish};
 use crate::probe::Probe;
@@ -201,6 +202,7 @@ impl Agent {
         tasks.spawn(goodbyes.run(stop_links.clone()));
         if let Some(uplink) = options.uplink {
             let (up, control_up) = watch::channel(false);
+            let (displaced, displaced_times) = watch::channel(0);
             let control = ControlLink {
                 router: uplink.router.clone(),
                 identity: uplink.identity.clone(),
@@ -209,6 +211,7 @@ impl Agent {
                 boot_id: format!("{:016x}", rand::random::<u64>()),
                 metrics: metrics.clone(),
                 up,
+                displaced,
                 told_draining,
                 pacing: Pacing::default(),
             };
@@ -220,6 +223,7 @@ impl Agent {
                 serve: serve.clone(),
                 metrics,
                 control_up,
+                displaced: displaced_times,
                 way: config.data_link,
                 patience: Patience::default(),
             };
@@ -396,6 +400,7 @@ async fn count_engines(
 pub async fn run(data: &Path, config: AgentConfig, stop: CancellationToken) -> Result<(), Complaint> {
     guard::claim();
     let uplink = joined(data, &config)?;
+    let _alone = folder_lock::alone(&data.join("agent"))?;
     let name = uplink.identity.current().peer().name.clone();
     let (agents, router) = (name.clone(), uplink.router.clone());
     let mut registry = Registry::default();
@@ -463,7 +468,10 @@ pub async fn join_router(data: &Path, flags: &JoinFlags) -> Result<String, Compl
         mesh_daemon::data_folder::write_private(&path, format!("{text}\n").as_bytes())
             .map_err(|error| Complaint::new(format!("cannot write {}", path.display())).cause(error))?;
     }
-    Ok(format!("joined the mesh at {router} as {name}\nstart the agent: mesh-agent run\n"))
+    Ok(format!(
+        "joined the mesh at {router} as {name}\nstart the agent: mesh-agent run --data {}\n",
+        data.display()
+    ))
 }
 
 /// `mesh-agent install-engine`: the bundled engine in the data folder, unless it is there. Steps go to stderr.

@@ -24,6 +24,7 @@ pub mod app;
 pub mod config;
 pub mod doctor;
 pub mod engine;
+mod folder_lock;
 pub mod metrics;
 pub mod model_store;
 pub mod probe;

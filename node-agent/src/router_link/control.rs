@@ -71,6 +71,8 @@ pub struct ControlLink {
     pub metrics: Metrics,
     /// Shows the data link whether a session stands.
     pub up: watch::Sender<bool>,
+    /// Counts for the data link how often another agent has taken our name.
+    pub displaced: watch::Sender<u64>,
     /// Shows whether the report that we drain has left.
     pub told_draining: watch::Sender<bool>,
     /// How often, how long.
@@ -109,6 +111,7 @@ impl ControlLink {
                     match ended {
                         Ended::Stopped => return,
                         Ended::Unwanted(reason) => {
+                            self.displaced.send_modify(|times| *times += 1);
                             tracing::warn!(
                                 router = self.router,
                                 "the router ended this session: {reason}; trying again in {} s",

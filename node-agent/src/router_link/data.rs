@@ -87,6 +87,9 @@ pub struct DataLink {
     pub metrics: Metrics,
     /// Whether the control link stands: while it does not, it is the one that says so.
     pub control_up: watch::Receiver<bool>,
+    /// How many times the router has ended our control session for another agent of this name. It has put that one's data
+    /// link in the place of ours then.
+    pub displaced: watch::Receiver<u64>,
     /// Which ways it may take.
     pub way: DataWay,
     /// When it changes its way.
@@ -97,6 +100,8 @@ pub struct DataLink {
 enum Ended {
     Stopped,
     Lost(String),
+    /// Another agent has this name now.
+    Displaced,
     NoAnswer(String),
     /// QUIC answers again while requests come over HTTP/2.
     Better(Line),
@@ -148,6 +153,14 @@ impl DataLink {
                 self.metrics.link(Link::Data, false);
                 match ended {
                     Ended::Stopped => break,
+                    Ended::Displaced => {
+                        // Not before the name is ours again, or this link would take the other one's place.
+                        let mut control_up = self.control_up.clone();
+                        tokio::select! {
+                            () = stop.cancelled() => break,
+                            _ = control_up.wait_for(|up| *up) => {}
+                        }
+                    }
                     Ended::Better(line) => {
                         better = Some(line);
                         continue;
@@ -237,19 +250,38 @@ impl DataLink {
         let ended = tokio::select! {
             () = stop.cancelled() => Ended::Stopped,
             cause = intake.lost() => Ended::Lost(cause),
+            () = self.displaced() => Ended::Displaced,
             line = looking => Ended::Better(line),
         };
         if let Some(store) = self.serve.store() {
             store.peers().set(None);
         }
-        if let Ended::Better(_) = ended {
-            udp.silent_for = Duration::ZERO;
-            udp.looked = true;
-            retired.spawn(intake.retire(self.patience.linger, stop.clone()));
-        } else {
-            intake.end().await;
+        match ended {
+            Ended::Better(_) => {
+                udp.silent_for = Duration::ZERO;
+                udp.looked = true;
+                retired.spawn(intake.retire(self.patience.linger, stop.clone()));
+            }
+            // What the router sent before goes on.
+            Ended::Displaced => drop(retired.spawn(intake.retire(self.patience.linger, stop.clone()))),
+            Ended::Stopped | Ended::Lost(_) | Ended::NoAnswer(_) => {
+                // All answers have ended, but not all of their bytes may have left.
+                if *self.serve.in_flight().borrow() == 0 {
+                    intake.settle().await;
+                }
+                intake.end().await;
+            }
         }
         ended
+    }
+
+    /// Completes when another agent takes this name.
+    async fn displaced(&self) {
+        let mut displaced = self.displaced.clone();
+        displaced.mark_unchanged();
+        if displaced.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Completes with a connection by QUIC when it is wanted and UDP passes again.

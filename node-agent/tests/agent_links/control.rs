@@ -27,6 +27,7 @@ struct Link {
     engines: watch::Sender<Arc<Vec<Engine>>>,
     draining: watch::Sender<bool>,
     told_draining: watch::Receiver<bool>,
+    displaced: watch::Sender<u64>,
     directives: mpsc::Receiver<Directive>,
     identity: Identity,
     stop: CancellationToken,
@@ -43,6 +44,7 @@ fn link(mesh: &Mesh, router: SocketAddr, pacing: Pacing) -> Link {
     let (engines, engines_seen) = watch::channel(Arc::default());
     let (draining, draining_seen) = watch::channel(false);
     let (told, told_draining) = watch::channel(false);
+    let displaced = watch::Sender::new(0);
     let (directed, directives) = mpsc::channel(16);
     let hardware = Hardware {
         hostname: "test".into(),
@@ -67,12 +69,13 @@ fn link(mesh: &Mesh, router: SocketAddr, pacing: Pacing) -> Link {
         boot_id: "boot-1".into(),
         metrics: Metrics::new(&mut Registry::default()),
         up: watch::Sender::new(false),
+        displaced: displaced.clone(),
         told_draining: told,
         pacing,
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(control.run(stop.clone()));
-    Link { vitals, engines, draining, told_draining, directives, identity, stop, task }
+    Link { vitals, engines, draining, told_draining, displaced, directives, identity, stop, task }
 }
 
 fn vitals(load: f32) -> Vitals {
@@ -148,13 +151,14 @@ async fn a_replaced_session_stays_away_for_a_while() {
     mesh.certify(LONG);
     let mut router = ScriptedRouter::start(&mesh, any());
     let away = Duration::from_millis(400);
-    let _link = link(&mesh, router.address, Pacing { after_goodbye: away, ..quick() });
+    let link = link(&mesh, router.address, Pacing { after_goodbye: away, ..quick() });
     let agent = router.attached().await;
     let before = Instant::now();
     let reason = "another agent has attached under this name, with the same key".into();
     agent.say(router_message::Kind::Goodbye(Goodbye { reason, come_back: false })).await;
     drop(router.attached().await);
     assert!(before.elapsed() >= away, "it came back after {:?}", before.elapsed());
+    assert_eq!(*link.displaced.borrow(), 1, "the data link is told");
 }
 
 #[tokio::test]
@@ -162,11 +166,12 @@ async fn a_router_that_stops_on_purpose_is_dialled_again_soon() {
     let mesh = Mesh::new();
     mesh.certify(LONG);
     let mut router = ScriptedRouter::start(&mesh, any());
-    let _link = link(&mesh, router.address, Pacing { after_goodbye: LONG, ..quick() });
+    let link = link(&mesh, router.address, Pacing { after_goodbye: LONG, ..quick() });
     let agent = router.attached().await;
     let reason = "the router is stopping".into();
     agent.say(router_message::Kind::Goodbye(Goodbye { reason, come_back: true })).await;
     assert!(router.attached().await.report().await.is_full());
+    assert_eq!(*link.displaced.borrow(), 0);
 }
 
 #[tokio::test]

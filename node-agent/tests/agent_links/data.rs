@@ -24,6 +24,8 @@ struct Stage {
     router: ScriptedRouter,
     connection: Connection,
     bench: Bench,
+    control_up: watch::Sender<bool>,
+    displaced: watch::Sender<u64>,
     stop: CancellationToken,
 }
 
@@ -34,18 +36,20 @@ impl Stage {
         let mut router = ScriptedRouter::start(&mesh, any());
         let bench = Bench::start().await;
         let stop = CancellationToken::new();
+        let (control_up, displaced) = (watch::Sender::new(true), watch::Sender::new(0));
         let link = DataLink {
             router: router.address.to_string(),
             identity: Identity::open(&mesh.agent_folder()).expect("credentials"),
             serve: bench.serve.clone(),
             metrics: bench.metrics.clone(),
-            control_up: watch::Sender::new(true).subscribe(),
+            control_up: control_up.subscribe(),
+            displaced: displaced.subscribe(),
             way,
             patience: Patience::default(),
         };
         tokio::spawn(link.run(stop.clone()));
         let connection = router.connection().await;
-        Self { mesh, router, connection, bench, stop }
+        Self { mesh, router, connection, bench, control_up, displaced, stop }
     }
 }
 
@@ -94,7 +98,48 @@ over_both!(
     streams_that_break_the_frame_are_reset,
     a_router_that_came_back_is_dialled_again,
     stopping_resets_what_still_runs_with_the_code_of_a_shutdown,
+    an_answer_that_has_ended_arrives_although_the_agent_stops,
+    an_agent_whose_name_another_has_taken_dials_again_once_the_name_is_its_own,
 );
+
+async fn an_answer_that_has_ended_arrives_although_the_agent_stops(way: DataWay) {
+    let mut stage = Stage::set(way).await;
+    let (_send, mut recv) = open(&stage.connection, PATH, b"{}").await;
+    let answer = format!("\"{}\"", "x".repeat(400 << 10));
+    stage.bench.engine.post().await.answer("200 OK", "application/json", &answer).await;
+    soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
+    let reading = tokio::spawn(async move { rest(&mut recv).await });
+    // As the agent does it: first it takes no more, and when nothing runs any more the links end.
+    stage.bench.serve.drain();
+    soon("the end", stage.bench.serve.in_flight().wait_for(|&running| running == 0))
+        .await
+        .expect("it serves");
+    stage.stop.cancel();
+    assert_eq!(soon("the answer", reading).await.expect("whole"), answer.as_bytes());
+}
+
+async fn an_agent_whose_name_another_has_taken_dials_again_once_the_name_is_its_own(way: DataWay) {
+    let mut stage = Stage::set(way).await;
+    let (_send, mut recv) = open(&stage.connection, PATH, b"{}").await;
+    let running = stage.bench.engine.post().await;
+    stage.control_up.send_replace(false);
+    stage.displaced.send_modify(|times| *times += 1);
+    // What runs goes on, and ends the old connection with itself.
+    running.answer("200 OK", "application/json", "{}").await;
+    soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
+    assert_eq!(rest(&mut recv).await, b"{}");
+    soon("the end of the old connection", stage.connection.closed()).await;
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), stage.router.connection()).await.is_err(),
+        "it would take the other agent's place"
+    );
+    stage.control_up.send_replace(true);
+    stage.connection = stage.router.connection().await;
+    let (_send, mut recv) = open(&stage.connection, PATH, b"{}").await;
+    stage.bench.engine.post().await.answer("200 OK", "application/json", "{}").await;
+    soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
+    assert_eq!(rest(&mut recv).await, b"{}");
+}
 
 async fn a_request_goes_to_the_engine_and_its_answer_comes_back_whole(way: DataWay) {
     let mut stage = Stage::set(way).await;
@@ -262,6 +307,7 @@ fn hurried(mesh: &Mesh, router: &ScriptedRouter, bench: &Bench) -> DataLink {
         serve: bench.serve.clone(),
         metrics: bench.metrics.clone(),
         control_up: watch::Sender::new(true).subscribe(),
+        displaced: watch::Sender::new(0).subscribe(),
         way: DataWay::Auto,
         patience: Patience {
             fall_back_after: Duration::from_millis(1),

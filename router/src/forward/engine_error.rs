@@ -168,6 +168,9 @@ fn of_object(status: StatusCode, error: &ErrorObject, model: &ModelId) -> Failur
     if words.contains("image input is not supported") || words.contains("does not support image") {
         return unsupported(&format!("the model {model} cannot read images"));
     }
+    if words.contains("audio input is not supported") {
+        return unsupported(&format!("the model {model} cannot hear audio"));
+    }
     if kind == "not_supported_error" || status == StatusCode::NOT_IMPLEMENTED {
         return unsupported(&format!("the model {model} or its engine does not do this"));
     }
@@ -421,6 +424,10 @@ mod tests {
             (
                 500,
                 r#"{"error":{"code":500,"message":"image input is not supported - hint: if this is unexpected, you may need to provide the mmproj","type":"server_error"}}"#,
+            ),
+            (
+                500,
+                r#"{"error":{"code":500,"message":"audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj","type":"server_error"}}"#,
             ),
             (
                 501,

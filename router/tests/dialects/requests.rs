@@ -146,6 +146,9 @@ fn blocks_that_llama_cpp_would_leave_out_are_refused_by_name_and_place() {
             "it answers for itself"
         );
     }
+    let body =
+        json!({"model": "m", "system": [text, document], "messages": [{"role": "user", "content": "hi"}]});
+    assert_eq!(refused(Door::Messages, EngineKind::LlamaServer, &body).param.as_deref(), Some("system[1]"));
     let known = json!([
         text, {"type": "image", "source": {"type": "base64", "data": ""}}, {"type": "thinking", "thinking": "x"},
         {"type": "redacted_thinking", "data": "x"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}},
@@ -154,7 +157,7 @@ fn blocks_that_llama_cpp_would_leave_out_are_refused_by_name_and_place() {
         // Results within results are nobody's, and are not looked into: each level would be read once more.
         {"type": "tool_result", "content": [{"type": "tool_result", "content": [{"type": "document"}]}]},
     ]);
-    let body = json!({"model": "m", "messages": [{"role": "user", "content": known}]});
+    let body = json!({"model": "m", "system": [text], "messages": [{"role": "user", "content": known}]});
     let passed = prepare(Door::Messages, EngineKind::LlamaServer, &body.to_string()).expect("all are known");
     assert!(matches!(passed.change, Change::None));
 }

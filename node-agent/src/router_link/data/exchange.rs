@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 /// A router that announces a request and then sends nothing is not worth a buffer.
 const REQUEST_STALL: Duration = Duration::from_secs(30);
 
+/// A draining agent waits so long for the router to have the last bytes of an answer.
+pub(super) const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
+
 /// Bodies of all requests together, in KiB: room for two of the largest. More wait for their turn.
 pub(super) const BODIES_KIB: u32 = 512 * 1024;
 
@@ -36,7 +39,7 @@ struct Reply {
 }
 
 impl Reply {
-    fn finish(mut self) {
+    fn finish(&mut self) {
         self.finished = true;
         self.send.finish();
     }
@@ -84,7 +87,7 @@ impl Exchange {
 
     pub(super) async fn run(self) {
         let Self { serve, bodies, mut reply, mut recv, cut } = self;
-        let stopped = reply.send.stopped();
+        let (stopped, draining) = (reply.send.stopped(), serve.draining());
         let exchange = async {
             let head = read_head(&mut recv).await?;
             if let Some(wanted) = &head.blob {
@@ -101,12 +104,20 @@ impl Exchange {
             }
         };
         let ended = tokio::select! {
+            // What has ended is not cut any more.
+            biased;
             ended = exchange => ended,
             () = stopped => Err(Early::Withdrawn),
             () = cut.cancelled() => Err(Early::Cut),
         };
         match ended {
-            Ok(()) => reply.finish(),
+            Ok(()) => {
+                reply.finish();
+                if *draining.borrow() {
+                    // The connection will be closed as soon as nothing runs on it.
+                    drop(timeout(ARRIVAL_LIMIT, reply.send.arrived()).await);
+                }
+            }
             Err(Early::Broke) => reply.code = code::ENGINE_BROKE,
             Err(Early::Withdrawn) => reply.code = code::CANCELLED,
             Err(Early::Cut) => reply.code = code::SHUTDOWN,

@@ -6,7 +6,7 @@
 //! | exchange, one each | a stream | an answer | answered, withdrawn, or cut |
 
 use super::dial::Line;
-use super::exchange::Exchange;
+use super::exchange::{ARRIVAL_LIMIT, Exchange};
 use crate::serve::Serve;
 use mesh_link::Connection;
 use mesh_proto::frame::code;
@@ -44,6 +44,12 @@ impl Intake {
     /// Completes with the cause when the connection is lost.
     pub(super) async fn lost(&mut self) -> String {
         (&mut self.accepting).await.unwrap_or_else(|error| error.to_string())
+    }
+
+    /// Waits for a moment until the last bytes of what has ended are with the router.
+    pub(super) async fn settle(&self) {
+        self.requests.close();
+        drop(timeout(ARRIVAL_LIMIT, self.requests.wait()).await);
     }
 
     /// Cuts what still runs, and says goodbye.

@@ -270,11 +270,14 @@ fn facts(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
 /// The same of Anthropic's messages.
 fn turns(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
     // What is malformed is left to the engine.
-    let Talk { messages } = serde_json::from_slice(body).unwrap_or_default();
+    let Talk { system, messages } = serde_json::from_slice(body).unwrap_or_default();
     let mut facts = BodyFacts::default();
+    if let Some((at, kind)) = unknown_block("system", system) {
+        return Err(unread(&at, &kind));
+    }
     for (place, said) in messages.iter().enumerate() {
         facts.instructs |= said.role.as_deref() == Some("system");
-        if let Some((at, kind)) = unknown_block(said.content) {
+        if let Some((at, kind)) = unknown_block("content", said.content) {
             return Err(unread(&format!("messages[{place}].{at}"), &kind));
         }
     }
@@ -283,11 +286,11 @@ fn turns(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
 
 /// Where a block is that no engine reads, and its kind. Only results of tools hold blocks of their own, and those hold
 /// none: what is below is not read again for each level of it.
-fn unknown_block(content: Option<&RawValue>) -> Option<(String, String)> {
+fn unknown_block(name: &str, content: Option<&RawValue>) -> Option<(String, String)> {
     let unknown =
         |block: &Block<'_>| block.kind.as_deref().filter(|kind| !BLOCKS.contains(kind)).map(str::to_owned);
     blocks(content).iter().enumerate().find_map(|(place, block)| {
-        let at = format!("content[{place}]");
+        let at = format!("{name}[{place}]");
         if let Some(kind) = unknown(block) {
             return Some((at, kind));
         }
@@ -316,7 +319,9 @@ fn unread(at: &str, kind: &str) -> Box<ApiError> {
 
 #[derive(Deserialize, Default)]
 struct Talk<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, default)]
+    system: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     messages: Vec<Said<'a>>,
 }
 
