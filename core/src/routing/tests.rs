@@ -232,7 +232,7 @@ fn a_quarantined_or_degraded_replica_gets_nothing_and_says_why() {
     assert!(!refusal.is_permanent(), "it may pass the next check");
 }
 
-fn with_heat(name: &str, state: ThermalState) -> crate::fleet::MachineView {
+pub(super) fn with_heat(name: &str, state: ThermalState) -> crate::fleet::MachineView {
     let mut machine = machine(name, &["m"]);
     let thermal = crate::machine::Thermal { state, why: "k10temp Tctl 97 of 100".into() };
     machine.vitals = Some(crate::machine::Vitals { thermal, ..crate::machine::Vitals::unknown("test") });

@@ -3,7 +3,7 @@
 use super::*;
 use crate::fleet::Answers;
 use crate::fleet::tests::{machine, machine_id, model_id, view_of};
-use crate::routing::tests::{ask, history, hundred_tokens, speed};
+use crate::routing::tests::{ask, history, hundred_tokens, speed, with_heat};
 use crate::routing::{Block, Candidate};
 use proptest::prelude::*;
 
@@ -22,6 +22,12 @@ fn plain<'a>(scan: &Scan<'a>) -> (Vec<Scored<'a>>, usize, bool) {
             };
             let believed = believed(&mut scan.held.as_slice(), both.0.cache());
             let one = scan.scored(servings, preference, both, scan.load.find(both.0.key), believed, doubt);
+            // What is compared has fewer steps than what is told: they mean the same.
+            if scan.by_seconds(servings)
+                && let Some(told) = scan.cost(&one).map(|cost| cost.total())
+            {
+                assert!((one.cost - told).abs() <= 1e-9 * told, "{} for {told}", one.cost);
+            }
             any_free |= both.0.told_slots.is_none_or(|slots| one.in_flight() < slots);
             all.push(one);
         }
@@ -60,6 +66,13 @@ fn drawn_view(drawn: &[Drawn], all_measured: bool) -> FleetView {
             3 => replica.context = Some(64),
             4 => replica.slots = None,
             5 => replica.kv_used = Some(0.9),
+            6 => replica.abilities.vision = Some(false),
+            7 => replica.abilities.chat = Some(false),
+            8 => replica.abilities.embed = Some(false),
+            9 => one.rtt_s = Some(0.3),
+            10 => one.vitals = with_heat("warm", ThermalState::Warm).vitals,
+            11 => one.vitals = with_heat("derated", ThermalState::Derated).vitals,
+            12 => one.vitals = with_heat("hot", ThermalState::Hot).vitals,
             _ => {}
         }
         one
@@ -93,7 +106,8 @@ proptest! {
         drawn in proptest::collection::vec((0u8..4, 0u8..40, 0u32..4, proptest::bool::weighted(0.05)), 20..150),
         all_measured in any::<bool>(),
         is_idle in any::<bool>(),
-        tools in any::<bool>(),
+        (tools, vision, embeds) in any::<(bool, bool, bool)>(),
+        least_context in prop::sample::select(vec![0u32, 65, 1_024, 1_025]),
         target in proptest::option::weighted(0.2, 0.1f64..10.0),
         prompt_tokens in prop::sample::select(vec![0u64, 100, 1_000, 5_000_000_000]),
         dice in any::<u64>(),
@@ -106,10 +120,12 @@ proptest! {
         for models in [vec![model_id("m")], vec![model_id("m"), model_id("x")], vec![model_id("x"), model_id("m")]] {
             for tried in [&[][..], &tried] {
                 let request = Request {
+                    purpose: if embeds { Purpose::Embed } else { Purpose::Chat },
                     prompt_tokens,
+                    least_context,
                     prefix: &chain,
                     tried,
-                    needs: Needs { tools, ..Needs::default() },
+                    needs: Needs { tools, vision, ..Needs::default() },
                     slo: Slo { ttft_s: target, tpot_s: None },
                     ..ask(&models)
                 };
