@@ -11,8 +11,10 @@ use mesh_proto::v1::RequestHead;
 use node_agent::router_link::Identity;
 use node_agent::router_link::data::{DataLink, DataWay, Patience};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -98,23 +100,59 @@ over_both!(
     streams_that_break_the_frame_are_reset,
     a_router_that_came_back_is_dialled_again,
     stopping_resets_what_still_runs_with_the_code_of_a_shutdown,
-    an_answer_that_has_ended_arrives_although_the_agent_stops,
     an_agent_whose_name_another_has_taken_dials_again_once_the_name_is_its_own,
 );
 
-async fn an_answer_that_has_ended_arrives_although_the_agent_stops(way: DataWay) {
-    let mut stage = Stage::set(way).await;
-    let (_send, mut recv) = open(&stage.connection, PATH, b"{}").await;
+/// A far router: what is sent to it by UDP arrives after `delay`.
+async fn far(router: SocketAddr, delay: Duration) -> SocketAddr {
+    let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
+    let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
+    let address = near.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
+        let mut agent = None;
+        loop {
+            tokio::select! {
+                received = near.recv_from(&mut there) => {
+                    let (length, from) = received.expect("a packet");
+                    agent = Some(from);
+                    let (packet, far) = (there[..length].to_vec(), far.clone());
+                    tokio::spawn(async move {
+                        tokio::time::sleep(delay).await;
+                        far.send_to(&packet, router).await.expect("sent");
+                    });
+                }
+                received = far.recv_from(&mut back) => {
+                    let (length, _) = received.expect("a packet");
+                    near.send_to(&back[..length], agent.expect("it has asked")).await.expect("sent");
+                }
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_answer_that_has_ended_arrives_although_the_agent_stops() {
+    let mesh = Mesh::new();
+    mesh.certify(Duration::from_secs(3600));
+    let mut router = ScriptedRouter::start(&mesh, any());
+    let (mut bench, stop) = (Bench::start().await, CancellationToken::new());
+    let away = far(router.address, Duration::from_millis(30)).await;
+    let link = DataLink { router: away.to_string(), way: DataWay::Quic, ..hurried(&mesh, &router, &bench) };
+    tokio::spawn(link.run(stop.clone()));
+    let connection = router.connection().await;
+    let (_send, mut recv) = open(&connection, PATH, b"{}").await;
+    // More than is on its way at one time, less than the link takes before it is read.
     let answer = format!("\"{}\"", "x".repeat(400 << 10));
-    stage.bench.engine.post().await.answer("200 OK", "application/json", &answer).await;
+    let post = bench.engine.post().await;
+    // As the agent does it: first it takes no more, and when nothing runs any more the links end.
+    bench.serve.drain();
+    post.answer("200 OK", "application/json", &answer).await;
     soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
     let reading = tokio::spawn(async move { rest(&mut recv).await });
-    // As the agent does it: first it takes no more, and when nothing runs any more the links end.
-    stage.bench.serve.drain();
-    soon("the end", stage.bench.serve.in_flight().wait_for(|&running| running == 0))
-        .await
-        .expect("it serves");
-    stage.stop.cancel();
+    soon("the end", bench.serve.in_flight().wait_for(|&running| running == 0)).await.expect("it serves");
+    stop.cancel();
     assert_eq!(soon("the answer", reading).await.expect("whole"), answer.as_bytes());
 }
 
