@@ -491,17 +491,20 @@ pub async fn install_engine(data: &Path) -> Result<String, Complaint> {
 /// Address and credentials of a machine that has joined.
 fn joined(data: &Path, config: &AgentConfig) -> Result<Uplink, Complaint> {
     let folder = data.join("agent");
-    let rejoin = "on the router: meshctl token create --role node; then here: mesh-agent join ROUTER TOKEN";
+    let rejoin = format!(
+        "on the router: meshctl token create --role node; then here: mesh-agent join ROUTER TOKEN --data {}",
+        data.display()
+    );
     if !folder.join("chain.pem").exists() {
         return Err(Complaint::new("this machine has not joined a mesh")
             .cause(format!("there is no certificate in {}", folder.display()))
-            .hint(rejoin)
+            .hint(&rejoin)
             .exit(exit::IDENTITY));
     }
     let identity = Identity::open(&folder).map_err(|error| {
         Complaint::new("this machine's credentials are unusable")
             .cause(error)
-            .hint(rejoin)
+            .hint(&rejoin)
             .exit(exit::IDENTITY)
     })?;
     let (now, ends) = (SystemTime::now(), identity.current().expires_at());

@@ -127,7 +127,7 @@ pub(super) fn loops(loops: Loops) -> ApiError {
             "the prompt has to become shorter, or a model with a larger context be asked"
         }
         "model_not_found" => "GET /v1/models lists what there is",
-        "unsupported" => "another model has to be asked",
+        "unsupported" => "the request has to change as that error said, or another model be asked",
         _ => "the request has to change",
     };
     let message = format!(

@@ -121,29 +121,33 @@ pub enum LedgerError {
     },
 }
 
+/// What helps. Which role the token had the refusal does not know.
+const NEW_TOKEN: &str =
+    "make a new one with `meshctl token create --role node`, or `--role operator` for a person";
+
 /// Why a token gave no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenRefusal {
     /// No token has this id; perhaps it ended more than seven days ago.
-    #[error("the router knows no such token; make a new one with `meshctl token create --role node`")]
+    #[error("the router knows no such token; {}", NEW_TOKEN)]
     Unknown,
     /// The id is right and the secret is not.
     #[error("the token's secret is wrong; copy the whole token again")]
     WrongSecret,
     /// It was traded before.
-    #[error("the token was used by `{by}` already; make a new one with `meshctl token create --role node`")]
+    #[error("the token was used by `{by}` already; {}", NEW_TOKEN)]
     Used {
         /// The name that joined with it.
         by: String,
     },
     /// It is too old.
-    #[error("the token expired {} ago; make a new one with `meshctl token create --role node`", human(*ago))]
+    #[error("the token expired {} ago; {}", human(*ago), NEW_TOKEN)]
     Expired {
         /// How long ago.
         ago: Duration,
     },
     /// An operator took it back.
-    #[error("the token was revoked; make a new one with `meshctl token create --role node`")]
+    #[error("the token was revoked; {}", NEW_TOKEN)]
     Revoked,
     /// The name belongs to another key.
     #[error(
@@ -211,10 +215,7 @@ mod tests {
     #[test]
     fn a_refusal_tells_how_long_ago_and_what_to_do() {
         let refusal = TokenRefusal::Expired { ago: Duration::from_secs(3 * 3_600) };
-        assert_eq!(
-            refusal.to_string(),
-            "the token expired 3 h ago; make a new one with `meshctl token create --role node`"
-        );
+        assert_eq!(refusal.to_string(), format!("the token expired 3 h ago; {NEW_TOKEN}"));
     }
 
     #[test]
