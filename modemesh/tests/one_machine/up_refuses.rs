@@ -42,9 +42,17 @@ fn a_busy_port_names_the_process_that_holds_it() {
 #[test]
 fn a_busy_udp_port_is_told_apart() {
     let data = tempfile::tempdir().expect("a temporary folder");
-    let holder = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let address = holder.local_addr().expect("bound").to_string();
+    // A port that is free for UDP may be another test's for TCP, and that is told first.
+    let (holder, address) = std::iter::repeat_with(|| {
+        let holder = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let address = holder.local_addr().expect("bound");
+        (holder, address)
+    })
+    .find(|(_, address)| TcpListener::bind(address).is_ok())
+    .expect("without an end");
+    let address = address.to_string();
     let output = Program::run(data.path(), &["up", "--yes", "--agents", &address]);
+    drop(holder);
     assert_refused(&output, 1, &["(UDP)", &format!("(pid {})", std::process::id())]);
 }
 
