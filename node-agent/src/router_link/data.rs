@@ -120,11 +120,19 @@ struct Udp {
 
 impl DataLink {
     /// Keeps a connection to the router until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let (mut backoff, mut router_is) = (Backoff::default(), Reachability::new("the data link"));
         let bodies = Arc::new(Semaphore::new(exchange::BODIES_KIB as usize));
         let (mut udp, mut better, retired) = (Udp::default(), None, TaskTracker::new());
         loop {
+            // Not before the name is ours again, or this link would take the other agent's place.
+            if self.displaced.has_changed().unwrap_or(false) {
+                self.displaced.mark_unchanged();
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    _ = self.control_up.wait_for(|up| *up) => {}
+                }
+            }
             // An ended certificate is the control link's to complain about.
             if let Ok(credentials) = self.identity.valid(SystemTime::now()) {
                 let over_tcp = self.takes_tcp(&udp);
@@ -153,14 +161,7 @@ impl DataLink {
                 self.metrics.link(Link::Data, false);
                 match ended {
                     Ended::Stopped => break,
-                    Ended::Displaced => {
-                        // Not before the name is ours again, or this link would take the other one's place.
-                        let mut control_up = self.control_up.clone();
-                        tokio::select! {
-                            () = stop.cancelled() => break,
-                            _ = control_up.wait_for(|up| *up) => {}
-                        }
-                    }
+                    Ended::Displaced => continue,
                     Ended::Better(line) => {
                         better = Some(line);
                         continue;
@@ -275,10 +276,9 @@ impl DataLink {
         ended
     }
 
-    /// Completes when another agent takes this name.
+    /// Completes when another agent has taken this name, also while the link was being dialled.
     async fn displaced(&self) {
         let mut displaced = self.displaced.clone();
-        displaced.mark_unchanged();
         if displaced.changed().await.is_err() {
             std::future::pending::<()>().await;
         }

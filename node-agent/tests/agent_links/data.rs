@@ -133,6 +133,27 @@ async fn far(router: SocketAddr, delay: Duration) -> SocketAddr {
 }
 
 #[tokio::test]
+async fn a_name_that_is_lost_before_the_link_stands_is_waited_for() {
+    let mesh = Mesh::new();
+    mesh.certify(Duration::from_secs(3600));
+    let mut router = ScriptedRouter::start(&mesh, any());
+    let (bench, stop) = (Bench::start().await, CancellationToken::new());
+    let (control_up, displaced) = (watch::Sender::new(false), watch::Sender::new(0));
+    let link = DataLink {
+        way: DataWay::Quic,
+        control_up: control_up.subscribe(),
+        displaced: displaced.subscribe(),
+        ..hurried(&mesh, &router, &bench)
+    };
+    displaced.send_modify(|times| *times += 1);
+    tokio::spawn(link.run(stop.clone()));
+    assert!(tokio::time::timeout(Duration::from_millis(300), router.connection()).await.is_err());
+    control_up.send_replace(true);
+    router.connection().await;
+    stop.cancel();
+}
+
+#[tokio::test]
 async fn an_answer_that_has_ended_arrives_although_the_agent_stops() {
     let mesh = Mesh::new();
     mesh.certify(Duration::from_secs(3600));
