@@ -52,7 +52,7 @@ pub struct Needs {
 }
 
 /// Times that are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Slo {
     /// Seconds to the first content.
     pub ttft_s: Option<f64>,
