@@ -192,6 +192,7 @@ mod tests {
         Temperature, Thermal, ThermalState, ThrottleCause, Transfer, TransferKind, TransferState,
         UnifiedLimit, Vitals,
     };
+    use mesh_core::memory::CacheType;
     use mesh_core::units::{Bytes, Celsius};
 
     fn sensor(name: &str) -> Temperature {
@@ -237,6 +238,7 @@ mod tests {
                 context: Some(1024),
                 abilities: Abilities { chat: Some(true), fim: Some(false), ..Abilities::default() },
                 digest: Some(digest()),
+                cache_type: Some(CacheType::Q8_0),
                 memory: Some(ReplicaMemory { device: Bytes(1), host: Bytes(2), measured: true }),
                 health: ReplicaHealth::Quarantined("empty answers".into()),
                 ..Replica::new(tiny, ReplicaState::Failed("bad magic".into()))
@@ -340,7 +342,8 @@ mod tests {
             Directive::CancelPull(name.clone()),
             Directive::Delete(name.clone()),
         ] {
-            assert_eq!(directive_from_wire(directive_to_wire(&wish)), Ok(wish));
+            let wire = directive_to_wire(&wish, 7);
+            assert_eq!((wire.term, directive_from_wire(wire)), (7, Ok(wish)));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::store::Digest;
 use crate::id::ModelId;
+use crate::memory::CacheType;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -285,6 +286,8 @@ pub struct Replica {
     pub abilities: Abilities,
     /// Of its file, where known.
     pub digest: Option<Digest>,
+    /// Type of its KV cache, where known.
+    pub cache_type: Option<CacheType>,
     /// What it holds while loaded, where known.
     pub memory: Option<ReplicaMemory>,
     /// How full its KV cache is, 0 to 1, where the engine tells.
@@ -308,6 +311,7 @@ impl Replica {
             size: None,
             abilities: Abilities::default(),
             digest: None,
+            cache_type: None,
             memory: None,
             kv_used: None,
             health: ReplicaHealth::default(),

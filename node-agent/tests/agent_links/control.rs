@@ -125,7 +125,7 @@ async fn directives_reach_the_supervisor() {
     // One that this agent does not know must not end the session.
     let unknown = mesh_proto::v1::Directive { wish: None };
     agent.say(router_message::Kind::Directive(unknown)).await;
-    agent.say(router_message::Kind::Directive(directive_to_wire(&load))).await;
+    agent.say(router_message::Kind::Directive(directive_to_wire(&load, 0))).await;
     assert_eq!(soon("the directive", link.directives.recv()).await, Some(load));
 }
 

@@ -7,6 +7,7 @@ use mesh_core::machine::{
     Abilities, Capabilities, Engine, EngineKind, EngineState, Replica, ReplicaHealth, ReplicaMemory,
     ReplicaState,
 };
+use mesh_core::memory::CacheType;
 use mesh_core::units::Bytes;
 
 pub(super) fn engine_to_wire(engine: &Engine) -> v1::Engine {
@@ -77,6 +78,7 @@ fn replica_to_wire(replica: &Replica) -> v1::Replica {
         health: replica.health.word().into(),
         health_why: shorten(replica.health.why().unwrap_or_default().to_owned()),
         kv_used_percent: replica.kv_used.map(|used| (used * 100.0).round() as u32),
+        cache_type: replica.cache_type.map(|kind| kind.word().to_owned()).unwrap_or_default(),
     }
 }
 
@@ -98,6 +100,8 @@ fn replica_from_wire(replica: v1::Replica) -> Result<Replica, WireError> {
         "quarantined" => ReplicaHealth::Quarantined(why),
         other => return Err(unknown_word("replica.health", other)),
     };
+    // A word of a newer agent is a type that is not known here.
+    let cache_type = CacheType::from_word(&replica.cache_type);
     Ok(Replica {
         model: model("replica.model", replica.model)?,
         state,
@@ -126,6 +130,7 @@ fn replica_from_wire(replica: v1::Replica) -> Result<Replica, WireError> {
             .filter(|percent| *percent <= 100)
             .map(|percent| percent as f32 / 100.0),
         health,
+        cache_type,
     })
 }
 

@@ -9,9 +9,9 @@ use mesh_core::units::Bytes;
 /// The most bytes of an address that a model is fetched from.
 const URL_LIMIT: usize = 4096;
 
-/// A directive as a wire message.
+/// A directive of the router's `term` as a wire message.
 #[must_use]
-pub fn directive_to_wire(directive: &Directive) -> v1::Directive {
+pub fn directive_to_wire(directive: &Directive, term: u64) -> v1::Directive {
     use v1::directive::Wish;
     let wish = match directive {
         Directive::Load(wish) => Wish::Load(v1::LoadWish {
@@ -25,7 +25,7 @@ pub fn directive_to_wire(directive: &Directive) -> v1::Directive {
         Directive::CancelPull(model) => Wish::CancelPull(model.to_string()),
         Directive::Delete(model) => Wish::Delete(model.to_string()),
     };
-    v1::Directive { wish: Some(wish) }
+    v1::Directive { wish: Some(wish), term }
 }
 
 /// A wire message as a directive.

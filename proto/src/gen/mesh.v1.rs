@@ -111,6 +111,10 @@ pub struct Goodbye {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Directive {
+    /// Which start of the router wishes it. An agent follows no lower term than the highest it has seen, so that the
+    /// late word of a router that was replaced changes nothing.
+    #[prost(uint64, tag = "6")]
+    pub term: u64,
     #[prost(oneof = "directive::Wish", tags = "1, 2, 3, 4, 5")]
     pub wish: ::core::option::Option<directive::Wish>,
 }
@@ -705,6 +709,9 @@ pub struct Replica {
     /// How full its KV cache is, 0 to 100; absent when the engine does not tell.
     #[prost(uint32, optional, tag = "19")]
     pub kv_used_percent: ::core::option::Option<u32>,
+    /// Type of its KV cache: f16, q8_0; empty when not known.
+    #[prost(string, tag = "20")]
+    pub cache_type: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1866,6 +1873,92 @@ pub struct ModelShapeReply {
     #[prost(string, tag = "1")]
     pub shape_json: ::prost::alloc::string::String,
 }
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanRequest {
+    /// Its name; empty = what is wished now.
+    #[prost(string, tag = "1")]
+    pub strategy: ::prost::alloc::string::String,
+    /// Machines and models that are not there, or are not to be counted: +node=strix-128, -node=msi, model=NAME=SIZE.
+    /// Not with ApplyPlan.
+    #[prost(string, repeated, tag = "2")]
+    pub what_if: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanReply {
+    /// mesh_core::placement::Plan as JSON.
+    #[prost(string, tag = "1")]
+    pub plan_json: ::prost::alloc::string::String,
+    /// off: nothing is moved. following: the mesh moves towards it.
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// What the router does next, for people.
+    #[prost(string, repeated, tag = "3")]
+    pub next: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetNodeRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// drain, cordon, resume
+    #[prost(string, tag = "2")]
+    pub wish: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetNodeReply {
+    /// What it was before: open, drained, cordoned.
+    #[prost(string, tag = "1")]
+    pub before: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinModelRequest {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub pinned: bool,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinModelReply {
+    /// It was so before.
+    #[prost(bool, tag = "1")]
+    pub was_so: bool,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WishesRequest {}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WishesReply {
+    /// mesh_core::strategy::Wishes as JSON.
+    #[prost(string, tag = "1")]
+    pub wishes_json: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub strategies: ::prost::alloc::vec::Vec<StrategyLine>,
+    /// off, following
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StrategyLine {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// One line for people.
+    #[prost(string, tag = "2")]
+    pub about: ::prost::alloc::string::String,
+    /// built-in, or the file.
+    #[prost(string, tag = "3")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub applied: bool,
+}
 /// Generated client implementations.
 pub mod operator_client {
     #![allow(
@@ -2191,6 +2284,106 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("mesh.v1.Operator", "ModelShape"));
             self.inner.unary(req, path, codec).await
         }
+        /// What would be where by a strategy, or by what is wished now. Changes nothing.
+        pub async fn plan(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlanReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mesh.v1.Operator/Plan");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "Plan"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a strategy's wishes those of the mesh and follows its plan from now on.
+        pub async fn apply_plan(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlanReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mesh.v1.Operator/ApplyPlan",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mesh.v1.Operator", "ApplyPlan"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What a person wishes of a machine: drain, cordon, resume.
+        pub async fn set_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetNodeReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mesh.v1.Operator/SetNode");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "SetNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A model that stays where it is, or no longer.
+        pub async fn pin_model(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PinModelRequest>,
+        ) -> std::result::Result<tonic::Response<super::PinModelReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mesh.v1.Operator/PinModel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "PinModel"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The wishes of the mesh and the strategies there are.
+        pub async fn wishes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WishesRequest>,
+        ) -> std::result::Result<tonic::Response<super::WishesReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mesh.v1.Operator/Wishes");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "Wishes"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2256,6 +2449,31 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::ModelShapeRequest>,
         ) -> std::result::Result<tonic::Response<super::ModelShapeReply>, tonic::Status>;
+        /// What would be where by a strategy, or by what is wished now. Changes nothing.
+        async fn plan(
+            &self,
+            request: tonic::Request<super::PlanRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlanReply>, tonic::Status>;
+        /// Makes a strategy's wishes those of the mesh and follows its plan from now on.
+        async fn apply_plan(
+            &self,
+            request: tonic::Request<super::PlanRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlanReply>, tonic::Status>;
+        /// What a person wishes of a machine: drain, cordon, resume.
+        async fn set_node(
+            &self,
+            request: tonic::Request<super::SetNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetNodeReply>, tonic::Status>;
+        /// A model that stays where it is, or no longer.
+        async fn pin_model(
+            &self,
+            request: tonic::Request<super::PinModelRequest>,
+        ) -> std::result::Result<tonic::Response<super::PinModelReply>, tonic::Status>;
+        /// The wishes of the mesh and the strategies there are.
+        async fn wishes(
+            &self,
+            request: tonic::Request<super::WishesRequest>,
+        ) -> std::result::Result<tonic::Response<super::WishesReply>, tonic::Status>;
     }
     /// Operator plane (TCP 7402). Every call needs a certificate with the operator role.
     /// The messages are also the JSON that `meshctl --json` prints, so states are words.
@@ -2801,6 +3019,221 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ModelShapeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/Plan" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::PlanRequest>
+                    for PlanSvc<T> {
+                        type Response = super::PlanReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::plan(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/ApplyPlan" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApplyPlanSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::PlanRequest>
+                    for ApplyPlanSvc<T> {
+                        type Response = super::PlanReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::apply_plan(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApplyPlanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/SetNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetNodeSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::SetNodeRequest>
+                    for SetNodeSvc<T> {
+                        type Response = super::SetNodeReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::set_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/PinModel" => {
+                    #[allow(non_camel_case_types)]
+                    struct PinModelSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::PinModelRequest>
+                    for PinModelSvc<T> {
+                        type Response = super::PinModelReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PinModelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::pin_model(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PinModelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/Wishes" => {
+                    #[allow(non_camel_case_types)]
+                    struct WishesSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::WishesRequest>
+                    for WishesSvc<T> {
+                        type Response = super::WishesReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WishesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::wishes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WishesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

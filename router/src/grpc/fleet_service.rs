@@ -262,7 +262,7 @@ impl AgentSession {
                     let Some(directive) = directive else {
                         return self.goodbye("the router is stopping", true);
                     };
-                    self.send(router_message::Kind::Directive(directive_to_wire(&directive)))?;
+                    self.send(router_message::Kind::Directive(directive_to_wire(&directive, 0)))?;
                 }
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => take(&session, message).await?,

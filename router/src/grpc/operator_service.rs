@@ -15,8 +15,9 @@ use mesh_proto::v1::operator_server::Operator;
 use mesh_proto::v1::{
     CreateKeyReply, CreateKeyRequest, CreateTokenReply, CreateTokenRequest, DirectReply, DirectRequest,
     ExplainReply, ExplainRequest, KeyLine, ListKeysReply, ListKeysRequest, ListTokensReply,
-    ListTokensRequest, MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, RevokeReply,
-    RevokeRequest, RouterStatus, StatusReply, StatusRequest, TokenLine,
+    ListTokensRequest, MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, PinModelReply,
+    PinModelRequest, PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetNodeReply,
+    SetNodeRequest, StatusReply, StatusRequest, TokenLine, WishesReply, WishesRequest,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -224,6 +225,26 @@ impl Operator for OperatorService {
             return Err(Status::not_found(format!("there is no node `{wanted}`")));
         };
         Ok(Response::new(MachinesReply { machines: vec![machines::report_of(known, now)] }))
+    }
+
+    async fn plan(&self, _: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {
+        Err(Status::unimplemented("planning is not connected yet"))
+    }
+
+    async fn apply_plan(&self, _: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {
+        Err(Status::unimplemented("planning is not connected yet"))
+    }
+
+    async fn set_node(&self, _: Request<SetNodeRequest>) -> Result<Response<SetNodeReply>, Status> {
+        Err(Status::unimplemented("planning is not connected yet"))
+    }
+
+    async fn pin_model(&self, _: Request<PinModelRequest>) -> Result<Response<PinModelReply>, Status> {
+        Err(Status::unimplemented("planning is not connected yet"))
+    }
+
+    async fn wishes(&self, _: Request<WishesRequest>) -> Result<Response<WishesReply>, Status> {
+        Err(Status::unimplemented("planning is not connected yet"))
     }
 
     async fn model_shape(

@@ -1,0 +1,235 @@
+//! What is not placed: why, for each model and machine, and what would make it possible.
+
+use super::answer::beside;
+use super::catalogue::{KnownModel, Size};
+use super::offers::{Offers, largest_pool};
+use super::small::Solution;
+use super::{Obstacle, Plan, Site, Standing, Unplaced, World};
+use crate::fit::Pools;
+use crate::id::ModelId;
+use crate::machine::Reading;
+use crate::memory::CacheType;
+use crate::strategy::{Residency, Wish, Wishes};
+use crate::units::Bytes;
+
+/// Obstacles that are told of one mode: ten machines with three models each. In a large mesh the rest says the same.
+const TOLD: usize = 32;
+/// Models of a mode for which help is looked for.
+const HELPED: usize = 2;
+/// Contexts that are proposed, longest first.
+const CONTEXTS: [u32; 7] = [131_072, 65_536, 32_768, 16_384, 8192, 4096, 2048];
+
+/// All modes that do not get what they want.
+pub(super) fn unplaced(
+    world: &World,
+    wishes: &Wishes,
+    offers: &Offers,
+    solution: &Solution,
+    plan: &Plan,
+) -> Vec<Unplaced> {
+    let mut unplaced = Vec::new();
+    for (task, &number) in offers.tasks.iter().enumerate() {
+        let served: u32 = solution.served[task].iter().map(|(_, copies)| copies).sum();
+        let wish = &wishes.modes[number];
+        if served < wish.copies {
+            let missing = wish.copies - served;
+            unplaced.push(one(world, wish, number, task, missing, offers, solution, plan));
+        }
+    }
+    for (number, wish) in wishes.modes.iter().enumerate() {
+        let is_placeless = plan.on_demand.iter().any(|mode| mode.mode == wish.mode && mode.place.is_none());
+        if wish.residency == Residency::OnDemand && is_placeless {
+            unplaced.push(one(world, wish, number, usize::MAX, 1, offers, solution, plan));
+        }
+    }
+    unplaced
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one answer, read only here")]
+fn one(
+    world: &World,
+    wish: &Wish,
+    number: usize,
+    task: usize,
+    copies: u32,
+    offers: &Offers,
+    solution: &Solution,
+    plan: &Plan,
+) -> Unplaced {
+    let models = offers.models[number].clone();
+    let mut obstacles = Vec::new();
+    for model in &models {
+        for (at, site) in world.sites.iter().enumerate() {
+            if obstacles.len() == TOLD {
+                break;
+            }
+            let key = (number, model.clone(), site.machine.clone());
+            let why = match offers.rejected.get(&key) {
+                Some(why) => why.clone(),
+                None => match crowded(offers, solution, at, model, site, plan) {
+                    Some(why) => why,
+                    None => continue,
+                },
+            };
+            obstacles.push(Obstacle { model: model.clone(), machine: site.machine.clone(), why });
+        }
+    }
+    let has_any = |task: usize| offers.small.tasks.get(task).is_some_and(|task| !task.uses.is_empty());
+    let is_sound = |model: &ModelId| world.catalogue.contains_key(model);
+    let impossible =
+        !has_any(task) && models.iter().any(is_sound) && world.sites.iter().any(|site| site.launches);
+    let mut would_help = Vec::new();
+    if models.is_empty() {
+        would_help.push(
+            "give a machine a model that this mode can use: meshctl model pull MODEL --node NODE".into(),
+        );
+    }
+    for model in models.iter().take(HELPED) {
+        match world.catalogue.get(model) {
+            Some(known) => help(world, wish, model, known, plan, &mut would_help),
+            None => would_help.push(format!(
+                "nobody has `{model}`: meshctl model pull {model} --node NODE --url URL, or write its `size` under \
+                 [models.\"{model}\"] so that it can be planned"
+            )),
+        }
+    }
+    Unplaced { mode: wish.mode.clone(), copies, models, obstacles, impossible, would_help }
+}
+
+/// Why a model that the machine could hold is not there: others have its memory.
+fn crowded(
+    offers: &Offers,
+    solution: &Solution,
+    at: usize,
+    model: &ModelId,
+    site: &Site,
+    plan: &Plan,
+) -> Option<String> {
+    let mut here = offers.offers.iter().enumerate().filter(|(_, one)| one.site == at && one.model == *model);
+    let first = here.next()?;
+    // The one that needs the least is the one that could still have come.
+    let (option, offer) =
+        here.fold(first, |best, one| if one.1.needs.total() < best.1.needs.total() { one } else { best });
+    if plan.find(&site.machine, model).is_some() {
+        return Some("it is there, and its slots are taken by other copies".into());
+    }
+    if beside(offers, solution, option) {
+        return Some("it would fit, and is worth less there than what it costs".into());
+    }
+    let holders: Vec<String> =
+        plan.on(&site.machine).map(|placed| format!("{} {}", placed.model, placed.needs.total())).collect();
+    let free = offers.small.options[option].takes.iter().map(|take| {
+        let others = solution.chosen.iter().flat_map(|&other| &offers.small.options[other].takes);
+        let used: u64 = others.filter(|other| other.pool == take.pool).map(|other| other.bytes).sum();
+        let left = offers.small.pools[take.pool].saturating_sub(used);
+        let wanted = take.bytes.saturating_add(take.margin);
+        (wanted.saturating_sub(left), wanted, left, take.pool)
+    });
+    let (_, wanted, left, pool) = free.max_by_key(|(missing, ..)| *missing)?;
+    Some(format!(
+        "needs {} of {} at its smallest ({} tokens), {} are left beside {}",
+        Bytes(wanted),
+        offers.pools[pool].1,
+        offer.size.context,
+        Bytes(left),
+        if holders.is_empty() { "what else runs there".to_owned() } else { holders.join(", ") }
+    ))
+}
+
+/// What would bring `model` onto a machine, the machine with the most room first.
+fn help(
+    world: &World,
+    wish: &Wish,
+    model: &ModelId,
+    known: &KnownModel,
+    plan: &Plan,
+    would_help: &mut Vec<String>,
+) {
+    let is_allowed = |site: &&Site| {
+        (wish.machines.is_empty() || wish.machines.contains(&site.machine))
+            && wish.labels.is_subset(&site.labels)
+            && site.launches
+    };
+    let Some(site) =
+        world.sites.iter().filter(is_allowed).max_by_key(|site| (largest_pool(site), &site.machine))
+    else {
+        would_help.push(format!("no machine that the mode {} allows can load models", wish.mode));
+        return;
+    };
+    if let Standing::Closed(why) | Standing::Holds(why) = &site.standing {
+        would_help.push(format!("{} is not used: {why}", site.machine));
+    }
+    let least = wish.least_context.min(known.trained_context.unwrap_or(u32::MAX));
+    let cache = wish.cache_types.first().copied().unwrap_or_default();
+    let fits = |context: u32, cache: CacheType, pools: &Pools| {
+        let size = Size { context, slots: wish.slots.max(1), cache };
+        known.way(size, pools, site.margin).0.fit
+    };
+    let machine = &site.machine;
+    if fits(least, cache, &site.pools).fits {
+        let others: Vec<String> = plan
+            .on(machine)
+            .filter(|placed| placed.model != *model && !placed.pinned)
+            .map(|placed| format!("{} ({})", placed.model, placed.needs.total()))
+            .collect();
+        if !others.is_empty() {
+            would_help.push(format!("{model} fits on {machine} without {}", others.join(" or ")));
+        }
+        if !site.stored.contains_key(model) {
+            would_help.push(format!("bring its file there: meshctl model pull {model} --node {machine}"));
+        }
+        return;
+    }
+    if let Some(context) =
+        CONTEXTS.into_iter().filter(|context| *context < least).find(|c| fits(*c, cache, &site.pools).fits)
+    {
+        would_help.push(format!(
+            "{model} fits on {machine} with a context of {context} tokens (least_context is {})",
+            wish.least_context
+        ));
+    }
+    let small = CacheType::Q8_0;
+    if !wish.cache_types.contains(&small) && fits(least, small, &site.pools).fits {
+        would_help
+            .push(format!("{model} fits on {machine} with a q8_0 cache: cache_types = [\"f16\", \"q8_0\"]"));
+    }
+    let mut released = site.pools.clone();
+    let all = |capacity: &mut crate::machine::Capacity| capacity.available = capacity.total;
+    for device in &mut released.devices {
+        all(&mut device.memory);
+        device.carve_out.iter_mut().for_each(all);
+    }
+    if let Reading::Known(ram) = &mut released.ram {
+        all(ram);
+    }
+    let empty = fits(least, cache, &released);
+    if empty.fits {
+        let (ram, vram) = site.reserved;
+        let reserve = if ram.0 + vram.0 > 0 {
+            format!("the reserve ({ram} of RAM, {vram} of graphics memory) and ")
+        } else {
+            String::new()
+        };
+        would_help
+            .push(format!("{model} fits on {machine} once {reserve}what other programs hold there is free"));
+    }
+    let now = fits(least, cache, &site.pools);
+    let missing = now.device.missing().0.max(now.host.missing().0);
+    let needed = known.size.0.saturating_sub(missing);
+    // A quantisation below a quarter of the file would be another model.
+    if missing > 0 && needed > known.size.0 / 4 {
+        would_help.push(format!(
+            "a smaller quantisation of {model}: its file may have at most {}, this one has {}",
+            Bytes(needed),
+            known.size
+        ));
+    }
+    if !empty.fits {
+        let wanted = now.device.needs.0.max(now.host.needs.0);
+        would_help.push(format!(
+            "a machine that gives models at least {}; {machine} is the largest with {}",
+            Bytes(wanted.saturating_add(site.margin.beside(Bytes(wanted)).0)),
+            Bytes(largest_pool(site))
+        ));
+    }
+}

@@ -1,0 +1,301 @@
+//! One machine as the planner sees it: what its pools would hold if everything of ours left them, less what is the
+//! human's; what it holds, what is on its disk, how fast it was.
+
+use crate::fit::{Margin, Pools};
+use crate::fleet::MachineView;
+use crate::health::Liveness;
+use crate::id::{MachineId, ModelId};
+use crate::machine::{
+    Capacity, Engine, EngineState, Power, Reading, Replica, ReplicaMemory, ReplicaState, ThermalState,
+};
+use crate::memory::CacheType;
+use crate::profile::{FootprintRecord, Profile, SpeedRecord};
+use crate::strategy::{BatteryPolicy, MachineLimits};
+use crate::units::{Bytes, Celsius};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a machine may be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Anything.
+    Open,
+    /// What it holds stays, nothing new comes, and why.
+    Holds(String),
+    /// Its models go elsewhere, and why.
+    Closed(String),
+}
+
+/// A model that a machine has in memory or on its way there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// Which.
+    pub model: ModelId,
+    /// Tokens of one request, where its engine tells.
+    pub context: Option<u32>,
+    /// Requests at once.
+    pub slots: Option<u32>,
+    /// Type of its cache.
+    pub cache: Option<CacheType>,
+    /// What it takes.
+    pub memory: Option<ReplicaMemory>,
+    /// It is not ours to unload: the machine's configuration has it always there, or its engine takes no orders.
+    pub fixed: bool,
+    /// Requests that it has now.
+    pub busy: u32,
+}
+
+/// A model that a machine can bring into memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes of its file, where known.
+    pub size: Option<Bytes>,
+    /// Why it cannot be loaded, where that is known.
+    pub broken: Option<String>,
+    /// Its engine takes context and slots as they are wished.
+    pub can_size: bool,
+}
+
+/// How fast a model was on a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Pace {
+    /// Prompt tokens each second.
+    pub prefill: Option<f64>,
+    /// Seconds for each token of a single answer.
+    pub tpot_s: Option<f64>,
+    /// Seconds that a load took.
+    pub load_s: Option<f64>,
+}
+
+/// One machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// Its name.
+    pub machine: MachineId,
+    /// What it may be given.
+    pub standing: Standing,
+    /// Free memory now, and what ours would free, less the human's reserve.
+    pub pools: Pools,
+    /// What was held back of them for the human: RAM, and each graphics processor.
+    pub reserved: (Bytes, Bytes),
+    /// What must stay free beside a load.
+    pub margin: Margin,
+    /// Words by which modes choose it.
+    pub labels: BTreeSet<String>,
+    /// It can start models of its store.
+    pub launches: bool,
+    /// Free space for model files.
+    pub disk_free: Option<Bytes>,
+    /// What it can bring into memory.
+    pub stored: BTreeMap<ModelId, Stored>,
+    /// What it has there.
+    pub held: Vec<Held>,
+    /// How fast they were.
+    pub paces: BTreeMap<ModelId, Pace>,
+    /// What loads were measured to take, by its profile.
+    pub footprints: Vec<FootprintRecord>,
+    /// The profile's speeds, by digest or name.
+    pub speeds: Vec<SpeedRecord>,
+}
+
+/// What the planner is told of a machine beside its own reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conditions {
+    /// Minutes since midnight where the router is.
+    pub minute_of_day: u16,
+    /// It has been away for so long that its models are to be placed elsewhere.
+    pub is_lost: bool,
+    /// It has been too hot for so long that its models are to be placed elsewhere.
+    pub is_too_hot: bool,
+}
+
+impl Site {
+    /// The machine of `view`.
+    #[must_use]
+    pub fn of(
+        view: &MachineView,
+        limits: &MachineLimits,
+        profile: Option<&Profile>,
+        conditions: Conditions,
+    ) -> Self {
+        let launch = view.hardware.as_ref().and_then(|hardware| hardware.launch.as_ref());
+        let mut pools = view.vitals.as_ref().map_or_else(
+            || Pools {
+                devices: Vec::new(),
+                ram: Reading::unknown("it has not told its memory yet"),
+                notes: Vec::new(),
+            },
+            Pools::of,
+        );
+        if let Some(launch) = launch.filter(|launch| !launch.uses_gpu) {
+            let why = format!("its engine ({}) uses the processor only", launch.program);
+            pools = pools.host_only(&why);
+        }
+        let held = held(view);
+        for one in held.iter().filter(|one| !one.fixed) {
+            if let Some(memory) = one.memory {
+                give_back(&mut pools, memory);
+            }
+        }
+        hold_back(&mut pools, limits);
+        let mut stored: BTreeMap<ModelId, Stored> = BTreeMap::new();
+        for model in &view.store.models {
+            let name = model.served_as.as_ref().unwrap_or(&model.model);
+            let one =
+                Stored { size: Some(model.size), broken: model.broken.clone(), can_size: launch.is_some() };
+            if launch.is_some() || model.served_as.is_some() {
+                stored.insert(name.clone(), one);
+            }
+        }
+        for (engine, replica) in replicas(view).filter(|(engine, _)| engine.capabilities.can_load) {
+            let can_size = engine.capabilities.can_size;
+            let one = stored.entry(replica.model.clone()).or_insert(Stored {
+                size: replica.size,
+                broken: None,
+                can_size,
+            });
+            one.can_size |= can_size;
+        }
+        let paces = view
+            .history
+            .iter()
+            .map(|(model, history)| {
+                let tpot_s = history.speed.decode_line().map(|(base, each)| base + each);
+                let speed = history.speed;
+                (model.clone(), Pace { prefill: speed.prefill(), tpot_s, load_s: speed.load_s() })
+            })
+            .collect();
+        let disk = view.vitals.as_ref().and_then(|vitals| vitals.disk.known());
+        Self {
+            machine: view.id.clone(),
+            standing: standing(view, limits, conditions),
+            pools,
+            reserved: (limits.reserve_ram, limits.reserve_vram),
+            margin: profile.map_or(Margin::Default, |profile| Margin::of(&profile.residuals())),
+            labels: limits.labels.clone(),
+            launches: launch.is_some(),
+            disk_free: disk.map(|disk| disk.available),
+            stored,
+            held,
+            paces,
+            footprints: profile.map(|profile| profile.footprints.clone()).unwrap_or_default(),
+            speeds: profile.map(|profile| profile.speeds.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// What it holds of `model`.
+    #[must_use]
+    pub fn held(&self, model: &ModelId) -> Option<&Held> {
+        self.held.iter().find(|held| held.model == *model)
+    }
+}
+
+fn replicas(view: &MachineView) -> impl Iterator<Item = (&Engine, &Replica)> {
+    view.engines.iter().flat_map(|engine| engine.replicas.iter().map(move |replica| (engine, replica)))
+}
+
+/// Models in memory or on their way, each once.
+fn held(view: &MachineView) -> Vec<Held> {
+    let mut held: Vec<Held> = Vec::new();
+    for (engine, replica) in replicas(view) {
+        let is_there = matches!(replica.state, ReplicaState::Loaded | ReplicaState::Loading);
+        let is_known = held.iter().any(|one| one.model == replica.model);
+        if !is_there || is_known || matches!(engine.state, EngineState::Down(_)) {
+            continue;
+        }
+        held.push(Held {
+            model: replica.model.clone(),
+            context: replica.context,
+            slots: replica.slots,
+            cache: replica.cache_type,
+            memory: replica.memory,
+            fixed: !engine.capabilities.can_unload,
+            busy: replica.busy.unwrap_or(0),
+        });
+    }
+    held
+}
+
+/// Frees what a model of ours holds: on the processor of which most is used, if it holds any.
+fn give_back(pools: &mut Pools, memory: ReplicaMemory) {
+    let used = |capacity: &Capacity| capacity.total.0.saturating_sub(capacity.available.0);
+    let device = pools.devices.iter_mut().max_by_key(|device| used(&device.memory));
+    let mut on_host = memory.host.0;
+    match device {
+        Some(device) => {
+            let free = device.memory.available.0.saturating_add(memory.device.0);
+            device.memory.available = Bytes(free.min(device.memory.total.0));
+            if let Some(carve_out) = &mut device.carve_out {
+                // Shared memory: the part that RAM does not contain is filled first by the drivers, so it is freed last.
+                let in_carve_out = memory.device.0.min(used(carve_out));
+                on_host = on_host.saturating_add(memory.device.0 - in_carve_out);
+                carve_out.available = Bytes(carve_out.available.0 + in_carve_out);
+            }
+        }
+        None => on_host = on_host.saturating_add(memory.device.0),
+    }
+    if let Reading::Known(ram) = &mut pools.ram {
+        ram.available = Bytes(ram.available.0.saturating_add(on_host).min(ram.total.0));
+    }
+}
+
+/// The human's part is of the whole, not of what is free: a game that is running takes from it.
+fn hold_back(pools: &mut Pools, limits: &MachineLimits) {
+    let bound = |capacity: &mut Capacity, reserve: Bytes| {
+        let most = capacity.total.0.saturating_sub(reserve.0);
+        capacity.available = Bytes(capacity.available.0.min(most));
+    };
+    for device in &mut pools.devices {
+        bound(&mut device.memory, limits.reserve_vram);
+    }
+    if let Reading::Known(ram) = &mut pools.ram {
+        bound(ram, limits.reserve_ram);
+    }
+}
+
+fn standing(view: &MachineView, limits: &MachineLimits, conditions: Conditions) -> Standing {
+    let Some(vitals) = &view.vitals else {
+        return Standing::Holds("it has not reported yet".into());
+    };
+    if conditions.is_lost {
+        return Standing::Closed("it is offline".into());
+    }
+    if limits.drained {
+        return Standing::Closed("it is drained".into());
+    }
+    if view.draining {
+        return Standing::Closed("it is leaving".into());
+    }
+    if limits.quiet.iter().any(|quiet| quiet.contains(conditions.minute_of_day)) {
+        return Standing::Closed("these are its quiet hours".into());
+    }
+    if conditions.is_too_hot {
+        return Standing::Closed(format!("it is too hot: {}", vitals.thermal.why));
+    }
+    if let Some(Power::Battery(percent)) = vitals.power.known() {
+        let left = percent.map(|percent| format!(" ({percent} % left)")).unwrap_or_default();
+        match limits.on_battery {
+            BatteryPolicy::Leave => return Standing::Closed(format!("it runs on its battery{left}")),
+            BatteryPolicy::Hold => return Standing::Holds(format!("it runs on its battery{left}")),
+            BatteryPolicy::Allow => {}
+        }
+    }
+    if limits.cordoned {
+        return Standing::Holds("it is cordoned".into());
+    }
+    if view.liveness != Liveness::Alive {
+        return Standing::Holds("it is silent".into());
+    }
+    if vitals.thermal.state >= ThermalState::Derated {
+        return Standing::Holds(format!("it is {}: {}", vitals.thermal.state.word(), vitals.thermal.why));
+    }
+    if let (Some(limit), Some(hottest)) = (limits.max_temperature, vitals.hottest())
+        && hottest.value.0 > limit.0
+    {
+        let Celsius(now) = hottest.value;
+        return Standing::Holds(format!(
+            "{} reads {now:.0} °C, its limit is {:.0} °C",
+            hottest.sensor, limit.0
+        ));
+    }
+    Standing::Open
+}
