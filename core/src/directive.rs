@@ -16,7 +16,7 @@ use crate::id::{MachineId, ModelId};
 use crate::machine::{Digest, Directive, LoadWish, PullSource, PullWish, Replica, ReplicaState};
 use crate::placement::{Placed, Plan, Refused, Stage};
 use crate::units::{Bytes, Moment};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// An agent reports at once what it begins. Silence for this long is a directive that was lost.
@@ -72,6 +72,8 @@ struct Sent {
     begun: bool,
     /// It was in memory when this was sent: a load of it is a change of its size.
     was_loaded: bool,
+    /// Its machine said that it could not be loaded when this was sent: the same word again is no news.
+    was_failed: bool,
     kind: Kind,
 }
 
@@ -95,6 +97,8 @@ pub struct Course {
     recent: VecDeque<Moment>,
     /// Since when a model has been in memory, as far as was seen.
     resident: BTreeMap<(MachineId, ModelId), Moment>,
+    /// Models that their machines say could not be loaded.
+    failing: BTreeSet<(MachineId, ModelId)>,
     /// Since when a model that shall go has been busy without a pause.
     busy: BTreeMap<(MachineId, ModelId), Moment>,
     refused: BTreeMap<(MachineId, ModelId), (String, Moment)>,
@@ -185,7 +189,12 @@ impl Course {
                 Kind::Fetch => (comes, is_on_disk(machine, model) || sent.begun && !comes),
             };
             let why = match (sent.kind, state) {
-                (Kind::Load, Some(ReplicaState::Failed(why))) if over || !sent.begun => Some(why.clone()),
+                (Kind::Load, Some(ReplicaState::Failed(why)))
+                    if over || !sent.was_failed || now.since(sent.at) >= BEGINS_WITHIN =>
+                {
+                    Some(why.clone())
+                }
+                (Kind::Load, Some(ReplicaState::Failed(_))) => None,
                 (Kind::Load, _) if over && !is_loaded => {
                     Some("the load ended without the model in memory".to_owned())
                 }
@@ -211,7 +220,11 @@ impl Course {
         };
         self.resident.retain(|(machine, model), _| is_loaded(machine, model));
         self.busy.retain(|(machine, model), _| is_loaded(machine, model));
+        self.failing.clear();
         for machine in &view.machines {
+            let replicas = machine.engines.iter().flat_map(|engine| &engine.replicas);
+            let failing = replicas.filter(|replica| matches!(replica.state, ReplicaState::Failed(_)));
+            self.failing.extend(failing.map(|replica| (machine.id.clone(), replica.model.clone())));
             for replica in loaded(machine) {
                 let place = (machine.id.clone(), replica.model.clone());
                 self.resident.entry(place).or_insert(now);
@@ -248,7 +261,8 @@ impl Course {
             self.recent.push_back(now);
         }
         self.heard.entry(step.machine.clone()).or_insert(0);
-        self.sent.insert(place, Sent { at: now, begun: false, was_loaded, kind });
+        let was_failed = self.failing.contains(&place);
+        self.sent.insert(place, Sent { at: now, begun: false, was_loaded, was_failed, kind });
     }
 
     /// Whether a model may be taken from this machine's memory now.
