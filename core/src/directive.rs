@@ -419,6 +419,7 @@ fn load(placed: &Placed) -> LoadWish {
         context: placed.context,
         slots: Some(placed.slots),
         cache_type: Some(placed.cache.word().to_owned()),
+        offload: Some(placed.offload),
     }
 }
 
@@ -430,6 +431,7 @@ fn differs(replica: &Replica, placed: &Placed) -> bool {
     other(replica.context, placed.context)
         || other(replica.slots, Some(placed.slots))
         || replica.cache_type.is_some_and(|cache| cache != placed.cache)
+        || replica.offload.is_some_and(|offload| offload != placed.offload)
 }
 
 #[cfg(test)]

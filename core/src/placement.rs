@@ -9,12 +9,15 @@ mod answer;
 mod catalogue;
 mod obstacles;
 mod offers;
+mod pace;
 pub mod search;
 mod site;
 pub mod small;
+mod worth;
 
 pub use catalogue::{Body, Catalogue, KnownModel, Size};
 pub use offers::Refused;
+pub use pace::Known;
 pub use site::{Conditions, Held, Pace, Site, Standing, Stored};
 
 use crate::fit::{Demand, Offload};
@@ -65,6 +68,10 @@ pub struct Serves {
     pub rank: u32,
     /// How many of the mode's copies it stands for.
     pub copies: u32,
+    /// Seconds for each token of an answer, by what is known.
+    pub tpot_s: f64,
+    /// How that is known.
+    pub known: Known,
     /// What is short of the wish: `context 16384 instead of 32768`.
     pub short: Vec<String>,
 }

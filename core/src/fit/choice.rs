@@ -25,6 +25,34 @@ pub enum Offload {
     None,
 }
 
+impl Offload {
+    /// As words of the wire: `full`, `layers 20`, `experts 12`, `none`.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Self::Full => "full".into(),
+            Self::ExpertsOfFirst(count) => format!("experts {count}"),
+            Self::Layers(count) => format!("layers {count}"),
+            Self::None => "none".into(),
+        }
+    }
+
+    /// The offload that `words` tell.
+    #[must_use]
+    pub fn from_words(words: &str) -> Option<Self> {
+        match words.split_once(' ') {
+            Some(("experts", count)) => count.parse().ok().map(Self::ExpertsOfFirst),
+            Some(("layers", count)) => count.parse().ok().map(Self::Layers),
+            Some(_) => None,
+            None => match words {
+                "full" => Some(Self::Full),
+                "none" => Some(Self::None),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// One way to load a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trial {

@@ -1,9 +1,10 @@
 //! From the small problem's answer back to words.
 
 use super::offers::{Offer, Offers};
+use super::pace::Pace;
 use super::small::Solution;
+use super::worth::{is_divided, too_slow};
 use super::{Change, MachineAfter, OnDemand, Placed, Plan, PoolAfter, Serves, Site, Stage, Standing, World};
-use crate::fit::Offload;
 use crate::id::{MachineId, ModelId};
 use crate::strategy::{Residency, Wish, WishProblem, Wishes};
 use crate::units::Bytes;
@@ -94,7 +95,9 @@ fn serves(wishes: &Wishes, offers: &Offers, solution: &Solution) -> BTreeMap<usi
                 mode: wish.mode.clone(),
                 rank: u32::try_from(rank + 1).unwrap_or(u32::MAX),
                 copies,
-                short: short(wish, offer),
+                tpot_s: offers.paces[option].tpot_s,
+                known: offers.paces[option].known,
+                short: short(wish, offer, offers.paces[option]),
             });
         }
     }
@@ -102,7 +105,7 @@ fn serves(wishes: &Wishes, offers: &Offers, solution: &Solution) -> BTreeMap<usi
 }
 
 /// What an offer has less of than the wish.
-fn short(wish: &Wish, offer: &Offer) -> Vec<String> {
+fn short(wish: &Wish, offer: &Offer, pace: Pace) -> Vec<String> {
     let mut short = Vec::new();
     if offer.size.context < wish.context {
         short.push(format!("context {} instead of {}", offer.size.context, wish.context));
@@ -113,10 +116,10 @@ fn short(wish: &Wish, offer: &Offer) -> Vec<String> {
     {
         short.push(format!("cache {} instead of {}", offer.size.cache.word(), first.word()));
     }
-    match offer.offload {
-        Offload::Full | Offload::None => {}
-        Offload::Layers(_) | Offload::ExpertsOfFirst(_) => short.push("a part of it in RAM".into()),
+    if is_divided(offer) {
+        short.push("a part of it in RAM".into());
     }
+    short.extend(too_slow(wish, pace));
     short
 }
 

@@ -33,24 +33,22 @@ pub(super) fn unplaced(
         let wish = &wishes.modes[number];
         if served < wish.copies {
             let missing = wish.copies - served;
-            unplaced.push(one(world, wish, number, task, missing, offers, solution, plan));
+            unplaced.push(one(world, wish, number, missing, offers, solution, plan));
         }
     }
     for (number, wish) in wishes.modes.iter().enumerate() {
         let is_placeless = plan.on_demand.iter().any(|mode| mode.mode == wish.mode && mode.place.is_none());
         if wish.residency == Residency::OnDemand && is_placeless {
-            unplaced.push(one(world, wish, number, usize::MAX, 1, offers, solution, plan));
+            unplaced.push(one(world, wish, number, 1, offers, solution, plan));
         }
     }
     unplaced
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one answer, read only here")]
 fn one(
     world: &World,
     wish: &Wish,
     number: usize,
-    task: usize,
     copies: u32,
     offers: &Offers,
     solution: &Solution,
@@ -74,10 +72,7 @@ fn one(
             obstacles.push(Obstacle { model: model.clone(), machine: site.machine.clone(), why });
         }
     }
-    let has_any = |task: usize| offers.small.tasks.get(task).is_some_and(|task| !task.uses.is_empty());
-    let is_sound = |model: &ModelId| world.catalogue.contains_key(model);
-    let impossible =
-        !has_any(task) && models.iter().any(is_sound) && world.sites.iter().any(|site| site.launches);
+    let impossible = is_impossible(world, wish, &models);
     let mut would_help = Vec::new();
     if models.is_empty() {
         would_help.push(
@@ -94,6 +89,62 @@ fn one(
         }
     }
     Unplaced { mode: wish.mode.clone(), copies, models, obstacles, impossible, would_help }
+}
+
+/// Whether no machine that the mode allows could hold any of its models that are known, were it empty.
+fn is_impossible(world: &World, wish: &Wish, models: &[ModelId]) -> bool {
+    let known: Vec<&KnownModel> = models.iter().filter_map(|model| world.catalogue.get(model)).collect();
+    let mut sites = world.sites.iter().filter(|site| is_allowed(wish, site)).peekable();
+    let is_asked = !known.is_empty() && sites.peek().is_some();
+    let fits = |site: &Site, known: &KnownModel| {
+        let context = wish.least_context.min(known.trained_context.unwrap_or(u32::MAX));
+        let empty = emptied(&site.pools);
+        wish.cache_types.iter().any(|&cache| {
+            let size = Size { context, slots: wish.slots.max(1), cache };
+            known.way(size, &empty, site.margin).0.fit.fits
+        })
+    };
+    // A few machines of a large mesh stand for the others: those with the most room.
+    let mut largest: Vec<&Site> = sites.collect();
+    largest.sort_by_key(|site| std::cmp::Reverse(largest_pool(site)));
+    is_asked && !largest.iter().take(TOLD).any(|site| known.iter().any(|known| fits(site, known)))
+}
+
+fn is_allowed(wish: &Wish, site: &Site) -> bool {
+    (wish.machines.is_empty() || wish.machines.contains(&site.machine))
+        && wish.labels.is_subset(&site.labels)
+        && site.launches
+}
+
+/// The pools were nothing else running there, the human's reserve released.
+fn emptied(pools: &Pools) -> Pools {
+    let mut pools = pools.clone();
+    let all = |capacity: &mut crate::machine::Capacity| capacity.available = capacity.total;
+    for device in &mut pools.devices {
+        all(&mut device.memory);
+        device.carve_out.iter_mut().for_each(all);
+    }
+    if let Reading::Known(ram) = &mut pools.ram {
+        all(ram);
+    }
+    pools
+}
+
+/// The pools beside all that is planned there.
+fn after(site: &Site, plan: &Plan) -> Pools {
+    let mut pools = site.pools.clone();
+    let Some(machine) = plan.machines.iter().find(|machine| machine.machine == site.machine) else {
+        return pools;
+    };
+    for (device, pool) in pools.devices.iter_mut().zip(&machine.pools) {
+        device.memory.available = pool.free.unwrap_or(device.memory.available);
+        // Shared memory is one budget: it is counted as RAM.
+        device.carve_out.iter_mut().for_each(|part| part.available = Bytes(0));
+    }
+    if let (Reading::Known(ram), Some(pool)) = (&mut pools.ram, machine.pools.last()) {
+        ram.available = pool.free.unwrap_or(ram.available);
+    }
+    pools
 }
 
 /// Why a model that the machine could hold is not there: others have its memory.
@@ -136,7 +187,37 @@ fn crowded(
     ))
 }
 
-/// What would bring `model` onto a machine, the machine with the most room first.
+/// Without which of those that are planned there `model` would fit: any one of some, else all of them.
+fn without(plan: &Plan, site: &Site, model: &ModelId, fits: impl Fn(&Pools) -> bool) -> Option<String> {
+    let beside = after(site, plan);
+    let others: Vec<_> = plan
+        .on(&site.machine)
+        .filter(|placed| placed.model != *model && placed.stage != super::Stage::Fixed)
+        .collect();
+    let enough = |placed: &&&super::Placed| {
+        let mut pools = beside.clone();
+        let shares = pools.devices.iter().any(|device| device.carve_out.is_some());
+        for device in pools.devices.iter_mut().filter(|device| placed.gpu.as_ref() == Some(&device.id)) {
+            device.memory.available.0 += placed.needs.device.0;
+        }
+        if let Reading::Known(ram) = &mut pools.ram {
+            let both = if shares { placed.needs.total().0 } else { placed.needs.host.0 };
+            ram.available.0 += both;
+        }
+        fits(&pools)
+    };
+    let named = |placed: &&super::Placed| format!("{} ({})", placed.model, placed.needs.total());
+    let any: Vec<String> = others.iter().filter(enough).map(named).collect();
+    let all: Vec<String> = others.iter().map(named).collect();
+    let machine = &site.machine;
+    match (any.is_empty(), all.is_empty()) {
+        (_, true) => None,
+        (false, _) => Some(format!("{model} fits on {machine} without {}", any.join(" or "))),
+        (true, false) => Some(format!("{model} fits on {machine} without {}", all.join(" and "))),
+    }
+}
+
+/// What would bring `model` onto a machine: one that has room beside the plan, else the largest.
 fn help(
     world: &World,
     wish: &Wish,
@@ -145,35 +226,31 @@ fn help(
     plan: &Plan,
     would_help: &mut Vec<String>,
 ) {
-    let is_allowed = |site: &&Site| {
-        (wish.machines.is_empty() || wish.machines.contains(&site.machine))
-            && wish.labels.is_subset(&site.labels)
-            && site.launches
+    let least = wish.least_context.min(known.trained_context.unwrap_or(u32::MAX));
+    let cache = wish.cache_types.first().copied().unwrap_or_default();
+    let fits = |context: u32, cache: CacheType, pools: &Pools, site: &Site| {
+        let size = Size { context, slots: wish.slots.max(1), cache };
+        known.way(size, pools, site.margin).0.fit
     };
-    let Some(site) =
-        world.sites.iter().filter(is_allowed).max_by_key(|site| (largest_pool(site), &site.machine))
-    else {
+    let has_room =
+        |site: &Site| site.standing == Standing::Open && fits(least, cache, &after(site, plan), site).fits;
+    let mut sites: Vec<&Site> = world.sites.iter().filter(|site| is_allowed(wish, site)).collect();
+    sites.sort_by_key(|site| (std::cmp::Reverse(largest_pool(site)), &site.machine));
+    sites.truncate(TOLD);
+    let roomy = sites.iter().find(|site| has_room(site));
+    let Some(site) = roomy.or(sites.first()).copied() else {
         would_help.push(format!("no machine that the mode {} allows can load models", wish.mode));
         return;
     };
     if let Standing::Closed(why) | Standing::Holds(why) = &site.standing {
         would_help.push(format!("{} is not used: {why}", site.machine));
+        return;
     }
-    let least = wish.least_context.min(known.trained_context.unwrap_or(u32::MAX));
-    let cache = wish.cache_types.first().copied().unwrap_or_default();
-    let fits = |context: u32, cache: CacheType, pools: &Pools| {
-        let size = Size { context, slots: wish.slots.max(1), cache };
-        known.way(size, pools, site.margin).0.fit
-    };
+    let fits = |context: u32, cache: CacheType, pools: &Pools| fits(context, cache, pools, site);
     let machine = &site.machine;
     if fits(least, cache, &site.pools).fits {
-        let others: Vec<String> = plan
-            .on(machine)
-            .filter(|placed| placed.model != *model && !placed.pinned)
-            .map(|placed| format!("{} ({})", placed.model, placed.needs.total()))
-            .collect();
-        if !others.is_empty() {
-            would_help.push(format!("{model} fits on {machine} without {}", others.join(" or ")));
+        if roomy.is_none() {
+            would_help.extend(without(plan, site, model, |pools| fits(least, cache, pools).fits));
         }
         if !site.stored.contains_key(model) {
             would_help.push(format!("bring its file there: meshctl model pull {model} --node {machine}"));
@@ -193,16 +270,7 @@ fn help(
         would_help
             .push(format!("{model} fits on {machine} with a q8_0 cache: cache_types = [\"f16\", \"q8_0\"]"));
     }
-    let mut released = site.pools.clone();
-    let all = |capacity: &mut crate::machine::Capacity| capacity.available = capacity.total;
-    for device in &mut released.devices {
-        all(&mut device.memory);
-        device.carve_out.iter_mut().for_each(all);
-    }
-    if let Reading::Known(ram) = &mut released.ram {
-        all(ram);
-    }
-    let empty = fits(least, cache, &released);
+    let empty = fits(least, cache, &emptied(&site.pools));
     if empty.fits {
         let (ram, vram) = site.reserved;
         let reserve = if ram.0 + vram.0 > 0 {

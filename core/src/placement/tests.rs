@@ -39,6 +39,7 @@ fn site(name: &str, ram: f64, vram: f64) -> Site {
     Site {
         machine: machine(name),
         standing: Standing::Open,
+        is_lost: false,
         pools: Pools {
             devices: if vram > 0.0 { vec![card] } else { Vec::new() },
             ram: Reading::Known(full(ram)),
@@ -121,6 +122,7 @@ fn followed(world: &World, plan: &Plan) -> World {
                 context: placed.context,
                 slots: Some(placed.slots),
                 cache: Some(placed.cache),
+                offload: Some(placed.offload),
                 memory: Some(ReplicaMemory {
                     device: placed.needs.device,
                     host: placed.needs.host,

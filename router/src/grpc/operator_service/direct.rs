@@ -25,6 +25,7 @@ pub(super) fn directive_of(
             context: request.context,
             slots: request.slots,
             cache_type: Some(request.cache_type).filter(|word| !word.is_empty()),
+            offload: None,
         }),
         "unload" => Directive::Unload(by_its_name(known, model)?),
         "delete" => Directive::Delete(on(known, model)?),
