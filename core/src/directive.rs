@@ -402,13 +402,9 @@ fn change(
 }
 
 fn unload_reason(plan: &Plan, machine: &MachineId, model: &ModelId) -> String {
-    let told = plan.changes.iter().find_map(|change| match change {
-        crate::placement::Change::Unload { model: one, machine: at, why }
-            if one == model && at == machine =>
-        {
-            Some(why.clone())
-        }
-        _ => None,
+    let told = plan.changes.iter().find_map(|change| {
+        let crate::placement::Change::Unload { model: one, machine: at, why } = change else { return None };
+        (one == model && at == machine).then(|| why.clone())
     });
     told.unwrap_or_else(|| format!("{model} is not planned there"))
 }

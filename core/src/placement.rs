@@ -10,6 +10,7 @@ mod catalogue;
 mod obstacles;
 mod offers;
 mod pace;
+mod sample;
 pub mod search;
 mod site;
 pub mod small;
@@ -250,15 +251,17 @@ impl Plan {
         self.unplaced.is_empty() && self.problems.iter().all(|problem| !problem.fatal)
     }
 
-    /// What is placed on `machine`.
-    pub fn on<'a>(&'a self, machine: &'a MachineId) -> impl Iterator<Item = &'a Placed> {
-        self.placed.iter().filter(move |placed| placed.machine == *machine)
+    /// What is placed on `machine`: [`Plan::placed`] is sorted by machine.
+    pub fn on<'a>(&'a self, machine: &MachineId) -> std::slice::Iter<'a, Placed> {
+        let from = self.placed.partition_point(|placed| placed.machine < *machine);
+        let after = self.placed[from..].partition_point(|placed| placed.machine == *machine);
+        self.placed[from..from + after].iter()
     }
 
     /// The placement of `model` on `machine`.
     #[must_use]
     pub fn find(&self, machine: &MachineId, model: &ModelId) -> Option<&Placed> {
-        self.placed.iter().find(|placed| placed.machine == *machine && placed.model == *model)
+        self.on(machine).find(|placed| placed.model == *model)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::catalogue::{Catalogue, KnownModel, Size};
 use super::pace::{self, Pace};
+use super::sample::Sampler;
 use super::site::{Held, Site, Standing};
 use super::small::{Choice as SmallChoice, Group, Small, Take};
 use super::worth;
@@ -34,9 +35,6 @@ const FETCH_RATE: f64 = 1.1e8;
 const LONGEST_S: f64 = 3600.0;
 /// Sizes of one model on one machine.
 const MOST_SIZES: usize = 32;
-/// Machines that one wish is compared on, in meshes with more.
-const SAMPLED: usize = 32;
-
 /// One way of having a model on a machine, in words.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Offer {
@@ -59,8 +57,8 @@ pub(super) struct Offer {
 pub(super) struct Offers {
     pub(super) small: Small,
     pub(super) offers: Vec<Offer>,
-    /// By group: machine and model.
-    pub(super) groups: Vec<(usize, ModelId)>,
+    /// By group: the wishes that look at it.
+    pub(super) groups: Vec<Vec<usize>>,
     /// By pool: machine and name.
     pub(super) pools: Vec<(usize, String)>,
     /// By task: index of the wish.
@@ -76,6 +74,19 @@ pub(super) struct Offers {
 /// Loads that an agent refused lately, with its words.
 pub type Refused = BTreeMap<(MachineId, ModelId), String>;
 
+/// What a way depends on: the model, its size, the processor's free memory, that of RAM, and whether they are one.
+type WayKey = (ModelId, Size, u64, u64, bool);
+/// How it lies, what it takes, whether it fits, and the reason.
+type Way = (Offload, Footprint, bool, String);
+
+/// An option that is not put yet.
+struct Draft {
+    offer: Offer,
+    mates: u32,
+    load: f64,
+    is_held: bool,
+}
+
 struct Builder<'a> {
     sites: &'a [Site],
     catalogue: &'a Catalogue,
@@ -86,8 +97,12 @@ struct Builder<'a> {
     first_pool: Vec<usize>,
     /// The largest pool of any machine.
     most_room: u64,
+    /// Those of the group that is being made.
+    drafts: Vec<Draft>,
+    /// Models are tried in parts, too: not where a thousand machines are looked at.
+    with_parts: bool,
     /// Ways by what they depend on: the model, its size, and the pools.
-    ways: BTreeMap<(ModelId, Size, u64, u64, bool), (Offload, Footprint, bool, String)>,
+    ways: BTreeMap<WayKey, Way>,
 }
 
 impl Offers {
@@ -105,7 +120,18 @@ impl Offers {
         let ways = BTreeMap::new();
         let first_pool = Vec::with_capacity(sites.len());
         let most_room = sites.iter().map(largest_pool).max().unwrap_or(0);
-        let mut builder = Builder { sites, catalogue, wishes, refused, out, first_pool, most_room, ways };
+        let mut builder = Builder {
+            sites,
+            catalogue,
+            wishes,
+            refused,
+            out,
+            first_pool,
+            most_room,
+            with_parts: true,
+            drafts: Vec::new(),
+            ways,
+        };
         builder.pools();
         builder.groups();
         builder.clip_margins();
@@ -151,121 +177,87 @@ impl Builder<'_> {
 
     /// Machines and models that belong together: those of each wish, and what is held.
     fn groups(&mut self) {
-        let mut samples: BTreeMap<(&ModelId, &BTreeSet<MachineId>, &BTreeSet<String>), Vec<usize>> =
-            BTreeMap::new();
-        let models = self.out.models.clone();
-        let mut wanted: BTreeMap<ModelId, Vec<usize>> = BTreeMap::new();
-        for (number, models) in models.iter().enumerate() {
-            for model in models {
-                wanted.entry(model.clone()).or_default().push(number);
+        let mut sampler = Sampler::new(self.sites, self.catalogue);
+        let mut pairs: BTreeMap<ModelId, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
+        for (number, site) in self.sites.iter().enumerate() {
+            for held in &site.held {
+                pairs.entry(held.model.clone()).or_default().entry(number).or_default();
             }
         }
-        let mut pairs: BTreeSet<(usize, ModelId)> = BTreeSet::new();
-        for (number, site) in self.sites.iter().enumerate() {
-            pairs.extend(site.held.iter().map(|held| (number, held.model.clone())));
-        }
-        for (number, models) in models.iter().enumerate() {
+        for (number, models) in self.out.models.iter().enumerate() {
             let wish = &self.wishes.modes[number];
             for model in models {
-                let sample = samples
-                    .entry((model, &wish.machines, &wish.labels))
-                    .or_insert_with(|| self.sampled(wish, model));
-                pairs.extend(sample.iter().map(|&site| (site, model.clone())));
+                let of_model = pairs.entry(model.clone()).or_default();
+                for site in sampler.of(number, wish, model, models.len()) {
+                    of_model.entry(site).or_default().push(number);
+                }
+                if !sampler.is_whole() {
+                    // What is held is looked at by everybody, whoever drew it.
+                    for (_, wishes) in
+                        of_model.iter_mut().filter(|(site, _)| self.sites[**site].held(model).is_some())
+                    {
+                        if wishes.last() != Some(&number) {
+                            wishes.push(number);
+                        }
+                    }
+                }
             }
         }
-        for (site, model) in pairs {
-            let wishes = wanted.get(&model).cloned().unwrap_or_default();
-            self.group(site, &model, &wishes);
+        self.with_parts = sampler.is_whole();
+        for (model, sites) in pairs {
+            let known = self.catalogue.get(&model);
+            for (site, wishes) in sites {
+                self.group(site, &model, known, &wishes);
+            }
         }
-    }
-
-    /// The machines on which `model` is looked at for a wish: all of a home's; of a large mesh those that hold it, those
-    /// that have it on disk, and some of the others that are large enough, the tighter ones first.
-    fn sampled(&self, wish: &Wish, model: &ModelId) -> Vec<usize> {
-        let all = 0..self.sites.len();
-        if self.sites.len() <= 2 * SAMPLED {
-            return all.collect();
-        }
-        let count = SAMPLED.max(2 * self.sites.len().ilog2() as usize);
-        let least = self.catalogue.get(model).map_or(0, |known| known.size.0);
-        let salt = crate::fleet::model_number(model);
-        let mut ranked: Vec<(u8, u64, usize)> = all
-            .filter(|&number| {
-                let site = &self.sites[number];
-                let is_allowed = wish.machines.is_empty() || wish.machines.contains(&site.machine);
-                is_allowed && wish.labels.is_subset(&site.labels) && site.standing == Standing::Open
-            })
-            .filter_map(|number| {
-                let site = &self.sites[number];
-                if site.held(model).is_some() {
-                    return Some((0, 0, number));
-                }
-                let room = largest_pool(site);
-                if room < least {
-                    return None;
-                }
-                let place = if site.stored.contains_key(model) { 1 } else { 2 };
-                // Tighter rooms first, in steps of a power of two; by chance among equals, another for each model.
-                let bucket = u64::from((room / least.max(1)).max(1).ilog2());
-                let chance = crate::fleet::mixed(salt ^ number as u64) >> 8;
-                Some((place, (bucket << 56) | (chance >> 8), number))
-            })
-            .collect();
-        let chosen = count.min(ranked.len());
-        if chosen < ranked.len() {
-            ranked.select_nth_unstable(chosen);
-        }
-        ranked.truncate(chosen);
-        ranked.into_iter().map(|(_, _, number)| number).collect()
     }
 
     /// All sizes of a model on a machine.
-    fn group(&mut self, number: usize, model: &ModelId, wishes: &[usize]) {
+    fn group(&mut self, number: usize, model: &ModelId, known: Option<&KnownModel>, wishes: &[usize]) {
         let site = &self.sites[number];
-        let held = site.held(model).cloned();
-        let known = self.catalogue.get(model).cloned();
+        let held = site.held(model);
         let pinned = self.wishes.pins.iter().any(|pin| pin.machine == site.machine && pin.model == *model);
         let group = self.out.groups.len();
-        self.out.groups.push((number, model.clone()));
-        let size_on_disk = known.as_ref().map_or(0, |known| known.size.0);
+        self.out.groups.push(wishes.to_vec());
+        let size_on_disk = known.map_or(0, |known| known.size.0);
         let is_here = site.stored.contains_key(model) || held.is_some();
         let fetch_s = (size_on_disk as f64 / FETCH_RATE).min(LONGEST_S);
         self.out.small.groups.push(Group {
             held: None,
             fetch: if is_here { 0.0 } else { FETCH + FETCH_SECOND * fetch_s },
             drop: DROP,
-            pinned: pinned && held.is_some(),
+            pinned: false,
         });
-        let first = self.out.offers.len();
-        if let Some(held) = &held {
+        if let Some(held) = held {
             let mates = self.mates(wishes, held.slots.unwrap_or(1));
-            self.held_offer(group, number, model, held, mates, known.as_ref());
+            self.held_offer(number, model, held, mates, known);
         }
-        if held.as_ref().is_some_and(|held| held.fixed) {
-            return;
+        if held.is_some_and(|held| held.fixed) {
+            return self.put_drafts(group, pinned);
         }
-        let refusal = self.bar(number, model, held.is_some(), known.as_ref());
+        let refusal = self.bar(number, model, held.is_some(), known);
         match (refusal, known) {
             (Some(why), _) => self.reject_for(wishes, number, model, &why),
             (None, None) => self.reject_for(wishes, number, model, "nothing is known of its size"),
             (None, Some(known)) => {
                 let mut why = String::new();
-                let sizes = self.sizes(wishes, &known);
+                let sizes = self.sizes(wishes, known);
                 let smallest = sizes.last().copied();
                 for size in sizes {
                     let mates = self.mates(wishes, size.slots);
                     // In parts only as small as it will do: a long cache in RAM is slow twice.
-                    let with_parts = Some(size) == smallest;
-                    if let Err(reason) = self.offer(group, number, model, (size, mates, with_parts), &known) {
+                    let with_parts = self.with_parts && Some(size) == smallest;
+                    if let Err(reason) = self.offer(number, model, (size, mates, with_parts), known) {
                         // The smallest size comes last: what it lacks is what matters.
                         why = reason;
                     }
                 }
-                if self.out.offers.len() == first && !why.is_empty() {
+                if self.drafts.is_empty() && !why.is_empty() {
                     self.reject_for(wishes, number, model, &why);
                 }
             }
         }
+        self.put_drafts(group, pinned);
     }
 
     /// Why nothing of `model` can newly come to the machine.
@@ -294,10 +286,7 @@ impl Builder<'_> {
             return Some("it has no engine that loads models of the mesh".into());
         }
         let known = known?;
-        let elsewhere = self
-            .sites
-            .iter()
-            .any(|other| other.stored.contains_key(model) && !matches!(other.standing, Standing::Closed(_)));
+        let elsewhere = self.sites.iter().any(|other| other.stored.contains_key(model) && !other.is_lost);
         if known.url.is_none() && !(elsewhere && known.digest.is_some()) {
             return Some("no machine has its file, and no address of it is known".into());
         }
@@ -353,7 +342,6 @@ impl Builder<'_> {
     /// What is in memory, with what it takes.
     fn held_offer(
         &mut self,
-        group: usize,
         number: usize,
         model: &ModelId,
         held: &Held,
@@ -403,23 +391,20 @@ impl Builder<'_> {
             fixed: held.fixed,
             is_guess,
         };
-        self.out.small.groups[group].held = Some(self.out.offers.len());
-        self.out.small.groups[group].pinned |= held.fixed;
-        self.put(group, offer, mates, LOAD);
+        self.drafts.push(Draft { offer, mates, load: LOAD, is_held: true });
     }
 
     /// One size on one machine, as an option for each processor it could lie on.
     fn offer(
         &mut self,
-        group: usize,
         number: usize,
         model: &ModelId,
         (size, mates, with_parts): (Size, u32, bool),
         known: &KnownModel,
     ) -> Result<(), String> {
         let site = &self.sites[number];
-        let held = self.out.small.groups[group].held;
-        let held = held.map(|held| &self.out.offers[held]).filter(|held| !held.is_guess).cloned();
+        let held = self.drafts.iter().find(|draft| draft.is_held && !draft.offer.is_guess);
+        let held = held.map(|draft| draft.offer.clone());
         let is_held = |offer: &Offer| {
             held.as_ref().is_some_and(|held| {
                 held.size == offer.size && held.offload == offer.offload && held.gpu == offer.gpu
@@ -439,7 +424,7 @@ impl Builder<'_> {
                     let is_whole = offer.offload == Offload::Full;
                     let has_own = site.pools.devices.get(device).is_some_and(|one| one.carve_out.is_none());
                     if !is_held(&offer) {
-                        self.put(group, offer, mates, load);
+                        self.drafts.push(Draft { offer, mates, load, is_held: false });
                     }
                     found = true;
                     let shares = if is_whole && has_own && with_parts { &SHARES[..] } else { &[] };
@@ -447,7 +432,7 @@ impl Builder<'_> {
                         if let Ok(offer) = self.way(number, device, share, model, size, known)
                             && !is_held(&offer)
                         {
-                            self.put(group, offer, mates, load);
+                            self.drafts.push(Draft { offer, mates, load, is_held: false });
                         }
                     }
                 }
@@ -455,6 +440,29 @@ impl Builder<'_> {
             }
         }
         if found { Ok(()) } else { refusal }
+    }
+
+    /// Makes options of the drafts of a group, in an order that does not depend on what is held: a plan that was followed
+    /// must be the same question again, but for its costs.
+    fn put_drafts(&mut self, group: usize, is_pinned: bool) {
+        let mut drafts = std::mem::take(&mut self.drafts);
+        drafts.sort_by(|a, b| {
+            let key = |draft: &Draft| (draft.offer.offload.words(), draft.offer.gpu.clone());
+            b.offer.size.cmp(&a.offer.size).then_with(|| key(a).cmp(&key(b))).then(b.is_held.cmp(&a.is_held))
+        });
+        // Two shares of a processor may come to the same layers.
+        drafts.dedup_by(|b, a| {
+            let key = |draft: &Draft| (draft.offer.size, draft.offer.offload);
+            key(a) == key(b) && a.offer.gpu == b.offer.gpu && a.offer.is_guess == b.offer.is_guess
+        });
+        for draft in drafts {
+            if draft.is_held {
+                let known = &mut self.out.small.groups[group];
+                known.held = Some(self.out.offers.len());
+                known.pinned = is_pinned || draft.offer.fixed;
+            }
+            self.put(group, draft.offer, draft.mates, draft.load);
+        }
     }
 
     fn put(&mut self, group: usize, offer: Offer, mates: u32, load: f64) {

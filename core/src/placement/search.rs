@@ -522,15 +522,20 @@ fn victim(state: &State<'_>, option: usize, largest_first: bool) -> Option<usize
 pub fn settled(small: &Small, least: f64) -> Solution {
     /// Rounds after which the last answer is taken. Each must be worth more than the one before, so few are made.
     const ROUNDS: usize = 8;
-    let mut world = small.clone();
     let mut best = stay(small);
+    let first = solve(small);
+    if small.worth(&first) > small.worth(&best) + least {
+        best = first;
+    }
+    // The search may find in the world that a plan leads to what it did not find from here.
+    let mut world = small.clone();
     for _ in 0..ROUNDS {
+        world.settle(&best);
         let again = solve(&world);
         if world.worth(&again) <= world.worth(&best) + least {
             break;
         }
         best = again;
-        world.settle(&best);
     }
     best
 }

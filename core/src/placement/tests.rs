@@ -369,7 +369,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn a_plan_has_no_fault_and_every_refusal_names_a_machine_or_help(drawn in drawn()) {

@@ -39,9 +39,11 @@ const TYPICAL_PROMPT: u32 = 4096;
 
 /// Makes the tasks of all wishes.
 pub(super) fn tasks(offers: &mut Offers, sites: &[Site], wishes: &Wishes) {
-    let mut by_model: std::collections::BTreeMap<&crate::id::ModelId, Vec<usize>> = Default::default();
-    for (option, offer) in offers.offers.iter().enumerate() {
-        by_model.entry(&offer.model).or_default().push(option);
+    let mut by_wish: Vec<Vec<usize>> = vec![Vec::new(); wishes.modes.len()];
+    for (option, choice) in offers.small.options.iter().enumerate() {
+        for &wish in &offers.groups[choice.group] {
+            by_wish[wish].push(option);
+        }
     }
     let mut tasks = Vec::new();
     for (number, wish) in wishes.modes.iter().enumerate() {
@@ -49,24 +51,31 @@ pub(super) fn tasks(offers: &mut Offers, sites: &[Site], wishes: &Wishes) {
             continue;
         }
         let mut uses = Vec::new();
-        for (rank, model) in offers.models[number].iter().enumerate() {
-            for &option in by_model.get(model).into_iter().flatten() {
-                let offer = &offers.offers[option];
-                let machine = &sites[offer.site].machine;
-                let key = (number, model.clone(), machine.clone());
-                match worth(wish, rank, offer, offers.paces[option], &sites[offer.site]) {
-                    Ok(value) => {
-                        let holds = (offer.size.slots / wish.slots.max(1)).max(1);
-                        uses.push(Use { option, value, holds });
-                    }
-                    Err(why) => {
-                        offers.rejected.insert(key, why);
-                    }
+        let models = &offers.models[number];
+        // Options of one group come one after the other: their model is looked up once.
+        let mut rank = 0;
+        for &option in &by_wish[number] {
+            let offer = &offers.offers[option];
+            if models.get(rank) != Some(&offer.model) {
+                rank = models.iter().position(|model| *model == offer.model).unwrap_or(models.len());
+            }
+            let site = &sites[offer.site];
+            match worth(wish, rank, offer, offers.paces[option], site) {
+                Ok(value) => {
+                    let holds = (offer.size.slots / wish.slots.max(1)).max(1);
+                    uses.push(Use { option, value, holds });
+                }
+                Err(why) => {
+                    offers.rejected.insert((number, offer.model.clone(), site.machine.clone()), why);
                 }
             }
         }
         // One size that does makes what another size lacks no news.
+        let mut group = usize::MAX;
         for one in &uses {
+            if std::mem::replace(&mut group, offers.small.options[one.option].group) == group {
+                continue;
+            }
             let offer = &offers.offers[one.option];
             offers.rejected.remove(&(number, offer.model.clone(), sites[offer.site].machine.clone()));
         }
