@@ -68,6 +68,74 @@ fn every_scenario_answers_as_written_down() {
     );
 }
 
+/// A row for each of the owner's strategies, as the first plan of its scenario has it.
+fn owners_table() -> String {
+    const ROWS: [(&str, &str); 4] = [
+        ("owner-speed-and-quality", "48 GB (13 + 35), 80 free of 128"),
+        ("owner-balanced-triple", "64 GB (13 + 35 + 16)"),
+        ("owner-multi-instance", "54 GB (3 x 18)"),
+        ("owner-distributed", "64 GB and 92 GB"),
+    ];
+    let gb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e9);
+    let mut table = String::from(
+        "| scenario | in the notes | planned, in GB (weights + cache + the rest) | in all | free after |\n|---|---|---|---|---|\n",
+    );
+    for (name, notes) in ROWS {
+        let script = fs::read_to_string(folder().join(format!("{name}.txt"))).expect("readable");
+        let mut stage = stage::Stage::default();
+        for line in script.lines().map(words::split).filter(|line| !line.is_empty()) {
+            words::perform(&line, &mut stage).expect("a scenario that plays");
+            if line == ["plan"] {
+                break;
+            }
+        }
+        let plan = stage.last.expect("the scenario plans");
+        let mut sums = Vec::new();
+        let mut parts = Vec::new();
+        let mut free = Vec::new();
+        for machine in plan.machines.iter().filter(|machine| plan.on(&machine.machine).next().is_some()) {
+            let here = plan.on(&machine.machine);
+            sums.push(gb(here.clone().map(|placed| placed.needs.total().0).sum()));
+            parts.extend(here.map(|placed| {
+                let all = placed.footprint.device.plus(placed.footprint.host);
+                let rest = all.total().0 - all.weights.0 - all.kv.0;
+                let (weights, kv) = (gb(all.weights.0), gb(all.kv.0));
+                format!(
+                    "{} {weights} + {kv} + {} ({} x {})",
+                    placed.model,
+                    gb(rest),
+                    placed.context.unwrap_or(0),
+                    placed.slots
+                )
+            }));
+            let pool = machine.pools.last().expect("a machine has RAM");
+            free.push(gb(pool.free.expect("it is known").0));
+        }
+        table.push_str(&format!(
+            "| {name} | {notes} | {} | {} | {} |\n",
+            parts.join("<br>"),
+            sums.join(" and "),
+            free.join(" and ")
+        ));
+    }
+    table
+}
+
+#[test]
+fn the_page_of_strategies_has_the_figures_of_the_plans() {
+    let path = folder().join("../../../docs/strategies.md");
+    let page = fs::read_to_string(&path).expect("the page");
+    let (start, end) = ("<!-- table of the scenarios -->\n", "<!-- end of the table -->");
+    let from = page.find(start).expect("the table's beginning") + start.len();
+    let until = page.find(end).expect("the table's end");
+    let fresh = owners_table();
+    if std::env::var("UPDATE_DOCS").is_ok_and(|value| value == "1") {
+        fs::write(&path, format!("{}{fresh}{}", &page[..from], &page[until..])).expect("writable");
+        return;
+    }
+    assert_eq!(&page[from..until], fresh, "UPDATE_DOCS=1 writes the table anew");
+}
+
 #[test]
 fn a_word_that_is_none_names_its_line() {
     let caught = std::panic::catch_unwind(|| played("machine one ram 16GiB\nfly one"));
