@@ -75,6 +75,8 @@ pub struct Wanted {
     pub experts: bool,
     /// Whether its layers may be divided between graphics processor and RAM.
     pub divisible: bool,
+    /// It is to lie like this and not otherwise; `None` = the best way is taken.
+    pub offload: Option<Offload>,
 }
 
 /// What came out.
@@ -149,6 +151,9 @@ fn missing(fit: &Fit) -> u64 {
 /// The ways to try on this machine, best first. Of divided ones those with the fewest parts in RAM for which the
 /// device is `enough`.
 fn ways(pools: &Pools, wanted: Wanted, enough: impl Fn(Offload) -> bool) -> Vec<Offload> {
+    if let Some(only) = wanted.offload {
+        return vec![only];
+    }
     if pools.devices.is_empty() {
         return vec![Offload::None];
     }

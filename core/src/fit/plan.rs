@@ -21,6 +21,7 @@ pub fn plan(
         layers: u32::try_from(layers + 1).unwrap_or(u32::MAX),
         experts: shape.layers.iter().any(|layer| layer.experts > 0),
         divisible: layers > 1,
+        offload: None,
     };
     let slots = options.slots.max(1);
     let predict = |trial: Trial| {

@@ -151,6 +151,7 @@ impl KnownModel {
                     layers: 0,
                     experts: false,
                     divisible: false,
+                    offload: None,
                 };
                 let choice = choose(pools, &[], wanted, margin, |trial| {
                     let footprint = self.lying(size, trial.offload);
