@@ -7,9 +7,11 @@ pub(crate) mod fit;
 pub(crate) mod models;
 pub(crate) mod node;
 pub(crate) mod paint;
+pub(crate) mod plan;
 pub(crate) mod quantity;
 pub(crate) mod status;
 mod table;
+mod wrap;
 
 use serde::Serialize;
 
@@ -32,5 +34,7 @@ pub(crate) fn json<T: Serialize>(schema: &'static str, body: &T, one_line: bool)
 
 #[cfg(test)]
 mod machine_tests;
+#[cfg(test)]
+mod plan_tests;
 #[cfg(test)]
 mod tests;
