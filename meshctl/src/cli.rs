@@ -2,7 +2,7 @@
 
 mod steering;
 
-pub(crate) use steering::{Condition, PinArgs, PlanArgs, WaitArgs};
+pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_core::id::{MachineId, ModelId};
@@ -92,6 +92,9 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show which models would be where, what that takes, and what is in the way
     Plan(PlanArgs),
+    /// List modes, show one, try one
+    #[command(subcommand)]
+    Mode(ModeCommand),
     /// Wait until something is so
     Wait(WaitArgs),
     /// Ask a model; the answer goes to stdout as it arrives, one line of numbers to stderr

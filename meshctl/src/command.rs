@@ -4,6 +4,7 @@ mod ask;
 mod explain;
 mod key;
 mod login;
+mod mode;
 mod model;
 mod names;
 mod node;
@@ -49,6 +50,7 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Status(args) => status::run(&args, way, screen).await,
         Command::Explain(args) => explain::run(args, way, screen).await,
         Command::Plan(args) => plan::run(args, way, screen).await,
+        Command::Mode(command) => mode::run(command, way, screen).await,
         Command::Wait(args) => wait::run(args, way, screen).await,
         Command::Ask(args) => ask::run(args, way, screen).await,
         Command::Token(command) => token::run(command, way, screen).await,

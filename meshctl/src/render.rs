@@ -4,6 +4,7 @@
 pub(crate) mod access;
 pub(crate) mod explain;
 pub(crate) mod fit;
+pub(crate) mod mode;
 pub(crate) mod models;
 pub(crate) mod node;
 pub(crate) mod paint;

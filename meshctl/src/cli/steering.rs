@@ -1,6 +1,6 @@
-//! What can be typed about plans, pins and waiting.
+//! What can be typed about plans, modes, pins and waiting.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use std::fmt;
 use std::str::FromStr;
@@ -42,6 +42,29 @@ fn what_if(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// `meshctl mode …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModeCommand {
+    /// List the modes: their models, what they want, where they are served
+    List,
+    /// Show all of one mode
+    Show {
+        /// Its name or another of its names: code, mesh/code
+        mode: String,
+    },
+    /// Send one small request through a mode and tell who answered, and how fast
+    Test {
+        /// Its name or another of its names: code, mesh/code
+        mode: String,
+        /// Client API key [default: the file api-key in the data folder]
+        #[arg(long, value_name = "KEY", env = "MODEMESH_API_KEY", hide_env_values = true)]
+        key: Option<String>,
+        /// Where clients connect [default: as the router tells its operators]
+        #[arg(long, value_name = "URL", env = "MODEMESH_URL")]
+        url: Option<String>,
+    },
 }
 
 /// `meshctl model pin`, `meshctl model unpin`

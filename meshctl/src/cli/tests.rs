@@ -65,6 +65,8 @@ fn what_makes_no_sense_is_a_usage_error() {
         "meshctl plan --yes",
         "meshctl plan --what-if strix-1",
         "meshctl plan --what-if +node=a --apply",
+        "meshctl mode",
+        "meshctl mode test",
         "meshctl wait",
         "meshctl wait --for model=x",
         "meshctl model load ../x --node a",

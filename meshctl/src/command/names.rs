@@ -2,7 +2,7 @@
 
 use crate::exit::{Failure, Kind};
 use crate::near::did_you_mean;
-use mesh_proto::v1::{NodeStatus, StatusReply};
+use mesh_proto::v1::{ModeStatus, NodeStatus, StatusReply};
 
 /// Names that are listed of one kind.
 const LISTED: usize = 20;
@@ -19,6 +19,21 @@ pub(super) fn node<'a>(status: &'a StatusReply, name: &str) -> Result<&'a NodeSt
 pub(super) fn no_node(status: &StatusReply, name: &str) -> Failure {
     let names = status.nodes.iter().map(|node| node.name.as_str());
     unknown(name, format!("no node named `{name}`"), names, "no machine has joined yet")
+}
+
+/// The mode of this name or alias, with or without `mesh/`.
+///
+/// # Errors
+/// `NotFound` with names that look like it.
+pub(super) fn mode<'a>(status: &'a StatusReply, name: &str) -> Result<&'a ModeStatus, Failure> {
+    let bare = name.strip_prefix("mesh/").unwrap_or(name);
+    let named = |mode: &&ModeStatus| mode.name == bare || mode.aliases.iter().any(|alias| alias == bare);
+    let dashed = name.strip_prefix("mesh-");
+    let found = status.modes.iter().find(named);
+    found.or_else(|| status.modes.iter().find(|mode| Some(mode.name.as_str()) == dashed)).ok_or_else(|| {
+        let names = status.modes.iter().map(|mode| mode.name.as_str());
+        unknown(bare, format!("no mode named `{bare}`"), names, "there are no modes")
+    })
 }
 
 /// `what`, with the names of `known` that look like `typed` and all that there are.
@@ -48,7 +63,8 @@ mod tests {
 
     fn status() -> StatusReply {
         let node = |name: &str| NodeStatus { name: name.into(), ..NodeStatus::default() };
-        StatusReply { nodes: vec![node("msi"), node("strix-1")], ..StatusReply::default() }
+        let code = ModeStatus { name: "code".into(), aliases: vec!["build".into()], ..ModeStatus::default() };
+        StatusReply { nodes: vec![node("msi"), node("strix-1")], modes: vec![code], ..StatusReply::default() }
     }
 
     #[test]
@@ -58,6 +74,16 @@ mod tests {
         assert_eq!(failure.hints, ["did you mean msi?", "there are: msi, strix-1"]);
         let failure = node(&StatusReply::default(), "msj").expect_err("not there");
         assert_eq!(failure.hints, ["no machine has joined yet"]);
+    }
+
+    #[test]
+    fn a_mode_is_known_by_its_names_in_each_spelling() {
+        for name in ["code", "mesh/code", "mesh-code", "build", "mesh/build"] {
+            assert_eq!(mode(&status(), name).map(|mode| mode.name.as_str()), Ok("code"), "{name}");
+        }
+        let failure = mode(&status(), "mesh/coed").expect_err("not there");
+        assert_eq!(failure.what, "no mode named `coed`");
+        assert_eq!(failure.hints[0], "did you mean code?");
     }
 
     #[test]

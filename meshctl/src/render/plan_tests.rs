@@ -1,5 +1,6 @@
 //! Plans, pinned: a household that gets what it wants, one that cannot, one that wishes nothing.
 
+use super::mode::{self, View};
 use super::paint::Look;
 use super::plan::{Asked, Page};
 use mesh_core::fit::{Demand, Offload};
@@ -8,9 +9,9 @@ use mesh_core::memory::{CacheType, Confidence, Footprint, Parts};
 use mesh_core::placement::{
     Change, MachineAfter, Obstacle, OnDemand, Placed, Plan, PoolAfter, Serves, Stage, Unplaced,
 };
-use mesh_core::strategy::WishProblem;
-use mesh_core::units::Bytes;
-use mesh_proto::v1::StrategyLine;
+use mesh_core::strategy::{MachineLimits, Residency, Wish, WishProblem, Wishes};
+use mesh_core::units::{Bytes, Celsius};
+use mesh_proto::v1::{ModeStatus, ModelStatus, NodeStatus, PlacedReplica, StatusReply, StrategyLine};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -301,4 +302,96 @@ fn names_from_elsewhere_stay_words() {
         Change::Unload { model: model("m"), machine: machine("msi-5070ti"), why: "x\u{1b}[31m".into() };
     let text = page(&plan, "off", proposed()).text(PIPE);
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+}
+
+fn status() -> StatusReply {
+    let replica = |node: &str, state: &str, context| PlacedReplica {
+        node: node.into(),
+        state: state.into(),
+        context,
+        ..PlacedReplica::default()
+    };
+    let code = ModeStatus {
+        name: "code".into(),
+        aliases: vec!["build".into()],
+        model: "qwen3-coder:30b".into(),
+        nodes: vec!["strix-1".into()],
+        state: "ready".into(),
+        models: vec!["qwen3-coder:30b".into(), "devstral:24b".into()],
+        fallback: vec!["ask".into()],
+        ttft_s: Some(0.9),
+        tokens_per_second: Some(41.0),
+        ok: 340,
+        failed: 2,
+        ..ModeStatus::default()
+    };
+    let architect = ModeStatus {
+        name: "architect".into(),
+        state: "unserved".into(),
+        reason: "no machine that answers has deepseek-v3:iq1".into(),
+        models: vec!["deepseek-v3:iq1".into()],
+        ..ModeStatus::default()
+    };
+    let coder = ModelStatus {
+        name: "qwen3-coder:30b".into(),
+        replicas: vec![replica("strix-1", "loaded", Some(65_536)), replica("msi-5070ti", "available", None)],
+        modes: vec!["code".into()],
+        parameters: Some(30_532_122_624),
+        size: Some(18 * GIB),
+    };
+    let node = NodeStatus { name: "strix-1".into(), state: "ready".into(), ..NodeStatus::default() };
+    StatusReply {
+        modes: vec![code, architect],
+        models: vec![coder],
+        nodes: vec![node],
+        ..StatusReply::default()
+    }
+}
+
+fn wishes() -> Wishes {
+    let coders = vec![model("qwen3-coder:30b"), model("devstral:24b")];
+    let mut code = Wish::new(mode_name("code"), coders);
+    code.context = 65_536;
+    code.least_context = 16_384;
+    (code.slots, code.copies) = (2, 2);
+    code.cache_types = vec![CacheType::F16, CacheType::Q8_0];
+    code.target.ttft_s = Some(2.0);
+    code.machines.insert(machine("strix-1"));
+    code.labels.insert("fast".into());
+    let mut vision = Wish::new(mode_name("vision"), vec![model("qwen-vl:4b")]);
+    vision.residency = Residency::OnDemand;
+    let mut wishes = Wishes { modes: vec![code, vision], ..Wishes::default() };
+    let limits = MachineLimits {
+        reserve_ram: Bytes(16 * GIB),
+        max_temperature: Some(Celsius(90.0)),
+        quiet: vec![mesh_core::strategy::QuietHours { from: 22 * 60, until: 7 * 60 + 30 }],
+        labels: ["fast".to_owned()].into(),
+        ..MachineLimits::default()
+    };
+    wishes.machines.insert(machine("strix-1"), limits);
+    wishes
+}
+
+fn views<'a>(status: &'a StatusReply, wishes: &'a Wishes) -> [View<'a>; 3] {
+    let known = |at: usize, wish: Option<usize>| View {
+        status: status.modes.get(at),
+        wish: wish.map(|at| &wishes.modes[at]),
+    };
+    [known(0, Some(0)), known(1, None), known(9, Some(1))]
+}
+
+#[test]
+fn modes_are_listed_with_what_they_want_and_get() {
+    let (status, wishes) = (status(), wishes());
+    insta::assert_snapshot!(mode::list(&views(&status, &wishes), columns(120)));
+    assert!(mode::list(&[], PIPE).starts_with("no modes; "));
+}
+
+#[test]
+fn a_mode_is_shown_whole() {
+    let (status, wishes) = (status(), wishes());
+    let [code, _, vision] = views(&status, &wishes);
+    insta::assert_snapshot!(
+        mode::page(code, &status.models, columns(100)) + "\n" + &mode::page(vision, &status.models, PIPE)
+    );
 }

@@ -1,4 +1,4 @@
-//! Plans, wishes of machines and models, and waiting against the scripted router.
+//! Plans, wishes of machines and models, modes and waiting against the scripted router.
 
 use super::*;
 use mesh_core::id::{ModeName, ModelId};
@@ -148,6 +148,28 @@ async fn a_model_is_pinned_where_it_is_and_unpinned_anywhere() {
 }
 
 #[tokio::test]
+async fn modes_are_listed_shown_and_found_by_similar_names() {
+    for (line, kind) in [
+        ("meshctl mode list", None),
+        ("meshctl mode show mesh/code", None),
+        ("meshctl mode show coed", Some(Kind::NotFound)),
+        ("meshctl mode test coed", Some(Kind::NotFound)),
+        ("meshctl mode test code --key k --url nonsense", Some(Kind::Usage)),
+    ] {
+        let ended = typed(line, planning(Plan::default())).await;
+        assert_eq!(ended.err().map(|failure| failure.kind), kind, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_mode_for_embeddings_is_not_asked_a_question() {
+    let service = planning(Plan::default());
+    service.desk.send_modify(|desk| desk.wishes.modes[0].embeds = true);
+    let failure = typed("meshctl mode test code", service).await.expect_err("embeddings");
+    assert_eq!(failure.kind, Kind::Usage);
+}
+
+#[tokio::test]
 async fn people_are_told_where_programs_get_json() {
     let data = prepared();
     let service = planning(served());
@@ -160,6 +182,8 @@ async fn people_are_told_where_programs_get_json() {
         "meshctl node resume msi",
         "meshctl model pin qwen3:4b --node msi",
         "meshctl model unpin qwen3:4b --node msi",
+        "meshctl mode list",
+        "meshctl mode show code",
         "meshctl wait --for mode=code,ready",
     ] {
         let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
