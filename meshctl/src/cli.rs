@@ -88,7 +88,7 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Show machines, modes and models on one screen
     Status(StatusArgs),
-    /// Tell why a request went where it went
+    /// Tell why a request went where it went, or why a mode, a model or a node is as it is
     Explain(ExplainArgs),
     /// Show which models would be where, what that takes, and what is in the way
     Plan(PlanArgs),
@@ -133,8 +133,10 @@ pub(crate) struct StatusArgs {
 /// `meshctl explain`
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The request's id (x-mesh-request-id) or a unique prefix of it; the latest request when left out
-    pub(crate) request_id: Option<String>,
+    /// A request's id (x-mesh-request-id) or a unique prefix of it, a mode, a node or a model; also as in node=NAME; the
+    /// latest request when left out
+    #[arg(value_name = "REQUEST-ID|MODE|NODE|MODEL")]
+    pub(crate) what: Option<String>,
 }
 
 /// `meshctl ask`

@@ -10,6 +10,7 @@ pub(crate) mod node;
 pub(crate) mod paint;
 pub(crate) mod plan;
 pub(crate) mod quantity;
+pub(crate) mod reasons;
 pub(crate) mod status;
 mod table;
 mod wrap;

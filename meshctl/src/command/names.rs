@@ -2,7 +2,7 @@
 
 use crate::exit::{Failure, Kind};
 use crate::near::did_you_mean;
-use mesh_proto::v1::{ModeStatus, NodeStatus, StatusReply};
+use mesh_proto::v1::{ModeStatus, ModelStatus, NodeStatus, StatusReply};
 
 /// Names that are listed of one kind.
 const LISTED: usize = 20;
@@ -33,6 +33,17 @@ pub(super) fn mode<'a>(status: &'a StatusReply, name: &str) -> Result<&'a ModeSt
     found.or_else(|| status.modes.iter().find(|mode| Some(mode.name.as_str()) == dashed)).ok_or_else(|| {
         let names = status.modes.iter().map(|mode| mode.name.as_str());
         unknown(bare, format!("no mode named `{bare}`"), names, "there are no modes")
+    })
+}
+
+/// The model of this name.
+///
+/// # Errors
+/// `NotFound` with names that look like it.
+pub(super) fn model<'a>(status: &'a StatusReply, name: &str) -> Result<&'a ModelStatus, Failure> {
+    status.models.iter().find(|model| model.name == name).ok_or_else(|| {
+        let names = status.models.iter().map(|model| model.name.as_str());
+        unknown(name, format!("no model named `{name}`"), names, "no machine has a model")
     })
 }
 

@@ -3,6 +3,8 @@
 
 mod remarks;
 
+pub(crate) use remarks::{changed, mode_obstacles, place};
+
 use super::paint::{self, Look, Paint};
 use super::quantity::{UNKNOWN, bytes, context, known};
 use super::table::{Cell, Rank, Table};

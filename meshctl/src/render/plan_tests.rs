@@ -3,6 +3,7 @@
 use super::mode::{self, View};
 use super::paint::Look;
 use super::plan::{Asked, Page};
+use super::reasons::Mesh;
 use mesh_core::fit::{Demand, Offload};
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::memory::{CacheType, Confidence, Footprint, Parts};
@@ -394,4 +395,46 @@ fn a_mode_is_shown_whole() {
     insta::assert_snapshot!(
         mode::page(code, &status.models, columns(100)) + "\n" + &mode::page(vision, &status.models, PIPE)
     );
+}
+
+#[test]
+fn a_mode_is_explained_by_its_place() {
+    let (status, wishes, plan) = (status(), wishes(), full());
+    let mesh = Mesh { status: &status, wishes: &wishes, plan: &plan, state: "off" };
+    let [code, _, vision] = views(&status, &wishes);
+    insta::assert_snapshot!(mesh.mode_page(code, columns(110)) + "\n" + &mesh.mode_page(vision, PIPE));
+}
+
+#[test]
+fn an_unplaced_mode_is_explained_with_every_reason() {
+    let (status, wishes, plan) = (status(), wishes(), impossible());
+    let mesh = Mesh { status: &status, wishes: &wishes, plan: &plan, state: "following" };
+    let [_, architect, _] = views(&status, &wishes);
+    insta::assert_snapshot!(mesh.mode_page(architect, columns(100)));
+}
+
+#[test]
+fn a_model_is_explained_by_each_machine() {
+    let (status, wishes, plan) = (status(), wishes(), full());
+    let mesh = Mesh { status: &status, wishes: &wishes, plan: &plan, state: "following" };
+    insta::assert_snapshot!(
+        mesh.model_page("qwen3-coder:30b", columns(100)) + "\n" + &mesh.model_page("qwen3:32b", PIPE)
+    );
+    let plan = impossible();
+    let mesh = Mesh { plan: &plan, ..mesh };
+    let text = mesh.model_page("deepseek-v3:iq1", PIPE);
+    assert!(text.contains("strix-1  not placed  needs 160.4 GiB and 8 GiB beside it"), "{text}");
+}
+
+#[test]
+fn a_machine_is_explained_by_what_is_there_for_whom() {
+    let (status, wishes, plan) = (status(), wishes(), full());
+    let mesh = Mesh { status: &status, wishes: &wishes, plan: &plan, state: "following" };
+    insta::assert_snapshot!(mesh.node_page(&status.nodes[0], columns(110)));
+    let plan = impossible();
+    let mesh = Mesh { plan: &plan, ..mesh };
+    let text = mesh.node_page(&status.nodes[0], PIPE);
+    assert!(text.contains("Not here\n  deepseek-v3:iq1: needs 160.4 GiB"), "{text}");
+    let json = super::json("mesh.explain-node/v1", &mesh.node(&status.nodes[0]), true);
+    assert!(json.starts_with(r#"{"schema":"mesh.explain-node/v1","node":{"name":"strix-1","#), "{json}");
 }

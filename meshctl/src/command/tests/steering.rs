@@ -1,4 +1,4 @@
-//! Plans, wishes of machines and models, modes and waiting against the scripted router.
+//! Plans, wishes of machines and models, modes, reasons and waiting against the scripted router.
 
 use super::*;
 use mesh_core::id::{ModeName, ModelId};
@@ -170,6 +170,24 @@ async fn a_mode_for_embeddings_is_not_asked_a_question() {
 }
 
 #[tokio::test]
+async fn whatever_has_a_name_is_explained() {
+    for (line, kind) in [
+        ("meshctl explain code", None),
+        ("meshctl explain mesh/code", None),
+        ("meshctl explain msi", None),
+        ("meshctl explain qwen3:4b", None),
+        ("meshctl explain model=qwen3:4b", None),
+        ("meshctl explain node=code", Some(Kind::NotFound)),
+        ("meshctl explain model=qwen3:5b", Some(Kind::NotFound)),
+        ("meshctl explain 0196af", Some(Kind::NotFound)),
+        ("meshctl explain request=R", Some(Kind::Usage)),
+    ] {
+        let ended = typed(line, planning(unplaced())).await;
+        assert_eq!(ended.err().map(|failure| failure.kind), kind, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn people_are_told_where_programs_get_json() {
     let data = prepared();
     let service = planning(served());
@@ -184,6 +202,9 @@ async fn people_are_told_where_programs_get_json() {
         "meshctl model unpin qwen3:4b --node msi",
         "meshctl mode list",
         "meshctl mode show code",
+        "meshctl explain code",
+        "meshctl explain msi",
+        "meshctl explain qwen3:4b",
         "meshctl wait --for mode=code,ready",
     ] {
         let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
