@@ -1,5 +1,6 @@
 //! `meshctl plan`: what would be where by a strategy or by what is wished now, and making it so.
 
+use super::names::unknown;
 use crate::cli::PlanArgs;
 use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
@@ -31,7 +32,12 @@ pub(super) async fn run(args: PlanArgs, way: &Way, screen: &Screen) -> Result<()
     let mut operators = way.dial().await?;
     let request =
         PlanRequest { strategy: args.strategy.clone().unwrap_or_default(), what_if: args.what_if.clone() };
-    let planned = fetch(&mut operators, request.clone()).await?;
+    let planned = match fetch(&mut operators, request.clone()).await {
+        Err(failure) if failure.kind == Kind::NotFound => {
+            return Err(known(failure, &request.strategy, &mut operators).await);
+        }
+        planned => planned?,
+    };
     let asked = Asked {
         strategy: args.strategy.as_deref(),
         assumed: !args.what_if.is_empty(),
@@ -78,6 +84,19 @@ pub(super) async fn wishes(operators: &mut Operators) -> Result<(Wishes, WishesR
     let reply = operators.call(|mut client| async move { client.wishes(WishesRequest {}).await }).await?;
     let wishes = serde_json::from_str(&reply.wishes_json).map_err(|error| not_understood(&error))?;
     Ok((wishes, reply))
+}
+
+/// The strategies that there are, where it was the strategy's name that was not found.
+async fn known(failure: Failure, strategy: &str, operators: &mut Operators) -> Failure {
+    let strategies = match wishes(operators).await {
+        Ok((_, reply)) => reply.strategies,
+        Err(_) => return failure,
+    };
+    let names = strategies.iter().map(|strategy| strategy.name.as_str());
+    if strategy.is_empty() || names.clone().any(|name| name == strategy) {
+        return failure;
+    }
+    unknown(strategy, failure.what, names, "there are no strategies")
 }
 
 fn read(reply: PlanReply) -> Result<Planned, Failure> {

@@ -18,8 +18,8 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn plan(&self, request: &PlanRequest) -> Result<PlanReply, Status> {
-        if request.strategy == "nope" {
-            return Err(Status::not_found("there is no strategy `nope`"));
+        if !["", "spread"].contains(&request.strategy.as_str()) {
+            return Err(Status::not_found(format!("there is no strategy `{}`", request.strategy)));
         }
         let plan_json = serde_json::to_string(&self.plan).expect("JSON");
         Ok(PlanReply { plan_json, state: self.state().into(), next: vec![] })

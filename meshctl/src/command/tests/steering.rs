@@ -67,6 +67,12 @@ async fn a_plan_ends_by_whether_everything_is_placed() {
 }
 
 #[tokio::test]
+async fn an_unknown_strategy_is_answered_with_those_like_it() {
+    let failure = typed("meshctl plan --strategy spraed", planning(served())).await.expect_err("mistyped");
+    assert_eq!((failure.kind, failure.hints[0].as_str()), (Kind::NotFound, "did you mean spread?"));
+}
+
+#[tokio::test]
 async fn a_plan_is_applied_with_a_yes_and_not_without() {
     let service = planning(served());
     let failure = typed("meshctl plan --apply", service.clone()).await.expect_err("nobody to ask");
