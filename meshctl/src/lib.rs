@@ -15,6 +15,7 @@ mod cli;
 mod command;
 mod connect;
 mod exit;
+mod near;
 mod output;
 mod render;
 mod sse;

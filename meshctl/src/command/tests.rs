@@ -1,7 +1,12 @@
 //! The verbs against a scripted router: a real operator plane (gRPC over the mesh's TLS) on loopback.
 
+mod desk;
+mod fit;
+mod steering;
+
 use super::*;
 use crate::cli::Format;
+use desk::Desk;
 use futures_util::stream;
 use mesh_core::id::MachineId;
 use mesh_proto::frame::alpn;
@@ -31,6 +36,8 @@ struct Scripted {
     directed: Arc<AtomicBool>,
     shape: Option<String>,
     asked: Arc<Notify>,
+    /// What it plans and wishes.
+    desk: watch::Sender<Desk>,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -93,6 +100,31 @@ impl Operator for Scripted {
         let shape_json = self.shape.clone().ok_or_else(|| Status::not_found("no machine has it"))?;
         Ok(Response::new(ModelShapeReply { shape_json }))
     }
+
+    async fn plan(&self, request: Request<PlanRequest>) -> Reply<PlanReply> {
+        self.desk.borrow().plan(request.get_ref()).map(Response::new)
+    }
+
+    async fn apply_plan(&self, request: Request<PlanRequest>) -> Reply<PlanReply> {
+        self.desk.send_modify(|desk| desk.apply(request.get_ref()));
+        self.desk.borrow().plan(request.get_ref()).map(Response::new)
+    }
+
+    async fn set_node(&self, request: Request<SetNodeRequest>) -> Reply<SetNodeReply> {
+        let mut before = "";
+        self.desk.send_modify(|desk| before = desk.set_node(request.get_ref()));
+        Ok(Response::new(SetNodeReply { before: before.into() }))
+    }
+
+    async fn pin_model(&self, request: Request<PinModelRequest>) -> Reply<PinModelReply> {
+        let mut was_so = false;
+        self.desk.send_modify(|desk| was_so = desk.pin(request.get_ref()));
+        Ok(Response::new(PinModelReply { was_so }))
+    }
+
+    async fn wishes(&self, _: Request<WishesRequest>) -> Reply<WishesReply> {
+        Ok(Response::new(self.desk.borrow().wishes()))
+    }
 }
 
 struct Router {
@@ -104,7 +136,11 @@ struct Router {
 impl Router {
     async fn start(data: &tempfile::TempDir, at: &str, service: Scripted) -> Self {
         let authority = Authority::open_or_create(&data.path().join("router")).expect("an authority");
-        issued(&authority, Role::Operator).save(&data.path().join("operator")).expect("writable");
+        let folder = data.path().join("operator");
+        // A router that starts again renews nothing that is still good.
+        if !folder.join("key.pem").exists() {
+            issued(&authority, Role::Operator).save(&folder).expect("writable");
+        }
         let shown = tls::ServerCertificate::new(&issued(&authority, Role::Router)).expect("a pair");
         let required = tls::ClientCertificate::Required;
         let config =
@@ -164,6 +200,7 @@ fn scripted(state: &str, becomes: &'static str) -> Scripted {
         directed: Arc::default(),
         shape: None,
         asked: Arc::new(Notify::new()),
+        desk: watch::channel(Desk::default()).0,
     }
 }
 
@@ -309,5 +346,3 @@ async fn a_watch_survives_a_restart_of_the_router() {
     };
     again.stop().await;
 }
-
-mod fit;

@@ -34,7 +34,7 @@ async fn accept(listener: &TcpListener) -> (String, TcpStream) {
 
 async fn ask(url: &Url) -> Result<Answer, Failure> {
     let key = HeaderValue::from_static("Bearer mk_a_b");
-    exchange(url, key, &question::body("mesh/code", None, "hi", None), false, &json_screen()).await
+    exchange(url, key, &question::body("mesh/code", None, "hi", None), Shown::Answer, &json_screen()).await
 }
 
 /// Answers one question with `reply` and hangs up.
@@ -129,4 +129,35 @@ fn each_status_has_its_kind_and_the_words_of_the_router() {
     let busy = refusal(StatusCode::SERVICE_UNAVAILABLE, b"<html>", Some("7"), Some("r1"));
     assert_eq!(busy.what, "the router answered 503 Service Unavailable");
     assert_eq!(busy.hints, ["try again in 7 s", "meshctl explain r1"]);
+}
+
+/// One small request through a mode whose model answers with `reply`.
+async fn tried(reply: String) -> Result<(), Failure> {
+    let (listener, url) = front_door().await;
+    let server = async {
+        let (request, mut stream) = accept(&listener).await;
+        stream.write_all(reply.as_bytes()).await.expect("writable");
+        stream.shutdown().await.expect("open");
+        request
+    };
+    let way = Way { data: "/nowhere".into(), router: None, timeout: None };
+    let screen = json_screen();
+    let (request, ended) =
+        tokio::join!(server, trial("code", Some("mk_a_b"), Some(url.as_str()), &way, &screen));
+    assert!(
+        request.contains("\"model\":\"mesh/code\"") && request.contains("\"max_tokens\":48"),
+        "{request}"
+    );
+    ended
+}
+
+#[tokio::test]
+async fn a_trial_asks_a_mode_for_little_and_wants_something_back() {
+    let done = "data: [DONE]\n\n";
+    assert_eq!(tried(format!("{HEAD}{HI}{done}")).await, Ok(()));
+    let thinking = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n";
+    assert_eq!(tried(format!("{HEAD}{thinking}{done}")).await, Ok(()), "it thought for as long as it might");
+    let failure = tried(format!("{HEAD}{done}")).await.expect_err("an empty answer");
+    assert_eq!((failure.kind, failure.what.as_str()), (Kind::Failed, "mesh/code answered, but with nothing"));
+    assert_eq!(failure.hints, ["meshctl explain r1"]);
 }
