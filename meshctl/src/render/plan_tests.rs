@@ -8,7 +8,7 @@ use mesh_core::fit::{Demand, Offload};
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::memory::{CacheType, Confidence, Footprint, Parts};
 use mesh_core::placement::{
-    Change, MachineAfter, Obstacle, OnDemand, Placed, Plan, PoolAfter, Serves, Stage, Unplaced,
+    Change, Known, MachineAfter, Obstacle, OnDemand, Placed, Plan, PoolAfter, Serves, Stage, Unplaced,
 };
 use mesh_core::strategy::{MachineLimits, Residency, Wish, WishProblem, Wishes};
 use mesh_core::units::{Bytes, Celsius};
@@ -36,7 +36,7 @@ fn mode_name(name: &str) -> ModeName {
 
 fn serves(mode: &str, copies: u32, short: &[&str]) -> Serves {
     let short = short.iter().map(|text| (*text).to_owned()).collect();
-    Serves { mode: mode_name(mode), rank: 1, copies, short }
+    Serves { mode: mode_name(mode), rank: 1, copies, tpot_s: 0.02, known: Known::Guessed, short }
 }
 
 /// On a graphics processor: weights, cache and the rest in MiB.
@@ -58,6 +58,8 @@ fn placed(at: &str, name: &str, mib: [u64; 3], stage: Stage, serves: Vec<Serves>
         serves,
         stage,
         pinned: false,
+        digest: None,
+        source: None,
         why: "its file is there; 1 other machine could".into(),
     }
 }
