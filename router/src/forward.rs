@@ -19,6 +19,7 @@ mod course;
 pub mod data_links;
 mod delivery;
 mod early_head;
+mod ending;
 mod engine_error;
 pub mod flow;
 pub mod h2_links;
@@ -96,6 +97,8 @@ pub struct Forward {
     pub room: WaitingRoom,
     /// Loads that requests asked for.
     pub loads: ColdLoads,
+    /// Cancelled when the router stops and waits no longer: what still runs ends with an error then.
+    pub ending: CancellationToken,
     /// Brakes, shared by all requests.
     brakes: Arc<Mutex<Brakes>>,
     /// The configuration.
@@ -153,7 +156,8 @@ impl Forward {
         let loads = ColdLoads::new(fleet.clone(), metrics.clone());
         let brakes = Brakes { retries: RetryBudget::new(clock.now()), loops: ClientLoops::default() };
         let brakes = Arc::new(Mutex::new(brakes));
-        Self { fleet, links, in_flight, journal, metrics, room, loads, brakes, settings, clock }
+        let ending = CancellationToken::new();
+        Self { fleet, links, in_flight, journal, metrics, room, loads, ending, brakes, settings, clock }
     }
 
     /// What goes on beside the requests until `stop`: calling those that wait, and asking failing replicas whether
@@ -248,6 +252,7 @@ impl Forward {
         tokio::select! {
             biased;
             () = stay.superseded() => Err(refusals::superseded()),
+            () = self.ending.cancelled() => Err(refusals::stopping()),
             result = self.follow(course, ticket) => result,
         }
     }

@@ -65,6 +65,12 @@ pub(super) fn stopping() -> ApiError {
     ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "router_stopping", message).retry_after(5)
 }
 
+/// The router ends, and this stream has not.
+pub(super) fn stopped_midway() -> ApiError {
+    let message = "the router is stopping and waits no longer for this answer: it is not complete, ask again";
+    ApiError { message: message.into(), ..stopping() }
+}
+
 /// A newer request of the same session took its place. SDKs repeat 409, 429 and 5xx, and this must not be repeated.
 pub(super) fn superseded() -> ApiError {
     let message = "a newer completion of the same session took this one's place";
