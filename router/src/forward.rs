@@ -52,7 +52,7 @@ use futures_util::FutureExt;
 use http::StatusCode;
 use in_flight::InFlight;
 use mesh_core::admission::{Entry, Priority, Refused};
-use mesh_core::client_loop::{ClientLoops, Habit};
+use mesh_core::client_loop::{ClientLoops, Fault, Habit};
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::Asked;
 use mesh_core::retry_budget::RetryBudget;
@@ -198,7 +198,7 @@ impl Forward {
             self.journal.clone(),
             self.metrics.clone(),
         );
-        let habit = habit(&incoming);
+        let habit = habit(&incoming, head.as_ref().ok());
         let admitted = self.brakes().loops.admits(habit, self.clock.now());
         let tried = admitted.is_ok();
         let result = match (admitted, head) {
@@ -209,7 +209,7 @@ impl Forward {
         match &result {
             Ok(_) => self.brakes().loops.succeeded(habit),
             Err(error) if tried && error.kind == ApiError::CLIENT && error.code != "superseded" => {
-                self.brakes().loops.refused(habit, error.code, self.clock.now());
+                self.brakes().loops.refused(habit, fault(error), self.clock.now());
             }
             Err(_) => {}
         }
@@ -429,8 +429,17 @@ fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
 }
 
 /// Who sends what, for noticing clients that repeat themselves.
-fn habit(incoming: &Incoming) -> Habit {
+fn habit(incoming: &Incoming, head: Option<&Head>) -> Habit {
     // Without a session, programs of the same user are told apart by their names.
     let who = incoming.caller.session.unwrap_or_else(|| hash_of(&incoming.client));
-    Habit::new(who.rotate_left(1) ^ hash_of(&incoming.caller.key), incoming.body.len() as u64)
+    let asked = head.map(|head| (head.model.as_str(), head.tools, head.suffix));
+    let kind = hash_of(&(incoming.door.path(), asked));
+    Habit::new(who.rotate_left(1) ^ hash_of(&incoming.caller.key), kind, incoming.body.len() as u64)
+}
+
+/// What a request was refused for. Numbers make no other mistake: prompts that are too long grow, and the place of what
+/// is wrong moves with the conversation.
+fn fault(error: &ApiError) -> Fault {
+    let words: String = error.message.chars().filter(|c| !c.is_ascii_digit()).collect();
+    Fault { code: error.code, what: hash_of(&words) }
 }
