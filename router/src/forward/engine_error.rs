@@ -77,8 +77,9 @@ const UNREADABLE: [&str; 6] = [
     "Unknown reasoning format",
 ];
 
-/// How its error begins over a schema of the answer that it cannot follow.
-const NO_SCHEMA: &str = "JSON schema conversion failed";
+/// How its errors begin over a schema of the answer that it cannot follow: `JSON schema conversion failed`, of later
+/// versions `JSON schema error at`.
+const NO_SCHEMA: &str = "JSON schema ";
 
 /// How its errors begin that may be about what it read as well as about what it made of it: a wrong type or an absent
 /// key somewhere.
@@ -115,7 +116,9 @@ pub(super) fn whose_fault(
     } else {
         return failure;
     };
-    if begins(&error.message, &[NO_SCHEMA, "Failed to parse grammar"])
+    let of_schema = ["JSON schema", "grammar"].iter().any(|word| error.message.contains(word));
+    if of_schema
+        && named.is_empty()
         && let Some(fault) = faults::in_schema(door, request)
     {
         return Failure::Client(Box::new(fault));
