@@ -259,6 +259,8 @@ pub struct Settings {
     pub telemetry: Telemetry,
     /// Where the configuration came from.
     pub source: String,
+    /// How an operator calls `meshctl` here, for hints.
+    pub meshctl: &'static str,
 }
 
 /// Loads and checks the configuration.
@@ -364,6 +366,7 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         model_aliases,
         telemetry: config.telemetry,
         source,
+        meshctl: "meshctl",
     })
 }
 

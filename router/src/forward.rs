@@ -333,9 +333,10 @@ impl Forward {
                         }
                         return Err(course.verdict(ticket));
                     }
-                    return Err(course
-                        .beyond
-                        .map_or_else(|| refusals::unavailable(&head.model, refusal), |e| *e));
+                    return Err(course.beyond.map_or_else(
+                        || refusals::unavailable(&head.model, refusal, &self.settings),
+                        |e| *e,
+                    ));
                 }
             }
             if let Loading::Underway { node, model, since } = &loading {

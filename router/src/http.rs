@@ -187,9 +187,11 @@ impl Front {
                 ollama::show(&snapshot(), &body)
             }
             (&Method::POST | &Method::DELETE, "/api/pull" | "/api/push" | "/api/create" | "/api/copy") => {
-                Err(ollama::operators_only("load"))
+                Err(ollama::operators_only("load", self.forward.settings.meshctl))
             }
-            (&Method::POST | &Method::DELETE, "/api/delete") => Err(ollama::operators_only("delete")),
+            (&Method::POST | &Method::DELETE, "/api/delete") => {
+                Err(ollama::operators_only("delete", self.forward.settings.meshctl))
+            }
             (&Method::GET, "/metrics") => Ok(self.metrics()),
             (method, _) => {
                 if let Some(allowed) = allowed(path) {
@@ -209,7 +211,9 @@ impl Front {
         let refuse = |reason: &'static str, message: &str| {
             let label = ReasonLabel { reason };
             self.forward.metrics.refusals.get_or_create(&label).inc();
-            let hint = "`meshctl key create NAME` makes a key; send it as `Authorization: Bearer mk_…`";
+            let meshctl = self.forward.settings.meshctl;
+            let hint =
+                format!("`{meshctl} key create NAME` makes a key; send it as `Authorization: Bearer mk_…`");
             ApiError {
                 kind: "authentication_error",
                 ..ApiError::client(StatusCode::UNAUTHORIZED, reason, format!("{message}; {hint}"))

@@ -34,7 +34,8 @@ pub(crate) fn unknown_model(asked: &str, near: &[String], all: &[String]) -> Api
 }
 
 /// No node can serve it, now or at all.
-pub(super) fn unavailable(asked: &str, refusal: &Refusal) -> ApiError {
+pub(super) fn unavailable(asked: &str, refusal: &Refusal, settings: &Settings) -> ApiError {
+    let meshctl = settings.meshctl;
     let what = if asked.starts_with(PREFIX) { "mode" } else { "model" };
     if refusal.is_permanent() {
         // A 4xx: SDKs would repeat a 5xx twice, for nothing.
@@ -50,7 +51,7 @@ pub(super) fn unavailable(asked: &str, refusal: &Refusal) -> ApiError {
     let unloaded = refusal.rejected.iter().find(|rejection| rejection.why == Why::NotLoaded);
     let message = match unloaded {
         Some(Rejection { machine, model: Some(model), .. }) => {
-            format!("{message}; `meshctl model load {model} --node {machine}` loads it")
+            format!("{message}; `{meshctl} model load {model} --node {machine}` loads it")
         }
         Some(Rejection { model: None, .. }) | None => message,
     };
@@ -81,7 +82,7 @@ pub(super) fn superseded() -> ApiError {
 pub(super) fn no_slot(asked: &str, why: NoSlot, settings: &Settings) -> ApiError {
     match why {
         NoSlot::Refused(refused) => queue(refused, settings),
-        NoSlot::NoNode(refusal) => unavailable(asked, &refusal),
+        NoSlot::NoNode(refusal) => unavailable(asked, &refusal, settings),
         NoSlot::Superseded => superseded(),
         NoSlot::Stopping => stopping(),
     }
