@@ -262,6 +262,13 @@ async fn a_wish_that_the_machine_refuses_ends_with_its_reason_and_not_by_waiting
 }
 
 #[tokio::test]
+async fn a_load_that_fails_quotes_the_sizes_that_were_asked_for() {
+    let line = "meshctl model load qwen3:4b --node msi --context 4294967295 --slots 2";
+    let failure = typed(line, scripted("available", "failed")).await.expect_err("it failed");
+    assert_eq!(failure.what, "msi did not load qwen3:4b with a context of 4294967295 tokens and 2 slots");
+}
+
+#[tokio::test]
 async fn waiting_ends_with_the_time_limit() {
     let line = "meshctl model load qwen3:4b --node msi --timeout 1s";
     let failure = typed(line, scripted("available", "loading")).await.expect_err("it never loads");
