@@ -42,9 +42,8 @@ fn main() -> ExitCode {
     if let Command::Meshctl { arguments } = command {
         let folder = data.into_iter().flat_map(|folder| ["--data".into(), folder.into_os_string()]);
         // So that its hints can be pasted.
-        let mut program = std::env::args_os().next().unwrap_or_else(|| "modemesh".into());
-        program.push(" meshctl");
-        return meshctl::run(std::iter::once(program).chain(folder).chain(arguments));
+        let program = format!("{} meshctl", std::env::args_os().next().unwrap_or_default().display());
+        return meshctl::run(std::iter::once(program.into()).chain(folder).chain(arguments));
     }
     let folder = data.clone().unwrap_or_else(data_folder::default);
     let work = async {
