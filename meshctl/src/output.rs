@@ -91,9 +91,9 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Looks at the environment, at stdout and at what was typed.
-    pub(crate) fn detect(globals: &Globals) -> Self {
-        let repeated = Repeated::of(globals, |name| std::env::var_os(name));
+    /// Looks at the environment, at stdout and at what was typed, `program` first.
+    pub(crate) fn detect(program: &str, globals: &Globals) -> Self {
+        let repeated = Repeated::of(program, globals, |name| std::env::var_os(name));
         Self::of(globals.color, globals.format(), repeated)
     }
 

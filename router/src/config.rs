@@ -1,5 +1,7 @@
 //! The router's configuration: what may be set, its defaults, and every semantic problem at once.
 
+mod listen;
+
 use mesh_core::admission::Priority;
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::{Mode, ModeProblem, ModeTable};
@@ -257,6 +259,8 @@ pub struct Settings {
     pub telemetry: Telemetry,
     /// Where the configuration came from.
     pub source: String,
+    /// How an operator calls `meshctl` here, for hints.
+    pub meshctl: &'static str,
 }
 
 /// Loads and checks the configuration.
@@ -278,11 +282,15 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
     let default = RouterConfig::default();
     let name = check.value("name", config.name.parse());
     let address = |check: &mut Check<'_>, key, text: &str| {
-        check.value(key, text.parse().map_err(|_| format!("`{text}` is no address such as 127.0.0.1:7400")))
+        check.value(
+            key,
+            listen::address_of(text).ok_or_else(|| format!("`{text}` is no address such as 127.0.0.1:7400")),
+        )
     };
     let clients = address(&mut check, "listen.clients", &config.listen.clients);
     let agents = address(&mut check, "listen.agents", &config.listen.agents);
     let operators = address(&mut check, "listen.operators", &config.listen.operators);
+    check.shared_ports([("clients", clients), ("agents", agents), ("operators", operators)]);
     let body_limit = check.value("limits.body", config.limits.body.parse::<Bytes>());
     let queue_bytes = check.value("limits.queue_bytes", config.limits.queue_bytes.parse::<Bytes>());
     let arriving_bytes = check.value("limits.arriving_bytes", config.limits.arriving_bytes.parse::<Bytes>());
@@ -358,6 +366,7 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         model_aliases,
         telemetry: config.telemetry,
         source,
+        meshctl: "meshctl",
     })
 }
 
@@ -368,8 +377,10 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn problem(&mut self, key: &str, message: impl ToString) {
-        let message = format!("{key}: {}", message.to_string());
-        self.problems.push(Problem { place: self.lines.place(key), message, hint: String::new() });
+        let (place, message) = (self.lines.place(key), message.to_string());
+        // A key that no file sets is its own place.
+        let message = if place == key { message } else { format!("{key}: {message}") };
+        self.problems.push(Problem { place, message, hint: String::new() });
     }
 
     fn value<T, E: ToString>(&mut self, key: &str, parsed: Result<T, E>) -> Option<T> {
@@ -516,12 +527,12 @@ mod tests {
     #[test]
     fn all_semantic_problems_come_with_their_lines() {
         let said = load_text(
-            "[listen]\nclients = \"7400\"\n[limits]\nbody = \"8\"\n[modes.code]\nmodels = [\"../x\"]\nfallback = [\"nope\"]\npriority = \"soon\"\n",
+            "[listen]\nclients = \"x:7400\"\n[limits]\nbody = \"8\"\n[modes.code]\nmodels = [\"../x\"]\nfallback = [\"nope\"]\npriority = \"soon\"\n",
         )
         .expect_err("five problems")
         .to_string();
         for part in [
-            "router.toml:2: listen.clients: `7400` is no address",
+            "router.toml:2: listen.clients: `x:7400` is no address",
             "router.toml:4: limits.body: `8` is no size",
             "router.toml:6: modes.code.models: model name `../x`",
             "router.toml:8: modes.code.priority: `soon` is none of autocomplete, ask, code, architect, background",

@@ -19,6 +19,7 @@ mod course;
 pub mod data_links;
 mod delivery;
 mod early_head;
+mod ending;
 mod engine_error;
 pub mod flow;
 pub mod h2_links;
@@ -51,7 +52,7 @@ use futures_util::FutureExt;
 use http::StatusCode;
 use in_flight::InFlight;
 use mesh_core::admission::{Entry, Priority, Refused};
-use mesh_core::client_loop::{ClientLoops, Habit};
+use mesh_core::client_loop::{ClientLoops, Fault, Habit};
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::Asked;
 use mesh_core::retry_budget::RetryBudget;
@@ -96,6 +97,8 @@ pub struct Forward {
     pub room: WaitingRoom,
     /// Loads that requests asked for.
     pub loads: ColdLoads,
+    /// Cancelled when the router stops and waits no longer: what still runs ends with an error then.
+    pub ending: CancellationToken,
     /// Brakes, shared by all requests.
     brakes: Arc<Mutex<Brakes>>,
     /// The configuration.
@@ -153,7 +156,8 @@ impl Forward {
         let loads = ColdLoads::new(fleet.clone(), metrics.clone());
         let brakes = Brakes { retries: RetryBudget::new(clock.now()), loops: ClientLoops::default() };
         let brakes = Arc::new(Mutex::new(brakes));
-        Self { fleet, links, in_flight, journal, metrics, room, loads, brakes, settings, clock }
+        let ending = CancellationToken::new();
+        Self { fleet, links, in_flight, journal, metrics, room, loads, ending, brakes, settings, clock }
     }
 
     /// What goes on beside the requests until `stop`: calling those that wait, and asking failing replicas whether
@@ -194,7 +198,7 @@ impl Forward {
             self.journal.clone(),
             self.metrics.clone(),
         );
-        let habit = habit(&incoming);
+        let habit = habit(&incoming, head.as_ref().ok());
         let admitted = self.brakes().loops.admits(habit, self.clock.now());
         let tried = admitted.is_ok();
         let result = match (admitted, head) {
@@ -205,7 +209,7 @@ impl Forward {
         match &result {
             Ok(_) => self.brakes().loops.succeeded(habit),
             Err(error) if tried && error.kind == ApiError::CLIENT && error.code != "superseded" => {
-                self.brakes().loops.refused(habit, error.code, self.clock.now());
+                self.brakes().loops.refused(habit, fault(error), self.clock.now());
             }
             Err(_) => {}
         }
@@ -248,6 +252,7 @@ impl Forward {
         tokio::select! {
             biased;
             () = stay.superseded() => Err(refusals::superseded()),
+            () = self.ending.cancelled() => Err(refusals::stopping()),
             result = self.follow(course, ticket) => result,
         }
     }
@@ -328,9 +333,10 @@ impl Forward {
                         }
                         return Err(course.verdict(ticket));
                     }
-                    return Err(course
-                        .beyond
-                        .map_or_else(|| refusals::unavailable(&head.model, refusal), |e| *e));
+                    return Err(course.beyond.map_or_else(
+                        || refusals::unavailable(&head.model, refusal, &self.settings),
+                        |e| *e,
+                    ));
                 }
             }
             if let Loading::Underway { node, model, since } = &loading {
@@ -424,8 +430,17 @@ fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
 }
 
 /// Who sends what, for noticing clients that repeat themselves.
-fn habit(incoming: &Incoming) -> Habit {
+fn habit(incoming: &Incoming, head: Option<&Head>) -> Habit {
     // Without a session, programs of the same user are told apart by their names.
     let who = incoming.caller.session.unwrap_or_else(|| hash_of(&incoming.client));
-    Habit::new(who.rotate_left(1) ^ hash_of(&incoming.caller.key), incoming.body.len() as u64)
+    let asked = head.map(|head| (head.model.as_str(), head.tools, head.suffix));
+    let kind = hash_of(&(incoming.door.path(), asked));
+    Habit::new(who.rotate_left(1) ^ hash_of(&incoming.caller.key), kind, incoming.body.len() as u64)
+}
+
+/// What a request was refused for. Numbers make no other mistake: prompts that are too long grow, and the place of what
+/// is wrong moves with the conversation.
+fn fault(error: &ApiError) -> Fault {
+    let words: String = error.message.chars().filter(|c| !c.is_ascii_digit()).collect();
+    Fault { code: error.code, what: hash_of(&words) }
 }

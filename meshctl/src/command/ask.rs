@@ -9,7 +9,7 @@ pub(super) use trial::run as trial;
 use crate::address;
 use crate::cli::AskArgs;
 use crate::command::status::fetch;
-use crate::connect::{Way, system_words};
+use crate::connect::{Answered, Way, system_words};
 use crate::exit::{Failure, Kind, chain};
 use crate::output::Screen;
 use crate::render;
@@ -171,6 +171,22 @@ fn client(base: &Url) -> Result<reqwest::Client, Failure> {
 }
 
 fn unreachable(target: &Url, error: &reqwest::Error) -> Failure {
+    let stranger = match Answered::of(error) {
+        Some(Answered::NoTls) => {
+            Some("what answers there does not speak TLS: write http:// and not https://")
+        }
+        Some(answer) => Some(answer.words()),
+        // Neither the system nor TLS: what came was no HTTP.
+        None if system_error(error).is_none() && !error.is_timeout() => {
+            Some("what answers there does not speak HTTP: so do the ports for agents and operators")
+        }
+        None => None,
+    };
+    if let Some(cause) = stranger {
+        return Failure::new(Kind::Unreachable, format!("what answers at {target} is no router's port for clients"))
+            .cause(cause)
+            .hint("clients connect to port 7400, unless the router's configuration says otherwise: --url http://HOST:7400");
+    }
     let failure =
         Failure::new(Kind::Unreachable, format!("cannot reach the router at {target}")).cause(root(error));
     let is_local = target.host_str().is_some_and(|host| address::is_loopback(host.trim_matches(['[', ']'])));
@@ -183,14 +199,18 @@ fn unreachable(target: &Url, error: &reqwest::Error) -> Failure {
 
 /// The words of the system, where it was the system that refused.
 fn root(error: &reqwest::Error) -> String {
+    system_error(error).map_or_else(|| chain(error), system_words)
+}
+
+fn system_error(error: &reqwest::Error) -> Option<&std::io::Error> {
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         if let Some(system) = cause.downcast_ref::<std::io::Error>() {
-            return system_words(system);
+            return Some(system);
         }
         next = cause.source();
     }
-    chain(error)
+    None
 }
 
 fn broken(answer: &Answer, cause: &str) -> Failure {
@@ -203,7 +223,7 @@ fn broken(answer: &Answer, cause: &str) -> Failure {
 
 /// What an answer other than 2xx means.
 async fn complaint(response: Response) -> Failure {
-    let (status, headers) = (response.status(), response.headers().clone());
+    let (status, headers, url) = (response.status(), response.headers().clone(), response.url().clone());
     let mut body = Vec::new();
     let mut chunks = response.bytes_stream();
     while let Some(Ok(chunk)) = chunks.next().await {
@@ -215,10 +235,16 @@ async fn complaint(response: Response) -> Failure {
     }
     let retry = text_header(&headers, RETRY_AFTER.as_str());
     let id = text_header(&headers, answer::REQUEST_ID);
-    refusal(status, &body, retry.as_deref(), id.as_deref())
+    refusal(status, &body, retry.as_deref(), id.as_deref(), &url)
 }
 
-fn refusal(status: StatusCode, body: &[u8], retry_after: Option<&str>, request_id: Option<&str>) -> Failure {
+fn refusal(
+    status: StatusCode,
+    body: &[u8],
+    retry_after: Option<&str>,
+    request_id: Option<&str>,
+    url: &Url,
+) -> Failure {
     let said =
         serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|body| answer::error_message(&body));
     let kind = match status {
@@ -227,6 +253,10 @@ fn refusal(status: StatusCode, body: &[u8], retry_after: Option<&str>, request_i
         StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Kind::TimedOut,
         _ => Kind::Failed,
     };
+    if said.is_none() && request_id.is_none() {
+        return Failure::new(kind, format!("{url} answered {status}, and not in a router's words"))
+            .hint("is it a router? clients connect to its port 7400: --url http://HOST:7400");
+    }
     let mut failure = Failure::new(kind, said.unwrap_or_else(|| format!("the router answered {status}")));
     if kind == Kind::Refused {
         failure = failure.hint("make a key: meshctl key create NAME; then --key KEY or MODEMESH_API_KEY");

@@ -220,7 +220,16 @@ fn failed(wish: Wish, args: &ModelArgs, why: &str) -> Failure {
     let verb = if wish == Wish::Unload { "unload" } else { "load" };
     // So the agent's refusal says it, with the numbers.
     let kind = if why.contains("does not fit: needs ") { Kind::DoesNotFit } else { Kind::Failed };
-    Failure::new(kind, format!("{} did not {verb} {}", args.node, args.model)).cause(why)
+    Failure::new(kind, format!("{} did not {verb} {}{}", args.node, args.model, sizes(wish))).cause(why)
+}
+
+/// The sizes that were asked for: a machine's words may be about its own.
+fn sizes(wish: Wish) -> String {
+    let Wish::Load { context, slots, .. } = wish else { return String::new() };
+    let context = context.map(|tokens| format!("a context of {tokens} tokens"));
+    let slots = slots.map(|slots| format!("{slots} slots"));
+    let asked: Vec<String> = context.into_iter().chain(slots).collect();
+    if asked.is_empty() { String::new() } else { format!(" with {}", asked.join(" and ")) }
 }
 
 fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Failure {
@@ -230,7 +239,9 @@ fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Fai
         Some(state) => format!("it is {state} there; the machine is {}", node.state),
         None => format!("no engine of the machine knows this model; the machine is {}", node.state),
     };
-    let what = format!("{} is not {word} on {} after {}", args.model, args.node, human_duration(limit));
+    let sizes = sizes(wish);
+    let what =
+        format!("{} is not {word} on {}{sizes} after {}", args.model, args.node, human_duration(limit));
     Failure::new(Kind::TimedOut, what)
         .cause(cause)
         .hint("the machine goes on; look again with `meshctl status`")

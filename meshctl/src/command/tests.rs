@@ -249,7 +249,8 @@ async fn a_model_that_cannot_be_loaded_tells_why() {
 
 /// A machine that has the model on its disk and follows no wish about it.
 fn refusing(state: &str, reason: &'static str) -> Scripted {
-    let stored = StoredModel { model: "qwen3:4b".into(), ..StoredModel::default() };
+    let served_as = Some("qwen".into());
+    let stored = StoredModel { model: "qwen3:4b".into(), served_as, ..StoredModel::default() };
     let store = Store { models: vec![stored], ..Store::default() };
     let report = Report { store: Some(store), ..Report::default() };
     let machine = MachineReport { node: "msi".into(), report: Some(report), ..MachineReport::default() };
@@ -262,6 +263,13 @@ async fn a_wish_that_the_machine_refuses_ends_with_its_reason_and_not_by_waiting
     for (line, state, reason, kind) in [
         (
             "meshctl model rm qwen3:4b --node msi",
+            "available",
+            "not deleted: an engine needs it",
+            Kind::Failed,
+        ),
+        (
+            // As clients call it.
+            "meshctl model rm qwen --node msi",
             "available",
             "not deleted: an engine needs it",
             Kind::Failed,
@@ -291,11 +299,44 @@ async fn a_wish_that_the_machine_refuses_ends_with_its_reason_and_not_by_waiting
 }
 
 #[tokio::test]
+async fn a_load_that_fails_quotes_the_sizes_that_were_asked_for() {
+    let line = "meshctl model load qwen3:4b --node msi --context 4294967295 --slots 2";
+    let failure = typed(line, scripted("available", "failed")).await.expect_err("it failed");
+    assert_eq!(failure.what, "msi did not load qwen3:4b with a context of 4294967295 tokens and 2 slots");
+}
+
+#[tokio::test]
 async fn waiting_ends_with_the_time_limit() {
     let line = "meshctl model load qwen3:4b --node msi --timeout 1s";
     let failure = typed(line, scripted("available", "loading")).await.expect_err("it never loads");
     assert_eq!(failure.kind, Kind::TimedOut);
     assert_eq!(failure.cause.as_deref(), Some("it is loading there; the machine is ready"));
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_not_over_in_time_tells_how_far_it_is_or_why_it_failed() {
+    for (state, failure, cause) in [
+        ("running", "", "running from http://127.0.0.1/x: 1 GiB of 4 GiB, 25 %"),
+        ("failed", "connection refused", "connection refused"),
+    ] {
+        let transfer = Transfer {
+            model: "qwen3:8b".into(),
+            kind: "download".into(),
+            source: "http://127.0.0.1/x".into(),
+            state: state.into(),
+            failure: failure.into(),
+            done: 1 << 30,
+            total: Some(4 << 30),
+            rate: None,
+        };
+        let store = Store { transfers: vec![transfer], ..Store::default() };
+        let report = Report { store: Some(store), ..Report::default() };
+        let machine = MachineReport { node: "msi".into(), report: Some(report), ..MachineReport::default() };
+        let service = Scripted { machines: vec![machine], ..scripted("available", "available") };
+        let line = "meshctl model pull qwen3:8b --node msi --url http://127.0.0.1/x --timeout 1s";
+        let told = typed(line, service).await.expect_err("it is not there");
+        assert_eq!((told.kind, told.cause.as_deref()), (Kind::TimedOut, Some(cause)));
+    }
 }
 
 #[tokio::test]

@@ -87,6 +87,33 @@ async fn nobody_there_is_an_unreachable_router() {
     assert!(failure.what.contains(url.as_str().trim_end_matches('/')), "{}", failure.what);
 }
 
+/// A server that says `greeting` to everyone and listens until the client leaves.
+async fn greets(greeting: &'static [u8]) -> Url {
+    let (listener, url) = front_door().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            drop(stream.write_all(greeting).await);
+            drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await);
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_something_else_is_told_as_such() {
+    // An alert, as TLS answers to a plain request.
+    let tls = greets(&[21, 3, 3, 0, 2, 2, 50]).await;
+    let mut http = greets(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+    http.set_scheme("https").expect("a scheme");
+    for (url, cause) in [(tls, "does not speak HTTP"), (http, "does not speak TLS: write http://")] {
+        let failure = ask(&url).await.expect_err("another port");
+        assert_eq!(failure.kind, Kind::Unreachable, "{failure:?}");
+        assert!(failure.what.contains("is no router's port for clients"), "{failure:?}");
+        assert!(failure.cause.as_deref().is_some_and(|told| told.contains(cause)), "{failure:?}");
+        assert!(failure.hints[0].contains("--url http://HOST:7400"), "{failure:?}");
+    }
+}
+
 #[tokio::test]
 async fn giving_up_closes_the_connection_so_that_the_request_is_cancelled() {
     let (listener, url) = front_door().await;
@@ -112,6 +139,7 @@ async fn giving_up_closes_the_connection_so_that_the_request_is_cancelled() {
 #[test]
 fn each_status_has_its_kind_and_the_words_of_the_router() {
     let body = br#"{"error":{"message":"no mode named \"cod\"; did you mean \"code\"?","type":"not_found"}}"#;
+    let url = question::url("http://msi:8080").expect("a URL");
     for (status, kind) in [
         (404, Kind::NotFound),
         (401, Kind::Refused),
@@ -120,15 +148,18 @@ fn each_status_has_its_kind_and_the_words_of_the_router() {
         (504, Kind::TimedOut),
     ] {
         let status = StatusCode::from_u16(status).expect("a status");
-        let failure = refusal(status, body, None, Some("r1"));
+        let failure = refusal(status, body, None, Some("r1"), &url);
         assert_eq!(
             (failure.kind, failure.what.as_str()),
             (kind, "no mode named \"cod\"; did you mean \"code\"?")
         );
     }
-    let busy = refusal(StatusCode::SERVICE_UNAVAILABLE, b"<html>", Some("7"), Some("r1"));
+    let busy = refusal(StatusCode::SERVICE_UNAVAILABLE, b"<html>", Some("7"), Some("r1"), &url);
     assert_eq!(busy.what, "the router answered 503 Service Unavailable");
     assert_eq!(busy.hints, ["try again in 7 s", "meshctl explain r1"]);
+    let stranger = refusal(StatusCode::NOT_FOUND, b"<html>", None, None, &url);
+    assert_eq!(stranger.what, "http://msi:8080/ answered 404 Not Found, and not in a router's words");
+    assert!(stranger.hints[0].contains("7400"), "{stranger:?}");
 }
 
 /// One small request through a mode whose model answers with `reply`.
