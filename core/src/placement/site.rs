@@ -141,6 +141,13 @@ impl Site {
                 give_back(&mut pools, memory);
             }
         }
+        // A model that drains is shown as unloaded while it holds its memory: that is on its way back.
+        for memory in replicas(view)
+            .filter(|(_, one)| one.state == ReplicaState::Available)
+            .filter_map(|(_, one)| one.memory)
+        {
+            give_back(&mut pools, memory);
+        }
         hold_back(&mut pools, limits);
         let mut stored: BTreeMap<ModelId, Stored> = BTreeMap::new();
         for model in &view.store.models {
