@@ -221,6 +221,9 @@ fn change(
     course: &mut Course,
     now: Moment,
 ) -> Option<Step> {
+    if course.is_left(&machine.id) && !is_emptied {
+        return None;
+    }
     if course.moves(&machine.id) || is_moving(machine) || course.settles(&machine.id) && !is_emptied {
         return None;
     }

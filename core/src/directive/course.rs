@@ -80,6 +80,8 @@ pub struct Course {
     otherwise: BTreeMap<Place, (LoadWish, String)>,
     /// The latest refusal of each machine that was heard, by the machine's own clock.
     heard: BTreeMap<MachineId, u64>,
+    /// Machines on which a request has a model loaded, which one, and for how long at most the plan waits for that.
+    on_demand: BTreeMap<MachineId, (ModelId, Moment)>,
 }
 
 impl Course {
@@ -107,7 +109,17 @@ impl Course {
         let patience = self.busy.values().map(|at| at.plus(BUSY_PATIENCE));
         let residence = self.resident.values().map(|at| at.plus(self.pace.residence));
         let all = pauses.chain(lost).chain(told).chain(settled).chain(forgiven).chain(window).chain(patience);
-        all.chain(residence).filter(|at| *at > now).min()
+        let on_demand = self.on_demand.values().map(|(_, until)| *until);
+        all.chain(residence).chain(on_demand).filter(|at| *at > now).min()
+    }
+
+    /// A request has `model` loaded on `machine`: until it is there, or `until`, the plan changes no memory of that machine.
+    pub fn leave_to(&mut self, machine: MachineId, model: ModelId, until: Moment) {
+        self.on_demand.insert(machine, (model, until));
+    }
+
+    pub(super) fn is_left(&self, machine: &MachineId) -> bool {
+        self.on_demand.contains_key(machine)
     }
 
     /// A directive that could not be sent: it is as if it had not been made.
@@ -124,6 +136,11 @@ impl Course {
     pub(super) fn look(&mut self, view: &FleetView, now: Moment) {
         self.refused.retain(|_, (_, at)| now.since(*at) < REFUSED_FOR);
         self.told.retain(|_, at| now.since(*at) < BEGINS_WITHIN);
+        self.on_demand.retain(|machine, (model, until)| {
+            let replica = view.machine(machine).and_then(|machine| machine.replica(model));
+            let is_there = replica.is_some_and(|(_, replica)| replica.state == ReplicaState::Loaded);
+            !is_there && *until > now
+        });
         self.changed.retain(|_, at| now.since(*at) < SETTLES_WITHIN);
         while self.recent.front().is_some_and(|at| now.since(*at) >= self.pace.window) {
             self.recent.pop_front();

@@ -367,3 +367,23 @@ fn the_last_report_of_a_silent_machine_says_nothing_of_its_business() {
     assert_eq!(mesh.told(270.0), NONE, "it has just been heard of again");
     assert_eq!(mesh.told(330.0), ["msi: unload old"]);
 }
+
+#[test]
+fn the_plan_leaves_a_machine_to_a_request_until_its_model_is_there() {
+    let mut mesh = Mesh::new(&[("msi", &["old"])]);
+    mesh.replica("asked");
+    mesh.store("msi", "planned", None);
+    mesh.place("msi", "planned", Stage::OnDisk);
+    mesh.told(0.0);
+    mesh.course.leave_to(machine_id("msi"), model_id("asked"), at(1000.0));
+    assert_eq!(mesh.told(300.0), NONE);
+    assert_eq!(mesh.course.next_change(at(300.0)), Some(at(1000.0)));
+    mesh.show("asked", ReplicaState::Loaded);
+    mesh.told(301.0);
+    assert_eq!(mesh.told(310.0), ["msi: unload old"], "it is there: the plan goes on");
+    let mut lost = Mesh::new(&[("msi", &["old"])]);
+    lost.told(0.0);
+    lost.course.leave_to(machine_id("msi"), model_id("asked"), at(1000.0));
+    assert_eq!(lost.told(999.0), NONE);
+    assert_eq!(lost.told(1000.0), ["msi: unload old"], "it never came");
+}
