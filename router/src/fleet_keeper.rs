@@ -1,6 +1,7 @@
 //! The one owner of the [`Fleet`]: reports, signs of life and outcomes come in, a [`Snapshot`] goes out after
 //! each change and whenever time alone changes something.
 
+use crate::modes::{ModeRules, ModeSet};
 use mesh_core::fleet::{DataPath, Fleet, FleetView, Outcome};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Directive, Report};
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub modes: ModeTable,
     /// Whether the modes are automatic.
     pub automatic: bool,
+    /// What the modes ask of each request.
+    pub rules: Arc<ModeRules>,
 }
 
 /// There is no control stream to that machine.
@@ -45,6 +48,7 @@ enum Message {
     Detach { machine: MachineId, session: u64 },
     Linked { machine: MachineId, link: u64, path: Option<DataPath> },
     Observe { machine: MachineId, model: ModelId, outcome: Outcome },
+    Modes(Option<Arc<ModeSet>>),
     Direct { machine: MachineId, directive: Directive, reply: oneshot::Sender<Result<(), NotAttached>> },
 }
 
@@ -116,17 +120,19 @@ impl Drop for Session {
 impl FleetHandle {
     /// Starts the keeper. `configured` modes win; with none, the modes follow what the machines have.
     #[must_use]
-    pub fn start(configured: Option<ModeTable>, clock: Clock, stop: CancellationToken) -> Self {
+    pub fn start(configured: Option<Arc<ModeSet>>, clock: Clock, stop: CancellationToken) -> Self {
         let (inbox, messages) = mpsc::channel(INBOX);
-        let keeper = Keeper {
+        let mut keeper = Keeper {
             fleet: Fleet::default(),
             sessions: BTreeMap::new(),
             next_session: 1,
             links: BTreeMap::new(),
-            configured,
+            configured: None,
+            rules: Arc::default(),
             clock,
             inbox: inbox.downgrade(),
         };
+        keeper.adopt(configured);
         let (publish, snapshot) = watch::channel(Arc::new(keeper.snapshot()));
         tokio::spawn(keeper.run(messages, publish, stop));
         Self { inbox, snapshot }
@@ -165,6 +171,11 @@ impl FleetHandle {
         }
     }
 
+    /// From now on these are the modes: those of another strategy.
+    pub async fn set_modes(&self, modes: Option<Arc<ModeSet>>) {
+        drop(self.inbox.send(Message::Modes(modes)).await);
+    }
+
     /// Sends a wish to a machine.
     ///
     /// # Errors
@@ -190,7 +201,8 @@ struct Keeper {
     next_session: u64,
     /// The newest link of each machine.
     links: BTreeMap<MachineId, u64>,
-    configured: Option<ModeTable>,
+    configured: Option<Arc<ModeSet>>,
+    rules: Arc<ModeRules>,
     clock: Clock,
     /// Weak, so that the keeper ends when the last handle is gone.
     inbox: mpsc::WeakSender<Message>,
@@ -247,10 +259,16 @@ impl Keeper {
 
     fn snapshot(&self) -> Snapshot {
         let view = self.fleet.view(self.clock.now());
+        let rules = self.rules.clone();
         match &self.configured {
-            Some(modes) => Snapshot { modes: modes.clone(), view, automatic: false },
-            None => Snapshot { modes: ModeTable::automatic(&view), view, automatic: true },
+            Some(set) => Snapshot { modes: set.table(&view), view, automatic: false, rules },
+            None => Snapshot { modes: ModeTable::automatic(&view), view, automatic: true, rules },
         }
+    }
+
+    fn adopt(&mut self, modes: Option<Arc<ModeSet>>) {
+        self.rules = Arc::new(modes.as_ref().map(|set| set.rules.clone()).unwrap_or_default());
+        self.configured = modes;
     }
 
     fn take(&mut self, message: Message) {
@@ -283,6 +301,7 @@ impl Keeper {
             Message::Observe { machine, model, outcome } => {
                 self.fleet.observe(&machine, &model, &outcome, now)
             }
+            Message::Modes(modes) => self.adopt(modes),
             Message::Direct { machine, directive, reply } => {
                 let sent = match self.sessions.get(&machine) {
                     Some(session) => session.directives.try_send(directive).map_err(|_| NotAttached(machine)),

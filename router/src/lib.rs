@@ -22,3 +22,5 @@ pub mod journal;
 pub mod ledger;
 pub mod marks;
 pub mod metrics;
+pub mod modes;
+pub mod strategies;
