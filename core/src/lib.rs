@@ -4,10 +4,11 @@
 //! source. Callers tell it what time it is ([`units::Moment`]) and hand it dice.
 //!
 //! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`profile`], [`health`], [`speed`], [`thermal`], [`verdict`],
-//! [`fleet`], [`prefix`], [`routing`], [`admission`], [`retry_budget`], [`client_loop`].
+//! [`fleet`], [`strategy`], [`placement`], [`plan_check`], [`directive`], [`prefix`], [`routing`], [`admission`], [`retry_budget`], [`client_loop`].
 
 pub mod admission;
 pub mod client_loop;
+pub mod directive;
 pub mod fit;
 pub mod fleet;
 pub mod gguf;
@@ -17,6 +18,7 @@ pub mod machine;
 pub mod memory;
 pub mod mode;
 pub mod placement;
+pub mod plan_check;
 pub mod prefix;
 pub mod profile;
 pub mod repetition;

@@ -19,6 +19,7 @@ pub use site::{Conditions, Held, Pace, Site, Standing, Stored};
 
 use crate::fit::{Demand, Offload};
 use crate::id::{MachineId, ModeName, ModelId};
+use crate::machine::Digest;
 use crate::memory::{CacheType, Confidence, Footprint};
 use crate::strategy::{WishProblem, Wishes};
 use crate::units::Bytes;
@@ -95,6 +96,10 @@ pub struct Placed {
     pub stage: Stage,
     /// A person pinned it there.
     pub pinned: bool,
+    /// Of its file, where known.
+    pub digest: Option<Digest>,
+    /// An address of its file, where one is known.
+    pub source: Option<String>,
     /// Why here, in one line.
     pub why: String,
 }

@@ -132,6 +132,7 @@ fn one(world: &World, wishes: &Wishes, offers: &Offers, option: usize, serves: V
         None => Stage::Fetch,
     };
     let pinned = wishes.pins.iter().any(|pin| pin.machine == site.machine && pin.model == offer.model);
+    let known = world.catalogue.get(&offer.model);
     Placed {
         machine: site.machine.clone(),
         model: offer.model.clone(),
@@ -146,6 +147,8 @@ fn one(world: &World, wishes: &Wishes, offers: &Offers, option: usize, serves: V
         serves,
         stage,
         pinned,
+        digest: known.and_then(|known| known.digest.clone()),
+        source: known.and_then(|known| known.url.clone()),
     }
 }
 

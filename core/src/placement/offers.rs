@@ -34,9 +34,10 @@ const LOAD_SECOND: f64 = 0.02 / 120.0;
 const FETCH: f64 = 0.03;
 const FETCH_SECOND: f64 = 0.05 / 3600.0;
 const DROP: f64 = 0.02;
-/// What a hole costs that a model leaves around itself, and a second copy on one machine.
+/// What a hole costs that a model leaves around itself.
 const HOLE: f64 = 0.02;
-const TOGETHER: f64 = 0.02;
+/// What a further copy on the same machine costs: more than bringing it to another one, which would work at the same time.
+const TOGETHER: f64 = 0.12;
 /// Bytes a second that a load and a fetch are taken to have where none was measured: a common NVMe disk, 1 Gbit/s.
 pub(super) const LOAD_RATE: f64 = 1e9;
 const FETCH_RATE: f64 = 1.1e8;
@@ -241,7 +242,8 @@ impl Builder<'_> {
         });
         let first = self.out.offers.len();
         if let Some(held) = &held {
-            self.held_offer(group, number, model, held, known.as_ref());
+            let mates = self.mates(wishes, held.slots.unwrap_or(1));
+            self.held_offer(group, number, model, held, mates, known.as_ref());
         }
         if held.as_ref().is_some_and(|held| held.fixed) {
             return;
@@ -253,7 +255,8 @@ impl Builder<'_> {
             (None, Some(known)) => {
                 let mut why = String::new();
                 for size in self.sizes(wishes, &known) {
-                    if let Err(reason) = self.offer(group, number, model, size, &known) {
+                    let mates = self.mates(wishes, size.slots);
+                    if let Err(reason) = self.offer(group, number, model, size, mates, &known) {
                         // The smallest size comes last: what it lacks is what matters.
                         why = reason;
                     }
@@ -340,6 +343,13 @@ impl Builder<'_> {
         sizes.into_iter().rev().take(MOST_SIZES).collect()
     }
 
+    /// How many further copies of a mode a size holds beside the first.
+    fn mates(&self, wishes: &[usize], there: u32) -> u32 {
+        let slots = wishes.iter().map(|&number| self.wishes.modes[number].slots.max(1));
+        let copies = slots.filter(|slots| *slots <= there).map(|slots| there / slots).min();
+        copies.unwrap_or(1).saturating_sub(1)
+    }
+
     /// What is in memory, with what it takes.
     fn held_offer(
         &mut self,
@@ -347,6 +357,7 @@ impl Builder<'_> {
         number: usize,
         model: &ModelId,
         held: &Held,
+        mates: u32,
         known: Option<&KnownModel>,
     ) {
         let site = &self.sites[number];
@@ -391,12 +402,13 @@ impl Builder<'_> {
             fixed: held.fixed,
             is_guess,
         };
+        let rent = if held.fixed { 0.0 } else { HOLE * self.hole(&offer) + TOGETHER * f64::from(mates) };
         // What is not ours was not counted as free, so it takes nothing of that.
         let takes = if held.fixed || held.memory.is_none() { Vec::new() } else { self.takes(&offer) };
         let option = self.out.offers.len();
         self.out.small.groups[group].held = Some(option);
         self.out.small.groups[group].pinned |= held.fixed;
-        self.out.small.options.push(SmallChoice { group, takes, load: LOAD, rent: 0.0 });
+        self.out.small.options.push(SmallChoice { group, takes, load: LOAD, rent });
         self.out.offers.push(offer);
     }
 
@@ -407,6 +419,7 @@ impl Builder<'_> {
         number: usize,
         model: &ModelId,
         size: Size,
+        mates: u32,
         known: &KnownModel,
     ) -> Result<(), String> {
         let site = &self.sites[number];
@@ -425,14 +438,13 @@ impl Builder<'_> {
             match self.way(number, device, model, size, known) {
                 Ok(offer) => {
                     let hole = self.hole(&offer);
-                    let mates = f64::from(size.slots.saturating_sub(1));
                     let load_s = self.load_seconds(number, model, known);
                     let takes = self.takes(&offer);
                     self.out.small.options.push(SmallChoice {
                         group,
                         takes,
                         load: LOAD + LOAD_SECOND * load_s,
-                        rent: HOLE * hole + TOGETHER * mates.min(8.0) / 8.0,
+                        rent: HOLE * hole + TOGETHER * f64::from(mates),
                     });
                     self.out.offers.push(offer);
                     found = true;
