@@ -8,7 +8,7 @@ use mesh_core::machine::{Directive, Report};
 use mesh_core::mode::ModeTable;
 use mesh_core::profile::{Profile, SpeedRecord};
 use mesh_daemon::clock::Clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub automatic: bool,
     /// What the modes ask of each request.
     pub rules: Arc<ModeRules>,
+    /// Machines that take no further model, by their owners' wishes.
+    pub barred: Arc<BTreeSet<MachineId>>,
 }
 
 /// There is no control stream to that machine.
@@ -49,6 +51,7 @@ enum Message {
     Linked { machine: MachineId, link: u64, path: Option<DataPath> },
     Observe { machine: MachineId, model: ModelId, outcome: Outcome },
     Modes(Option<Arc<ModeSet>>),
+    Barred(BTreeSet<MachineId>),
     Direct { machine: MachineId, directive: Directive, reply: oneshot::Sender<Result<(), NotAttached>> },
 }
 
@@ -129,6 +132,7 @@ impl FleetHandle {
             links: BTreeMap::new(),
             configured: None,
             rules: Arc::default(),
+            barred: Arc::default(),
             clock,
             inbox: inbox.downgrade(),
         };
@@ -176,6 +180,11 @@ impl FleetHandle {
         drop(self.inbox.send(Message::Modes(modes)).await);
     }
 
+    /// From now on these machines take no model that a request asks for.
+    pub async fn set_barred(&self, barred: BTreeSet<MachineId>) {
+        drop(self.inbox.send(Message::Barred(barred)).await);
+    }
+
     /// Sends a wish to a machine.
     ///
     /// # Errors
@@ -203,6 +212,7 @@ struct Keeper {
     links: BTreeMap<MachineId, u64>,
     configured: Option<Arc<ModeSet>>,
     rules: Arc<ModeRules>,
+    barred: Arc<BTreeSet<MachineId>>,
     clock: Clock,
     /// Weak, so that the keeper ends when the last handle is gone.
     inbox: mpsc::WeakSender<Message>,
@@ -259,10 +269,10 @@ impl Keeper {
 
     fn snapshot(&self) -> Snapshot {
         let view = self.fleet.view(self.clock.now());
-        let rules = self.rules.clone();
+        let (rules, barred) = (self.rules.clone(), self.barred.clone());
         match &self.configured {
-            Some(set) => Snapshot { modes: set.table(&view), view, automatic: false, rules },
-            None => Snapshot { modes: ModeTable::automatic(&view), view, automatic: true, rules },
+            Some(set) => Snapshot { modes: set.table(&view), view, automatic: false, rules, barred },
+            None => Snapshot { modes: ModeTable::automatic(&view), view, automatic: true, rules, barred },
         }
     }
 
@@ -302,6 +312,7 @@ impl Keeper {
                 self.fleet.observe(&machine, &model, &outcome, now)
             }
             Message::Modes(modes) => self.adopt(modes),
+            Message::Barred(barred) => self.barred = Arc::new(barred),
             Message::Direct { machine, directive, reply } => {
                 let sent = match self.sessions.get(&machine) {
                     Some(session) => session.directives.try_send(directive).map_err(|_| NotAttached(machine)),
