@@ -47,6 +47,8 @@ use wished::Wished;
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// A mesh that follows its plan is looked at this often, whatever is heard: memory changes a little at a time.
 const EACH: Duration = Duration::from_secs(10);
+/// Any other this often: quiet hours begin and end, and tell which machines take nothing new.
+const SELDOM: Duration = Duration::from_secs(60);
 /// Questions that may wait.
 const INBOX: usize = 64;
 
@@ -267,7 +269,7 @@ impl Steward {
             });
         }
         let now = self.parts.clock.now();
-        let each = following.then(|| now.plus(EACH));
+        let each = Some(now.plus(if following { EACH } else { SELDOM }));
         [each, self.course.next_change(now), self.watchman.next_change(now)].into_iter().flatten().min()
     }
 
@@ -293,6 +295,10 @@ impl Steward {
 
     /// Keeps requests from having models loaded where a person wants none.
     async fn bar(&mut self, plan: &Plan) {
+        // A plan for wishes that contradict themselves knows no machines.
+        if plan.problems.iter().any(|problem| problem.fatal) {
+            return;
+        }
         let closed = plan.machines.iter().filter(|machine| !machine.barred.is_empty());
         let barred: BTreeSet<MachineId> = closed.map(|machine| machine.machine.clone()).collect();
         if barred != self.barred {

@@ -56,13 +56,15 @@ pub(super) async fn apply(parts: &OperatorParts, request: &PlanRequest) -> Resul
                 format!("the wishes contradict themselves, so nothing is applied: {}", fatal.join("; "));
             return Err(Status::failed_precondition(why));
         }
-        if planned.wishes.modes.is_empty() && planned.wishes.pins.is_empty() {
+        let is_empty = planned.wishes.modes.is_empty() && planned.wishes.pins.is_empty();
+        // Leaving a strategy for nothing is no plan to follow.
+        if is_empty && request.strategy != NONE {
             let why = "nothing is wished: name a strategy (meshctl plan --apply --strategy auto), or write [modes.*] \
                        into the router's configuration";
             return Err(Status::failed_precondition(why));
         }
         let named = Some(request.strategy.clone()).filter(|name| !name.is_empty());
-        (named.or(kept), true)
+        (named.or(kept), !is_empty)
     };
     parts.ledger.set_plan(strategy, Some(follows)).await.map_err(|error| ledger_status(&error))?;
     let planned = parts.steward.plan(Of::Now, Vec::new()).await.map_err(|error| no_plan(&error))?;
