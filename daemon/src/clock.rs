@@ -35,3 +35,20 @@ pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// Minutes since midnight where this machine is; by UTC where its zone cannot be read.
+#[must_use]
+pub fn minute_of_day() -> u16 {
+    let time = jiff::Zoned::now().time();
+    u16::try_from(i32::from(time.hour()) * 60 + i32::from(time.minute())).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minute_of_the_day_is_one_of_1440() {
+        assert!(minute_of_day() < 1440);
+    }
+}

@@ -140,17 +140,37 @@ where
     if !problems.is_empty() {
         return Err(complain(&problems));
     }
-    let value = merged.extract::<T>().map_err(|error| {
-        let found = error.into_iter().map(|e| Problem {
-            place: lines.place(&e.path.join(".")),
-            message: e.kind.to_string(),
-            hint: String::new(),
-        });
-        complain(&found.collect::<Vec<_>>())
-    })?;
+    let value = merged.extract::<T>().map_err(|error| complain(&told(error, &lines)))?;
     let source =
         layers.file.as_ref().map_or_else(|| "built-in defaults".into(), |path| path.display().to_string());
     Ok(Loaded { value, source, lines })
+}
+
+/// Reads one document over the defaults of `T`. `place` is what problems call it: a file's name.
+///
+/// # Errors
+/// A complaint (exit code 78) that lists every unknown key and every value of a wrong type.
+pub fn load_text<T>(place: &str, text: &str, keys: &[&str]) -> Result<Loaded<T>, Complaint>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let mut problems = Vec::new();
+    let lines = check_file::<T>(Path::new(place), text, keys, &mut problems)?;
+    if !problems.is_empty() {
+        return Err(complain(&problems));
+    }
+    let merged = Figment::from(Serialized::defaults(T::default())).merge(Toml::string(text));
+    let value = merged.extract::<T>().map_err(|error| complain(&told(error, &lines)))?;
+    Ok(Loaded { value, source: place.to_owned(), lines })
+}
+
+fn told(error: figment::Error, lines: &KeyLines) -> Vec<Problem> {
+    let problem = |error: figment::Error| Problem {
+        place: lines.place(&error.path.join(".")),
+        message: error.kind.to_string(),
+        hint: String::new(),
+    };
+    error.into_iter().map(problem).collect()
 }
 
 fn read(path: &Path) -> Result<String, Complaint> {

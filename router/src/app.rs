@@ -14,8 +14,10 @@ use crate::http::Front;
 use crate::journal::Journal;
 use crate::ledger::{Ledger, LedgerError, LedgerHandle};
 use crate::metrics::Metrics;
+use crate::steward::wished::Wished;
+use crate::steward::{self, StewardParts};
 use mesh_core::id::MachineId;
-use mesh_daemon::clock::{Clock, unix_ms};
+use mesh_daemon::clock::{Clock, minute_of_day, unix_ms};
 use mesh_daemon::complaint::{Complaint, exit};
 use mesh_daemon::data_folder;
 use mesh_daemon::port_holder::{Protocol, cannot_listen};
@@ -182,9 +184,13 @@ impl Router {
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         // Clients first: what their requests need goes on until the last of them has ended.
         let (front_stop, stop) = (stop, CancellationToken::new());
-        let fleet = FleetHandle::start(settings.modes.clone(), clock, stop.clone());
+        let strategies = router_folder(data).join("strategies");
+        let operator = ledger.wishes();
+        let said = operator.borrow().clone();
+        let wished = Wished::at_start(settings.modes.as_ref(), &settings.placement, &said, &strategies)?;
+        let fleet = FleetHandle::start(wished.modes.clone(), clock, stop.clone());
         let (links, in_flight, journal) = (AgentLinks::default(), InFlight::default(), Journal::start());
-        let settings = Arc::new(settings);
+        let (settings, metrics) = (Arc::new(settings), Metrics::new());
 
         tasks.spawn(papers.keep(certificate, own, stop.clone()));
         let endpoint = quic_links::endpoint(sockets.agents_udp, data_tls)
@@ -211,16 +217,33 @@ impl Router {
             links: links.clone(),
             in_flight: in_flight.clone(),
             journal: journal.clone(),
-            metrics: Metrics::new(),
+            metrics: metrics.clone(),
             settings: settings.clone(),
             clock,
         });
+        let steward_parts = StewardParts {
+            fleet: fleet.clone(),
+            in_flight: in_flight.clone(),
+            blobs: Some(blobs.clone()),
+            operator,
+            expected: ledger.node_names().await.map_err(|error| ledger_complaint(&error))?,
+            wished,
+            modes: settings.modes.clone(),
+            placement: settings.placement.clone(),
+            strategies: strategies.clone(),
+            metrics,
+            clock,
+            minute_of_day,
+        };
+        let steward = steward::start(steward_parts, stop.clone());
         let operator = OperatorService::new(OperatorParts {
             fleet: fleet.clone(),
             in_flight: in_flight.clone(),
             room: forward.room.clone(),
             journal,
             blobs: blobs.clone(),
+            steward,
+            strategies,
             ledger: ledger.clone(),
             pin: pin.clone(),
             name: settings.name.to_string(),

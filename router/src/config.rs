@@ -1,11 +1,15 @@
 //! The router's configuration: what may be set, its defaults, and every semantic problem at once.
 
 mod listen;
+mod tokens;
+mod wishes;
 
-use mesh_core::admission::Priority;
-use mesh_core::id::{ModeName, ModelId};
-use mesh_core::mode::{Mode, ModeProblem, ModeTable};
-use mesh_core::routing::{Policy, Slo};
+pub use tokens::Tokens;
+pub use wishes::{MachineConfig, ModeConfig, ModelConfig, Placement, PlacementConfig};
+
+use crate::modes::ModeSet;
+use mesh_core::id::ModelId;
+use mesh_core::routing::Policy;
 use mesh_core::units::{Bytes, parse_duration};
 use mesh_daemon::complaint::Complaint;
 use mesh_daemon::config_layers::{self, KeyLines, Layers, Problem};
@@ -14,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Environment variables with this prefix set keys: `MODEMESH_LISTEN__CLIENTS`.
@@ -44,7 +49,31 @@ pub const KEYS: &[&str] = &[
     "modes.*.ttft",
     "modes.*.tpot",
     "modes.*.priority",
+    "modes.*.context",
+    "modes.*.least_context",
+    "modes.*.slots",
+    "modes.*.copies",
+    "modes.*.cache_types",
+    "modes.*.weight",
+    "modes.*.residency",
+    "modes.*.machines",
+    "modes.*.labels",
     "models.*.aliases",
+    "models.*.size",
+    "models.*.cache_per_token",
+    "models.*.url",
+    "models.*.digest",
+    "machines.*.reserve_ram",
+    "machines.*.reserve_vram",
+    "machines.*.max_temperature",
+    "machines.*.quiet_hours",
+    "machines.*.on_battery",
+    "machines.*.labels",
+    "machines.*.cordon",
+    "placement.strategy",
+    "placement.apply",
+    "placement.machine_pause",
+    "placement.budget",
     "telemetry.log",
     "telemetry.log_format",
     "telemetry.otlp_endpoint",
@@ -68,6 +97,10 @@ pub struct RouterConfig {
     pub modes: BTreeMap<String, ModeConfig>,
     /// Models by name.
     pub models: BTreeMap<String, ModelConfig>,
+    /// What machines give, by name.
+    pub machines: BTreeMap<String, MachineConfig>,
+    /// What is kept in memory where.
+    pub placement: PlacementConfig,
     /// Logs and traces.
     pub telemetry: Telemetry,
 }
@@ -127,34 +160,6 @@ pub struct Routing {
     pub policy: String,
 }
 
-/// `[modes.NAME]`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ModeConfig {
-    /// Models that may answer, best first.
-    pub models: Vec<String>,
-    /// Other names of the mode.
-    pub aliases: Vec<String>,
-    /// Modes whose models may answer when none of its own can.
-    pub fallback: Vec<String>,
-    /// The most tokens of an answer; what a client asks beyond that is lowered.
-    pub max_tokens: Option<u32>,
-    /// The longest time to the first content; empty = none is asked for.
-    pub ttft: String,
-    /// The longest time for each token of an answer; empty = none is asked for.
-    pub tpot: String,
-    /// How urgent its requests are: a word of [`Priority`]; by the mode's name unless given.
-    pub priority: Option<String>,
-}
-
-/// `[models."NAME"]`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ModelConfig {
-    /// Other names that clients may use for this model: `gpt-4o`.
-    pub aliases: Vec<String>,
-}
-
 impl Default for RouterConfig {
     fn default() -> Self {
         Self {
@@ -165,6 +170,8 @@ impl Default for RouterConfig {
             routing: Routing::default(),
             modes: BTreeMap::new(),
             models: BTreeMap::new(),
+            machines: BTreeMap::new(),
+            placement: PlacementConfig::default(),
             telemetry: Telemetry::default(),
         }
     }
@@ -241,18 +248,14 @@ pub struct Settings {
     pub load_on_demand: bool,
     /// Bounds of the queue.
     pub queue: mesh_core::admission::Limits,
-    /// How urgent modes are, for those that say so.
-    pub priorities: BTreeMap<ModeName, Priority>,
     /// Life of certificates.
     pub certificate_life: Duration,
     /// How the machines that can serve are compared.
     pub policy: Policy,
     /// Configured modes, `None` = automatic.
-    pub modes: Option<ModeTable>,
-    /// The most tokens of an answer, for modes that have such a limit.
-    pub mode_max_tokens: BTreeMap<ModeName, u32>,
-    /// Times that modes ask for.
-    pub targets: BTreeMap<ModeName, Slo>,
+    pub modes: Option<Arc<ModeSet>>,
+    /// What is kept in memory where.
+    pub placement: Placement,
     /// Other names of models.
     pub model_aliases: BTreeMap<String, ModelId>,
     /// Logs and traces.
@@ -278,7 +281,7 @@ pub fn load(file: Option<PathBuf>, flags: Vec<(&str, String)>) -> Result<Setting
 /// # Errors
 /// A complaint (exit code 78) with all problems.
 pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<Settings, Complaint> {
-    let mut check = Check { lines, problems: Vec::new() };
+    let mut check = Check::new(lines);
     let default = RouterConfig::default();
     let name = check.value("name", config.name.parse());
     let address = |check: &mut Check<'_>, key, text: &str| {
@@ -330,10 +333,11 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         check.problem("limits.connections", "must be at least 1");
     }
     let policy = check.policy(&config.routing.policy);
-    let targets = check.targets(&config.modes);
-    let modes = check.modes(&config.modes);
-    let mode_max_tokens = check.max_tokens(&config.modes);
-    let priorities = check.priorities(&config.modes);
+    let modes = check.mode_set(&config.modes, false);
+    let machines = check.machines(&config.machines);
+    check.contradictions(modes.as_ref(), Some(&machines));
+    let known = check.known_models(&config.models);
+    let placement = check.placement(&config.placement, machines, known);
     let model_aliases = check.model_aliases(&config.models);
     if !check.problems.is_empty() {
         return Err(config_layers::complain(&check.problems));
@@ -357,12 +361,10 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
             bytes: queue_bytes.map_or(0, |bytes| bytes.0),
             per_key: config.limits.per_key as usize,
         },
-        priorities,
         certificate_life: certificate_life.unwrap_or_default(),
         policy: policy.unwrap_or_default(),
-        modes,
-        mode_max_tokens,
-        targets,
+        modes: modes.map(Arc::new),
+        placement,
         model_aliases,
         telemetry: config.telemetry,
         source,
@@ -370,16 +372,24 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
     })
 }
 
-struct Check<'a> {
+/// Values of one file, and what was found wrong with them.
+pub(crate) struct Check<'a> {
     lines: &'a KeyLines,
-    problems: Vec<Problem>,
+    /// All of it, in the order of the checks.
+    pub(crate) problems: Vec<Problem>,
 }
 
-impl Check<'_> {
-    fn problem(&mut self, key: &str, message: impl ToString) {
+impl<'a> Check<'a> {
+    /// Nothing is wrong yet.
+    pub(crate) fn new(lines: &'a KeyLines) -> Self {
+        Self { lines, problems: Vec::new() }
+    }
+
+    pub(crate) fn problem(&mut self, key: &str, message: impl ToString) {
         let (place, message) = (self.lines.place(key), message.to_string());
         // A key that no file sets is its own place.
-        let message = if place == key { message } else { format!("{key}: {message}") };
+        let shown = key.replace('\u{b7}', ".");
+        let message = if place == key { message } else { format!("{shown}: {message}") };
         self.problems.push(Problem { place, message, hint: String::new() });
     }
 
@@ -392,176 +402,7 @@ impl Check<'_> {
         let known = Policy::from_word(word);
         self.value("routing.policy", known.ok_or_else(|| format!("`{word}` is none of {}", all())))
     }
-
-    fn targets(&mut self, modes: &BTreeMap<String, ModeConfig>) -> BTreeMap<ModeName, Slo> {
-        let mut targets = BTreeMap::new();
-        for (name, mode) in modes {
-            // A name that is none is complained of with the mode itself.
-            let Ok(mode_name) = ModeName::new(name.as_str()) else { continue };
-            let ttft_s = self.target(&format!("modes.{name}.ttft"), &mode.ttft);
-            let tpot_s = self.target(&format!("modes.{name}.tpot"), &mode.tpot);
-            targets.insert(mode_name, Slo { ttft_s, tpot_s });
-        }
-        targets
-    }
-
-    fn target(&mut self, key: &str, text: &str) -> Option<f64> {
-        if text.is_empty() {
-            return None;
-        }
-        let time = self.value(key, parse_duration(text))?;
-        if time.is_zero() {
-            self.problem(key, "must be at least 1ms");
-        }
-        Some(time.as_secs_f64())
-    }
-
-    fn modes(&mut self, modes: &BTreeMap<String, ModeConfig>) -> Option<ModeTable> {
-        let mut checked = Vec::new();
-        for (name, mode) in modes {
-            let key = |field: &str| format!("modes.{name}.{field}");
-            let Some(name) = self.value(&format!("modes.{name}"), ModeName::new(name.as_str())) else {
-                continue;
-            };
-            let aliases = self.list(&key("aliases"), &mode.aliases, |text| ModeName::new(text));
-            let models = self.list(&key("models"), &mode.models, |text| ModelId::new(text));
-            let fallback = self.list(&key("fallback"), &mode.fallback, |text| ModeName::new(text));
-            checked.push(Mode { name, aliases, models, fallback });
-        }
-        if checked.is_empty() {
-            return None;
-        }
-        match ModeTable::new(checked) {
-            Ok(table) => Some(table),
-            Err(problems) => {
-                for problem in problems {
-                    let mode = match &problem {
-                        ModeProblem::TwiceNamed { second, .. } => second,
-                        ModeProblem::Empty(mode) | ModeProblem::UnknownFallback { mode, .. } => mode,
-                    };
-                    let place = self.lines.place(&format!("modes.{mode}"));
-                    self.problems.push(Problem { place, message: problem.to_string(), hint: String::new() });
-                }
-                None
-            }
-        }
-    }
-
-    fn max_tokens(&mut self, modes: &BTreeMap<String, ModeConfig>) -> BTreeMap<ModeName, u32> {
-        let mut limits = BTreeMap::new();
-        for (name, mode) in modes {
-            match (mode.max_tokens, ModeName::new(name.as_str())) {
-                (Some(0), _) => self.problem(&format!("modes.{name}.max_tokens"), "must be at least 1"),
-                (Some(tokens), Ok(name)) => drop(limits.insert(name, tokens)),
-                // A wrong name is complained of where modes are read.
-                (None, _) | (Some(_), Err(_)) => {}
-            }
-        }
-        limits
-    }
-
-    fn priorities(&mut self, modes: &BTreeMap<String, ModeConfig>) -> BTreeMap<ModeName, Priority> {
-        let mut found = BTreeMap::new();
-        for (name, mode) in modes {
-            // A wrong name is a problem that was told already.
-            let (Ok(mode_name), Some(word)) = (ModeName::new(name.as_str()), &mode.priority) else {
-                continue;
-            };
-            match Priority::from_word(word) {
-                Some(priority) => drop(found.insert(mode_name, priority)),
-                None => {
-                    let words = Priority::ALL.map(Priority::word).join(", ");
-                    self.problem(&format!("modes.{name}.priority"), format!("`{word}` is none of {words}"));
-                }
-            }
-        }
-        found
-    }
-
-    fn list<T, E: ToString>(
-        &mut self,
-        key: &str,
-        texts: &[String],
-        parse: fn(&str) -> Result<T, E>,
-    ) -> Vec<T> {
-        texts.iter().filter_map(|text| self.value(key, parse(text))).collect()
-    }
-
-    fn model_aliases(&mut self, models: &BTreeMap<String, ModelConfig>) -> BTreeMap<String, ModelId> {
-        let mut aliases: BTreeMap<String, ModelId> = BTreeMap::new();
-        for (name, model) in models {
-            let Some(id) = self.value(&format!("models.{name}"), ModelId::new(name.as_str())) else {
-                continue;
-            };
-            for alias in &model.aliases {
-                if let Some(other) = aliases.insert(alias.clone(), id.clone()) {
-                    let message = format!("the alias `{alias}` is given to `{other}` too");
-                    self.problem(&format!("models.{name}.aliases"), message);
-                }
-            }
-        }
-        aliases
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load_text(text: &str) -> Result<Settings, Complaint> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("router.toml");
-        std::fs::write(&file, text).expect("writing");
-        load(Some(file), vec![])
-    }
-
-    #[test]
-    fn the_defaults_are_valid_and_listen_on_loopback_only() {
-        let settings = check(RouterConfig::default(), String::new(), &KeyLines::default()).expect("valid");
-        for address in [settings.clients, settings.agents, settings.operators] {
-            assert!(address.ip().is_loopback());
-        }
-        assert!(settings.modes.is_none());
-    }
-
-    #[test]
-    fn all_semantic_problems_come_with_their_lines() {
-        let said = load_text(
-            "[listen]\nclients = \"x:7400\"\n[limits]\nbody = \"8\"\n[modes.code]\nmodels = [\"../x\"]\nfallback = [\"nope\"]\npriority = \"soon\"\n",
-        )
-        .expect_err("five problems")
-        .to_string();
-        for part in [
-            "router.toml:2: listen.clients: `x:7400` is no address",
-            "router.toml:4: limits.body: `8` is no size",
-            "router.toml:6: modes.code.models: model name `../x`",
-            "router.toml:8: modes.code.priority: `soon` is none of autocomplete, ask, code, architect, background",
-            "router.toml:5: mode `code` falls back to `nope`",
-        ] {
-            assert!(said.contains(part), "{part:?} is not in:\n{said}");
-        }
-    }
-
-    #[test]
-    fn every_key_of_the_shape_is_in_the_list() {
-        let mut full = RouterConfig::default();
-        full.modes.insert("M".into(), ModeConfig::default());
-        full.models.insert("M".into(), ModelConfig::default());
-        let mut found = Vec::new();
-        flatten(&serde_json::to_value(&full).expect("serialises"), "", &mut found);
-        let mut keys: Vec<String> = KEYS.iter().map(|key| key.replace('*', "M")).collect();
-        keys.sort();
-        found.sort();
-        assert_eq!(found, keys);
-    }
-
-    fn flatten(value: &serde_json::Value, prefix: &str, out: &mut Vec<String>) {
-        match value.as_object() {
-            Some(map) => map.iter().for_each(|(key, inner)| {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(inner, &path, out);
-            }),
-            None => out.push(prefix.into()),
-        }
-    }
-}
+mod tests;

@@ -1,13 +1,14 @@
 //! The one owner of the [`Fleet`]: reports, signs of life and outcomes come in, a [`Snapshot`] goes out after
 //! each change and whenever time alone changes something.
 
+use crate::modes::{ModeRules, ModeSet};
 use mesh_core::fleet::{DataPath, Fleet, FleetView, Outcome};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Directive, Report};
 use mesh_core::mode::ModeTable;
 use mesh_core::profile::{Profile, SpeedRecord};
 use mesh_daemon::clock::Clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,6 +32,10 @@ pub struct Snapshot {
     pub modes: ModeTable,
     /// Whether the modes are automatic.
     pub automatic: bool,
+    /// What the modes ask of each request.
+    pub rules: Arc<ModeRules>,
+    /// Machines that take no further model, by their owners' wishes.
+    pub barred: Arc<BTreeSet<MachineId>>,
 }
 
 /// There is no control stream to that machine.
@@ -45,6 +50,8 @@ enum Message {
     Detach { machine: MachineId, session: u64 },
     Linked { machine: MachineId, link: u64, path: Option<DataPath> },
     Observe { machine: MachineId, model: ModelId, outcome: Outcome },
+    Modes(Option<Arc<ModeSet>>),
+    Barred(BTreeSet<MachineId>),
     Direct { machine: MachineId, directive: Directive, reply: oneshot::Sender<Result<(), NotAttached>> },
 }
 
@@ -116,17 +123,20 @@ impl Drop for Session {
 impl FleetHandle {
     /// Starts the keeper. `configured` modes win; with none, the modes follow what the machines have.
     #[must_use]
-    pub fn start(configured: Option<ModeTable>, clock: Clock, stop: CancellationToken) -> Self {
+    pub fn start(configured: Option<Arc<ModeSet>>, clock: Clock, stop: CancellationToken) -> Self {
         let (inbox, messages) = mpsc::channel(INBOX);
-        let keeper = Keeper {
+        let mut keeper = Keeper {
             fleet: Fleet::default(),
             sessions: BTreeMap::new(),
             next_session: 1,
             links: BTreeMap::new(),
-            configured,
+            configured: None,
+            rules: Arc::default(),
+            barred: Arc::default(),
             clock,
             inbox: inbox.downgrade(),
         };
+        keeper.adopt(configured);
         let (publish, snapshot) = watch::channel(Arc::new(keeper.snapshot()));
         tokio::spawn(keeper.run(messages, publish, stop));
         Self { inbox, snapshot }
@@ -165,6 +175,16 @@ impl FleetHandle {
         }
     }
 
+    /// From now on these are the modes: those of another strategy.
+    pub async fn set_modes(&self, modes: Option<Arc<ModeSet>>) {
+        drop(self.inbox.send(Message::Modes(modes)).await);
+    }
+
+    /// From now on these machines take no model that a request asks for.
+    pub async fn set_barred(&self, barred: BTreeSet<MachineId>) {
+        drop(self.inbox.send(Message::Barred(barred)).await);
+    }
+
     /// Sends a wish to a machine.
     ///
     /// # Errors
@@ -190,7 +210,9 @@ struct Keeper {
     next_session: u64,
     /// The newest link of each machine.
     links: BTreeMap<MachineId, u64>,
-    configured: Option<ModeTable>,
+    configured: Option<Arc<ModeSet>>,
+    rules: Arc<ModeRules>,
+    barred: Arc<BTreeSet<MachineId>>,
     clock: Clock,
     /// Weak, so that the keeper ends when the last handle is gone.
     inbox: mpsc::WeakSender<Message>,
@@ -247,10 +269,16 @@ impl Keeper {
 
     fn snapshot(&self) -> Snapshot {
         let view = self.fleet.view(self.clock.now());
+        let (rules, barred) = (self.rules.clone(), self.barred.clone());
         match &self.configured {
-            Some(modes) => Snapshot { modes: modes.clone(), view, automatic: false },
-            None => Snapshot { modes: ModeTable::automatic(&view), view, automatic: true },
+            Some(set) => Snapshot { modes: set.table(&view), view, automatic: false, rules, barred },
+            None => Snapshot { modes: ModeTable::automatic(&view), view, automatic: true, rules, barred },
         }
+    }
+
+    fn adopt(&mut self, modes: Option<Arc<ModeSet>>) {
+        self.rules = Arc::new(modes.as_ref().map(|set| set.rules.clone()).unwrap_or_default());
+        self.configured = modes;
     }
 
     fn take(&mut self, message: Message) {
@@ -283,6 +311,8 @@ impl Keeper {
             Message::Observe { machine, model, outcome } => {
                 self.fleet.observe(&machine, &model, &outcome, now)
             }
+            Message::Modes(modes) => self.adopt(modes),
+            Message::Barred(barred) => self.barred = Arc::new(barred),
             Message::Direct { machine, directive, reply } => {
                 let sent = match self.sessions.get(&machine) {
                     Some(session) => session.directives.try_send(directive).map_err(|_| NotAttached(machine)),

@@ -259,14 +259,15 @@ impl Forward {
 
     /// The times that are asked for: by the client, else by the mode.
     fn targets(&self, mode: Option<&ModeName>, asked: Slo) -> Slo {
-        let own = mode.and_then(|mode| self.settings.targets.get(mode)).copied().unwrap_or_default();
+        let rules = self.fleet.snapshot().rules.clone();
+        let own = mode.and_then(|mode| rules.targets.get(mode)).copied().unwrap_or_default();
         Slo { ttft_s: asked.ttft_s.or(own.ttft_s), tpot_s: asked.tpot_s.or(own.tpot_s) }
     }
 
     /// What the queue is told of a request.
     fn entry(&self, incoming: &Incoming, wanted: &Wanted) -> Entry {
         let priority = wanted.mode.as_ref().map_or(Priority::default(), |mode| {
-            let configured = self.settings.priorities.get(mode).copied();
+            let configured = self.fleet.snapshot().rules.priorities.get(mode).copied();
             configured.unwrap_or_else(|| Priority::of_mode(mode.as_str()))
         });
         let patience = incoming.caller.deadline.unwrap_or_else(|| priority.patience());

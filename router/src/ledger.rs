@@ -1,4 +1,5 @@
-//! What the router must not forget: join tokens, the key that each joined name belongs to, and API keys.
+//! What the router must not forget: join tokens, the key that each joined name belongs to, API keys, what operators wish
+//! of placement, and how often it has been started (the term).
 //!
 //! One redb file, one thread that owns it (redb blocks), and cheap handles. Secrets are never in the file,
 //! only their SHA-256. The request path does not come here: it checks keys against the [`KeyTable`] snapshot.
@@ -19,14 +20,18 @@ mod keys;
 mod secret;
 mod store;
 mod tokens;
+mod wishes;
 
 pub use error::{LedgerError, TokenRefusal};
 pub use key_table::{Key, KeyTable};
 pub use keys::{KEY_LIMIT, KeyRow};
 pub use tokens::{DEFAULT_TTL, LONGEST_TTL, Redeemed, TOKEN_LIMIT, TokenRow, TokenState};
+pub use wishes::{NodeWish, OperatorWishes, PIN_LIMIT};
 
 use mesh_core::id::MachineId;
+use mesh_core::strategy::Pin;
 use mesh_proto::identity::Role;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,13 +55,13 @@ impl Ledger {
     /// modemesh wrote it.
     pub fn open(path: &Path) -> Result<LedgerHandle, LedgerError> {
         let owner = Owner::open(path)?;
-        let keys = owner.published.subscribe();
+        let (keys, wishes, term) = (owner.published.subscribe(), owner.wishes.subscribe(), owner.term);
         let (jobs, waiting) = mpsc::channel(WAITING_JOBS);
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || own(owner, waiting))
             .map_err(|source| LedgerError::Unwritable { path: path.to_owned(), source })?;
-        Ok(LedgerHandle { jobs, keys })
+        Ok(LedgerHandle { jobs, keys, wishes, term })
     }
 }
 
@@ -65,9 +70,56 @@ impl Ledger {
 pub struct LedgerHandle {
     jobs: mpsc::Sender<Job>,
     keys: watch::Receiver<Arc<KeyTable>>,
+    wishes: watch::Receiver<Arc<OperatorWishes>>,
+    term: u64,
 }
 
 impl LedgerHandle {
+    /// The number of this start of the router: higher than that of every start before it.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// What operators wish of placement, and every later change of it.
+    #[must_use]
+    pub fn wishes(&self) -> watch::Receiver<Arc<OperatorWishes>> {
+        self.wishes.clone()
+    }
+
+    /// Keeps which strategy was applied, and whether the mesh follows its plan.
+    ///
+    /// # Errors
+    /// [`LedgerError`] when the file fails.
+    pub async fn set_plan(&self, strategy: Option<String>, follows: Option<bool>) -> Result<(), LedgerError> {
+        self.ask(move |owner| owner.set_plan(strategy, follows)).await?
+    }
+
+    /// Keeps what an operator said of a machine.
+    ///
+    /// # Errors
+    /// [`LedgerError`] when the file fails.
+    pub async fn set_node(&self, name: &MachineId, wish: NodeWish) -> Result<(), LedgerError> {
+        let name = name.clone();
+        self.ask(move |owner| owner.set_node(name, wish)).await?
+    }
+
+    /// Pins a model to a machine, or lets it go; returns whether it was so before.
+    ///
+    /// # Errors
+    /// [`LedgerError::TooMany`] at [`PIN_LIMIT`].
+    pub async fn set_pin(&self, pin: Pin, pinned: bool) -> Result<bool, LedgerError> {
+        self.ask(move |owner| owner.set_pin(pin, pinned)).await?
+    }
+
+    /// The names of all machines that ever joined.
+    ///
+    /// # Errors
+    /// [`LedgerError`] when the file fails.
+    pub async fn node_names(&self) -> Result<BTreeSet<MachineId>, LedgerError> {
+        self.ask(Owner::node_names).await?
+    }
+
     /// Makes a join token and returns its id and its secret; the secret is not kept. A zero `ttl` means
     /// [`DEFAULT_TTL`].
     ///
@@ -214,6 +266,8 @@ struct Owner {
     store: Store,
     last_use: keys::LastUse,
     published: watch::Sender<Arc<KeyTable>>,
+    wishes: watch::Sender<Arc<OperatorWishes>>,
+    term: u64,
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -221,10 +275,14 @@ impl Owner {
     fn open(path: &Path) -> Result<Self, LedgerError> {
         let store = Store::open(path)?;
         let table = keys::table_of(&store)?;
+        let wishes = wishes::all(&store)?;
+        let term = store.raise_term()?;
         Ok(Self {
             store,
             last_use: keys::LastUse::default(),
             published: watch::Sender::new(Arc::new(table)),
+            wishes: watch::Sender::new(Arc::new(wishes)),
+            term,
             closing: None,
         })
     }

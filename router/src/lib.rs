@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | [`fleet_keeper`] | reports, heartbeats, outcomes | a snapshot after each change | the router stops |
 //! | [`ledger`] (a thread) | tokens, keys and nodes to keep | answers, a snapshot of the keys | the last handle is dropped |
+//! | [`steward`] | snapshots, operators' wishes, headers, time | the plan, directives | the router stops |
 //! | [`journal`] | finished requests | records for `explain`, medians for `status` | the last handle is dropped |
 //! | [`grpc`] agents | TCP 7401 | joins, renewals, control streams | the router stops |
 //! | [`forward::quic_links`] | UDP 7401 | one link for each agent | the router stops |
@@ -22,3 +23,6 @@ pub mod journal;
 pub mod ledger;
 pub mod marks;
 pub mod metrics;
+pub mod modes;
+pub mod steward;
+pub mod strategies;

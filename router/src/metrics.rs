@@ -117,6 +117,12 @@ pub struct Metrics {
     pub probes: Family<ReasonLabel, Counter>,
     /// Loads that requests asked for, by what came of them.
     pub loads: Family<ReasonLabel, Counter>,
+    /// Steps of plans, by what was wished.
+    pub steps: Family<ReasonLabel, Counter>,
+    /// Plans that were not followed because they have faults.
+    pub plan_faults: Counter,
+    /// Modes that do not get all that they want.
+    pub unplaced_modes: Gauge,
     /// Everything above, for `/metrics`.
     pub registry: Arc<Registry>,
 }
@@ -180,6 +186,14 @@ impl Metrics {
         );
         registry.register("modemesh_router_probes", "Probes of replicas that had failed", probes.clone());
         registry.register("modemesh_router_loads", "Loads that requests asked for", loads.clone());
+        let (steps, plan_faults, unplaced_modes) = (Family::default(), Counter::default(), Gauge::default());
+        registry.register("modemesh_router_steps", "Steps of plans, by what was wished", steps.clone());
+        registry.register("modemesh_router_plan_faults", "Plans that have faults", plan_faults.clone());
+        registry.register(
+            "modemesh_router_unplaced_modes",
+            "Modes that do not get all that they want",
+            unplaced_modes.clone(),
+        );
         let registry = Arc::new(registry);
         Self {
             truncated,
@@ -198,6 +212,9 @@ impl Metrics {
             queued,
             probes,
             loads,
+            steps,
+            plan_faults,
+            unplaced_modes,
             registry,
         }
     }

@@ -220,7 +220,8 @@ fn places(snapshot: &Snapshot, refusal: &Refusal, wanted: &Wanted) -> Vec<Place>
                 mesh_core::mode::Purpose::Embed => replica.abilities.embed != Some(false),
             };
             let preference = wanted.models.iter().position(|(wanted, _)| *wanted == model)?;
-            (can && cool && able && machine.liveness == Liveness::Alive)
+            let may = !snapshot.barred.contains(&rejection.machine);
+            (can && may && cool && able && machine.liveness == Liveness::Alive)
                 .then(|| (preference, (rejection.machine.clone(), model)))
         })
         .collect();

@@ -65,7 +65,7 @@ impl Forward {
             self.metrics.prompt_counts.get_or_create(&ReasonLabel { reason }).inc();
         }
         let measured = measured?;
-        let limit = ticket.mode().and_then(|mode| self.settings.mode_max_tokens.get(mode).copied());
+        let limit = ticket.mode().and_then(|mode| self.fleet.snapshot().rules.max_tokens.get(mode).copied());
         let of_mode = limit.and_then(|tokens| prompt_measure::mode_cap(head, incoming.door.path(), tokens));
         let cap = match (of_mode, measured.cap) {
             // The lower one, with the mode's way of adding what is not there.

@@ -262,7 +262,8 @@ impl AgentSession {
                     let Some(directive) = directive else {
                         return self.goodbye("the router is stopping", true);
                     };
-                    self.send(router_message::Kind::Directive(directive_to_wire(&directive, 0)))?;
+                    let term = self.ledger.term();
+                    self.send(router_message::Kind::Directive(directive_to_wire(&directive, term)))?;
                 }
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => take(&session, message).await?,

@@ -1,4 +1,4 @@
-//! The operators' calls: status, explain, tokens, keys, directives. That the caller is an operator was checked
+//! The operators' calls: status, explain, tokens, keys, directives, plans. That the caller is an operator was checked
 //! before any of these runs.
 
 use crate::fleet_keeper::{FleetHandle, NotAttached};
@@ -7,6 +7,7 @@ use crate::forward::in_flight::InFlight;
 use crate::forward::waiting_room::WaitingRoom;
 use crate::journal::{Journal, NotFound};
 use crate::ledger::{LedgerError, LedgerHandle};
+use crate::steward::StewardHandle;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::memory::Shape;
 use mesh_daemon::clock::{Clock, unix_ms};
@@ -19,12 +20,14 @@ use mesh_proto::v1::{
     PinModelRequest, PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetNodeReply,
     SetNodeRequest, StatusReply, StatusRequest, TokenLine, WishesReply, WishesRequest,
 };
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 mod direct;
 mod machines;
+mod placing;
 mod status;
 
 /// What the service works with.
@@ -39,6 +42,10 @@ pub struct OperatorParts {
     pub journal: Journal,
     /// Headers of stored models.
     pub blobs: Blobs,
+    /// Plans.
+    pub steward: StewardHandle,
+    /// The folder of strategies.
+    pub strategies: PathBuf,
     /// Tokens and keys.
     pub ledger: LedgerHandle,
     /// What tokens pin.
@@ -227,24 +234,31 @@ impl Operator for OperatorService {
         Ok(Response::new(MachinesReply { machines: vec![machines::report_of(known, now)] }))
     }
 
-    async fn plan(&self, _: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {
-        Err(Status::unimplemented("planning is not connected yet"))
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {
+        Ok(Response::new(placing::plan(&self.parts, request.into_inner()).await?))
     }
 
-    async fn apply_plan(&self, _: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {
-        Err(Status::unimplemented("planning is not connected yet"))
+    async fn apply_plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {
+        let applied = placing::apply(&self.parts, request.get_ref()).await?;
+        audit(&request, "apply plan", &request.get_ref().strategy);
+        Ok(Response::new(applied))
     }
 
-    async fn set_node(&self, _: Request<SetNodeRequest>) -> Result<Response<SetNodeReply>, Status> {
-        Err(Status::unimplemented("planning is not connected yet"))
+    async fn set_node(&self, request: Request<SetNodeRequest>) -> Result<Response<SetNodeReply>, Status> {
+        let before = placing::set_node(&self.parts, request.get_ref()).await?;
+        audit(&request, "set node", &format!("{}: {}", request.get_ref().node, request.get_ref().wish));
+        Ok(Response::new(SetNodeReply { before: before.into() }))
     }
 
-    async fn pin_model(&self, _: Request<PinModelRequest>) -> Result<Response<PinModelReply>, Status> {
-        Err(Status::unimplemented("planning is not connected yet"))
+    async fn pin_model(&self, request: Request<PinModelRequest>) -> Result<Response<PinModelReply>, Status> {
+        let was_so = placing::pin(&self.parts, request.get_ref()).await?;
+        let PinModelRequest { model, node, pinned } = request.get_ref();
+        audit(&request, if *pinned { "pin model" } else { "unpin model" }, &format!("{model} on {node}"));
+        Ok(Response::new(PinModelReply { was_so }))
     }
 
     async fn wishes(&self, _: Request<WishesRequest>) -> Result<Response<WishesReply>, Status> {
-        Err(Status::unimplemented("planning is not connected yet"))
+        Ok(Response::new(placing::wishes(&self.parts).await?))
     }
 
     async fn model_shape(

@@ -30,6 +30,8 @@ pub(super) const TOKENS: Table = Table("tokens");
 pub(super) const KEYS: Table = Table("keys");
 /// [`IdentityRecord`]s by `<role>/<name>`.
 pub(super) const IDENTITIES: Table = Table("identities");
+/// What operators wish of placement: `plan`, `node/<name>`, `pin/<node>/<model>`.
+pub(super) const WISHES: Table = Table("wishes");
 
 impl Table {
     fn definition(self) -> TableDefinition<'static, &'static str, &'static str> {
@@ -106,7 +108,7 @@ impl Store {
                 None => drop(meta.insert("schema", SCHEMA).map_err(LedgerError::storage(OPERATION))?),
             }
             // Reading a table that was never written is an error, so all are made now.
-            for table in [TOKENS, KEYS, IDENTITIES] {
+            for table in [TOKENS, KEYS, IDENTITIES, WISHES] {
                 transaction.open(table.definition())?;
             }
             Ok(())
@@ -115,6 +117,18 @@ impl Store {
             return Err(LedgerError::opening(path, *source));
         }
         agreed
+    }
+
+    /// Raises the term and returns it: a number that no earlier start of the router had.
+    pub(super) fn raise_term(&self) -> Result<u64, LedgerError> {
+        const OPERATION: &str = "raising the term";
+        self.write(OPERATION, |transaction| {
+            let mut meta = transaction.open(META)?;
+            let last = meta.get("term").map_err(LedgerError::storage(OPERATION))?.map(|term| term.value());
+            let term = last.unwrap_or(0).saturating_add(1);
+            meta.insert("term", term).map_err(LedgerError::storage(OPERATION))?;
+            Ok(term)
+        })
     }
 
     /// Runs `work` in one transaction: all of it is on disk afterwards, or nothing when it fails.

@@ -11,8 +11,9 @@ use mesh_proto::v1::operator_server::Operator;
 use mesh_proto::v1::{
     CreateKeyReply, CreateKeyRequest, CreateTokenReply, CreateTokenRequest, DirectReply, DirectRequest,
     ExplainReply, ExplainRequest, ListKeysReply, ListKeysRequest, ListTokensReply, ListTokensRequest,
-    MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, RevokeReply, RevokeRequest,
-    RouterStatus, StatusReply, StatusRequest,
+    MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, PinModelReply, PinModelRequest,
+    PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetNodeReply, SetNodeRequest,
+    StatusReply, StatusRequest, WishesReply, WishesRequest,
 };
 use router::grpc::serve_operators;
 use tokio::net::TcpListener;
@@ -59,7 +60,12 @@ answers!(
     revoke_key(RevokeRequest) -> RevokeReply,
     direct(DirectRequest) -> DirectReply,
     machines(MachinesRequest) -> MachinesReply,
-    model_shape(ModelShapeRequest) -> ModelShapeReply
+    model_shape(ModelShapeRequest) -> ModelShapeReply,
+    plan(PlanRequest) -> PlanReply,
+    apply_plan(PlanRequest) -> PlanReply,
+    set_node(SetNodeRequest) -> SetNodeReply,
+    pin_model(PinModelRequest) -> PinModelReply,
+    wishes(WishesRequest) -> WishesReply
 );
 
 async fn start(plane: &Plane) -> String {

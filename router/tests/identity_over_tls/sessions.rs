@@ -45,7 +45,7 @@ async fn a_report_goes_up_and_a_directive_comes_down() {
 
     let wish = Directive::Load(ModelId::new("qwen3:8b").expect("a name").into());
     plane.fleet.direct(&"strix".parse().expect("a name"), wish).await.expect("it is attached");
-    let Some(Down::Directive(v1::Directive { wish: Some(v1::directive::Wish::Load(wish)) })) =
+    let Some(Down::Directive(v1::Directive { wish: Some(v1::directive::Wish::Load(wish)), .. })) =
         attached.next().await.expect("a message")
     else {
         panic!("a directive was due");

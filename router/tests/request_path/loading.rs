@@ -75,6 +75,25 @@ async fn a_machine_that_refuses_is_quoted_and_another_one_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_whose_owner_wants_nothing_new_there_is_not_asked_to_load() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let on_disk = || engine(vec![replica("m", Available, None)]);
+    let (_a, mut drained) = mesh.node("a", on_disk()).await;
+    let (_b, mut open) = mesh.node("b", on_disk()).await;
+    let a = mesh_core::id::MachineId::new("a").expect("valid");
+    mesh.fleet.set_barred([a].into()).await;
+    mesh.until(|snapshot| !snapshot.barred.is_empty()).await;
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.send("m", caller("k")).await }
+    });
+    assert_eq!(open.wish().await, Directive::Load(model().into()));
+    open.report(engine(vec![replica("m", Loaded, Some(2))])).await;
+    assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    assert!(drained.directives.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_whole_answer_is_told_of_a_long_load_within_a_minute_and_a_stream_waits_as_configured() {
     let mesh = Mesh::start(|config| config.limits.load_wait = "5min".into());
     let (_node, mut control) = mesh.node("a", engine(vec![replica("m", Available, None)])).await;

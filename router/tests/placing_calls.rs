@@ -1,0 +1,185 @@
+//! The operators' calls about placement, over their own door, with a router as it is started and scripted agents.
+
+#[expect(dead_code, reason = "this test needs one manner of the agent's")]
+#[path = "steward/scripted_agent.rs"]
+mod scripted_agent;
+
+use mesh_core::id::ModelId;
+use mesh_core::machine::ReplicaState;
+use mesh_core::placement::Plan;
+use mesh_core::strategy::Wishes;
+use mesh_daemon::config_layers::KeyLines;
+use mesh_proto::identity::{Credentials, connect};
+use mesh_proto::v1::operator_client::OperatorClient;
+use mesh_proto::v1::{PinModelRequest, PlanReply, PlanRequest, SetNodeRequest, WishesRequest};
+use router::app::{Router, operator_folder};
+use router::config::{Listen, RouterConfig, check};
+use scripted_agent::{Agent, GIB, Manner};
+use std::path::Path;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Mesh {
+    router: Router,
+    operator: OperatorClient<Channel>,
+    stop: CancellationToken,
+}
+
+impl Mesh {
+    async fn start(data: &Path) -> Self {
+        let any = || "127.0.0.1:0".to_owned();
+        let listen = Listen { clients: any(), agents: any(), operators: any() };
+        let config = RouterConfig { listen, ..RouterConfig::default() };
+        let settings = check(config, "a test".into(), &KeyLines::default()).expect("it makes sense");
+        let stop = CancellationToken::new();
+        let router = Router::start(data, settings, stop.clone()).await.expect("it starts");
+        let credentials = Credentials::load(&operator_folder(data)).expect("made at the start");
+        let address = router.operators.to_string();
+        let channel = connect::channel(&address, &credentials).await.expect("it listens");
+        Self { router, operator: OperatorClient::new(channel), stop }
+    }
+
+    async fn end(self) {
+        drop(self.operator);
+        self.stop.cancel();
+        self.router.stopped().await;
+    }
+
+    async fn plan(&mut self, strategy: &str, what_if: &[&str]) -> Result<PlanReply, Status> {
+        let what_if = what_if.iter().map(|text| (*text).to_owned()).collect();
+        let request = PlanRequest { strategy: strategy.into(), what_if };
+        self.operator.plan(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn apply(&mut self, strategy: &str) -> Result<PlanReply, Status> {
+        let request = PlanRequest { strategy: strategy.into(), what_if: vec![] };
+        self.operator.apply_plan(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn node(&mut self, node: &str, wish: &str) -> Result<String, Status> {
+        let request = SetNodeRequest { node: node.into(), wish: wish.into() };
+        self.operator.set_node(request).await.map(|reply| reply.into_inner().before)
+    }
+
+    async fn pin(&mut self, model: &str, node: &str, pinned: bool) -> Result<bool, Status> {
+        let request = PinModelRequest { model: model.into(), node: node.into(), pinned };
+        self.operator.pin_model(request).await.map(|reply| reply.into_inner().was_so)
+    }
+
+    async fn wishes(&mut self) -> (Wishes, String, Vec<String>) {
+        let reply = self.operator.wishes(WishesRequest {}).await.expect("it answers").into_inner();
+        let applied = reply.strategies.iter().filter(|line| line.applied).map(|line| line.name.clone());
+        let wishes = serde_json::from_str(&reply.wishes_json).expect("the wishes");
+        (wishes, reply.state, applied.collect())
+    }
+
+    async fn until_loaded(&self, name: &str, wanted: bool) {
+        let model = ModelId::new(name).expect("valid");
+        let mut snapshots = self.router.fleet.snapshots();
+        let found = snapshots.wait_for(|snapshot| {
+            let replicas = snapshot.view.machines.iter().filter_map(|machine| machine.replica(&model));
+            replicas.filter(|(_, one)| one.state == ReplicaState::Loaded).count() == usize::from(wanted)
+        });
+        drop(tokio::time::timeout(PATIENCE, found).await.expect("in time").expect("the keeper lives"));
+    }
+}
+
+fn document(reply: &PlanReply) -> Plan {
+    serde_json::from_str(&reply.plan_json).expect("a plan")
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, said: &str) {
+    let status = result.expect_err("it is refused");
+    assert_eq!(status.code(), code, "{}", status.message());
+    assert!(status.message().contains(said), "{said:?} is not in {:?}", status.message());
+}
+
+#[tokio::test]
+async fn a_strategy_is_shown_applied_kept_over_a_restart_and_left() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut mesh = Mesh::start(data.path()).await;
+    let agent = Agent::start(&mesh.router.fleet, "a", 64 * GIB, &["m"], Manner::Obeys).await;
+    let nothing = mesh.plan("", &[]).await.expect("a plan");
+    assert!(nothing.next[0].starts_with("nothing is wished"), "{:?}", nothing.next);
+    refused(mesh.apply("").await, Code::FailedPrecondition, "nothing is wished: name a strategy");
+
+    let shown = mesh.plan("auto", &[]).await.expect("a plan");
+    assert_eq!((shown.state.as_str(), document(&shown).strategy.as_str()), ("off", "auto"));
+    assert_eq!(shown.next, ["meshctl plan --apply --strategy auto has the mesh do this"]);
+    assert_eq!(document(&shown).placed[0].model.as_str(), "m");
+    assert_eq!(mesh.wishes().await.1, "off", "to look changes nothing");
+
+    let applied = mesh.apply("auto").await.expect("it is applied");
+    assert_eq!(applied.state, "following");
+    mesh.until_loaded("m", true).await;
+    assert_eq!(agent.directives(), ["load m"]);
+    let (wishes, state, applied) = mesh.wishes().await;
+    assert_eq!(
+        (wishes.strategy.as_str(), state.as_str(), applied.as_slice()),
+        ("auto", "following", &["auto".to_owned()][..])
+    );
+    mesh.end().await;
+
+    let mut mesh = Mesh::start(data.path()).await;
+    agent.attach(&mesh.router.fleet).await;
+    assert_eq!(mesh.wishes().await.1, "following");
+    let off = mesh.apply("off").await.expect("it stops");
+    assert_eq!((off.state.as_str(), document(&off).strategy.as_str()), ("off", "auto"));
+    let none = mesh.apply("none").await.expect("the strategy is left");
+    assert_eq!((none.state.as_str(), document(&none).strategy.as_str()), ("off", ""));
+    assert_eq!(agent.directives(), ["load m"], "it was there after the restart");
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_refused_with_what_there_is() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut mesh = Mesh::start(data.path()).await;
+    let _agent = Agent::start(&mesh.router.fleet, "a", 64 * GIB, &["m"], Manner::Obeys).await;
+    refused(mesh.plan("fastest", &[]).await, Code::NotFound, "there are auto, balanced-triple, distributed");
+    refused(mesh.plan("off", &[]).await, Code::InvalidArgument, "`off` is for meshctl plan --apply");
+    refused(
+        mesh.plan("auto", &["+node=vax"]).await,
+        Code::InvalidArgument,
+        "the kinds are strix-128, rtx-16, cpu-32, the nodes a",
+    );
+    refused(mesh.plan("auto", &["a bigger one"]).await, Code::InvalidArgument, "write +node=KIND");
+    refused(
+        mesh.plan("auto", &["+node=cpu-32"; 65]).await,
+        Code::InvalidArgument,
+        "65 suppositions are more than 64",
+    );
+    let request = PlanRequest { strategy: "auto".into(), what_if: vec!["+node=cpu-32".into()] };
+    let applied = mesh.operator.apply_plan(request).await;
+    refused(applied, Code::InvalidArgument, "a supposition cannot be applied");
+    refused(mesh.node("b", "drain").await, Code::NotFound, "there is no node `b`; there are a");
+    refused(mesh.node("a", "sleep").await, Code::InvalidArgument, "there are drain, cordon and resume");
+    refused(mesh.pin("other", "a", true).await, Code::NotFound, "node `a` has no model `other`");
+    refused(mesh.pin("m", "b", true).await, Code::NotFound, "there is no node `b`");
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn nodes_and_pins_say_what_they_were_before_and_do_not_contradict_each_other() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut mesh = Mesh::start(data.path()).await;
+    let _agent = Agent::start(&mesh.router.fleet, "a", 64 * GIB, &["m"], Manner::Obeys).await;
+    for (wish, before) in
+        [("cordon", "open"), ("cordon", "cordoned"), ("drain", "cordoned"), ("resume", "drained")]
+    {
+        assert_eq!(mesh.node("a", wish).await.expect("kept"), before, "{wish}");
+    }
+    assert!(!mesh.pin("m", "a", true).await.expect("kept"));
+    assert!(mesh.pin("m", "a", true).await.expect("kept"), "it was pinned before");
+    refused(mesh.node("a", "drain").await, Code::FailedPrecondition, "meshctl model unpin m --node a");
+    assert_eq!(mesh.wishes().await.0.pins.len(), 1);
+    assert!(!mesh.pin("m", "a", false).await.expect("kept"));
+    mesh.node("a", "drain").await.expect("kept");
+    refused(mesh.pin("m", "a", true).await, Code::FailedPrecondition, "meshctl node resume a");
+    mesh.end().await;
+}
