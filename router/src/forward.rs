@@ -264,12 +264,17 @@ impl Forward {
         Slo { ttft_s: asked.ttft_s.or(own.ttft_s), tpot_s: asked.tpot_s.or(own.tpot_s) }
     }
 
-    /// What the queue is told of a request.
-    fn entry(&self, incoming: &Incoming, wanted: &Wanted) -> Entry {
-        let priority = wanted.mode.as_ref().map_or(Priority::default(), |mode| {
+    /// How urgent a mode is.
+    fn priority(&self, mode: Option<&ModeName>) -> Priority {
+        mode.map_or(Priority::default(), |mode| {
             let configured = self.fleet.snapshot().rules.priorities.get(mode).copied();
             configured.unwrap_or_else(|| Priority::of_mode(mode.as_str()))
-        });
+        })
+    }
+
+    /// What the queue is told of a request.
+    fn entry(&self, incoming: &Incoming, wanted: &Wanted) -> Entry {
+        let priority = self.priority(wanted.mode.as_ref());
         let patience = incoming.caller.deadline.unwrap_or_else(|| priority.patience());
         Entry {
             priority,
@@ -368,9 +373,12 @@ impl Forward {
         // What an engine cannot do once its model is loaded is no reason to load another one.
         let may_start = self.settings.load_on_demand && course.beyond.is_none();
         let (snapshot, now) = (self.fleet.snapshot(), self.clock.now());
-        match self.loads.advance(&snapshot, refusal, &course.wanted, may_start, now).await {
+        // A completion is worth nothing when it is late, and what runs in the background drives nobody out.
+        let priority = self.priority(course.wanted.mode.as_ref());
+        let may = (may_start, !matches!(priority, Priority::Autocomplete | Priority::Background));
+        match self.loads.advance(&snapshot, refusal, &course.wanted, may, now).await {
             Loading::Failed(failed) => Err(load_refused(&course.head.model, &failed)),
-            loading @ (Loading::Underway { .. } | Loading::Nothing) => Ok(loading),
+            loading @ (Loading::Underway { .. } | Loading::Blocked { .. } | Loading::Nothing) => Ok(loading),
         }
     }
 
