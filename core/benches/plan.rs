@@ -1,5 +1,9 @@
 //! How long a whole plan takes: from machines, models and wishes to placements with reasons.
 
+#[path = "measure/cpu_time.rs"]
+mod cpu_time;
+
+use cpu_time::CpuTime;
 use criterion::{Criterion, criterion_group, criterion_main};
 use mesh_core::fit::{Device, Margin, Pools};
 use mesh_core::gguf::{Header, TensorInfo, TensorType, Value};
@@ -120,9 +124,9 @@ fn wishes(count: usize, listed: usize, models: usize) -> Wishes {
     Wishes { modes: modes.collect(), ..Wishes::default() }
 }
 
-fn plans(criterion: &mut Criterion) {
+fn plans(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("plan");
-    group.sample_size(10).measurement_time(Duration::from_secs(4));
+    group.measurement_time(Duration::from_secs(4));
     let home = world(10, 40);
     let listed = wishes(8, 5, 40);
     group.bench_function("10 machines, 40 models, 8 modes of 5", |bench| {
@@ -140,5 +144,9 @@ fn plans(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, plans);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime).sample_size(10);
+    targets = plans
+}
 criterion_main!(benches);

@@ -243,6 +243,20 @@ pub struct Fit {
 /// it is taken, cards with memory of their own first: the big holes stay open for what only they can hold.
 #[must_use]
 pub fn fit(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin) -> Fit {
+    let mut fit = weigh(pools, claims, demand, margin);
+    // Where nothing can be used the reason is that.
+    if fit.why.is_empty() {
+        let device = pools.devices.iter().find(|device| Some(&device.id) == fit.gpu.as_ref());
+        fit.why = reason(pools, claims, device, &fit.device, &fit.host);
+        if !fit.ever {
+            fit.why.push_str("; this machine is too small for it, whatever else is unloaded");
+        }
+    }
+    fit
+}
+
+/// The same without its reason: a search asks many times, and only its answer is told.
+fn weigh(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin) -> Fit {
     if demand.device.0 == 0 {
         return compare(pools, claims, demand, margin, None);
     }
@@ -264,6 +278,7 @@ pub fn fit(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin) -> F
     })
 }
 
+/// Without a reason.
 fn compare(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin, device: Option<&Device>) -> Fit {
     let promised = || claims.iter().filter(|claim| claim.promised);
     let sum = |bytes: &mut dyn Iterator<Item = Bytes>| Bytes(bytes.fold(0, |sum, b| sum.saturating_add(b.0)));
@@ -302,11 +317,8 @@ fn compare(pools: &Pools, claims: &[Claim], demand: Demand, margin: Margin, devi
     }
     ever &= total.is_none_or(|total| total.0 >= host.needs.0);
     let fits = on_device.missing().0 == 0 && host.missing().0 == 0;
-    let mut why = reason(pools, claims, device, &on_device, &host);
-    if !ever {
-        why.push_str("; this machine is too small for it, whatever else is unloaded");
-    }
-    Fit { fits, ever, gpu: device.map(|device| device.id.clone()), device: on_device, host, why }
+    let gpu = device.map(|device| device.id.clone());
+    Fit { fits, ever, gpu, device: on_device, host, why: String::new() }
 }
 
 /// One line: each pool's need and what is free, promised and held there.

@@ -3,7 +3,7 @@
 //! Tried in this order, the first that fits is taken: whole on one graphics processor; experts of the first layers
 //! in RAM; some layers in RAM; all in RAM; and the same again with a shorter context where the wish left that open.
 
-use super::{Claim, Demand, Fit, Margin, Pools, fit};
+use super::{Claim, Demand, Fit, Margin, Pools, fit, weigh};
 use serde::{Deserialize, Serialize};
 
 /// The shortest context that is proposed, in tokens: an editor's system prompt alone takes a thousand.
@@ -100,9 +100,22 @@ pub fn choose(
     margin: Margin,
     needs: impl Fn(Trial) -> Demand,
 ) -> Choice {
+    let mut choice = search(pools, claims, wanted, margin, needs);
+    choice.fit = fit(pools, claims, choice.demand, margin);
+    choice
+}
+
+/// The same without the reason.
+fn search(
+    pools: &Pools,
+    claims: &[Claim],
+    wanted: Wanted,
+    margin: Margin,
+    needs: impl Fn(Trial) -> Demand,
+) -> Choice {
     let judged = |trial: Trial| {
         let demand = needs(trial);
-        Choice { trial, demand, fit: fit(pools, claims, demand, margin) }
+        Choice { trial, demand, fit: weigh(pools, claims, demand, margin) }
     };
     let at = |context: u32| {
         // RAM is left out of the search: what helps the device costs RAM, and only the answer is judged whole.

@@ -11,7 +11,7 @@ use index::{Index, machines};
 use state::{EPSILON, State, Victim};
 
 /// Steps that the beam may take in all. A step looks at one option, or at what it means to one task: 10 to 25 ns.
-const BEAM_STEPS: usize = 800_000;
+const BEAM_STEPS: usize = 250_000;
 /// The widest beam. It is narrower where one state takes more than a 32nd of the steps from the first task to the last.
 const WIDEST: usize = 32;
 /// Groups beyond which there is no beam: copies of states cost as much as they have groups.
@@ -19,9 +19,9 @@ const LARGE: usize = 4_096;
 /// States of the beam that are improved by moves.
 const IMPROVED: usize = 3;
 /// Steps that the moves may take in all.
-const MOVE_STEPS: usize = 600_000;
+const MOVE_STEPS: usize = 200_000;
 /// Steps that rebuilding machines may take in all.
-const REBUILD_STEPS: usize = 500_000;
+const REBUILD_STEPS: usize = 200_000;
 /// The beam when machines are rebuilt.
 const NARROW: usize = 8;
 /// Steps that the moves of one event may take.
