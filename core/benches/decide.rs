@@ -4,7 +4,10 @@
 //!
 //! `cargo bench -p mesh-core --bench decide`
 
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+#[path = "measure/cpu_time.rs"]
+mod cpu_time;
+
+use cpu_time::CpuTime;
 use criterion::{Criterion, criterion_group, criterion_main};
 use mesh_core::fleet::{DataPath, Fleet, FleetView, Outcome};
 use mesh_core::id::{MachineId, ModelId};
@@ -15,7 +18,6 @@ use mesh_core::routing::{Candidate, Load, Request, decide};
 use mesh_core::speed::{Lesson, Timing};
 use mesh_core::units::Moment;
 use std::hint::black_box;
-use std::time::Duration;
 
 const NOW: Moment = Moment(60_000_000);
 
@@ -59,48 +61,6 @@ fn fleet(machines: u32) -> FleetView {
         fleet.observe(&id, &model(), &Outcome::Answered(Some(Box::new(lesson))), NOW);
     }
     fleet.view(NOW)
-}
-
-/// Time on a processor, so that what else the machine does is not counted.
-struct CpuTime;
-
-impl CpuTime {
-    #[expect(clippy::disallowed_methods, reason = "a benchmark measures; the core itself does not")]
-    fn now() -> Duration {
-        let told = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells it");
-        let first = told.split(' ').next().expect("three numbers");
-        Duration::from_nanos(first.parse().expect("nanoseconds"))
-    }
-}
-
-impl Measurement for CpuTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        Self::now()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        // The kernel counts in ticks; nothing takes no time.
-        (Self::now() - start).max(Duration::from_nanos(1))
-    }
-
-    fn add(&self, one: &Duration, other: &Duration) -> Duration {
-        *one + *other
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        value.as_nanos() as f64
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
 }
 
 fn decision(criterion: &mut Criterion<CpuTime>) {

@@ -2,21 +2,30 @@
 //! again and again.
 //!
 //! ```text
-//! for each machine:   something on its way? ──yes──► wait
+//! for each machine:   a file missing? ──► fetch it                 (beside everything else)
+//!                     something on its way into memory, or out of it, or just there? ──yes──► wait
 //!                     a model in memory that the plan has not? ──► unload it, when no request is on it
-//!                     a file missing? ──► fetch it                (beside everything else)
+//!                     one that shall take less than it does? ──► change its size, when no request is on it
 //!                     a model to be loaded, and its file there? ──► load it
+//!                     one that shall take more? ──► change its size, when no request is on it
 //! ```
-//! A lost directive is sent again: [`Course`] forgets it after a while without any sign of it in the machine's reports. A
-//! refused one is not, until [`REFUSED_FOR`] has passed: the next plan is made with the machine's own words.
+//! What was sent is remembered in [`Course`]: a lost directive is sent again, a refused one is not until [`REFUSED_FOR`] has
+//! passed: the next plan is made with the machine's own words.
+
+mod course;
+
+pub use course::Course;
 
 use crate::fleet::{FleetView, MachineView};
 use crate::health::Liveness;
 use crate::id::{MachineId, ModelId};
-use crate::machine::{Digest, Directive, LoadWish, PullSource, PullWish, Replica, ReplicaState};
-use crate::placement::{Placed, Plan, Refused, Stage};
-use crate::units::{Bytes, Moment};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::machine::{
+    Directive, Engine, EngineState, LoadWish, PullSource, PullWish, Replica, ReplicaState, StoredModel,
+};
+use crate::placement::{Change, Placed, Plan, Stage};
+use crate::units::Moment;
+use course::is_moving;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// An agent reports at once what it begins. Silence for this long is a directive that was lost.
@@ -26,6 +35,9 @@ pub const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// A model that is always busy is told to unload after this long all the same: its agent lets the requests end first and
 /// takes no new ones.
 pub const BUSY_PATIENCE: Duration = Duration::from_secs(60);
+/// Memory shows late in a machine's reports: drivers give it back up to 5 s after a model has left, and the probe reads each
+/// second. A plan that was made meanwhile is not followed, or the room that one model left would be given to another.
+pub const SETTLES_WITHIN: Duration = Duration::from_secs(6);
 /// Files that come to one machine at a time: more only share its line.
 const FETCHES: usize = 2;
 
@@ -64,50 +76,8 @@ pub struct Step {
     pub why: String,
 }
 
-/// What was sent and is not seen yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sent {
-    at: Moment,
-    /// The machine has shown that it began.
-    begun: bool,
-    /// It was in memory when this was sent: a load of it is a change of its size.
-    was_loaded: bool,
-    /// Its machine said that it could not be loaded when this was sent: the same word again is no news.
-    was_failed: bool,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Load,
-    Unload,
-    Fetch,
-}
-
-/// What is remembered from step to step. It is soft: after a restart the machines' reports say what is, and the worst that
-/// a lost memory costs is one pause.
-#[derive(Debug, Clone, Default)]
-pub struct Course {
-    /// How fast.
-    pub pace: Pace,
-    sent: BTreeMap<(MachineId, ModelId), Sent>,
-    /// When a model was last taken from a machine's memory.
-    emptied: BTreeMap<MachineId, Moment>,
-    /// The same of all machines, within the window.
-    recent: VecDeque<Moment>,
-    /// Since when a model has been in memory, as far as was seen.
-    resident: BTreeMap<(MachineId, ModelId), Moment>,
-    /// Models that their machines say could not be loaded.
-    failing: BTreeSet<(MachineId, ModelId)>,
-    /// Since when a model that shall go has been busy without a pause.
-    busy: BTreeMap<(MachineId, ModelId), Moment>,
-    refused: BTreeMap<(MachineId, ModelId), (String, Moment)>,
-    /// The latest refusal of each machine that was heard, by the machine's own clock.
-    heard: BTreeMap<MachineId, u64>,
-}
-
 /// The next steps towards `plan`. `busy` tells how many requests the router itself has on a replica. What it returns
-/// counts as sent.
+/// counts as sent. Of a plan that cannot be followed, and for machines that it does not know yet, there are none.
 pub fn next_steps(
     plan: &Plan,
     view: &FleetView,
@@ -116,159 +86,31 @@ pub fn next_steps(
     now: Moment,
 ) -> Vec<Step> {
     course.look(view, now);
+    if plan.problems.iter().any(|problem| problem.fatal) {
+        return Vec::new();
+    }
+    let barred: BTreeMap<&MachineId, &str> =
+        plan.machines.iter().map(|after| (&after.machine, after.barred.as_str())).collect();
     let mut steps = Vec::new();
     for machine in &view.machines {
+        let Some(barred) = barred.get(&machine.id) else { continue };
+        let leaves = |replica: &Replica| {
+            plan.find(&machine.id, &replica.model).is_none_or(|placed| resizes(machine, replica, placed))
+        };
+        course.watch(machine, &leaves, busy, now);
         if machine.liveness != Liveness::Alive || machine.draining {
             continue;
         }
-        let fetches = fetches(plan, view, machine, course, now);
-        let change = change(plan, machine, course, busy, now);
+        let fetches = fetches(plan, view, machine, course);
+        // A machine that is barred and has nothing planned is to be emptied, whatever the pace.
+        let is_emptied = !barred.is_empty() && plan.on(&machine.id).next().is_none();
+        let change = change(plan, machine, is_emptied, course, now);
         for step in fetches.into_iter().chain(change) {
-            course.note(&step, now);
+            course.note(&step, machine, now);
             steps.push(step);
         }
     }
     steps
-}
-
-impl Course {
-    /// A course of its own pace.
-    #[must_use]
-    pub fn new(pace: Pace) -> Self {
-        Self { pace, ..Self::default() }
-    }
-
-    /// Loads that machines refused lately, with their words.
-    #[must_use]
-    pub fn refused(&self) -> Refused {
-        self.refused.iter().map(|(place, (why, _))| (place.clone(), why.clone())).collect()
-    }
-
-    /// When something may be possible that is not now, if nothing is heard until then.
-    #[must_use]
-    pub fn next_change(&self, now: Moment) -> Option<Moment> {
-        let pauses = self.emptied.values().map(|at| at.plus(self.pace.machine_pause));
-        let lost = self.sent.values().filter(|sent| !sent.begun).map(|sent| sent.at.plus(BEGINS_WITHIN));
-        let forgiven = self.refused.values().map(|(_, at)| at.plus(REFUSED_FOR));
-        let window = self.recent.front().map(|at| at.plus(self.pace.window));
-        let patience = self.busy.values().map(|at| at.plus(BUSY_PATIENCE));
-        let residence = self.resident.values().map(|at| at.plus(self.pace.residence));
-        let all = pauses.chain(lost).chain(forgiven).chain(window).chain(patience).chain(residence);
-        all.filter(|at| *at > now).min()
-    }
-
-    /// A refusal that did not come by a report: a directive that could not be sent.
-    pub fn not_sent(&mut self, step: &Step) {
-        if let Some(model) = model_of(&step.directive) {
-            self.sent.remove(&(step.machine.clone(), model.clone()));
-        }
-    }
-
-    /// Takes in what the machines report.
-    fn look(&mut self, view: &FleetView, now: Moment) {
-        self.refused.retain(|_, (_, at)| now.since(*at) < REFUSED_FOR);
-        while self.recent.front().is_some_and(|at| now.since(*at) >= self.pace.window) {
-            self.recent.pop_front();
-        }
-        let pause = self.pace.machine_pause;
-        self.emptied.retain(|_, at| now.since(*at) < pause);
-        for machine in &view.machines {
-            self.hear(machine, now);
-        }
-        let mut failed = Vec::new();
-        self.sent.retain(|(id, model), sent| {
-            let Some(machine) = view.machine(id) else { return false };
-            let replica = machine.replica(model).map(|(_, replica)| replica);
-            let state = replica.map(|replica| &replica.state);
-            let comes = machine.store.transfers.iter().any(|one| one.model == *model && !one.state.is_over());
-            let (is_loading, is_loaded) =
-                (state == Some(&ReplicaState::Loading), state == Some(&ReplicaState::Loaded));
-            let (begins, over) = match sent.kind {
-                Kind::Load => (is_loading, !is_loading && (sent.begun || !sent.was_loaded && is_loaded)),
-                Kind::Unload => (false, !is_loaded),
-                Kind::Fetch => (comes, is_on_disk(machine, model) || sent.begun && !comes),
-            };
-            let why = match (sent.kind, state) {
-                (Kind::Load, Some(ReplicaState::Failed(why)))
-                    if over || !sent.was_failed || now.since(sent.at) >= BEGINS_WITHIN =>
-                {
-                    Some(why.clone())
-                }
-                (Kind::Load, Some(ReplicaState::Failed(_))) => None,
-                (Kind::Load, _) if over && !is_loaded => {
-                    Some("the load ended without the model in memory".to_owned())
-                }
-                (Kind::Fetch, _) if over && !is_on_disk(machine, model) => {
-                    Some("its file did not come".to_owned())
-                }
-                _ => None,
-            };
-            if let Some(why) = why {
-                failed.push(((id.clone(), model.clone()), (why, now)));
-                return false;
-            }
-            sent.begun |= begins;
-            // An unload waits for requests as long as they take.
-            let patience = if sent.kind == Kind::Unload { BUSY_PATIENCE } else { BEGINS_WITHIN };
-            !over && (sent.begun || now.since(sent.at) < patience)
-        });
-        self.refused.extend(failed);
-        let is_loaded = |machine: &MachineId, model: &ModelId| {
-            let machine = view.machine(machine);
-            let replica = machine.and_then(|machine| machine.replica(model));
-            replica.is_some_and(|(_, replica)| replica.state == ReplicaState::Loaded)
-        };
-        self.resident.retain(|(machine, model), _| is_loaded(machine, model));
-        self.busy.retain(|(machine, model), _| is_loaded(machine, model));
-        self.failing.clear();
-        for machine in &view.machines {
-            let replicas = machine.engines.iter().flat_map(|engine| &engine.replicas);
-            let failing = replicas.filter(|replica| matches!(replica.state, ReplicaState::Failed(_)));
-            self.failing.extend(failing.map(|replica| (machine.id.clone(), replica.model.clone())));
-            for replica in loaded(machine) {
-                let place = (machine.id.clone(), replica.model.clone());
-                self.resident.entry(place).or_insert(now);
-            }
-        }
-    }
-
-    /// The refusals of one machine that are new.
-    fn hear(&mut self, machine: &MachineView, now: Moment) {
-        let latest = machine.store.refusals.iter().map(|refusal| refusal.at_ms).max();
-        let Some(latest) = latest else { return };
-        // What a machine had refused before it was first heard was not refused to this router.
-        let Some(heard) = self.heard.insert(machine.id.clone(), latest) else { return };
-        for refusal in machine.store.refusals.iter().filter(|refusal| refusal.at_ms > heard) {
-            let place = (machine.id.clone(), refusal.model.clone());
-            if self.sent.remove(&place).is_some() {
-                self.refused.insert(place, (refusal.reason.clone(), now));
-            }
-        }
-    }
-
-    fn note(&mut self, step: &Step, now: Moment) {
-        let Some(model) = model_of(&step.directive) else { return };
-        let place = (step.machine.clone(), model.clone());
-        let kind = match &step.directive {
-            Directive::Load(_) => Kind::Load,
-            Directive::Unload(_) => Kind::Unload,
-            Directive::Pull(_) | Directive::CancelPull(_) | Directive::Delete(_) => Kind::Fetch,
-        };
-        let was_loaded = self.resident.contains_key(&place);
-        let takes_away = kind == Kind::Unload || kind == Kind::Load && was_loaded;
-        if takes_away {
-            self.emptied.insert(step.machine.clone(), now);
-            self.recent.push_back(now);
-        }
-        self.heard.entry(step.machine.clone()).or_insert(0);
-        let was_failed = self.failing.contains(&place);
-        self.sent.insert(place, Sent { at: now, begun: false, was_loaded, was_failed, kind });
-    }
-
-    /// Whether a model may be taken from this machine's memory now.
-    fn may_empty(&self, machine: &MachineId) -> bool {
-        !self.emptied.contains_key(machine) && self.recent.len() < self.pace.budget
-    }
 }
 
 fn model_of(directive: &Directive) -> Option<&ModelId> {
@@ -279,29 +121,62 @@ fn model_of(directive: &Directive) -> Option<&ModelId> {
     })
 }
 
-fn is_on_disk(machine: &MachineView, model: &ModelId) -> bool {
-    let stored = &machine.store.models;
-    let in_store = stored.iter().any(|one| one.served_as.as_ref().unwrap_or(&one.model) == model);
-    in_store || machine.replica(model).is_some()
+/// What a machine shows of its models. What an engine that is down showed last is no sign of anything, but for a failure.
+fn answering(machine: &MachineView) -> impl Iterator<Item = (&Engine, &Replica)> {
+    let all = machine
+        .engines
+        .iter()
+        .flat_map(|engine| engine.replicas.iter().map(move |replica| (engine, replica)));
+    all.filter(|(engine, replica)| {
+        !matches!(engine.state, EngineState::Down(_)) || matches!(replica.state, ReplicaState::Failed(_))
+    })
+}
+
+/// The replica of `model` that is furthest on its way to serving.
+fn found<'a>(machine: &'a MachineView, model: &ModelId) -> Option<(&'a Engine, &'a Replica)> {
+    answering(machine).filter(|(_, replica)| replica.model == *model).min_by_key(|(_, replica)| match replica
+        .state
+    {
+        ReplicaState::Loaded => 0,
+        ReplicaState::Loading => 1,
+        ReplicaState::Available => 2,
+        ReplicaState::Failed(_) => 3,
+    })
 }
 
 /// Models in memory that are the mesh's to unload.
 fn loaded(machine: &MachineView) -> impl Iterator<Item = &Replica> {
-    let engines = machine.engines.iter().filter(|engine| engine.capabilities.can_unload);
-    engines.flat_map(|engine| &engine.replicas).filter(|replica| replica.state == ReplicaState::Loaded)
+    let ours = answering(machine).filter(|(engine, _)| engine.capabilities.can_unload);
+    ours.map(|(_, replica)| replica).filter(|replica| replica.state == ReplicaState::Loaded)
+}
+
+fn launches(machine: &MachineView) -> bool {
+    machine.hardware.as_ref().is_some_and(|hardware| hardware.launch.is_some())
+}
+
+/// Whether a machine can bring `model` into memory without fetching it: as [`crate::placement::Site`] sees it.
+fn is_on_disk(machine: &MachineView, model: &ModelId) -> bool {
+    let in_store = machine.store.models.iter().any(|one| {
+        let is_it = one.served_as.as_ref().unwrap_or(&one.model) == model;
+        is_it && one.broken.is_none() && (one.served_as.is_some() || launches(machine))
+    });
+    in_store || answering(machine).any(|(engine, one)| engine.capabilities.can_load && one.model == *model)
+}
+
+/// Requests on a replica, by the router's count or by its engine's.
+fn requests(machine: &MachineView, replica: &Replica, busy: &dyn Fn(&MachineId, &ModelId) -> u32) -> u32 {
+    busy(&machine.id, &replica.model).max(replica.busy.unwrap_or(0))
 }
 
 /// Files that should come.
-fn fetches(plan: &Plan, view: &FleetView, machine: &MachineView, course: &Course, _now: Moment) -> Vec<Step> {
-    let under_way = machine.store.transfers.iter().filter(|transfer| !transfer.state.is_over()).count();
-    let sent = course.sent.iter().filter(|((id, _), sent)| *id == machine.id && sent.kind == Kind::Fetch);
-    let mut free = FETCHES.saturating_sub(under_way.max(sent.count()));
+fn fetches(plan: &Plan, view: &FleetView, machine: &MachineView, course: &Course) -> Vec<Step> {
+    let running = machine.store.transfers.iter().filter(|transfer| !transfer.state.is_over());
+    let under_way: Vec<&ModelId> = running.map(|transfer| &transfer.model).collect();
+    let unseen = course.fetches(&machine.id).filter(|model| !under_way.contains(model)).count();
+    let mut free = FETCHES.saturating_sub(under_way.len() + unseen);
     let mut steps = Vec::new();
     for placed in plan.on(&machine.id).filter(|placed| placed.stage == Stage::Fetch) {
-        let place = (machine.id.clone(), placed.model.clone());
-        let comes =
-            machine.store.transfers.iter().any(|one| one.model == placed.model && !one.state.is_over());
-        let is_idle = !comes && !course.sent.contains_key(&place) && !course.refused.contains_key(&place);
+        let is_idle = !under_way.contains(&&placed.model) && course.may_fetch(&place(machine, &placed.model));
         if free == 0 || !is_idle || is_on_disk(machine, &placed.model) {
             continue;
         }
@@ -314,88 +189,99 @@ fn fetches(plan: &Plan, view: &FleetView, machine: &MachineView, course: &Course
     steps
 }
 
-/// Where a file comes from: another machine of the mesh, or the address that the plan has for it.
+fn place(machine: &MachineView, model: &ModelId) -> (MachineId, ModelId) {
+    (machine.id.clone(), model.clone())
+}
+
+/// Where a file comes from: another machine that has the planned one, whatever it calls it, or the address that the plan
+/// has for it. Where the plan names no digest, a file of the model's name will do.
 fn fetch(view: &FleetView, machine: &MachineView, placed: &Placed) -> Option<PullWish> {
-    let others =
-        view.machines.iter().filter(|other| other.id != machine.id && other.liveness == Liveness::Alive);
-    let stored = others.flat_map(|other| &other.store.models);
-    let mut named =
-        stored.filter(|one| one.model == placed.model || one.served_as.as_ref() == Some(&placed.model));
-    let found: Option<(Digest, Bytes)> =
-        named.find_map(|one| one.digest.clone().map(|digest| (digest, one.size)));
-    if let Some((digest, size)) = found {
-        let model = placed.model.clone();
-        return Some(PullWish { model, source: PullSource::Mesh, digest: Some(digest), size: Some(size) });
+    let lends =
+        |other: &&MachineView| other.id != machine.id && other.liveness == Liveness::Alive && !other.draining;
+    let is_it = |one: &&StoredModel| match &placed.digest {
+        Some(digest) => one.digest.as_ref() == Some(digest),
+        None => one.model == placed.model || one.served_as.as_ref() == Some(&placed.model),
+    };
+    let stored = view.machines.iter().filter(lends).flat_map(|other| &other.store.models);
+    let mut whole = stored.filter(|one| one.broken.is_none() && one.digest.is_some()).filter(is_it);
+    let model = placed.model.clone();
+    if let Some(found) = whole.next() {
+        let (digest, size) = (found.digest.clone(), Some(found.size));
+        return Some(PullWish { model, source: PullSource::Mesh, digest, size });
     }
     let source = PullSource::Url(placed.source.clone()?);
-    Some(PullWish { model: placed.model.clone(), source, digest: placed.digest.clone(), size: None })
+    Some(PullWish { model, source, digest: placed.digest.clone(), size: None })
 }
 
 /// The one change of memory that comes next on a machine.
 fn change(
     plan: &Plan,
     machine: &MachineView,
+    is_emptied: bool,
     course: &mut Course,
-    busy: &dyn Fn(&MachineId, &ModelId) -> u32,
     now: Moment,
 ) -> Option<Step> {
-    let moves = course.sent.iter().any(|((id, _), sent)| *id == machine.id && sent.kind != Kind::Fetch);
-    let replicas = || machine.engines.iter().flat_map(|engine| &engine.replicas);
-    if moves || replicas().any(|replica| replica.state == ReplicaState::Loading) {
+    if course.is_left(&machine.id) && !is_emptied {
         return None;
     }
-    let is_emptied = plan.on(&machine.id).next().is_none();
+    if course.moves(&machine.id) || is_moving(machine) || course.settles(&machine.id) && !is_emptied {
+        return None;
+    }
+    let step = |directive, why| Some(Step { machine: machine.id.clone(), directive, why });
     let mut waits = false;
     for replica in loaded(machine).filter(|replica| plan.find(&machine.id, &replica.model).is_none()) {
         waits = true;
-        let place = (machine.id.clone(), replica.model.clone());
-        let requests = busy(&machine.id, &replica.model).max(replica.busy.unwrap_or(0));
-        if requests > 0 {
-            let since = *course.busy.entry(place.clone()).or_insert(now);
-            if now.since(since) < BUSY_PATIENCE {
-                continue;
-            }
-        } else {
-            course.busy.remove(&place);
-        }
-        let stayed = course.resident.get(&place).is_none_or(|at| now.since(*at) >= course.pace.residence);
-        let may = is_emptied || stayed && course.may_empty(&machine.id);
-        if may {
+        let place = place(machine, &replica.model);
+        let may = is_emptied || course.has_stayed(&place, now) && course.may_empty(&machine.id);
+        if may && course.is_free(&place, now) && !course.was_told(&place) {
             let why = unload_reason(plan, &machine.id, &replica.model);
-            let directive = Directive::Unload(replica.model.clone());
-            return Some(Step { machine: machine.id.clone(), directive, why });
+            return step(Directive::Unload(replica.model.clone()), why);
         }
     }
     if waits {
         // What shall come may need the room.
         return None;
     }
-    let mut wanted: Vec<&Placed> = plan.on(&machine.id).collect();
-    // Those that serve modes first, the most modes of them first.
-    wanted.sort_by_key(|placed| (std::cmp::Reverse(placed.serves.len()), placed.model.clone()));
-    for placed in wanted {
-        let place = (machine.id.clone(), placed.model.clone());
-        if placed.stage == Stage::Fixed || course.refused.contains_key(&place) {
-            continue;
+    let mut wanted: Vec<&Placed> =
+        plan.on(&machine.id).filter(|placed| placed.stage != Stage::Fixed).collect();
+    // Those for graphics processors first: an agent takes the best place that is free, and a load does not say which it was
+    // planned for. Then those that serve the most modes.
+    wanted.sort_by_key(|placed| {
+        (placed.gpu.is_none(), std::cmp::Reverse(placed.serves.len()), placed.model.clone())
+    });
+    let (mut less, mut more) = (Vec::new(), Vec::new());
+    for placed in &wanted {
+        let replica = loaded(machine).find(|replica| replica.model == placed.model);
+        if let Some(replica) = replica.filter(|replica| resizes(machine, replica, placed)) {
+            let resize = (*placed, replica);
+            if tokens(replica, placed) > 1.0 { more.push(resize) } else { less.push(resize) }
         }
-        let replica = machine.replica(&placed.model).map(|(_, replica)| replica);
-        let is_loaded = replica.is_some_and(|replica| replica.state == ReplicaState::Loaded);
-        let directive = || Directive::Load(load(placed));
-        if !is_loaded && is_on_disk(machine, &placed.model) {
+    }
+    for (placed, replica) in less {
+        match resize(machine, placed, replica, course, now) {
+            Resize::Vain => {}
+            Resize::Now(directive, why) => return step(directive, why),
+            // Others may need the room.
+            Resize::Later => return None,
+        }
+    }
+    for placed in &wanted {
+        let is_there =
+            found(machine, &placed.model).is_some_and(|(_, one)| one.state == ReplicaState::Loaded);
+        let wish = load(machine, placed);
+        let is_ready = !is_there && is_on_disk(machine, &placed.model);
+        if is_ready && !course.is_in_vain(&place(machine, &placed.model), &wish, now) {
             let modes: Vec<String> = placed.serves.iter().map(|one| one.mode.to_string()).collect();
-            let why = if modes.is_empty() {
-                format!("{} is planned there", placed.model)
-            } else {
-                format!("{} is planned there for {}", placed.model, modes.join(", "))
-            };
-            return Some(Step { machine: machine.id.clone(), directive: directive(), why });
+            let mut why = format!("{} is planned there", placed.model);
+            if !modes.is_empty() {
+                why = format!("{why} for {}", modes.join(", "));
+            }
+            return step(Directive::Load(wish), why);
         }
-        let resizes = is_loaded && replica.is_some_and(|replica| differs(replica, placed));
-        let is_free = busy(&machine.id, &placed.model).max(replica.and_then(|r| r.busy).unwrap_or(0)) == 0;
-        let stayed = course.resident.get(&place).is_none_or(|at| now.since(*at) >= course.pace.residence);
-        if resizes && is_free && stayed && course.may_empty(&machine.id) {
-            let why = format!("{} is planned there in another size", placed.model);
-            return Some(Step { machine: machine.id.clone(), directive: directive(), why });
+    }
+    for (placed, replica) in more {
+        if let Resize::Now(directive, why) = resize(machine, placed, replica, course, now) {
+            return step(directive, why);
         }
     }
     None
@@ -403,35 +289,91 @@ fn change(
 
 fn unload_reason(plan: &Plan, machine: &MachineId, model: &ModelId) -> String {
     let told = plan.changes.iter().find_map(|change| match change {
-        crate::placement::Change::Unload { model: one, machine: at, why }
-            if one == model && at == machine =>
-        {
-            Some(why.clone())
-        }
-        _ => None,
+        Change::Unload { model: one, machine: at, why } if one == model && at == machine => Some(why.clone()),
+        Change::Unload { .. } | Change::Fetch { .. } | Change::Load { .. } | Change::Resize { .. } => None,
     });
     told.unwrap_or_else(|| format!("{model} is not planned there"))
 }
 
-fn load(placed: &Placed) -> LoadWish {
-    LoadWish {
-        model: placed.model.clone(),
-        context: placed.context,
-        slots: Some(placed.slots),
-        cache_type: Some(placed.cache.word().to_owned()),
+/// As it is planned, where its engine takes sizes; one that does not refuses a load with them.
+fn load(machine: &MachineView, placed: &Placed) -> LoadWish {
+    let model = placed.model.clone();
+    if !takes_sizes(machine, &model) {
+        return LoadWish::from(model);
     }
+    let cache_type = Some(placed.cache.word().to_owned());
+    let (slots, offload) = (Some(placed.slots), Some(placed.offload));
+    LoadWish { model, context: placed.context, slots, cache_type, offload }
 }
 
-/// Whether a loaded model has another size than planned, as far as its engine tells.
-fn differs(replica: &Replica, placed: &Placed) -> bool {
+fn takes_sizes(machine: &MachineView, model: &ModelId) -> bool {
+    let has = |(engine, one): &(&Engine, &Replica)| engine.capabilities.can_load && one.model == *model;
+    let mut engines = answering(machine).filter(has).map(|(engine, _)| engine).peekable();
+    if engines.peek().is_none() {
+        return launches(machine);
+    }
+    engines.any(|engine| engine.capabilities.can_size)
+}
+
+/// Whether a loaded model is to have another size, and can be given it.
+fn resizes(machine: &MachineView, replica: &Replica, placed: &Placed) -> bool {
     let other = |told: Option<u32>, planned: Option<u32>| {
         told.zip(planned).is_some_and(|(told, planned)| told != planned)
     };
-    other(replica.context, placed.context)
+    let differs = other(replica.context, placed.context)
         || other(replica.slots, Some(placed.slots))
         || replica.cache_type.is_some_and(|cache| cache != placed.cache)
+        || replica.offload.is_some_and(|offload| offload != placed.offload);
+    placed.stage == Stage::Resize && differs && takes_sizes(machine, &placed.model)
+}
+
+/// How much larger the planned cache is than the one that is there.
+fn tokens(replica: &Replica, placed: &Placed) -> f64 {
+    let ratio = |told: Option<u32>, planned: Option<u32>| {
+        told.zip(planned).map_or(1.0, |(told, planned)| f64::from(planned) / f64::from(told.max(1)))
+    };
+    let row = |cache: crate::memory::CacheType| cache.row_bytes(32) as f64;
+    let of_cache = replica.cache_type.map_or(1.0, |cache| row(placed.cache) / row(cache).max(1.0));
+    ratio(replica.context, placed.context) * ratio(replica.slots, Some(placed.slots)) * of_cache
+}
+
+enum Resize {
+    Now(Directive, String),
+    Later,
+    /// It would change nothing.
+    Vain,
+}
+
+/// The change of a loaded model's size. An agent takes a load of no more than it has loaded for done, so such a model is
+/// unloaded first; one that a person pinned stays as it is then.
+fn resize(
+    machine: &MachineView,
+    placed: &Placed,
+    replica: &Replica,
+    course: &mut Course,
+    now: Moment,
+) -> Resize {
+    let wish = load(machine, placed);
+    let more = |told: Option<u32>, planned: Option<u32>| {
+        told.zip(planned).is_some_and(|(told, planned)| planned > told)
+    };
+    let has_more = more(replica.context, placed.context) || more(replica.slots, Some(placed.slots));
+    let is_otherwise = replica.cache_type.is_some_and(|cache| cache != placed.cache)
+        || replica.offload.is_some_and(|offload| offload != placed.offload);
+    let place = place(machine, &placed.model);
+    if course.is_in_vain(&place, &wish, now) || placed.pinned && !has_more && !is_otherwise {
+        return Resize::Vain;
+    }
+    let may = course.has_stayed(&place, now) && course.may_empty(&machine.id);
+    if !may || !course.is_free(&place, now) || course.was_told(&place) {
+        return Resize::Later;
+    }
+    let why = format!("{} is planned there in another size", placed.model);
+    if has_more || is_otherwise {
+        return Resize::Now(Directive::Load(wish), why);
+    }
+    Resize::Now(Directive::Unload(placed.model.clone()), format!("{why}, a smaller one"))
 }
 
 #[cfg(test)]
-#[path = "directive/tests.rs"]
 mod tests;

@@ -9,7 +9,7 @@ mod choice;
 mod plan;
 
 pub use choice::{Choice, Offload, SHORTEST_CONTEXT, Trial, Wanted, choose};
-pub use plan::plan;
+pub use plan::{loaded, plan};
 
 use crate::machine::{Capacity, Gpu, GpuState, Pool, Reading, Vitals};
 use crate::units::Bytes;

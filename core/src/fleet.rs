@@ -15,6 +15,7 @@ pub use view::{DataPath, FleetView, History, MachineView};
 pub(crate) use floor::{Floor, kv_pressure};
 pub(crate) use serving::mixed;
 
+use crate::eviction::Uses;
 use crate::health::{Breaker, Pulse};
 use crate::id::{MachineId, ModelId};
 use crate::machine::{Replica, ReplicaState, Report};
@@ -56,8 +57,12 @@ struct Known {
     is_loaded: bool,
     /// The number of its latest load.
     load: u32,
+    /// When that was seen.
+    loaded_at: Option<Moment>,
     /// A request on it has ended.
     was_asked: bool,
+    /// How often.
+    uses: Uses,
 }
 
 /// Pairs of model and mode whose answers are remembered: far more than a mesh has, and a bound.
@@ -108,7 +113,7 @@ impl Fleet {
             let tells_of_engines = report.engines.is_some();
             record.report.absorb(report);
             if tells_of_engines {
-                self.note_replicas(id);
+                self.note_replicas(id, Some(now));
             }
         }
     }
@@ -117,13 +122,13 @@ impl Fleet {
     pub fn seed(&mut self, id: &MachineId, speeds: Vec<SpeedRecord>) {
         if self.machines.contains_key(id) {
             self.seeds.insert(id.clone(), speeds);
-            self.note_replicas(id);
+            self.note_replicas(id, None);
         }
     }
 
     /// Notices which models of a machine came into memory, gives unmeasured ones their seed, and forgets those that
     /// it no longer has and that no request has asked for.
-    fn note_replicas(&mut self, id: &MachineId) {
+    fn note_replicas(&mut self, id: &MachineId, now: Option<Moment>) {
         let Some(record) = self.machines.get(id) else { return };
         let engines = record.report.engines.as_deref().unwrap_or_default();
         let mut loaded: BTreeMap<&ModelId, (bool, &Replica)> = BTreeMap::new();
@@ -142,6 +147,7 @@ impl Fleet {
             if is_loaded && !known.is_loaded {
                 self.loads = self.loads.wrapping_add(1);
                 known.load = self.loads;
+                known.loaded_at = now;
             }
             known.is_loaded = is_loaded;
             if known.speed == Speed::default()
@@ -181,6 +187,7 @@ impl Fleet {
         }
         let known = self.replicas.entry(machine.clone()).or_default().entry(model.clone()).or_default();
         known.was_asked = true;
+        known.uses.note(now);
         match outcome {
             Outcome::Answered(lesson) => {
                 known.breaker.succeeded();
@@ -233,7 +240,8 @@ impl Fleet {
                 .flatten()
                 .map(|(model, known)| {
                     let resting = known.breaker.open_for(now);
-                    (model.clone(), History { resting, speed: known.speed, load: known.load })
+                    let Known { speed, load, loaded_at, uses, .. } = *known;
+                    (model.clone(), History { resting, speed, load, loaded_at, uses })
                 })
                 .collect(),
         });

@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod client_loop;
 pub mod directive;
+pub mod eviction;
 pub mod fit;
 pub mod fleet;
 pub mod gguf;

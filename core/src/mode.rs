@@ -180,15 +180,7 @@ impl ModeTable {
             .chain(view.model_names().iter().map(ToString::to_string))
             .collect();
         // Compared without the prefix, or any two modes would look alike.
-        let typed = plain(bare.unwrap_or(asked));
-        let mut scored: Vec<(usize, &String)> = all
-            .iter()
-            .map(|name| (distance(&typed, &plain(name.strip_prefix("mesh/").unwrap_or(name))), name))
-            .collect();
-        scored.sort();
-        let bound = typed.chars().count().div_ceil(2).clamp(1, 5);
-        let near =
-            scored.iter().filter(|(d, _)| *d <= bound).take(3).map(|(_, name)| (*name).clone()).collect();
+        let near = near_names(bare.unwrap_or(asked), all.iter().map(String::as_str));
         Asked::Unknown { near, all }
     }
 
@@ -209,6 +201,19 @@ impl ModeTable {
         }
         chain
     }
+}
+
+/// Up to three of `all` that look like what was typed, best first; modes are compared without their prefix.
+#[must_use]
+pub fn near_names<'a>(typed: &str, all: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let typed = plain(typed);
+    let mut scored: Vec<(usize, &str)> = all
+        .map(|name| (distance(&typed, &plain(name.strip_prefix("mesh/").unwrap_or(name))), name))
+        .collect();
+    scored.sort_unstable();
+    scored.dedup();
+    let bound = typed.chars().count().div_ceil(2).clamp(1, 5);
+    scored.iter().filter(|(away, _)| *away <= bound).take(3).map(|(_, name)| (*name).to_owned()).collect()
 }
 
 /// The part of a name that people mistype.

@@ -9,12 +9,16 @@ mod answer;
 mod catalogue;
 mod obstacles;
 mod offers;
+mod pace;
+mod sample;
 pub mod search;
 mod site;
 pub mod small;
+mod worth;
 
 pub use catalogue::{Body, Catalogue, KnownModel, Size};
 pub use offers::Refused;
+pub use pace::Known;
 pub use site::{Conditions, Held, Pace, Site, Standing, Stored};
 
 use crate::fit::{Demand, Offload};
@@ -65,6 +69,10 @@ pub struct Serves {
     pub rank: u32,
     /// How many of the mode's copies it stands for.
     pub copies: u32,
+    /// Seconds for each token of an answer, by what is known.
+    pub tpot_s: f64,
+    /// How that is known.
+    pub known: Known,
     /// What is short of the wish: `context 16384 instead of 32768`.
     pub short: Vec<String>,
 }
@@ -243,15 +251,17 @@ impl Plan {
         self.unplaced.is_empty() && self.problems.iter().all(|problem| !problem.fatal)
     }
 
-    /// What is placed on `machine`.
-    pub fn on<'a>(&'a self, machine: &'a MachineId) -> impl Iterator<Item = &'a Placed> {
-        self.placed.iter().filter(move |placed| placed.machine == *machine)
+    /// What is placed on `machine`: [`Plan::placed`] is sorted by machine.
+    pub fn on<'a>(&'a self, machine: &MachineId) -> std::slice::Iter<'a, Placed> {
+        let from = self.placed.partition_point(|placed| placed.machine < *machine);
+        let after = self.placed[from..].partition_point(|placed| placed.machine == *machine);
+        self.placed[from..from + after].iter()
     }
 
     /// The placement of `model` on `machine`.
     #[must_use]
     pub fn find(&self, machine: &MachineId, model: &ModelId) -> Option<&Placed> {
-        self.placed.iter().find(|placed| placed.machine == *machine && placed.model == *model)
+        self.on(machine).find(|placed| placed.model == *model)
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::fit::{Margin, Offload};
 use crate::id::{MachineId, ModelId};
 use crate::memory::{CpuMoe, GpuLayers, Options, footprint};
-use crate::placement::{Body, Change, Placed, Plan, Site, Stage, Standing, World};
+use crate::placement::{Body, Change, Placed, Plan, Serves, Site, Stage, Standing, World};
 use crate::strategy::Wishes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ pub fn faults(plan: &Plan, world: &World, wishes: &Wishes) -> Vec<String> {
             }
         }
         for serves in &placed.serves {
-            faults.extend(of_service(placed, serves.mode.as_str(), sites.get(&placed.machine), wishes));
+            faults.extend(of_service(placed, serves, sites.get(&placed.machine), wishes));
         }
     }
     for site in &world.sites {
@@ -60,6 +60,26 @@ fn of_place(placed: &Placed, site: &Site, world: &World) -> Vec<String> {
     }
     if placed.stage == Stage::OnDisk && !site.stored.contains_key(&placed.model) {
         faults.push("its file is not there".into());
+    }
+    if let (Stage::Resident, Some(held)) = (&placed.stage, held) {
+        if held.context.is_some_and(|context| placed.context != Some(context))
+            || held.slots.is_some_and(|slots| placed.slots != slots)
+            || held.cache.is_some_and(|cache| placed.cache != cache)
+        {
+            faults.push("it is planned to stay as it is, in a size that it has not".into());
+        }
+        let planned = (placed.needs.device, placed.needs.host);
+        if let Some(memory) = held.memory.filter(|memory| (memory.device, memory.host) != planned) {
+            faults.push(format!(
+                "it is planned with {} and {} of RAM, it holds {} and {}",
+                planned.0, planned.1, memory.device, memory.host
+            ));
+        }
+    }
+    if let Some(gpu) = &placed.gpu
+        && !site.pools.devices.iter().any(|device| device.id == *gpu)
+    {
+        faults.push(format!("the machine has no graphics processor {gpu}"));
     }
     let known = world.catalogue.get(&placed.model);
     if let (Some(context), Some(trained)) = (placed.context, known.and_then(|known| known.trained_context))
@@ -101,8 +121,9 @@ fn of_place(placed: &Placed, site: &Site, world: &World) -> Vec<String> {
 }
 
 /// One mode of one placement against the mode's wish.
-fn of_service(placed: &Placed, mode: &str, site: Option<&&Site>, wishes: &Wishes) -> Vec<String> {
-    let Some(wish) = wishes.modes.iter().find(|wish| wish.mode.as_str() == mode) else {
+fn of_service(placed: &Placed, serves: &Serves, site: Option<&&Site>, wishes: &Wishes) -> Vec<String> {
+    let mode = &serves.mode;
+    let Some(wish) = wishes.modes.iter().find(|wish| wish.mode == *mode) else {
         return vec![format!("{} serves {mode}, which is no mode", placed.model)];
     };
     let mut faults = Vec::new();
@@ -117,6 +138,15 @@ fn of_service(placed: &Placed, mode: &str, site: Option<&&Site>, wishes: &Wishes
     }
     if placed.context.is_some_and(|context| context < wish.least_context) {
         faults.push(format!("{mode} needs {} tokens, {} has fewer", wish.least_context, placed.model));
+    }
+    // What is not the mesh's to change is taken as it is, for one copy.
+    let is_taken = placed.stage == Stage::Fixed;
+    let slots = wish.slots.saturating_mul(serves.copies);
+    if placed.slots < slots && !(is_taken && serves.copies == 1) {
+        faults.push(format!("{mode} needs {slots} slots, {} has {}", placed.model, placed.slots));
+    }
+    if !is_taken && !wish.cache_types.contains(&placed.cache) {
+        faults.push(format!("{mode} allows no cache of {}, which {} has", placed.cache.word(), placed.model));
     }
     faults
 }
@@ -224,3 +254,6 @@ fn of_wishes(plan: &Plan, world: &World, wishes: &Wishes) -> Vec<String> {
     }
     faults
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,9 @@
 //! Everything that can be typed.
 
+mod steering;
+
+pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::Digest;
@@ -47,7 +51,7 @@ pub(crate) struct Globals {
     /// Same as --output json
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Give up after this long, as in 5s or 2m [default: 10s; ask and model: 10m]
+    /// Give up after this long, as in 5s or 2m [default: 10s; wait: 5m; ask and model: 10m]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -84,8 +88,15 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Show machines, modes and models on one screen
     Status(StatusArgs),
-    /// Tell why a request went where it went
+    /// Tell why a request went where it went, or why a mode, a model or a node is as it is
     Explain(ExplainArgs),
+    /// Show which models would be where, what that takes, and what is in the way
+    Plan(PlanArgs),
+    /// List modes, show one, try one
+    #[command(subcommand)]
+    Mode(ModeCommand),
+    /// Wait until something is so
+    Wait(WaitArgs),
     /// Ask a model; the answer goes to stdout as it arrives, one line of numbers to stderr
     Ask(AskArgs),
     /// Make, list and revoke join tokens
@@ -94,10 +105,10 @@ pub(crate) enum Command {
     /// Make, list and revoke client API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// List, fetch, load, unload and delete models, and say where they fit
+    /// List, fetch, load, unload, pin and delete models, and say where they fit
     #[command(subcommand)]
     Model(ModelCommand),
-    /// Show one machine with everything that it says of itself
+    /// Show one machine with everything that it says of itself; drain it, cordon it, or resume
     #[command(subcommand)]
     Node(NodeCommand),
     /// Trade an operator token for credentials on this machine
@@ -122,8 +133,10 @@ pub(crate) struct StatusArgs {
 /// `meshctl explain`
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The request's id (x-mesh-request-id) or a unique prefix of it; the latest request when left out
-    pub(crate) request_id: Option<String>,
+    /// A request's id (x-mesh-request-id) or a unique prefix of it, a mode, a node or a model; also as in node=NAME; the
+    /// latest request when left out
+    #[arg(value_name = "REQUEST-ID|MODE|NODE|MODEL")]
+    pub(crate) what: Option<String>,
 }
 
 /// `meshctl ask`
@@ -222,6 +235,10 @@ pub(crate) enum ModelCommand {
     Unload(ModelArgs),
     /// Delete a model from a machine's disk; it is unloaded first
     Rm(ModelArgs),
+    /// Keep a model on a machine whatever is planned
+    Pin(PinArgs),
+    /// Leave a model's place to the plan again
+    Unpin(PinArgs),
     /// Tell which machines can hold a model now, and why others cannot
     Fit(FitArgs),
 }
@@ -325,6 +342,21 @@ pub(crate) enum NodeCommand {
         #[arg(long)]
         profile: bool,
     },
+    /// Move its models elsewhere and give it nothing new
+    Drain {
+        /// The machine
+        node: MachineId,
+    },
+    /// Leave what it holds and give it nothing new
+    Cordon {
+        /// The machine
+        node: MachineId,
+    },
+    /// End drain and cordon
+    Resume {
+        /// The machine
+        node: MachineId,
+    },
 }
 
 fn digest(text: &str) -> Result<Digest, String> {
@@ -360,14 +392,14 @@ pub(crate) struct LoginArgs {
     pub(crate) name: Option<MachineId>,
 }
 
-/// Reads `90`, `90s`, `5m`, `1h`, `7d`; a bare number is seconds.
+/// Reads `90`, `90s`, `5m` or `5min`, `1h`, `7d`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is no duration: write a whole number with s, m, h or d, as in 30m");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit {
         "" | "s" => 1,
-        "m" => 60,
+        "m" | "min" => 60,
         "h" => 3600,
         "d" => 86_400,
         _ => return Err(bad()),
@@ -389,101 +421,4 @@ pub(crate) fn usual_data(env: impl Fn(&str) -> Option<OsString>) -> Option<PathB
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(line.split_whitespace())
-    }
-
-    #[test]
-    fn the_tree_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_and_every_flag_is_in_the_manual() {
-        fn walk(command: &clap::Command, path: &str, manual: &str) {
-            for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
-                assert!(
-                    manual.contains(&format!("--{flag}")),
-                    "docs/meshctl.md lacks `--{flag}` of `{path}`"
-                );
-            }
-            for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
-                let path = format!("{path} {}", child.get_name());
-                assert!(manual.contains(&path), "docs/meshctl.md lacks `{path}`");
-                walk(child, &path, manual);
-            }
-        }
-        walk(&Cli::command(), "meshctl", include_str!("../../docs/meshctl.md"));
-    }
-
-    #[test]
-    fn watch_takes_its_seconds_only_with_an_equals_sign() {
-        let watch = |line| {
-            let Command::Status(args) = parse(line).expect("valid").command else {
-                panic!("status was typed")
-            };
-            args.watch
-        };
-        assert_eq!(watch("meshctl status"), None);
-        assert_eq!(watch("meshctl status --watch"), Some(2));
-        assert_eq!(watch("meshctl status --watch=5"), Some(5));
-        assert!(parse("meshctl status --watch=0").is_err());
-    }
-
-    #[test]
-    fn global_flags_stand_before_or_after_the_verb() {
-        for line in ["meshctl --json status", "meshctl status -o json", "meshctl status --json"] {
-            assert_eq!(parse(line).expect("valid").globals.format(), Format::Json, "{line}");
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_a_usage_error() {
-        for line in [
-            "meshctl",
-            "meshctl staus",
-            "meshctl ask --mode code --model x hi",
-            "meshctl token create",
-            "meshctl token create --role root",
-            "meshctl token create --role node --ttl 1y",
-            "meshctl model load x",
-            "meshctl model load x --node a --slots 0",
-            "meshctl model pull x --node a --sha256 abc",
-            "meshctl model pull x --node a --cancel --url http://127.0.0.1/x.gguf",
-            "meshctl node show",
-            "meshctl model load ../x --node a",
-            "meshctl model load x --node UPPER",
-            "meshctl status --check --watch",
-        ] {
-            let code = parse(line).expect_err(line).exit_code();
-            assert_eq!(code, i32::from(crate::exit::Kind::Usage.code()), "{line}");
-        }
-    }
-
-    #[test]
-    fn durations_have_a_unit_and_bounds() {
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
-        for text in ["", "h", "1.5h", "-1s", "0", "367d", "99999999999999999999d", "18446744073709551615d"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_data_folder_follows_xdg_and_then_home() {
-        let both = |name: &str| match name {
-            "XDG_DATA_HOME" => Some(OsString::from("/x")),
-            "HOME" => Some(OsString::from("/home/a")),
-            _ => None,
-        };
-        assert_eq!(usual_data(both), Some("/x/modemesh".into()));
-        let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/a"));
-        assert_eq!(usual_data(home), Some("/home/a/.local/share/modemesh".into()));
-        assert_eq!(usual_data(|_| None), None);
-    }
-}
+mod tests;

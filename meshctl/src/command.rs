@@ -4,10 +4,14 @@ mod ask;
 mod explain;
 mod key;
 mod login;
+mod mode;
 mod model;
+mod names;
 mod node;
+mod plan;
 mod status;
 mod token;
+mod wait;
 
 use crate::cli::{Cli, Command, usual_data};
 use crate::connect::Way;
@@ -45,6 +49,9 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
     match command {
         Command::Status(args) => status::run(&args, way, screen).await,
         Command::Explain(args) => explain::run(args, way, screen).await,
+        Command::Plan(args) => plan::run(args, way, screen).await,
+        Command::Mode(command) => mode::run(command, way, screen).await,
+        Command::Wait(args) => wait::run(args, way, screen).await,
         Command::Ask(args) => ask::run(args, way, screen).await,
         Command::Token(command) => token::run(command, way, screen).await,
         Command::Key(command) => key::run(command, way, screen).await,

@@ -1,8 +1,11 @@
 //! The way to the router's operator plane: credentials, address, channel, and what each failure on that
 //! way means for the person.
 
+mod answers;
+
 use crate::address;
 use crate::exit::{Failure, Kind, chain};
+pub(crate) use answers::{Answered, why};
 use mesh_core::units::human_duration;
 use mesh_proto::identity::Credentials;
 use mesh_proto::identity::connect::{ConnectError, channel};
@@ -73,7 +76,7 @@ impl Way {
         let channel = tokio::time::timeout(limit, channel(&address, &credentials))
             .await
             .map_err(|_| unreachable(&address, &format!("no answer within {}", human_duration(limit))))?
-            .map_err(|error| refusal(&address, &error))?;
+            .map_err(|error| refusal(&address, "operators", &error))?;
         Ok(Operators { client: OperatorClient::new(channel), address, limit, proven: false })
     }
 }
@@ -125,7 +128,7 @@ impl Operators {
             Code::ResourceExhausted => Kind::DoesNotFit,
             Code::DeadlineExceeded => Kind::TimedOut,
             Code::Unknown | Code::Unavailable | Code::Internal | Code::Cancelled if is_transport(status) => {
-                let cause = chain(status);
+                let cause = why(status);
                 return if self.proven {
                     unreachable(&self.address, &cause)
                 } else {
@@ -133,6 +136,13 @@ impl Operators {
                 };
             }
             Code::Unavailable => return unreachable(&self.address, message),
+            // A router's other port takes an operator's certificate too.
+            Code::Unimplemented if !self.proven => {
+                let cause =
+                    "a router of this mesh answers there, but not its operators: so does the port for agents";
+                return wrong_port(&self.address, "operators", cause)
+                    .hint("is the port right? then bring meshctl and the router to the same version");
+            }
             Code::Ok
             | Code::Cancelled
             | Code::Unknown
@@ -201,14 +211,28 @@ pub(crate) fn unreachable(address: &str, cause: &str) -> Failure {
         .hint("is it on another machine? name it: --router HOST:7402")
 }
 
-/// What a failed connection means.
-pub(crate) fn refusal(address: &str, error: &ConnectError) -> Failure {
+/// Somebody there who is not who was looked for.
+fn wrong_port(address: &str, whom: &str, cause: &str) -> Failure {
+    Failure::new(Kind::Unreachable, format!("what answers at {address} is no router's port for {whom}"))
+        .cause(cause)
+        .hint("a router's ports are 7400 for clients, 7401 for agents and logins, 7402 for operators (--router HOST:7402), unless its configuration says otherwise")
+}
+
+/// What a failed connection to the port for `whom` means.
+pub(crate) fn refusal(address: &str, whom: &str, error: &ConnectError) -> Failure {
     match error {
         ConnectError::Unreachable { source, .. } => unreachable(address, &system_words(source)),
-        ConnectError::Refused { source, .. } if speaks_tls(source) => ways_in(
-            Failure::new(Kind::Refused, format!("the TLS handshake with {address} failed"))
-                .cause(chain(source)),
-        ),
+        ConnectError::Refused { source, .. } if Answered::of(source).is_some() => {
+            match Answered::of(source) {
+                Some(answer @ (Answered::NoTls | Answered::OtherTls)) => {
+                    wrong_port(address, whom, answer.words())
+                }
+                _ => ways_in(
+                    Failure::new(Kind::Refused, format!("the TLS handshake with {address} failed"))
+                        .cause(why(source)),
+                ),
+            }
+        }
         ConnectError::Refused { source, .. } => unreachable(
             address,
             &format!("something answers there but ends the TLS handshake: {}", system_words(source)),
@@ -216,13 +240,8 @@ pub(crate) fn refusal(address: &str, error: &ConnectError) -> Failure {
         ConnectError::Identity(error) => {
             ways_in(Failure::new(Kind::Refused, "the operator credentials are unusable").cause(chain(error)))
         }
-        ConnectError::Grpc { source, .. } => refused(address, &chain(source)),
+        ConnectError::Grpc { source, .. } => refused(address, &why(source)),
     }
-}
-
-/// Whether the handshake failed on its content (certificates, versions) and not by the connection's end.
-fn speaks_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// `connection refused` without the number of the system call.

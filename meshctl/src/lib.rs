@@ -15,13 +15,16 @@ mod cli;
 mod command;
 mod connect;
 mod exit;
+mod near;
 mod output;
 mod render;
 mod sse;
 
-/// Parses `args` (the first is the program's name), does what they say and tells how it ended.
+/// Parses `args` (the first is the program's name: `… meshctl` where it is part of another one), does what they say and tells how it ended.
 /// Makes its own tokio runtime, so it must not be called inside one.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let program = args.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let typed = match cli::Cli::try_parse_from(args) {
         Ok(typed) => typed,
         Err(refused) => {
@@ -30,7 +33,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(exit::Kind::Usage.code()));
         }
     };
-    let screen = output::Screen::detect(&typed.globals);
+    let screen = output::Screen::detect(&program, &typed.globals);
     match command::conclude(typed, &screen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -7,7 +7,7 @@ use crate::exit::{Failure, Kind};
 use crate::render::paint::Look;
 use repeated::Repeated;
 use std::borrow::Cow;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 /// Width assumed for a terminal that does not tell.
 const USUAL_WIDTH: usize = 80;
@@ -16,6 +16,8 @@ const USUAL_WIDTH: usize = 80;
 #[derive(Debug, Default, Clone)]
 struct Surroundings {
     stdout_is_terminal: bool,
+    /// Somebody reads stderr and can answer on stdin.
+    can_ask: bool,
     terminal_width: Option<usize>,
     no_color: bool,
     color_forced: bool,
@@ -30,6 +32,7 @@ impl Surroundings {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self {
             stdout_is_terminal: io::stdout().is_terminal(),
+            can_ask: io::stdin().is_terminal() && io::stderr().is_terminal(),
             terminal_width: comfy_table::Table::new().width().map(usize::from),
             no_color: set("NO_COLOR").is_some(),
             color_forced: set("CLICOLOR_FORCE").is_some_and(|value| value != "0"),
@@ -81,21 +84,23 @@ pub(crate) struct Screen {
     pub(crate) format: Format,
     /// Whether a person reads stdout.
     pub(crate) is_terminal: bool,
+    can_ask: bool,
     notes_color: bool,
     choice: ColorChoice,
     repeated: Repeated,
 }
 
 impl Screen {
-    /// Looks at the environment, at stdout and at what was typed.
-    pub(crate) fn detect(globals: &Globals) -> Self {
-        let repeated = Repeated::of(globals, |name| std::env::var_os(name));
+    /// Looks at the environment, at stdout and at what was typed, `program` first.
+    pub(crate) fn detect(program: &str, globals: &Globals) -> Self {
+        let repeated = Repeated::of(program, globals, |name| std::env::var_os(name));
         Self::of(globals.color, globals.format(), repeated)
     }
 
     #[cfg(test)]
     pub(crate) fn plain(format: Format) -> Self {
-        Self::of(ColorChoice::Never, format, Repeated::default())
+        // Tests may be started from a terminal: nobody there waits for a question.
+        Self { can_ask: false, ..Self::of(ColorChoice::Never, format, Repeated::default()) }
     }
 
     fn of(choice: ColorChoice, format: Format, repeated: Repeated) -> Self {
@@ -104,6 +109,7 @@ impl Screen {
             look: around.look(choice),
             format,
             is_terminal: around.stdout_is_terminal,
+            can_ask: around.can_ask,
             notes_color: around.color(choice, io::stderr().is_terminal()),
             choice,
             repeated,
@@ -145,6 +151,30 @@ impl Screen {
                 Failure::new(Kind::Failed, "cannot write to stdout").cause(error.to_string())
             }
         })
+    }
+
+    /// Asks `question` and waits for a yes. Without somebody to ask, `flag` has to say it.
+    ///
+    /// # Errors
+    /// `Usage` where nobody can be asked, `Failed` for any answer but a yes.
+    pub(crate) async fn agreed(&self, question: &str, flag: &str) -> Result<(), Failure> {
+        if !self.can_ask {
+            return Err(Failure::new(Kind::Usage, "this needs a yes, and there is no terminal to ask on")
+                .hint(format!("say it with the command: {flag}")));
+        }
+        self.note(&format!("{question} [y/N] "));
+        // On a thread of its own, so that Ctrl-C still ends the command.
+        let read = tokio::task::spawn_blocking(|| {
+            let mut line = String::new();
+            io::stdin().lock().read_line(&mut line).map(|_| line)
+        });
+        let line = read.await.map_err(io::Error::other).and_then(|line| line).map_err(|error| {
+            Failure::new(Kind::Failed, "the answer could not be read").cause(error.to_string())
+        })?;
+        match line.trim().to_lowercase().as_str() {
+            "y" | "yes" => Ok(()),
+            _ => Err(Failure::new(Kind::Failed, "nothing was changed").cause("the answer was not yes")),
+        }
     }
 
     /// Writes a note to stderr; where even that fails there is nobody to tell.

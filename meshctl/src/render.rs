@@ -4,12 +4,16 @@
 pub(crate) mod access;
 pub(crate) mod explain;
 pub(crate) mod fit;
+pub(crate) mod mode;
 pub(crate) mod models;
 pub(crate) mod node;
 pub(crate) mod paint;
+pub(crate) mod plan;
 pub(crate) mod quantity;
+pub(crate) mod reasons;
 pub(crate) mod status;
 mod table;
+mod wrap;
 
 use serde::Serialize;
 
@@ -32,5 +36,7 @@ pub(crate) fn json<T: Serialize>(schema: &'static str, body: &T, one_line: bool)
 
 #[cfg(test)]
 mod machine_tests;
+#[cfg(test)]
+mod plan_tests;
 #[cfg(test)]
 mod tests;

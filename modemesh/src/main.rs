@@ -41,7 +41,9 @@ fn main() -> ExitCode {
     let Cli { data, command } = Cli::parse();
     if let Command::Meshctl { arguments } = command {
         let folder = data.into_iter().flat_map(|folder| ["--data".into(), folder.into_os_string()]);
-        return meshctl::run(std::iter::once("meshctl".into()).chain(folder).chain(arguments));
+        // So that its hints can be pasted.
+        let program = format!("{} meshctl", std::env::args_os().next().unwrap_or_default().display());
+        return meshctl::run(std::iter::once(program.into()).chain(folder).chain(arguments));
     }
     let folder = data.clone().unwrap_or_else(data_folder::default);
     let work = async {

@@ -94,12 +94,13 @@ fn data_flag(data: &Path) -> String {
 /// A complaint about the data folder, a busy port, or the bundled engine.
 pub async fn start(
     data: &Path,
-    settings: router::config::Settings,
+    mut settings: router::config::Settings,
     mut config: AgentConfig,
     yes: bool,
     say: impl Fn(&str) + Clone + Send + 'static,
     stop: CancellationToken,
 ) -> Result<Mesh, Complaint> {
+    settings.meshctl = "modemesh meshctl";
     let stop_router = CancellationToken::new();
     // First the router: a busy port is known before anything is installed.
     let router = Router::start(data, settings, stop_router.clone()).await?;

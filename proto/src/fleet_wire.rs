@@ -185,6 +185,7 @@ fn launch_from_wire(launch: v1::Launch) -> Result<Launch, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_core::fit::Offload;
     use mesh_core::machine::{
         Abilities, Capabilities, Capacity, Digest, Directive, Engine, EngineState, Gpu, GpuFault, GpuProcess,
         GpuSensors, GpuState, GpuVendor, HostMemory, LoadWish, Pool, Power, PullSource, PullWish, Reading,
@@ -239,6 +240,7 @@ mod tests {
                 abilities: Abilities { chat: Some(true), fim: Some(false), ..Abilities::default() },
                 digest: Some(digest()),
                 cache_type: Some(CacheType::Q8_0),
+                offload: Some(Offload::Layers(20)),
                 memory: Some(ReplicaMemory { device: Bytes(1), host: Bytes(2), measured: true }),
                 health: ReplicaHealth::Quarantined("empty answers".into()),
                 ..Replica::new(tiny, ReplicaState::Failed("bad magic".into()))
@@ -328,6 +330,7 @@ mod tests {
             context: Some(8192),
             slots: Some(2),
             cache_type: Some("q8_0".into()),
+            offload: Some(Offload::ExpertsOfFirst(12)),
             ..LoadWish::from(name.clone())
         };
         let pull =

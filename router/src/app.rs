@@ -236,6 +236,7 @@ impl Router {
             minute_of_day,
         };
         let steward = steward::start(steward_parts, stop.clone());
+        forward.loads.ask(steward.clone());
         let operator = OperatorService::new(OperatorParts {
             fleet: fleet.clone(),
             in_flight: in_flight.clone(),

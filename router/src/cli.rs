@@ -11,14 +11,14 @@ pub struct RunFlags {
     /// The router's configuration [default: router.toml in the data folder, if it is there].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where clients connect (HTTP) [default: 127.0.0.1:7400].
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// Where clients connect (HTTP); a port alone is one of 127.0.0.1 [default: 127.0.0.1:7400].
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
     pub clients: Option<String>,
     /// Where agents connect (TCP and UDP) [default: 127.0.0.1:7401].
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
     pub agents: Option<String>,
     /// Where operators connect [default: 127.0.0.1:7402].
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
     pub operators: Option<String>,
 }
 

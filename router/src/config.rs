@@ -1,5 +1,6 @@
 //! The router's configuration: what may be set, its defaults, and every semantic problem at once.
 
+mod listen;
 mod tokens;
 mod wishes;
 
@@ -261,6 +262,8 @@ pub struct Settings {
     pub telemetry: Telemetry,
     /// Where the configuration came from.
     pub source: String,
+    /// How an operator calls `meshctl` here, for hints.
+    pub meshctl: &'static str,
 }
 
 /// Loads and checks the configuration.
@@ -282,11 +285,15 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
     let default = RouterConfig::default();
     let name = check.value("name", config.name.parse());
     let address = |check: &mut Check<'_>, key, text: &str| {
-        check.value(key, text.parse().map_err(|_| format!("`{text}` is no address such as 127.0.0.1:7400")))
+        check.value(
+            key,
+            listen::address_of(text).ok_or_else(|| format!("`{text}` is no address such as 127.0.0.1:7400")),
+        )
     };
     let clients = address(&mut check, "listen.clients", &config.listen.clients);
     let agents = address(&mut check, "listen.agents", &config.listen.agents);
     let operators = address(&mut check, "listen.operators", &config.listen.operators);
+    check.shared_ports([("clients", clients), ("agents", agents), ("operators", operators)]);
     let body_limit = check.value("limits.body", config.limits.body.parse::<Bytes>());
     let queue_bytes = check.value("limits.queue_bytes", config.limits.queue_bytes.parse::<Bytes>());
     let arriving_bytes = check.value("limits.arriving_bytes", config.limits.arriving_bytes.parse::<Bytes>());
@@ -361,6 +368,7 @@ pub fn check(config: RouterConfig, source: String, lines: &KeyLines) -> Result<S
         model_aliases,
         telemetry: config.telemetry,
         source,
+        meshctl: "meshctl",
     })
 }
 
@@ -378,8 +386,11 @@ impl<'a> Check<'a> {
     }
 
     pub(crate) fn problem(&mut self, key: &str, message: impl ToString) {
-        let message = format!("{}: {}", key.replace('\u{b7}', "."), message.to_string());
-        self.problems.push(Problem { place: self.lines.place(key), message, hint: String::new() });
+        let (place, message) = (self.lines.place(key), message.to_string());
+        // A key that no file sets is its own place.
+        let shown = key.replace('\u{b7}', ".");
+        let message = if place == key { message } else { format!("{shown}: {message}") };
+        self.problems.push(Problem { place, message, hint: String::new() });
     }
 
     fn value<T, E: ToString>(&mut self, key: &str, parsed: Result<T, E>) -> Option<T> {

@@ -19,6 +19,7 @@ mod course;
 pub mod data_links;
 mod delivery;
 mod early_head;
+mod ending;
 mod engine_error;
 pub mod flow;
 pub mod h2_links;
@@ -51,7 +52,7 @@ use futures_util::FutureExt;
 use http::StatusCode;
 use in_flight::InFlight;
 use mesh_core::admission::{Entry, Priority, Refused};
-use mesh_core::client_loop::{ClientLoops, Habit};
+use mesh_core::client_loop::{ClientLoops, Fault, Habit};
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::Asked;
 use mesh_core::retry_budget::RetryBudget;
@@ -96,6 +97,8 @@ pub struct Forward {
     pub room: WaitingRoom,
     /// Loads that requests asked for.
     pub loads: ColdLoads,
+    /// Cancelled when the router stops and waits no longer: what still runs ends with an error then.
+    pub ending: CancellationToken,
     /// Brakes, shared by all requests.
     brakes: Arc<Mutex<Brakes>>,
     /// The configuration.
@@ -153,7 +156,8 @@ impl Forward {
         let loads = ColdLoads::new(fleet.clone(), metrics.clone());
         let brakes = Brakes { retries: RetryBudget::new(clock.now()), loops: ClientLoops::default() };
         let brakes = Arc::new(Mutex::new(brakes));
-        Self { fleet, links, in_flight, journal, metrics, room, loads, brakes, settings, clock }
+        let ending = CancellationToken::new();
+        Self { fleet, links, in_flight, journal, metrics, room, loads, ending, brakes, settings, clock }
     }
 
     /// What goes on beside the requests until `stop`: calling those that wait, and asking failing replicas whether
@@ -194,7 +198,7 @@ impl Forward {
             self.journal.clone(),
             self.metrics.clone(),
         );
-        let habit = habit(&incoming);
+        let habit = habit(&incoming, head.as_ref().ok());
         let admitted = self.brakes().loops.admits(habit, self.clock.now());
         let tried = admitted.is_ok();
         let result = match (admitted, head) {
@@ -205,7 +209,7 @@ impl Forward {
         match &result {
             Ok(_) => self.brakes().loops.succeeded(habit),
             Err(error) if tried && error.kind == ApiError::CLIENT && error.code != "superseded" => {
-                self.brakes().loops.refused(habit, error.code, self.clock.now());
+                self.brakes().loops.refused(habit, fault(error), self.clock.now());
             }
             Err(_) => {}
         }
@@ -248,6 +252,7 @@ impl Forward {
         tokio::select! {
             biased;
             () = stay.superseded() => Err(refusals::superseded()),
+            () = self.ending.cancelled() => Err(refusals::stopping()),
             result = self.follow(course, ticket) => result,
         }
     }
@@ -259,12 +264,17 @@ impl Forward {
         Slo { ttft_s: asked.ttft_s.or(own.ttft_s), tpot_s: asked.tpot_s.or(own.tpot_s) }
     }
 
-    /// What the queue is told of a request.
-    fn entry(&self, incoming: &Incoming, wanted: &Wanted) -> Entry {
-        let priority = wanted.mode.as_ref().map_or(Priority::default(), |mode| {
+    /// How urgent a mode is.
+    fn priority(&self, mode: Option<&ModeName>) -> Priority {
+        mode.map_or(Priority::default(), |mode| {
             let configured = self.fleet.snapshot().rules.priorities.get(mode).copied();
             configured.unwrap_or_else(|| Priority::of_mode(mode.as_str()))
-        });
+        })
+    }
+
+    /// What the queue is told of a request.
+    fn entry(&self, incoming: &Incoming, wanted: &Wanted) -> Entry {
+        let priority = self.priority(wanted.mode.as_ref());
         let patience = incoming.caller.deadline.unwrap_or_else(|| priority.patience());
         Entry {
             priority,
@@ -329,9 +339,10 @@ impl Forward {
                         }
                         return Err(course.verdict(ticket));
                     }
-                    return Err(course
-                        .beyond
-                        .map_or_else(|| refusals::unavailable(&head.model, refusal), |e| *e));
+                    return Err(course.beyond.map_or_else(
+                        || refusals::unavailable(&head.model, refusal, &self.settings),
+                        |e| *e,
+                    ));
                 }
             }
             if let Loading::Underway { node, model, since } = &loading {
@@ -362,9 +373,12 @@ impl Forward {
         // What an engine cannot do once its model is loaded is no reason to load another one.
         let may_start = self.settings.load_on_demand && course.beyond.is_none();
         let (snapshot, now) = (self.fleet.snapshot(), self.clock.now());
-        match self.loads.advance(&snapshot, refusal, &course.wanted, may_start, now).await {
+        // A completion is worth nothing when it is late, and what runs in the background drives nobody out.
+        let priority = self.priority(course.wanted.mode.as_ref());
+        let may = (may_start, !matches!(priority, Priority::Autocomplete | Priority::Background));
+        match self.loads.advance(&snapshot, refusal, &course.wanted, may, now).await {
             Loading::Failed(failed) => Err(load_refused(&course.head.model, &failed)),
-            loading @ (Loading::Underway { .. } | Loading::Nothing) => Ok(loading),
+            loading @ (Loading::Underway { .. } | Loading::Blocked { .. } | Loading::Nothing) => Ok(loading),
         }
     }
 
@@ -425,8 +439,17 @@ fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
 }
 
 /// Who sends what, for noticing clients that repeat themselves.
-fn habit(incoming: &Incoming) -> Habit {
+fn habit(incoming: &Incoming, head: Option<&Head>) -> Habit {
     // Without a session, programs of the same user are told apart by their names.
     let who = incoming.caller.session.unwrap_or_else(|| hash_of(&incoming.client));
-    Habit::new(who.rotate_left(1) ^ hash_of(&incoming.caller.key), incoming.body.len() as u64)
+    let asked = head.map(|head| (head.model.as_str(), head.tools, head.suffix));
+    let kind = hash_of(&(incoming.door.path(), asked));
+    Habit::new(who.rotate_left(1) ^ hash_of(&incoming.caller.key), kind, incoming.body.len() as u64)
+}
+
+/// What a request was refused for. Numbers make no other mistake: prompts that are too long grow, and the place of what
+/// is wrong moves with the conversation.
+fn fault(error: &ApiError) -> Fault {
+    let words: String = error.message.chars().filter(|c| !c.is_ascii_digit()).collect();
+    Fault { code: error.code, what: hash_of(&words) }
 }

@@ -46,6 +46,8 @@ use tracing::Instrument;
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
 /// Requests in progress have this long to finish when the router stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// What still runs after [`DRAIN`] is told so, and its clients have this long to take it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Characters of a client's name for itself that are kept.
 const CLIENT_LIMIT: usize = 120;
 /// Requests of one HTTP/2 connection at once.
@@ -67,7 +69,8 @@ impl Front {
         Self { forward: Arc::new(forward), ledger, arrivals }
     }
 
-    /// Serves clients until `stop`, then lets requests in progress finish for ten seconds.
+    /// Serves clients until `stop`, then lets requests in progress finish for ten seconds. What runs longer gets an
+    /// error: as an answer, or as the last event of its stream.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(self.forward.settings.connections));
         let (tasks, now_or_never) = (TaskTracker::new(), CancellationToken::new());
@@ -95,9 +98,12 @@ impl Front {
         }
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs());
-            now_or_never.cancel();
-            tasks.wait().await;
+            tracing::warn!("requests still running after {} s end with an error", DRAIN.as_secs());
+            self.forward.ending.cancel();
+            if tokio::time::timeout(LAST_WORDS, tasks.wait()).await.is_err() {
+                now_or_never.cancel();
+                tasks.wait().await;
+            }
         }
     }
 
@@ -181,9 +187,11 @@ impl Front {
                 ollama::show(&snapshot(), &body)
             }
             (&Method::POST | &Method::DELETE, "/api/pull" | "/api/push" | "/api/create" | "/api/copy") => {
-                Err(ollama::operators_only("load"))
+                Err(ollama::operators_only("load", self.forward.settings.meshctl))
             }
-            (&Method::POST | &Method::DELETE, "/api/delete") => Err(ollama::operators_only("delete")),
+            (&Method::POST | &Method::DELETE, "/api/delete") => {
+                Err(ollama::operators_only("delete", self.forward.settings.meshctl))
+            }
             (&Method::GET, "/metrics") => Ok(self.metrics()),
             (method, _) => {
                 if let Some(allowed) = allowed(path) {
@@ -203,7 +211,9 @@ impl Front {
         let refuse = |reason: &'static str, message: &str| {
             let label = ReasonLabel { reason };
             self.forward.metrics.refusals.get_or_create(&label).inc();
-            let hint = "`meshctl key create NAME` makes a key; send it as `Authorization: Bearer mk_…`";
+            let meshctl = self.forward.settings.meshctl;
+            let hint =
+                format!("`{meshctl} key create NAME` makes a key; send it as `Authorization: Bearer mk_…`");
             ApiError {
                 kind: "authentication_error",
                 ..ApiError::client(StatusCode::UNAUTHORIZED, reason, format!("{message}; {hint}"))

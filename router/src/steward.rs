@@ -10,6 +10,7 @@
 
 mod catalogue;
 mod matters;
+pub mod on_demand;
 mod watchman;
 pub mod what_if;
 pub mod wished;
@@ -25,6 +26,7 @@ use crate::strategies::{Strategies, Strategy};
 use catalogue::Headers;
 use matters::Matters;
 use mesh_core::directive::{self, Course, Pace, Step};
+use mesh_core::eviction::Answer;
 use mesh_core::fleet::{Answers, FleetView, MachineView};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::Directive;
@@ -108,6 +110,7 @@ pub enum Of {
 enum Ask {
     Plan { of: Of, what_if: Vec<WhatIf>, reply: oneshot::Sender<Result<Planned, String>> },
     Wishes { reply: oneshot::Sender<(Wishes, bool)> },
+    Place { asked: on_demand::Asked, reply: oneshot::Sender<Option<Answer>> },
 }
 
 /// A cheap way to the steward.
@@ -143,6 +146,14 @@ impl StewardHandle {
         let (reply, answer) = oneshot::channel();
         self.inbox.send(Ask::Plan { of, what_if, reply }).await.map_err(|_| NoPlan::Stopping)?;
         answer.await.map_err(|_| NoPlan::Stopping)?.map_err(NoPlan::WhatIf)
+    }
+
+    /// Where a model is loaded that a request asks for; `None` = its machine decides alone. The plan leaves the machine
+    /// to that load.
+    pub async fn place(&self, asked: on_demand::Asked) -> Option<Answer> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(Ask::Place { asked, reply }).await.ok()?;
+        answer.await.ok().flatten()
     }
 
     /// What is wished now, and whether the mesh follows it.
@@ -382,6 +393,7 @@ impl Steward {
         // Who changed a wish and then asks must hear of it.
         self.refresh().await;
         match ask {
+            Ask::Place { asked, reply } => drop(reply.send(self.place(&asked))),
             Ask::Wishes { reply } => drop(reply.send((self.wishes(&Of::Now), self.follows()))),
             Ask::Plan { of, what_if, reply } => {
                 let snapshot = self.parts.fleet.snapshot();

@@ -25,6 +25,34 @@ pub enum Offload {
     None,
 }
 
+impl Offload {
+    /// As words of the wire: `full`, `layers 20`, `experts 12`, `none`.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Self::Full => "full".into(),
+            Self::ExpertsOfFirst(count) => format!("experts {count}"),
+            Self::Layers(count) => format!("layers {count}"),
+            Self::None => "none".into(),
+        }
+    }
+
+    /// The offload that `words` tell.
+    #[must_use]
+    pub fn from_words(words: &str) -> Option<Self> {
+        match words.split_once(' ') {
+            Some(("experts", count)) => count.parse().ok().map(Self::ExpertsOfFirst),
+            Some(("layers", count)) => count.parse().ok().map(Self::Layers),
+            Some(_) => None,
+            None => match words {
+                "full" => Some(Self::Full),
+                "none" => Some(Self::None),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// One way to load a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trial {
@@ -47,6 +75,8 @@ pub struct Wanted {
     pub experts: bool,
     /// Whether its layers may be divided between graphics processor and RAM.
     pub divisible: bool,
+    /// It is to lie like this and not otherwise; `None` = the best way is taken.
+    pub offload: Option<Offload>,
 }
 
 /// What came out.
@@ -121,6 +151,9 @@ fn missing(fit: &Fit) -> u64 {
 /// The ways to try on this machine, best first. Of divided ones those with the fewest parts in RAM for which the
 /// device is `enough`.
 fn ways(pools: &Pools, wanted: Wanted, enough: impl Fn(Offload) -> bool) -> Vec<Offload> {
+    if let Some(only) = wanted.offload {
+        return vec![only];
+    }
     if pools.devices.is_empty() {
         return vec![Offload::None];
     }

@@ -21,8 +21,13 @@ pub fn plan(
         layers: u32::try_from(layers + 1).unwrap_or(u32::MAX),
         experts: shape.layers.iter().any(|layer| layer.experts > 0),
         divisible: layers > 1,
+        offload: None,
     };
-    let predict = |trial: Trial| footprint(shape, &loaded(options, trial));
+    let slots = options.slots.max(1);
+    let predict = |trial: Trial| {
+        let context = u64::from(trial.context).saturating_mul(u64::from(slots));
+        footprint(shape, &loaded(&Options { context, ..options.clone() }, trial.offload))
+    };
     let choice = choose(pools, &[], wanted, margin, |trial| {
         let footprint = predict(trial);
         Demand { device: footprint.device.total(), host: footprint.host.total() }
@@ -31,15 +36,16 @@ pub fn plan(
     (choice, footprint)
 }
 
-fn loaded(options: &Options, trial: Trial) -> Options {
-    let (gpu_layers, cpu_moe) = match trial.offload {
+/// `options` with the parts of the model where `offload` has them.
+#[must_use]
+pub fn loaded(options: &Options, offload: Offload) -> Options {
+    let (gpu_layers, cpu_moe) = match offload {
         Offload::Full => (GpuLayers::All, CpuMoe::None),
         Offload::ExpertsOfFirst(count) => (GpuLayers::All, CpuMoe::First(count)),
         Offload::Layers(count) => (GpuLayers::Last(count), CpuMoe::None),
         Offload::None => (GpuLayers::None, CpuMoe::None),
     };
-    let context = u64::from(trial.context).saturating_mul(u64::from(options.slots.max(1)));
-    Options { gpu_layers, cpu_moe, context, ..options.clone() }
+    Options { gpu_layers, cpu_moe, ..options.clone() }
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ fn the_margin_is_the_95th_percentile_once_enough_was_measured() {
 }
 
 fn wanted(context: u32) -> Wanted {
-    Wanted { context, context_is_open: true, layers: 33, experts: false, divisible: true }
+    Wanted { context, context_is_open: true, layers: 33, experts: false, divisible: true, offload: None }
 }
 
 /// 32 layers and a head of 250 MiB each, a KV cache of 1 GiB for 8,192 tokens, 1 GiB of RAM at least.
@@ -225,6 +225,36 @@ fn whole_then_divided_then_ram_then_a_shorter_context_then_a_refusal() {
 }
 
 #[test]
+fn a_way_that_is_asked_for_is_taken_or_refused_and_never_another() {
+    let pools = Pools::of(&machine(64.0, 60.0, vec![gpu("a", 8.0, 8.0)]));
+    // 6 GiB on the card, or in RAM.
+    let needs = |trial: Trial| match trial.offload {
+        Offload::None => demand(0.0, 6.0),
+        Offload::Full | Offload::Layers(_) | Offload::ExpertsOfFirst(_) => demand(6.0, 0.5),
+    };
+    let way = |pools: &Pools, offload| {
+        let wanted = Wanted {
+            context: 4096,
+            context_is_open: false,
+            layers: 33,
+            experts: false,
+            divisible: true,
+            offload,
+        };
+        let choice = choose(pools, &[], wanted, Margin::Default, needs);
+        (choice.trial.offload, choice.fit.fits)
+    };
+    assert_eq!(way(&pools, None), (Offload::Full, true));
+    assert_eq!(way(&pools, Some(Offload::None)), (Offload::None, true));
+    let small = Pools::of(&machine(64.0, 60.0, vec![gpu("a", 8.0, 4.0)]));
+    assert_eq!(way(&small, Some(Offload::Full)), (Offload::Full, false));
+    for offload in [Offload::Full, Offload::None, Offload::Layers(7), Offload::ExpertsOfFirst(3)] {
+        assert_eq!(Offload::from_words(&offload.words()), Some(offload));
+    }
+    assert_eq!(Offload::from_words("layers many"), None);
+}
+
+#[test]
 fn experts_go_to_ram_before_layers_and_only_as_many_as_must() {
     let moe = Wanted { experts: true, ..wanted(8192) };
     let choice = chosen(8.0, 16.0, moe);
@@ -237,7 +267,7 @@ proptest! {
     fn what_is_chosen_fits_and_nothing_is_refused_that_fits_in_ram(
         vram in 0.0..24.0_f64, ram in 0.0..64.0_f64, context in 256..100_000_u32, open: bool, experts: bool,
     ) {
-        let wanted = Wanted { context, context_is_open: open, layers: 33, experts, divisible: true };
+        let wanted = Wanted { context, context_is_open: open, layers: 33, experts, divisible: true, offload: None };
         let choice = chosen(vram, ram, wanted);
         prop_assert!(choice.trial.context <= context);
         prop_assert!(open || choice.trial.context == context);

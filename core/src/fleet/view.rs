@@ -1,6 +1,7 @@
 //! The snapshot of the fleet that decisions, status and the dashboard read.
 
 use super::serving::{self, Answers, Servings};
+use crate::eviction::Uses;
 use crate::health::Liveness;
 use crate::id::{MachineId, ModelId};
 use crate::machine::{Engine, Hardware, Replica, Store, Vitals};
@@ -74,6 +75,10 @@ pub struct History {
     pub speed: Speed,
     /// The number of its latest load, of all loads that were seen: its cache was empty then.
     pub load: u32,
+    /// When it came into memory, as far as that was seen.
+    pub loaded_at: Option<Moment>,
+    /// How often requests ended on it.
+    pub uses: Uses,
 }
 
 impl MachineView {

@@ -1,6 +1,7 @@
 //! Engines and the models they hold.
 
 use super::store::Digest;
+use crate::fit::Offload;
 use crate::id::ModelId;
 use crate::memory::CacheType;
 use crate::units::Bytes;
@@ -288,6 +289,8 @@ pub struct Replica {
     pub digest: Option<Digest>,
     /// Type of its KV cache, where known.
     pub cache_type: Option<CacheType>,
+    /// Which part of it lies on a graphics processor, where known.
+    pub offload: Option<Offload>,
     /// What it holds while loaded, where known.
     pub memory: Option<ReplicaMemory>,
     /// How full its KV cache is, 0 to 1, where the engine tells.
@@ -312,6 +315,7 @@ impl Replica {
             abilities: Abilities::default(),
             digest: None,
             cache_type: None,
+            offload: None,
             memory: None,
             kv_used: None,
             health: ReplicaHealth::default(),

@@ -1,6 +1,7 @@
 //! What a router may wish from one machine.
 
 use super::store::Digest;
+use crate::fit::Offload;
 use crate::id::ModelId;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,11 +17,13 @@ pub struct LoadWish {
     pub slots: Option<u32>,
     /// Type of the KV cache: `f16`, `q8_0`.
     pub cache_type: Option<String>,
+    /// Which part of it lies on a graphics processor.
+    pub offload: Option<Offload>,
 }
 
 impl From<ModelId> for LoadWish {
     fn from(model: ModelId) -> Self {
-        Self { model, context: None, slots: None, cache_type: None }
+        Self { model, context: None, slots: None, cache_type: None, offload: None }
     }
 }
 

@@ -1,9 +1,10 @@
 //! From the small problem's answer back to words.
 
 use super::offers::{Offer, Offers};
+use super::pace::Pace;
 use super::small::Solution;
+use super::worth::{is_divided, too_slow};
 use super::{Change, MachineAfter, OnDemand, Placed, Plan, PoolAfter, Serves, Site, Stage, Standing, World};
-use crate::fit::Offload;
 use crate::id::{MachineId, ModelId};
 use crate::strategy::{Residency, Wish, WishProblem, Wishes};
 use crate::units::Bytes;
@@ -59,24 +60,28 @@ pub(super) fn unknown_names(world: &World, wishes: &Wishes) -> Vec<WishProblem> 
 /// Everything of the plan but what is not placed.
 pub(super) fn translate(world: &World, wishes: &Wishes, offers: &Offers, solution: &Solution) -> Plan {
     let serves = serves(wishes, offers, solution);
+    let mut could: BTreeMap<&ModelId, BTreeSet<usize>> = BTreeMap::new();
+    for offer in &offers.offers {
+        could.entry(&offer.model).or_default().insert(offer.site);
+    }
     let mut placed: Vec<Placed> = solution
         .chosen
         .iter()
         .map(|&option| {
             let serves = serves.get(&option).cloned().unwrap_or_default();
-            one(world, wishes, offers, option, serves)
+            let others = could.get(&offers.offers[option].model).map_or(0, |sites| sites.len() - 1);
+            one(world, wishes, offers, option, serves, others)
         })
         .collect();
     placed.sort_by(|a, b| a.machine.cmp(&b.machine).then_with(|| a.model.cmp(&b.model)));
-    let changes = changes(world, &placed);
     let mut plan = Plan {
         strategy: wishes.strategy.clone(),
         placed,
-        changes,
         machines: machines(world, offers, solution),
         worth: offers.small.worth(solution),
         ..Plan::default()
     };
+    plan.changes = changes(world, &plan);
     plan.on_demand = on_demand(wishes, offers, solution, world, &plan);
     plan
 }
@@ -94,7 +99,9 @@ fn serves(wishes: &Wishes, offers: &Offers, solution: &Solution) -> BTreeMap<usi
                 mode: wish.mode.clone(),
                 rank: u32::try_from(rank + 1).unwrap_or(u32::MAX),
                 copies,
-                short: short(wish, offer),
+                tpot_s: offers.paces[option].tpot_s,
+                known: offers.paces[option].known,
+                short: short(wish, offer, offers.paces[option]),
             });
         }
     }
@@ -102,7 +109,7 @@ fn serves(wishes: &Wishes, offers: &Offers, solution: &Solution) -> BTreeMap<usi
 }
 
 /// What an offer has less of than the wish.
-fn short(wish: &Wish, offer: &Offer) -> Vec<String> {
+fn short(wish: &Wish, offer: &Offer, pace: Pace) -> Vec<String> {
     let mut short = Vec::new();
     if offer.size.context < wish.context {
         short.push(format!("context {} instead of {}", offer.size.context, wish.context));
@@ -113,14 +120,21 @@ fn short(wish: &Wish, offer: &Offer) -> Vec<String> {
     {
         short.push(format!("cache {} instead of {}", offer.size.cache.word(), first.word()));
     }
-    match offer.offload {
-        Offload::Full | Offload::None => {}
-        Offload::Layers(_) | Offload::ExpertsOfFirst(_) => short.push("a part of it in RAM".into()),
+    if is_divided(offer) {
+        short.push("a part of it in RAM".into());
     }
+    short.extend(too_slow(wish, pace));
     short
 }
 
-fn one(world: &World, wishes: &Wishes, offers: &Offers, option: usize, serves: Vec<Serves>) -> Placed {
+fn one(
+    world: &World,
+    wishes: &Wishes,
+    offers: &Offers,
+    option: usize,
+    serves: Vec<Serves>,
+    others: usize,
+) -> Placed {
     let offer = &offers.offers[option];
     let site = &world.sites[offer.site];
     let group = &offers.small.groups[offers.small.options[option].group];
@@ -143,7 +157,7 @@ fn one(world: &World, wishes: &Wishes, offers: &Offers, option: usize, serves: V
         gpu: offer.gpu.clone(),
         footprint: offer.footprint.clone(),
         needs: offer.needs,
-        why: why(&stage, &serves, pinned, offers, option),
+        why: why(&stage, &serves, pinned, others),
         serves,
         stage,
         pinned,
@@ -152,7 +166,8 @@ fn one(world: &World, wishes: &Wishes, offers: &Offers, option: usize, serves: V
     }
 }
 
-fn why(stage: &Stage, serves: &[Serves], pinned: bool, offers: &Offers, option: usize) -> String {
+/// Why here, with how many other machines could hold it.
+fn why(stage: &Stage, serves: &[Serves], pinned: bool, others: usize) -> String {
     let place = match stage {
         Stage::Fixed => "its machine's configuration has it there",
         Stage::Resident => "it is there",
@@ -160,30 +175,26 @@ fn why(stage: &Stage, serves: &[Serves], pinned: bool, offers: &Offers, option: 
         Stage::OnDisk => "its file is there",
         Stage::Fetch => "it fits there best",
     };
-    let offer = &offers.offers[option];
-    let others = offers.offers.iter().filter(|other| other.model == offer.model && other.site != offer.site);
-    let machines: BTreeSet<usize> = others.map(|other| other.site).collect();
     let mut text = place.to_owned();
     if pinned {
         text.push_str(", and pinned");
     }
     if serves.is_empty() {
         text.push_str("; no mode needs it, and it is in nobody's way");
-    } else if machines.is_empty() {
+    } else if others == 0 {
         text.push_str("; no other machine could hold it");
     } else {
-        let count = machines.len();
-        text.push_str(&format!("; {count} other machine{} could", if count == 1 { "" } else { "s" }));
+        text.push_str(&format!("; {others} other machine{} could", if others == 1 { "" } else { "s" }));
     }
     text
 }
 
-fn changes(world: &World, placed: &[Placed]) -> Vec<Change> {
+fn changes(world: &World, plan: &Plan) -> Vec<Change> {
     let mut changes = Vec::new();
     for site in &world.sites {
-        let here = || placed.iter().filter(|placed| placed.machine == site.machine);
+        let here = || plan.on(&site.machine);
         for held in site.held.iter().filter(|held| !held.fixed) {
-            if here().any(|placed| placed.model == held.model) {
+            if plan.find(&site.machine, &held.model).is_some() {
                 continue;
             }
             let why = match &site.standing {

@@ -1,9 +1,9 @@
 //! The models that a plan may place, and what each takes.
 
-use crate::fit::{Choice, Demand, Margin, Pools, Wanted, choose, plan as plan_shape};
+use crate::fit::{Choice, Demand, Margin, Offload, Pools, Wanted, choose, loaded, plan as plan_shape};
 use crate::id::ModelId;
 use crate::machine::Digest;
-use crate::memory::{CacheType, Confidence, Footprint, Options, Parts, Shape};
+use crate::memory::{CacheType, Confidence, Footprint, Options, Parts, Shape, footprint};
 use crate::units::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,6 +79,25 @@ impl KnownModel {
     }
 }
 
+/// The part of a model's experts that works on one token where nothing more is known: 8 of 128 in Qwen3, 4 of 32 in
+/// gpt-oss, 8 of 256 in DeepSeek and MiniMax, and those that always work.
+const WORKING_EXPERTS: u64 = 10;
+
+impl KnownModel {
+    /// Bytes of weights that are read for each token of an answer: what its speed is bound by.
+    #[must_use]
+    pub fn read_for_a_token(&self) -> u64 {
+        match &self.body {
+            Body::Shape(shape) => {
+                let layers = shape.layers.iter().map(|layer| layer.dense + layer.experts / WORKING_EXPERTS);
+                let head = if shape.tied { shape.embeddings } else { shape.output };
+                layers.fold(head, u64::saturating_add).max(1)
+            }
+            Body::File { size, .. } => size.0.max(1),
+        }
+    }
+}
+
 /// All models by name.
 pub type Catalogue = BTreeMap<ModelId, KnownModel>;
 
@@ -94,42 +113,51 @@ pub struct Size {
 }
 
 impl KnownModel {
-    /// The best way to load it at `size` into `pools` as if they were its own, and what that takes.
+    /// What it takes at `size` lying like this.
     #[must_use]
-    pub fn way(&self, size: Size, pools: &Pools, margin: Margin) -> (Choice, Footprint) {
-        let options = Options {
+    pub fn lying(&self, size: Size, offload: Offload) -> Footprint {
+        let options = self.options(size);
+        match &self.body {
+            Body::Shape(shape) => footprint(shape, &loaded(&options, offload)),
+            Body::File { size: file, cache_per_token } => {
+                let parts = guessed(*file, *cache_per_token, self.projector, &options);
+                let on_device = offload != Offload::None;
+                let (device, host) =
+                    if on_device { (parts, Parts::default()) } else { (Parts::default(), parts) };
+                let notes = vec!["from the file's size alone".into()];
+                Footprint { device, host, confidence: Confidence::Guessed, notes }
+            }
+        }
+    }
+
+    fn options(&self, size: Size) -> Options {
+        Options {
             cache_k: size.cache,
             cache_v: size.cache,
             projector: self.projector,
             ..Options::launched(u64::from(size.context), size.slots)
-        };
+        }
+    }
+
+    /// The best way to load it at `size` into `pools` as if they were its own, and what that takes.
+    #[must_use]
+    pub fn way(&self, size: Size, pools: &Pools, margin: Margin) -> (Choice, Footprint) {
         match &self.body {
-            Body::Shape(shape) => plan_shape(shape, &options, false, pools, margin),
-            Body::File { size: file, cache_per_token } => {
-                let parts = guessed(*file, *cache_per_token, self.projector, &options);
+            Body::Shape(shape) => plan_shape(shape, &self.options(size), false, pools, margin),
+            Body::File { .. } => {
                 let wanted = Wanted {
                     context: size.context,
                     context_is_open: false,
                     layers: 0,
                     experts: false,
                     divisible: false,
+                    offload: None,
                 };
-                let footprint = |on_device: bool| {
-                    let (device, host) =
-                        if on_device { (parts, Parts::default()) } else { (Parts::default(), parts) };
-                    Footprint {
-                        device,
-                        host,
-                        confidence: Confidence::Guessed,
-                        notes: vec!["from the file's size alone".into()],
-                    }
-                };
-                let on_device = |choice: &Choice| choice.trial.offload != crate::fit::Offload::None;
                 let choice = choose(pools, &[], wanted, margin, |trial| {
-                    let footprint = footprint(trial.offload != crate::fit::Offload::None);
+                    let footprint = self.lying(size, trial.offload);
                     Demand { device: footprint.device.total(), host: footprint.host.total() }
                 });
-                let footprint = footprint(on_device(&choice));
+                let footprint = self.lying(size, choice.trial.offload);
                 (choice, footprint)
             }
         }

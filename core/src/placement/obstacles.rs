@@ -1,9 +1,8 @@
 //! What is not placed: why, for each model and machine, and what would make it possible.
 
-use super::answer::beside;
 use super::catalogue::{KnownModel, Size};
 use super::offers::{Offers, largest_pool};
-use super::small::Solution;
+use super::small::{Solution, Take};
 use super::{Obstacle, Plan, Site, Standing, Unplaced, World};
 use crate::fit::Pools;
 use crate::id::ModelId;
@@ -11,11 +10,14 @@ use crate::machine::Reading;
 use crate::memory::CacheType;
 use crate::strategy::{Residency, Wish, Wishes};
 use crate::units::Bytes;
+use std::collections::BTreeMap;
 
 /// Obstacles that are told of one mode: ten machines with three models each. In a large mesh the rest says the same.
 const TOLD: usize = 32;
 /// Models of a mode for which help is looked for.
 const HELPED: usize = 2;
+/// Modes for which it is: more than a home has.
+const HELPED_MODES: usize = 32;
 /// Contexts that are proposed, longest first.
 const CONTEXTS: [u32; 7] = [131_072, 65_536, 32_768, 16_384, 8192, 4096, 2048];
 
@@ -27,116 +29,216 @@ pub(super) fn unplaced(
     solution: &Solution,
     plan: &Plan,
 ) -> Vec<Unplaced> {
+    let mut used = vec![0_u64; offers.small.pools.len()];
+    for take in solution.chosen.iter().flat_map(|&option| &offers.small.options[option].takes) {
+        used[take.pool] = used[take.pool].saturating_add(take.bytes);
+    }
+    let look = Look { world, offers, plan, used };
     let mut unplaced = Vec::new();
+    let mut tell = |number: usize, task: Option<usize>, copies: u32| {
+        let one = look.one(number, &wishes.modes[number], task, copies, unplaced.len() < HELPED_MODES);
+        unplaced.push(one);
+    };
     for (task, &number) in offers.tasks.iter().enumerate() {
         let served: u32 = solution.served[task].iter().map(|(_, copies)| copies).sum();
-        let wish = &wishes.modes[number];
-        if served < wish.copies {
-            let missing = wish.copies - served;
-            unplaced.push(one(world, wish, number, task, missing, offers, solution, plan));
+        let missing = wishes.modes[number].copies.saturating_sub(served);
+        if missing > 0 {
+            tell(number, Some(task), missing);
         }
     }
     for (number, wish) in wishes.modes.iter().enumerate() {
         let is_placeless = plan.on_demand.iter().any(|mode| mode.mode == wish.mode && mode.place.is_none());
         if wish.residency == Residency::OnDemand && is_placeless {
-            unplaced.push(one(world, wish, number, usize::MAX, 1, offers, solution, plan));
+            tell(number, None, 1);
         }
     }
     unplaced
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one answer, read only here")]
-fn one(
-    world: &World,
-    wish: &Wish,
-    number: usize,
-    task: usize,
-    copies: u32,
-    offers: &Offers,
-    solution: &Solution,
-    plan: &Plan,
-) -> Unplaced {
-    let models = offers.models[number].clone();
-    let mut obstacles = Vec::new();
-    for model in &models {
-        for (at, site) in world.sites.iter().enumerate() {
-            if obstacles.len() == TOLD {
-                break;
+/// What the reasons are read from.
+struct Look<'a> {
+    world: &'a World,
+    offers: &'a Offers,
+    plan: &'a Plan,
+    /// Bytes taken of each pool.
+    used: Vec<u64>,
+}
+
+impl Look<'_> {
+    fn one(&self, number: usize, wish: &Wish, task: Option<usize>, copies: u32, with_help: bool) -> Unplaced {
+        let (world, plan) = (self.world, self.plan);
+        let models = self.offers.models[number].clone();
+        let rank = |model: &ModelId| models.iter().position(|one| one == model).unwrap_or(models.len());
+        let mut obstacles: Vec<(usize, Obstacle)> = Vec::new();
+        for ((wish, model, machine), why) in &self.offers.rejected {
+            if *wish == number {
+                let (model, machine, why) = (model.clone(), machine.clone(), why.clone());
+                obstacles.push((rank(&model), Obstacle { model, machine, why }));
             }
-            let key = (number, model.clone(), site.machine.clone());
-            let why = match offers.rejected.get(&key) {
-                Some(why) => why.clone(),
-                None => match crowded(offers, solution, at, model, site, plan) {
-                    Some(why) => why,
-                    None => continue,
-                },
-            };
-            obstacles.push(Obstacle { model: model.clone(), machine: site.machine.clone(), why });
+        }
+        for option in task.map(|task| self.smallest(task)).unwrap_or_default() {
+            let offer = &self.offers.offers[option];
+            let (model, machine) = (offer.model.clone(), world.sites[offer.site].machine.clone());
+            let why = self.crowded(option);
+            obstacles.push((rank(&model), Obstacle { model, machine, why }));
+        }
+        obstacles.sort_by(|(a, one), (b, other)| a.cmp(b).then_with(|| one.machine.cmp(&other.machine)));
+        let obstacles = obstacles.into_iter().take(TOLD).map(|(_, obstacle)| obstacle).collect();
+        let mut would_help = Vec::new();
+        if models.is_empty() {
+            would_help.push(
+                "give a machine a model that this mode can use: meshctl model pull MODEL --node NODE".into(),
+            );
+        }
+        for model in models.iter().take(if with_help { HELPED } else { 0 }) {
+            match world.catalogue.get(model) {
+                Some(known) => help(world, wish, model, known, plan, &mut would_help),
+                None => would_help.push(format!(
+                    "nobody has `{model}`: meshctl model pull {model} --node NODE --url URL, or write its `size` \
+                     under [models.\"{model}\"] so that it can be planned"
+                )),
+            }
+        }
+        let impossible = with_help && is_impossible(world, wish, &models);
+        Unplaced { mode: wish.mode.clone(), copies, models, obstacles, impossible, would_help }
+    }
+
+    /// Of each machine and model that could serve `task` the option that needs the least: the one that could still have
+    /// come.
+    fn smallest(&self, task: usize) -> Vec<usize> {
+        let mut smallest: BTreeMap<usize, usize> = BTreeMap::new();
+        let needs = |option: usize| self.offers.offers[option].needs.total();
+        for one in &self.offers.small.tasks[task].uses {
+            let group = self.offers.small.options[one.option].group;
+            let least = smallest.entry(group).or_insert(one.option);
+            if needs(one.option) < needs(*least) {
+                *least = one.option;
+            }
+        }
+        smallest.into_values().collect()
+    }
+
+    /// Why a model that the machine could hold is not there: others have its memory.
+    fn crowded(&self, option: usize) -> String {
+        let offer = &self.offers.offers[option];
+        let machine = &self.world.sites[offer.site].machine;
+        if self.plan.find(machine, &offer.model).is_some() {
+            return "it is there, and its slots are taken by other copies".into();
+        }
+        let short = |take: &Take| {
+            let left = self.offers.small.pools[take.pool].saturating_sub(self.used[take.pool]);
+            let wanted = take.bytes.saturating_add(take.margin);
+            (wanted.saturating_sub(left), wanted, left, take.pool)
+        };
+        let takes = self.offers.small.options[option].takes.iter().map(short);
+        match takes.max_by_key(|(missing, ..)| *missing) {
+            Some((missing, wanted, left, pool)) if missing > 0 => {
+                let holders: Vec<String> = self
+                    .plan
+                    .on(machine)
+                    .map(|placed| format!("{} {}", placed.model, placed.needs.total()))
+                    .collect();
+                format!(
+                    "needs {} of {} at its smallest ({} tokens), {} are left beside {}",
+                    Bytes(wanted),
+                    self.offers.pools[pool].1,
+                    offer.size.context,
+                    Bytes(left),
+                    if holders.is_empty() { "what else runs there".to_owned() } else { holders.join(", ") }
+                )
+            }
+            Some(_) | None => "it would fit, and is worth less there than what it costs".into(),
         }
     }
-    let has_any = |task: usize| offers.small.tasks.get(task).is_some_and(|task| !task.uses.is_empty());
-    let is_sound = |model: &ModelId| world.catalogue.contains_key(model);
-    let impossible =
-        !has_any(task) && models.iter().any(is_sound) && world.sites.iter().any(|site| site.launches);
-    let mut would_help = Vec::new();
-    if models.is_empty() {
-        would_help.push(
-            "give a machine a model that this mode can use: meshctl model pull MODEL --node NODE".into(),
-        );
+}
+
+/// Whether no machine that the mode allows could hold any of its models that are known, were it empty.
+fn is_impossible(world: &World, wish: &Wish, models: &[ModelId]) -> bool {
+    let known: Vec<&KnownModel> = models.iter().filter_map(|model| world.catalogue.get(model)).collect();
+    let mut sites = world.sites.iter().filter(|site| is_allowed(wish, site)).peekable();
+    let is_asked = !known.is_empty() && sites.peek().is_some();
+    let fits = |site: &Site, known: &KnownModel| {
+        let context = wish.least_context.min(known.trained_context.unwrap_or(u32::MAX));
+        let empty = emptied(&site.pools);
+        wish.cache_types.iter().any(|&cache| {
+            let size = Size { context, slots: wish.slots.max(1), cache };
+            known.way(size, &empty, site.margin).0.fit.fits
+        })
+    };
+    // A few machines of a large mesh stand for the others: those with the most room.
+    let mut largest: Vec<&Site> = sites.collect();
+    largest.sort_by_key(|site| std::cmp::Reverse(largest_pool(site)));
+    is_asked && !largest.iter().take(TOLD).any(|site| known.iter().any(|known| fits(site, known)))
+}
+
+fn is_allowed(wish: &Wish, site: &Site) -> bool {
+    (wish.machines.is_empty() || wish.machines.contains(&site.machine))
+        && wish.labels.is_subset(&site.labels)
+        && site.launches
+}
+
+/// The pools were nothing else running there, the human's reserve released.
+fn emptied(pools: &Pools) -> Pools {
+    let mut pools = pools.clone();
+    let all = |capacity: &mut crate::machine::Capacity| capacity.available = capacity.total;
+    for device in &mut pools.devices {
+        all(&mut device.memory);
+        device.carve_out.iter_mut().for_each(all);
     }
-    for model in models.iter().take(HELPED) {
-        match world.catalogue.get(model) {
-            Some(known) => help(world, wish, model, known, plan, &mut would_help),
-            None => would_help.push(format!(
-                "nobody has `{model}`: meshctl model pull {model} --node NODE --url URL, or write its `size` under \
-                 [models.\"{model}\"] so that it can be planned"
-            )),
+    if let Reading::Known(ram) = &mut pools.ram {
+        all(ram);
+    }
+    pools
+}
+
+/// The pools beside all that is planned there.
+fn after(site: &Site, plan: &Plan) -> Pools {
+    let mut pools = site.pools.clone();
+    let Some(machine) = plan.machines.iter().find(|machine| machine.machine == site.machine) else {
+        return pools;
+    };
+    for (device, pool) in pools.devices.iter_mut().zip(&machine.pools) {
+        device.memory.available = pool.free.unwrap_or(device.memory.available);
+        // Shared memory is one budget: it is counted as RAM.
+        device.carve_out.iter_mut().for_each(|part| part.available = Bytes(0));
+    }
+    if let (Reading::Known(ram), Some(pool)) = (&mut pools.ram, machine.pools.last()) {
+        ram.available = pool.free.unwrap_or(ram.available);
+    }
+    pools
+}
+
+/// Without which of those that are planned there `model` would fit: any one of some, else all of them.
+fn without(plan: &Plan, site: &Site, model: &ModelId, fits: impl Fn(&Pools) -> bool) -> Option<String> {
+    let beside = after(site, plan);
+    let others: Vec<_> = plan
+        .on(&site.machine)
+        .filter(|placed| placed.model != *model && placed.stage != super::Stage::Fixed)
+        .collect();
+    let enough = |placed: &&&super::Placed| {
+        let mut pools = beside.clone();
+        let shares = pools.devices.iter().any(|device| device.carve_out.is_some());
+        for device in pools.devices.iter_mut().filter(|device| placed.gpu.as_ref() == Some(&device.id)) {
+            device.memory.available.0 += placed.needs.device.0;
         }
+        if let Reading::Known(ram) = &mut pools.ram {
+            let both = if shares { placed.needs.total().0 } else { placed.needs.host.0 };
+            ram.available.0 += both;
+        }
+        fits(&pools)
+    };
+    let named = |placed: &&super::Placed| format!("{} ({})", placed.model, placed.needs.total());
+    let any: Vec<String> = others.iter().filter(enough).map(named).collect();
+    let all: Vec<String> = others.iter().map(named).collect();
+    let machine = &site.machine;
+    match (any.is_empty(), all.is_empty()) {
+        (_, true) => None,
+        (false, _) => Some(format!("{model} fits on {machine} without {}", any.join(" or "))),
+        (true, false) => Some(format!("{model} fits on {machine} without {}", all.join(" and "))),
     }
-    Unplaced { mode: wish.mode.clone(), copies, models, obstacles, impossible, would_help }
 }
 
-/// Why a model that the machine could hold is not there: others have its memory.
-fn crowded(
-    offers: &Offers,
-    solution: &Solution,
-    at: usize,
-    model: &ModelId,
-    site: &Site,
-    plan: &Plan,
-) -> Option<String> {
-    let mut here = offers.offers.iter().enumerate().filter(|(_, one)| one.site == at && one.model == *model);
-    let first = here.next()?;
-    // The one that needs the least is the one that could still have come.
-    let (option, offer) =
-        here.fold(first, |best, one| if one.1.needs.total() < best.1.needs.total() { one } else { best });
-    if plan.find(&site.machine, model).is_some() {
-        return Some("it is there, and its slots are taken by other copies".into());
-    }
-    if beside(offers, solution, option) {
-        return Some("it would fit, and is worth less there than what it costs".into());
-    }
-    let holders: Vec<String> =
-        plan.on(&site.machine).map(|placed| format!("{} {}", placed.model, placed.needs.total())).collect();
-    let free = offers.small.options[option].takes.iter().map(|take| {
-        let others = solution.chosen.iter().flat_map(|&other| &offers.small.options[other].takes);
-        let used: u64 = others.filter(|other| other.pool == take.pool).map(|other| other.bytes).sum();
-        let left = offers.small.pools[take.pool].saturating_sub(used);
-        let wanted = take.bytes.saturating_add(take.margin);
-        (wanted.saturating_sub(left), wanted, left, take.pool)
-    });
-    let (_, wanted, left, pool) = free.max_by_key(|(missing, ..)| *missing)?;
-    Some(format!(
-        "needs {} of {} at its smallest ({} tokens), {} are left beside {}",
-        Bytes(wanted),
-        offers.pools[pool].1,
-        offer.size.context,
-        Bytes(left),
-        if holders.is_empty() { "what else runs there".to_owned() } else { holders.join(", ") }
-    ))
-}
-
-/// What would bring `model` onto a machine, the machine with the most room first.
+/// What would bring `model` onto a machine: one that has room beside the plan, else the largest.
 fn help(
     world: &World,
     wish: &Wish,
@@ -145,35 +247,31 @@ fn help(
     plan: &Plan,
     would_help: &mut Vec<String>,
 ) {
-    let is_allowed = |site: &&Site| {
-        (wish.machines.is_empty() || wish.machines.contains(&site.machine))
-            && wish.labels.is_subset(&site.labels)
-            && site.launches
+    let least = wish.least_context.min(known.trained_context.unwrap_or(u32::MAX));
+    let cache = wish.cache_types.first().copied().unwrap_or_default();
+    let fits = |context: u32, cache: CacheType, pools: &Pools, site: &Site| {
+        let size = Size { context, slots: wish.slots.max(1), cache };
+        known.way(size, pools, site.margin).0.fit
     };
-    let Some(site) =
-        world.sites.iter().filter(is_allowed).max_by_key(|site| (largest_pool(site), &site.machine))
-    else {
+    let has_room =
+        |site: &Site| site.standing == Standing::Open && fits(least, cache, &after(site, plan), site).fits;
+    let mut sites: Vec<&Site> = world.sites.iter().filter(|site| is_allowed(wish, site)).collect();
+    sites.sort_by_key(|site| (std::cmp::Reverse(largest_pool(site)), &site.machine));
+    sites.truncate(TOLD);
+    let roomy = sites.iter().find(|site| has_room(site));
+    let Some(site) = roomy.or(sites.first()).copied() else {
         would_help.push(format!("no machine that the mode {} allows can load models", wish.mode));
         return;
     };
     if let Standing::Closed(why) | Standing::Holds(why) = &site.standing {
         would_help.push(format!("{} is not used: {why}", site.machine));
+        return;
     }
-    let least = wish.least_context.min(known.trained_context.unwrap_or(u32::MAX));
-    let cache = wish.cache_types.first().copied().unwrap_or_default();
-    let fits = |context: u32, cache: CacheType, pools: &Pools| {
-        let size = Size { context, slots: wish.slots.max(1), cache };
-        known.way(size, pools, site.margin).0.fit
-    };
+    let fits = |context: u32, cache: CacheType, pools: &Pools| fits(context, cache, pools, site);
     let machine = &site.machine;
     if fits(least, cache, &site.pools).fits {
-        let others: Vec<String> = plan
-            .on(machine)
-            .filter(|placed| placed.model != *model && !placed.pinned)
-            .map(|placed| format!("{} ({})", placed.model, placed.needs.total()))
-            .collect();
-        if !others.is_empty() {
-            would_help.push(format!("{model} fits on {machine} without {}", others.join(" or ")));
+        if roomy.is_none() {
+            would_help.extend(without(plan, site, model, |pools| fits(least, cache, pools).fits));
         }
         if !site.stored.contains_key(model) {
             would_help.push(format!("bring its file there: meshctl model pull {model} --node {machine}"));
@@ -193,16 +291,7 @@ fn help(
         would_help
             .push(format!("{model} fits on {machine} with a q8_0 cache: cache_types = [\"f16\", \"q8_0\"]"));
     }
-    let mut released = site.pools.clone();
-    let all = |capacity: &mut crate::machine::Capacity| capacity.available = capacity.total;
-    for device in &mut released.devices {
-        all(&mut device.memory);
-        device.carve_out.iter_mut().for_each(all);
-    }
-    if let Reading::Known(ram) = &mut released.ram {
-        all(ram);
-    }
-    let empty = fits(least, cache, &released);
+    let empty = fits(least, cache, &emptied(&site.pools));
     if empty.fits {
         let (ram, vram) = site.reserved;
         let reserve = if ram.0 + vram.0 > 0 {

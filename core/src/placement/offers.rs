@@ -2,40 +2,30 @@
 //! why not.
 
 use super::catalogue::{Catalogue, KnownModel, Size};
-use super::site::{Held, Pace, Site, Standing};
-use super::small::{Choice as SmallChoice, Group, Small, Take, Task, Use};
+use super::pace::{self, Pace};
+use super::sample::Sampler;
+use super::site::{Held, Site, Standing};
+use super::small::{Choice as SmallChoice, Group, Small, Take};
+use super::worth;
 use crate::fit::{Demand, Offload};
 use crate::id::{MachineId, ModelId};
 use crate::memory::{Confidence, Footprint, Parts};
-use crate::strategy::{Residency, Wish, Wishes};
+use crate::strategy::{Wish, Wishes};
 use crate::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the next model of a mode's list is worth against the one before it.
-const NEXT_MODEL: f64 = 0.85;
-/// What a cache of the next allowed type is worth against the one before it: a little quality, no context.
-const NEXT_CACHE: f64 = 0.98;
-/// How much half of the context costs: 1 − 2^−0.25 = 16 %.
-const CONTEXT_POWER: f64 = 0.25;
-/// What an unmeasured speed is worth against one that meets the target.
-const UNMEASURED: f64 = 0.9;
-/// The least that missing a target leaves of a model's worth: a slow answer is better than none.
-const SLOWEST: f64 = 0.05;
-/// Part of a processor's speed that RAM has, for models of which a part lies there: two channels of DDR5 against the
-/// memory of a laptop's card.
-const RAM_SPEED: f64 = 1.0 / 4.0;
-/// How much more a pinned mode counts than a warm one.
-const PINNED_WEIGHT: f64 = 4.0;
-/// Prompt tokens that a target of time to the first content is judged with, at most.
-const TYPICAL_PROMPT: u32 = 4096;
+/// Parts of a processor's memory with which a model is tried that would fit whole: beside others it may not.
+const SHARES: [f64; 3] = [0.66, 0.33, 0.0];
 /// What a change costs beside a mode's worth of 1: a load, the seconds of it, a file's way to the machine, an unload.
 const LOAD: f64 = 0.02;
 const LOAD_SECOND: f64 = 0.02 / 120.0;
 const FETCH: f64 = 0.03;
 const FETCH_SECOND: f64 = 0.05 / 3600.0;
 const DROP: f64 = 0.02;
-/// What a hole costs that a model leaves around itself.
+/// What the largest machine costs: the big holes stay open for what only they can hold.
 const HOLE: f64 = 0.02;
+/// What a pace of 20 tokens a second costs, and less than that in proportion: of two places that will do the faster one.
+const PACE: f64 = 0.02;
 /// What a further copy on the same machine costs: more than bringing it to another one, which would work at the same time.
 const TOGETHER: f64 = 0.12;
 /// Bytes a second that a load and a fetch are taken to have where none was measured: a common NVMe disk, 1 Gbit/s.
@@ -45,9 +35,6 @@ const FETCH_RATE: f64 = 1.1e8;
 const LONGEST_S: f64 = 3600.0;
 /// Sizes of one model on one machine.
 const MOST_SIZES: usize = 32;
-/// Machines that one wish is compared on, in meshes with more.
-const SAMPLED: usize = 32;
-
 /// One way of having a model on a machine, in words.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Offer {
@@ -70,8 +57,8 @@ pub(super) struct Offer {
 pub(super) struct Offers {
     pub(super) small: Small,
     pub(super) offers: Vec<Offer>,
-    /// By group: machine and model.
-    pub(super) groups: Vec<(usize, ModelId)>,
+    /// By group: the wishes that look at it.
+    pub(super) groups: Vec<Vec<usize>>,
     /// By pool: machine and name.
     pub(super) pools: Vec<(usize, String)>,
     /// By task: index of the wish.
@@ -80,10 +67,25 @@ pub(super) struct Offers {
     pub(super) rejected: BTreeMap<(usize, ModelId, MachineId), String>,
     /// The models of each wish, best first.
     pub(super) models: Vec<Vec<ModelId>>,
+    /// How fast each offer would be.
+    pub(super) paces: Vec<Pace>,
 }
 
 /// Loads that an agent refused lately, with its words.
 pub type Refused = BTreeMap<(MachineId, ModelId), String>;
+
+/// What a way depends on: the model, its size, the processor's free memory, that of RAM, and whether they are one.
+type WayKey = (ModelId, Size, u64, u64, bool);
+/// How it lies, what it takes, whether it fits, and the reason.
+type Way = (Offload, Footprint, bool, String);
+
+/// An option that is not put yet.
+struct Draft {
+    offer: Offer,
+    mates: u32,
+    load: f64,
+    is_held: bool,
+}
 
 struct Builder<'a> {
     sites: &'a [Site],
@@ -93,8 +95,14 @@ struct Builder<'a> {
     out: Offers,
     /// First pool of each machine: its processors, then its RAM.
     first_pool: Vec<usize>,
+    /// The largest pool of any machine.
+    most_room: u64,
+    /// Those of the group that is being made.
+    drafts: Vec<Draft>,
+    /// Models are tried in parts, too: not where a thousand machines are looked at.
+    with_parts: bool,
     /// Ways by what they depend on: the model, its size, and the pools.
-    ways: BTreeMap<(ModelId, Size, u64, u64, bool), (Offload, Footprint, bool, String)>,
+    ways: BTreeMap<WayKey, Way>,
 }
 
 impl Offers {
@@ -107,15 +115,29 @@ impl Offers {
             tasks: Vec::new(),
             rejected: BTreeMap::new(),
             models: wishes.modes.iter().map(|wish| models_of(wish, catalogue)).collect(),
+            paces: Vec::new(),
         };
         let ways = BTreeMap::new();
         let first_pool = Vec::with_capacity(sites.len());
-        let mut builder = Builder { sites, catalogue, wishes, refused, out, first_pool, ways };
+        let most_room = sites.iter().map(largest_pool).max().unwrap_or(0);
+        let mut builder = Builder {
+            sites,
+            catalogue,
+            wishes,
+            refused,
+            out,
+            first_pool,
+            most_room,
+            with_parts: true,
+            drafts: Vec::new(),
+            ways,
+        };
         builder.pools();
         builder.groups();
         builder.clip_margins();
-        builder.tasks();
-        builder.out
+        let mut out = builder.out;
+        worth::tasks(&mut out, sites, wishes);
+        out
     }
 }
 
@@ -155,117 +177,87 @@ impl Builder<'_> {
 
     /// Machines and models that belong together: those of each wish, and what is held.
     fn groups(&mut self) {
-        let mut samples: BTreeMap<(&ModelId, &BTreeSet<MachineId>, &BTreeSet<String>), Vec<usize>> =
-            BTreeMap::new();
-        let models = self.out.models.clone();
-        let mut wanted: BTreeMap<ModelId, Vec<usize>> = BTreeMap::new();
-        for (number, models) in models.iter().enumerate() {
-            for model in models {
-                wanted.entry(model.clone()).or_default().push(number);
+        let mut sampler = Sampler::new(self.sites, self.catalogue);
+        let mut pairs: BTreeMap<ModelId, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
+        for (number, site) in self.sites.iter().enumerate() {
+            for held in &site.held {
+                pairs.entry(held.model.clone()).or_default().entry(number).or_default();
             }
         }
-        let mut pairs: BTreeSet<(usize, ModelId)> = BTreeSet::new();
-        for (number, site) in self.sites.iter().enumerate() {
-            pairs.extend(site.held.iter().map(|held| (number, held.model.clone())));
-        }
-        for (number, models) in models.iter().enumerate() {
+        for (number, models) in self.out.models.iter().enumerate() {
             let wish = &self.wishes.modes[number];
             for model in models {
-                let sample = samples
-                    .entry((model, &wish.machines, &wish.labels))
-                    .or_insert_with(|| self.sampled(wish, model));
-                pairs.extend(sample.iter().map(|&site| (site, model.clone())));
+                let of_model = pairs.entry(model.clone()).or_default();
+                for site in sampler.of(number, wish, model, models.len()) {
+                    of_model.entry(site).or_default().push(number);
+                }
+                if !sampler.is_whole() {
+                    // What is held is looked at by everybody, whoever drew it.
+                    for (_, wishes) in
+                        of_model.iter_mut().filter(|(site, _)| self.sites[**site].held(model).is_some())
+                    {
+                        if wishes.last() != Some(&number) {
+                            wishes.push(number);
+                        }
+                    }
+                }
             }
         }
-        for (site, model) in pairs {
-            let wishes = wanted.get(&model).cloned().unwrap_or_default();
-            self.group(site, &model, &wishes);
+        self.with_parts = sampler.is_whole();
+        for (model, sites) in pairs {
+            let known = self.catalogue.get(&model);
+            for (site, wishes) in sites {
+                self.group(site, &model, known, &wishes);
+            }
         }
-    }
-
-    /// The machines on which `model` is looked at for a wish: all of a home's; of a large mesh those that hold it, those
-    /// that have it on disk, and some of the others that are large enough, the tighter ones first.
-    fn sampled(&self, wish: &Wish, model: &ModelId) -> Vec<usize> {
-        let all = 0..self.sites.len();
-        if self.sites.len() <= 2 * SAMPLED {
-            return all.collect();
-        }
-        let count = SAMPLED.max(2 * self.sites.len().ilog2() as usize);
-        let least = self.catalogue.get(model).map_or(0, |known| known.size.0);
-        let salt = crate::fleet::model_number(model);
-        let mut ranked: Vec<(u8, u64, usize)> = all
-            .filter(|&number| {
-                let site = &self.sites[number];
-                let is_allowed = wish.machines.is_empty() || wish.machines.contains(&site.machine);
-                is_allowed && wish.labels.is_subset(&site.labels) && site.standing == Standing::Open
-            })
-            .filter_map(|number| {
-                let site = &self.sites[number];
-                if site.held(model).is_some() {
-                    return Some((0, 0, number));
-                }
-                let room = largest_pool(site);
-                if room < least {
-                    return None;
-                }
-                let place = if site.stored.contains_key(model) { 1 } else { 2 };
-                // Tighter rooms first, in steps of a power of two; by chance among equals, another for each model.
-                let bucket = u64::from((room / least.max(1)).max(1).ilog2());
-                let chance = crate::fleet::mixed(salt ^ number as u64) >> 8;
-                Some((place, (bucket << 56) | (chance >> 8), number))
-            })
-            .collect();
-        let chosen = count.min(ranked.len());
-        if chosen < ranked.len() {
-            ranked.select_nth_unstable(chosen);
-        }
-        ranked.truncate(chosen);
-        ranked.into_iter().map(|(_, _, number)| number).collect()
     }
 
     /// All sizes of a model on a machine.
-    fn group(&mut self, number: usize, model: &ModelId, wishes: &[usize]) {
+    fn group(&mut self, number: usize, model: &ModelId, known: Option<&KnownModel>, wishes: &[usize]) {
         let site = &self.sites[number];
-        let held = site.held(model).cloned();
-        let known = self.catalogue.get(model).cloned();
+        let held = site.held(model);
         let pinned = self.wishes.pins.iter().any(|pin| pin.machine == site.machine && pin.model == *model);
         let group = self.out.groups.len();
-        self.out.groups.push((number, model.clone()));
-        let size_on_disk = known.as_ref().map_or(0, |known| known.size.0);
+        self.out.groups.push(wishes.to_vec());
+        let size_on_disk = known.map_or(0, |known| known.size.0);
         let is_here = site.stored.contains_key(model) || held.is_some();
         let fetch_s = (size_on_disk as f64 / FETCH_RATE).min(LONGEST_S);
         self.out.small.groups.push(Group {
             held: None,
             fetch: if is_here { 0.0 } else { FETCH + FETCH_SECOND * fetch_s },
             drop: DROP,
-            pinned: pinned && held.is_some(),
+            pinned: false,
         });
-        let first = self.out.offers.len();
-        if let Some(held) = &held {
+        if let Some(held) = held {
             let mates = self.mates(wishes, held.slots.unwrap_or(1));
-            self.held_offer(group, number, model, held, mates, known.as_ref());
+            self.held_offer(number, model, held, mates, known);
         }
-        if held.as_ref().is_some_and(|held| held.fixed) {
-            return;
+        if held.is_some_and(|held| held.fixed) {
+            return self.put_drafts(group, pinned);
         }
-        let refusal = self.bar(number, model, held.is_some(), known.as_ref());
+        let refusal = self.bar(number, model, held.is_some(), known);
         match (refusal, known) {
             (Some(why), _) => self.reject_for(wishes, number, model, &why),
             (None, None) => self.reject_for(wishes, number, model, "nothing is known of its size"),
             (None, Some(known)) => {
                 let mut why = String::new();
-                for size in self.sizes(wishes, &known) {
+                let sizes = self.sizes(wishes, known);
+                let smallest = sizes.last().copied();
+                for size in sizes {
                     let mates = self.mates(wishes, size.slots);
-                    if let Err(reason) = self.offer(group, number, model, size, mates, &known) {
+                    // In parts only as small as it will do: a long cache in RAM is slow twice.
+                    let with_parts = self.with_parts && Some(size) == smallest;
+                    if let Err(reason) = self.offer(number, model, (size, mates, with_parts), known) {
                         // The smallest size comes last: what it lacks is what matters.
                         why = reason;
                     }
                 }
-                if self.out.offers.len() == first && !why.is_empty() {
+                if self.drafts.is_empty() && !why.is_empty() {
                     self.reject_for(wishes, number, model, &why);
                 }
             }
         }
+        self.put_drafts(group, pinned);
     }
 
     /// Why nothing of `model` can newly come to the machine.
@@ -294,10 +286,7 @@ impl Builder<'_> {
             return Some("it has no engine that loads models of the mesh".into());
         }
         let known = known?;
-        let elsewhere = self
-            .sites
-            .iter()
-            .any(|other| other.stored.contains_key(model) && !matches!(other.standing, Standing::Closed(_)));
+        let elsewhere = self.sites.iter().any(|other| other.stored.contains_key(model) && !other.is_lost);
         if known.url.is_none() && !(elsewhere && known.digest.is_some()) {
             return Some("no machine has its file, and no address of it is known".into());
         }
@@ -353,7 +342,6 @@ impl Builder<'_> {
     /// What is in memory, with what it takes.
     fn held_offer(
         &mut self,
-        group: usize,
         number: usize,
         model: &ModelId,
         held: &Held,
@@ -383,71 +371,70 @@ impl Builder<'_> {
             confidence,
             notes: Vec::new(),
         };
+        let gpu = site.pools.devices.iter().max_by_key(|device| device.memory.available);
+        let on_device = needs.device.0 > 0 && gpu.is_some();
+        let offload = held.offload.unwrap_or(if on_device { Offload::Full } else { Offload::None });
         if let Some(known) = known.filter(|_| !is_guess) {
             // The parts are the formula's, the sum is what it takes.
-            let predicted = known.way(size, &site.pools, site.margin).1;
+            let predicted = known.lying(size, offload);
             footprint.device = scaled(predicted.device, needs.device);
             footprint.host = scaled(predicted.host, needs.host);
         }
-        let gpu = site.pools.devices.iter().max_by_key(|device| device.memory.available);
-        let on_device = needs.device.0 > 0 && gpu.is_some();
         let offer = Offer {
             site: number,
             model: model.clone(),
             size,
-            offload: if on_device { Offload::Full } else { Offload::None },
+            offload,
             gpu: gpu.filter(|_| on_device).map(|device| device.id.clone()),
             footprint,
             needs,
             fixed: held.fixed,
             is_guess,
         };
-        let rent = if held.fixed { 0.0 } else { HOLE * self.hole(&offer) + TOGETHER * f64::from(mates) };
-        // What is not ours was not counted as free, so it takes nothing of that.
-        let takes = if held.fixed || held.memory.is_none() { Vec::new() } else { self.takes(&offer) };
-        let option = self.out.offers.len();
-        self.out.small.groups[group].held = Some(option);
-        self.out.small.groups[group].pinned |= held.fixed;
-        self.out.small.options.push(SmallChoice { group, takes, load: LOAD, rent });
-        self.out.offers.push(offer);
+        self.drafts.push(Draft { offer, mates, load: LOAD, is_held: true });
     }
 
     /// One size on one machine, as an option for each processor it could lie on.
     fn offer(
         &mut self,
-        group: usize,
         number: usize,
         model: &ModelId,
-        size: Size,
-        mates: u32,
+        (size, mates, with_parts): (Size, u32, bool),
         known: &KnownModel,
     ) -> Result<(), String> {
         let site = &self.sites[number];
-        let same = |offer: &Offer| offer.size == size && !offer.is_guess;
-        if self.out.small.groups[group].held.is_some_and(|held| same(&self.out.offers[held])) {
-            return Ok(());
-        }
+        let held = self.drafts.iter().find(|draft| draft.is_held && !draft.offer.is_guess);
+        let held = held.map(|draft| draft.offer.clone());
+        let is_held = |offer: &Offer| {
+            held.as_ref().is_some_and(|held| {
+                held.size == offer.size && held.offload == offer.offload && held.gpu == offer.gpu
+            })
+        };
         let devices: Vec<usize> = if site.pools.devices.is_empty() {
             vec![usize::MAX]
         } else {
             (0..site.pools.devices.len()).collect()
         };
+        let load = LOAD + LOAD_SECOND * self.load_seconds(number, model, known);
         let mut refusal = Ok(());
         let mut found = false;
         for device in devices {
-            match self.way(number, device, model, size, known) {
+            match self.way(number, device, 1.0, model, size, known) {
                 Ok(offer) => {
-                    let hole = self.hole(&offer);
-                    let load_s = self.load_seconds(number, model, known);
-                    let takes = self.takes(&offer);
-                    self.out.small.options.push(SmallChoice {
-                        group,
-                        takes,
-                        load: LOAD + LOAD_SECOND * load_s,
-                        rent: HOLE * hole + TOGETHER * f64::from(mates),
-                    });
-                    self.out.offers.push(offer);
+                    let is_whole = offer.offload == Offload::Full;
+                    let has_own = site.pools.devices.get(device).is_some_and(|one| one.carve_out.is_none());
+                    if !is_held(&offer) {
+                        self.drafts.push(Draft { offer, mates, load, is_held: false });
+                    }
                     found = true;
+                    let shares = if is_whole && has_own && with_parts { &SHARES[..] } else { &[] };
+                    for &share in shares {
+                        if let Ok(offer) = self.way(number, device, share, model, size, known)
+                            && !is_held(&offer)
+                        {
+                            self.drafts.push(Draft { offer, mates, load, is_held: false });
+                        }
+                    }
                 }
                 Err(why) => refusal = Err(why),
             }
@@ -455,18 +442,60 @@ impl Builder<'_> {
         if found { Ok(()) } else { refusal }
     }
 
+    /// Makes options of the drafts of a group, in an order that does not depend on what is held: a plan that was followed
+    /// must be the same question again, but for its costs.
+    fn put_drafts(&mut self, group: usize, is_pinned: bool) {
+        let mut drafts = std::mem::take(&mut self.drafts);
+        drafts.sort_by(|a, b| {
+            let key = |draft: &Draft| (draft.offer.offload.words(), draft.offer.gpu.clone());
+            b.offer.size.cmp(&a.offer.size).then_with(|| key(a).cmp(&key(b))).then(b.is_held.cmp(&a.is_held))
+        });
+        // Two shares of a processor may come to the same layers.
+        drafts.dedup_by(|b, a| {
+            let key = |draft: &Draft| (draft.offer.size, draft.offer.offload);
+            key(a) == key(b) && a.offer.gpu == b.offer.gpu && a.offer.is_guess == b.offer.is_guess
+        });
+        for draft in drafts {
+            if draft.is_held {
+                let known = &mut self.out.small.groups[group];
+                known.held = Some(self.out.offers.len());
+                known.pinned = is_pinned || draft.offer.fixed;
+            }
+            self.put(group, draft.offer, draft.mates, draft.load);
+        }
+    }
+
+    fn put(&mut self, group: usize, offer: Offer, mates: u32, load: f64) {
+        let site = &self.sites[offer.site];
+        let pace = pace::of(site, &offer, self.catalogue);
+        let slow = (pace.tpot_s / worth::READABLE).min(1.0);
+        let rent = HOLE * self.hole(offer.site) + PACE * slow + TOGETHER * f64::from(mates);
+        let is_free = offer.fixed || offer.needs == Demand::default();
+        // What is not ours, or not known, was not counted as free: it takes nothing of that.
+        let takes = if is_free { Vec::new() } else { self.takes(&offer) };
+        let rent = if offer.fixed { 0.0 } else { rent };
+        self.out.small.options.push(SmallChoice { group, takes, load, rent });
+        self.out.paces.push(pace);
+        self.out.offers.push(offer);
+    }
+
+    /// The best way with this share of the processor's memory.
     fn way(
         &mut self,
         number: usize,
         device: usize,
+        share: f64,
         model: &ModelId,
         size: Size,
         known: &KnownModel,
     ) -> Result<Offer, String> {
         let site = &self.sites[number];
         let mut pools = site.pools.clone();
-        let only = pools.devices.get(device).cloned();
+        let only = pools.devices.get(device).filter(|_| share > 0.0).cloned();
         pools.devices = only.into_iter().collect();
+        for device in pools.devices.iter_mut().filter(|_| share < 1.0) {
+            device.memory.available = Bytes((device.memory.available.0 as f64 * share) as u64);
+        }
         let one = pools.devices.first();
         let ram = pools.ram.known().map_or(u64::MAX, |ram| ram.available.0);
         let key = (
@@ -543,147 +572,15 @@ impl Builder<'_> {
         }
     }
 
-    /// The part of its pool that an offer leaves empty: the big holes stay open for what only they can hold.
-    fn hole(&self, offer: &Offer) -> f64 {
-        let most = self.sites.iter().map(largest_pool).max().unwrap_or(0).max(1);
-        let room = largest_pool(&self.sites[offer.site]);
-        room.saturating_sub(offer.needs.total().0) as f64 / most as f64
+    /// How much room a machine has against the one with the most.
+    fn hole(&self, site: usize) -> f64 {
+        largest_pool(&self.sites[site]) as f64 / self.most_room.max(1) as f64
     }
 
     fn load_seconds(&self, number: usize, model: &ModelId, known: &KnownModel) -> f64 {
         let seen = self.sites[number].paces.get(model).and_then(|pace| pace.load_s);
         seen.unwrap_or(known.size.0 as f64 / LOAD_RATE).min(LONGEST_S)
     }
-
-    /// The tasks of all wishes, with what each option is worth to them.
-    fn tasks(&mut self) {
-        let mut by_model: BTreeMap<ModelId, Vec<usize>> = BTreeMap::new();
-        for (option, offer) in self.out.offers.iter().enumerate() {
-            by_model.entry(offer.model.clone()).or_default().push(option);
-        }
-        for (number, wish) in self.wishes.modes.iter().enumerate() {
-            if wish.residency == Residency::OnDemand {
-                continue;
-            }
-            let mut uses = Vec::new();
-            let models = self.out.models[number].clone();
-            for (rank, model) in models.iter().enumerate() {
-                for &option in by_model.get(model).into_iter().flatten() {
-                    let offer = &self.out.offers[option];
-                    match self.worth(wish, rank, offer) {
-                        Ok(value) => {
-                            let holds = (offer.size.slots / wish.slots.max(1)).max(1);
-                            uses.push(Use { option, value, holds });
-                        }
-                        Err(why) => {
-                            let machine = self.sites[offer.site].machine.clone();
-                            self.out.rejected.insert((number, model.clone(), machine), why);
-                        }
-                    }
-                }
-            }
-            // One size that does makes what another size lacks no news.
-            for one in &uses {
-                let offer = &self.out.offers[one.option];
-                let key = (number, offer.model.clone(), self.sites[offer.site].machine.clone());
-                self.out.rejected.remove(&key);
-            }
-            uses.sort_by(|a, b| b.value.total_cmp(&a.value).then(a.option.cmp(&b.option)));
-            self.out.small.tasks.push(Task { copies: wish.copies, uses });
-            self.out.tasks.push(number);
-        }
-    }
-
-    /// What an offer is worth to a wish, or why it is of no use to it.
-    fn worth(&self, wish: &Wish, rank: usize, offer: &Offer) -> Result<f64, String> {
-        let site = &self.sites[offer.site];
-        if !wish.machines.is_empty() && !wish.machines.contains(&site.machine) {
-            return Err("the mode is not allowed there".into());
-        }
-        if let Some(label) = wish.labels.difference(&site.labels).next() {
-            return Err(format!("it lacks the label {label}"));
-        }
-        if offer.size.context < wish.least_context {
-            return Err(format!(
-                "a context of {} tokens is what it has there, the mode needs {}",
-                offer.size.context, wish.least_context
-            ));
-        }
-        if offer.size.slots < wish.slots && !offer.fixed {
-            return Err(format!("it has {} slots there, the mode needs {}", offer.size.slots, wish.slots));
-        }
-        let cache = wish.cache_types.iter().position(|cache| *cache == offer.size.cache);
-        let Some(cache) = cache.or(offer.fixed.then_some(0)) else {
-            return Err(format!(
-                "its cache there is {}, which the mode does not allow",
-                offer.size.cache.word()
-            ));
-        };
-        let quality = NEXT_MODEL.powi(i32::try_from(rank).unwrap_or(i32::MAX));
-        let wanted = f64::from(wish.context.max(1));
-        let context = (f64::from(offer.size.context.min(wish.context)) / wanted).powf(CONTEXT_POWER);
-        let cache = NEXT_CACHE.powi(i32::try_from(cache).unwrap_or(i32::MAX));
-        let (pace, is_measured) = self.pace(site, offer);
-        let met = meets(wish, offer, pace);
-        let has_target = wish.target.tpot_s.is_some() || wish.target.ttft_s.is_some();
-        let is_part = matches!(offer.offload, Offload::Layers(_) | Offload::ExpertsOfFirst(_));
-        if is_part && has_target && !offer.fixed && (met < 1.0 || !is_measured) {
-            return Err(if is_measured {
-                "a part of it would lie in RAM, and it would be too slow for the mode's target".into()
-            } else {
-                "a part of it would lie in RAM, and how fast that is was not measured: it promises no target"
-                    .into()
-            });
-        }
-        let firm = if wish.residency == Residency::Pinned { PINNED_WEIGHT } else { 1.0 };
-        Ok(wish.weight * firm * quality * context * cache * met)
-    }
-
-    /// How fast an offer would be, and whether that was measured.
-    fn pace(&self, site: &Site, offer: &Offer) -> (Pace, bool) {
-        let digest = self.catalogue.get(&offer.model).and_then(|known| known.digest.as_ref());
-        let named = |record: &&crate::profile::SpeedRecord| {
-            record.model == offer.model.as_str()
-                || digest.is_some_and(|digest| record.model == digest.as_str())
-        };
-        let latest = |offload: fn(Offload, Offload) -> bool| {
-            let fitting = site.speeds.iter().filter(named).filter(|one| offload(one.offload, offer.offload));
-            fitting.max_by_key(|record| record.at)
-        };
-        if let Some(record) = latest(|a, b| a == b) {
-            let tpot_s = record.decode.map(|rate| 1.0 / rate);
-            return (Pace { prefill: record.prefill, tpot_s, load_s: None }, tpot_s.is_some());
-        }
-        let live = site.held(&offer.model).is_some().then(|| site.paces.get(&offer.model)).flatten();
-        if let Some(pace) = live.filter(|pace| pace.tpot_s.is_some()) {
-            return (*pace, true);
-        }
-        // Of a part on the processor, from the whole on it: what lies in RAM is read at RAM's pace.
-        if let (Some(whole), true) = (latest(|a, _| a == Offload::Full), offer.needs.total().0 > 0) {
-            let in_ram = offer.needs.host.0 as f64 / offer.needs.total().0 as f64;
-            let slower = (1.0 - in_ram) + in_ram / RAM_SPEED;
-            let tpot_s = whole.decode.map(|rate| slower / rate);
-            let prefill = whole.prefill.map(|rate| rate / slower);
-            return (Pace { prefill, tpot_s, load_s: None }, false);
-        }
-        (site.paces.get(&offer.model).copied().unwrap_or_default(), false)
-    }
-}
-
-/// How well an offer meets the mode's targets, from [`SLOWEST`] to 1.
-fn meets(wish: &Wish, offer: &Offer, pace: Pace) -> f64 {
-    let mut met: f64 = 1.0;
-    let mut judge = |target: Option<f64>, predicted: Option<f64>| {
-        if let Some(target) = target {
-            let ratio =
-                predicted.map_or(UNMEASURED, |predicted| (target / predicted.max(1e-9)).powi(2).min(1.0));
-            met = met.min(ratio.max(SLOWEST));
-        }
-    };
-    judge(wish.target.tpot_s, pace.tpot_s);
-    let prompt = f64::from((offer.size.context / 4).min(TYPICAL_PROMPT));
-    judge(wish.target.ttft_s, pace.prefill.filter(|rate| *rate > 0.0).map(|rate| prompt / rate));
-    met
 }
 
 /// What a load of this size was measured to take on its machine.

@@ -1,7 +1,7 @@
 //! One machine as the planner sees it: what its pools would hold if everything of ours left them, less what is the
 //! human's; what it holds, what is on its disk, how fast it was.
 
-use crate::fit::{Margin, Pools};
+use crate::fit::{Margin, Offload, Pools};
 use crate::fleet::MachineView;
 use crate::health::Liveness;
 use crate::id::{MachineId, ModelId};
@@ -36,6 +36,8 @@ pub struct Held {
     pub slots: Option<u32>,
     /// Type of its cache.
     pub cache: Option<CacheType>,
+    /// Which part of it lies on the processor, where known.
+    pub offload: Option<Offload>,
     /// What it takes.
     pub memory: Option<ReplicaMemory>,
     /// It is not ours to unload: the machine's configuration has it always there, or its engine takes no orders.
@@ -73,6 +75,8 @@ pub struct Site {
     pub machine: MachineId,
     /// What it may be given.
     pub standing: Standing,
+    /// It has been away for so long that it is not counted with: its files cannot be had either.
+    pub is_lost: bool,
     /// Free memory now, and what ours would free, less the human's reserve.
     pub pools: Pools,
     /// What was held back of them for the human: RAM, and each graphics processor.
@@ -130,11 +134,19 @@ impl Site {
             let why = format!("its engine ({}) uses the processor only", launch.program);
             pools = pools.host_only(&why);
         }
-        let held = held(view);
+        // What a lost machine has in memory is of no use, and nobody can unload it.
+        let held = if conditions.is_lost { Vec::new() } else { held(view) };
         for one in held.iter().filter(|one| !one.fixed) {
             if let Some(memory) = one.memory {
                 give_back(&mut pools, memory);
             }
+        }
+        // A model that drains is shown as unloaded while it holds its memory: that is on its way back.
+        for memory in replicas(view)
+            .filter(|(_, one)| one.state == ReplicaState::Available)
+            .filter_map(|(_, one)| one.memory)
+        {
+            give_back(&mut pools, memory);
         }
         hold_back(&mut pools, limits);
         let mut stored: BTreeMap<ModelId, Stored> = BTreeMap::new();
@@ -168,6 +180,7 @@ impl Site {
         Self {
             machine: view.id.clone(),
             standing: standing(view, limits, conditions),
+            is_lost: conditions.is_lost,
             pools,
             reserved: (limits.reserve_ram, limits.reserve_vram),
             margin: profile.map_or(Margin::Default, |profile| Margin::of(&profile.residuals())),
@@ -207,6 +220,7 @@ fn held(view: &MachineView) -> Vec<Held> {
             context: replica.context,
             slots: replica.slots,
             cache: replica.cache_type,
+            offload: replica.offload,
             memory: replica.memory,
             fixed: !engine.capabilities.can_unload,
             busy: replica.busy.unwrap_or(0),

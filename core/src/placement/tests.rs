@@ -39,6 +39,7 @@ fn site(name: &str, ram: f64, vram: f64) -> Site {
     Site {
         machine: machine(name),
         standing: Standing::Open,
+        is_lost: false,
         pools: Pools {
             devices: if vram > 0.0 { vec![card] } else { Vec::new() },
             ram: Reading::Known(full(ram)),
@@ -121,6 +122,7 @@ fn followed(world: &World, plan: &Plan) -> World {
                 context: placed.context,
                 slots: Some(placed.slots),
                 cache: Some(placed.cache),
+                offload: Some(placed.offload),
                 memory: Some(ReplicaMemory {
                     device: placed.needs.device,
                     host: placed.needs.host,
@@ -367,7 +369,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn a_plan_has_no_fault_and_every_refusal_names_a_machine_or_help(drawn in drawn()) {

@@ -60,7 +60,12 @@ fn check(name: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let shown: String = name.chars().take(LONGEST_NAME).collect();
-    Err(Failure::new(Kind::Usage, format!("`{shown}` is no name for a key"))
+    let why = match length {
+        0 => "it is empty".to_owned(),
+        1..=LONGEST_NAME => "it holds a character that cannot be printed".into(),
+        _ => format!("it has {length} characters"),
+    };
+    Err(Failure::new(Kind::Usage, format!("`{shown}` is no name for a key: {why}"))
         .hint(format!("take 1 to {LONGEST_NAME} printable characters, as in `zed-laptop`")))
 }
 
@@ -72,7 +77,9 @@ mod tests {
     fn key_names_are_short_labels() {
         assert_eq!(check("Zed on the laptop"), Ok(()));
         for name in ["", "a\nb", &"x".repeat(65)] {
-            assert_eq!(check(name).map_err(|failure| failure.kind), Err(Kind::Usage));
+            let failure = check(name).expect_err("no name");
+            assert_eq!(failure.kind, Kind::Usage);
+            assert!(failure.hints[0].contains("1 to 64 printable characters"), "{failure:?}");
         }
     }
 }

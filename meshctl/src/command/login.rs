@@ -71,11 +71,12 @@ pub(super) async fn run(args: LoginArgs, way: &Way, screen: &Screen) -> Result<(
         let logged_in = LoggedIn { name, address: &operators, folder, expires_in_s: left.as_secs() };
         return screen.result(&render::json("mesh.login/v1", &logged_in, false));
     }
-    screen.note(&format!(
+    let said = format!(
         "logged in as operator {name} for {}; credentials are in {}\nnext: meshctl status\n",
         human_duration(left),
         folder.display()
-    ));
+    );
+    screen.note(&screen.commands(&said));
     Ok(())
 }
 
@@ -105,7 +106,7 @@ fn meaning(address: &str, error: &JoinError) -> Failure {
             "use the address of the router that made the token; the token was not sent and is still good",
         ),
         JoinError::Connect(error) => {
-            let failure = refusal(address, error);
+            let failure = refusal(address, "logins", error);
             Failure {
                 hints: vec![format!(
                     "is this the router's agent address? its port is usually {}",

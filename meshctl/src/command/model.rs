@@ -4,9 +4,11 @@
 mod fit;
 mod header;
 mod list;
+mod pin;
 mod pull;
 mod remove;
 
+use super::names;
 use super::node::{machines, read};
 use super::status::fetch;
 use crate::cli::{LoadArgs, ModelArgs, ModelCommand};
@@ -16,7 +18,7 @@ use crate::output::Screen;
 use crate::render;
 use mesh_core::machine::{Report, StoreRefusal};
 use mesh_core::units::human_duration;
-use mesh_proto::v1::{DirectReply, DirectRequest, NodeStatus, ReplicaStatus, StatusReply};
+use mesh_proto::v1::{DirectReply, DirectRequest, NodeStatus, ReplicaStatus};
 use serde::Serialize;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -78,6 +80,8 @@ pub(super) async fn run(command: ModelCommand, way: &Way, screen: &Screen) -> Re
             };
             change(wish, which, request, way, screen).await
         }
+        ModelCommand::Pin(args) => pin::run(args, true, way, screen).await,
+        ModelCommand::Unpin(args) => pin::run(args, false, way, screen).await,
         ModelCommand::Unload(which) => {
             let request = DirectRequest {
                 node: which.node.to_string(),
@@ -101,7 +105,7 @@ async fn change(
     // `--timeout` bounds the waiting; a single call keeps its own limit.
     let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
     let before = fetch(&mut operators).await?;
-    let node = node(&before, args.node.as_str())?;
+    let node = names::node(&before, args.node.as_str())?;
     let by_cache = matches!(wish, Wish::Load { cache: true, .. });
     // A name that no replica has may be another name of one: the router knows and says so.
     let is_listed = wish != Wish::Unload || replicas(node, args.model.as_str()).next().is_some();
@@ -123,7 +127,7 @@ async fn change(
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let status = fetch(&mut operators).await?;
-        let node = self::node(&status, args.node.as_str())?;
+        let node = names::node(&status, args.node.as_str())?;
         let is_late = start.elapsed() > STALE_FAILURE;
         match progress(wish, node, args.model.as_str()) {
             Progress::Done if has_moved || is_late => return done(wish, &args, start.elapsed(), screen),
@@ -143,18 +147,6 @@ async fn change(
             return Err(late(wish, &args, node, limit));
         }
     }
-}
-
-fn node<'a>(status: &'a StatusReply, name: &str) -> Result<&'a NodeStatus, Failure> {
-    status.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
-        let names: Vec<&str> = status.nodes.iter().map(|node| node.name.as_str()).collect();
-        let hint = if names.is_empty() {
-            "no machine has joined yet".into()
-        } else {
-            format!("there are: {}", names.join(", "))
-        };
-        Failure::new(Kind::NotFound, format!("no node named `{name}`")).hint(hint)
-    })
 }
 
 fn replicas<'a>(node: &'a NodeStatus, model: &str) -> impl Iterator<Item = &'a ReplicaStatus> {
@@ -228,7 +220,16 @@ fn failed(wish: Wish, args: &ModelArgs, why: &str) -> Failure {
     let verb = if wish == Wish::Unload { "unload" } else { "load" };
     // So the agent's refusal says it, with the numbers.
     let kind = if why.contains("does not fit: needs ") { Kind::DoesNotFit } else { Kind::Failed };
-    Failure::new(kind, format!("{} did not {verb} {}", args.node, args.model)).cause(why)
+    Failure::new(kind, format!("{} did not {verb} {}{}", args.node, args.model, sizes(wish))).cause(why)
+}
+
+/// The sizes that were asked for: a machine's words may be about its own.
+fn sizes(wish: Wish) -> String {
+    let Wish::Load { context, slots, .. } = wish else { return String::new() };
+    let context = context.map(|tokens| format!("a context of {tokens} tokens"));
+    let slots = slots.map(|slots| format!("{slots} slots"));
+    let asked: Vec<String> = context.into_iter().chain(slots).collect();
+    if asked.is_empty() { String::new() } else { format!(" with {}", asked.join(" and ")) }
 }
 
 fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Failure {
@@ -238,7 +239,9 @@ fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Fai
         Some(state) => format!("it is {state} there; the machine is {}", node.state),
         None => format!("no engine of the machine knows this model; the machine is {}", node.state),
     };
-    let what = format!("{} is not {word} on {} after {}", args.model, args.node, human_duration(limit));
+    let sizes = sizes(wish);
+    let what =
+        format!("{} is not {word} on {}{sizes} after {}", args.model, args.node, human_duration(limit));
     Failure::new(Kind::TimedOut, what)
         .cause(cause)
         .hint("the machine goes on; look again with `meshctl status`")
@@ -309,12 +312,5 @@ mod tests {
             assert_eq!(progress(Wish::Unload, &machine(&[("m", state)]), "m"), expected);
         }
         assert_eq!(progress(Wish::Unload, &machine(&[]), "m"), Progress::Done);
-    }
-
-    #[test]
-    fn an_unknown_node_names_the_known_ones() {
-        let status = StatusReply { nodes: vec![machine(&[])], ..StatusReply::default() };
-        let failure = node(&status, "msj").expect_err("not there");
-        assert_eq!((failure.kind, failure.hints), (Kind::NotFound, vec!["there are: msi".to_owned()]));
     }
 }

@@ -1,10 +1,13 @@
-//! `meshctl node`: one machine with everything that it says of itself.
+//! `meshctl node`: one machine with everything that it says of itself, and what a person wishes of it.
+
+mod standing;
 
 use crate::cli::NodeCommand;
 use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render;
+use mesh_core::id::MachineId;
 use mesh_core::machine::Report;
 use mesh_proto::fleet_wire::report_from_wire;
 use mesh_proto::v1::{MachineReport, MachinesRequest};
@@ -12,7 +15,15 @@ use mesh_proto::v1::{MachineReport, MachinesRequest};
 /// # Errors
 /// `NotFound` for an unknown machine, or one that has not said what was asked for.
 pub(super) async fn run(command: NodeCommand, way: &Way, screen: &Screen) -> Result<(), Failure> {
-    let NodeCommand::Show { node, profile } = command;
+    match command {
+        NodeCommand::Show { node, profile } => show(&node, profile, way, screen).await,
+        NodeCommand::Drain { node } => standing::run(&node, standing::Wish::Drain, way, screen).await,
+        NodeCommand::Cordon { node } => standing::run(&node, standing::Wish::Cordon, way, screen).await,
+        NodeCommand::Resume { node } => standing::run(&node, standing::Wish::Resume, way, screen).await,
+    }
+}
+
+async fn show(node: &MachineId, profile: bool, way: &Way, screen: &Screen) -> Result<(), Failure> {
     let mut operators = way.dial().await?;
     let machine = machines(&mut operators, node.as_str()).await?.into_iter().next();
     let machine = machine

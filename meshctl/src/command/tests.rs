@@ -1,7 +1,12 @@
 //! The verbs against a scripted router: a real operator plane (gRPC over the mesh's TLS) on loopback.
 
+mod desk;
+mod fit;
+mod steering;
+
 use super::*;
 use crate::cli::Format;
+use desk::Desk;
 use futures_util::stream;
 use mesh_core::id::MachineId;
 use mesh_proto::frame::alpn;
@@ -31,6 +36,8 @@ struct Scripted {
     directed: Arc<AtomicBool>,
     shape: Option<String>,
     asked: Arc<Notify>,
+    /// What it plans and wishes.
+    desk: watch::Sender<Desk>,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -93,6 +100,31 @@ impl Operator for Scripted {
         let shape_json = self.shape.clone().ok_or_else(|| Status::not_found("no machine has it"))?;
         Ok(Response::new(ModelShapeReply { shape_json }))
     }
+
+    async fn plan(&self, request: Request<PlanRequest>) -> Reply<PlanReply> {
+        self.desk.borrow().plan(request.get_ref()).map(Response::new)
+    }
+
+    async fn apply_plan(&self, request: Request<PlanRequest>) -> Reply<PlanReply> {
+        self.desk.send_modify(|desk| desk.apply(request.get_ref()));
+        self.desk.borrow().plan(request.get_ref()).map(Response::new)
+    }
+
+    async fn set_node(&self, request: Request<SetNodeRequest>) -> Reply<SetNodeReply> {
+        let mut before = "";
+        self.desk.send_modify(|desk| before = desk.set_node(request.get_ref()));
+        Ok(Response::new(SetNodeReply { before: before.into() }))
+    }
+
+    async fn pin_model(&self, request: Request<PinModelRequest>) -> Reply<PinModelReply> {
+        let mut was_so = false;
+        self.desk.send_modify(|desk| was_so = desk.pin(request.get_ref()));
+        Ok(Response::new(PinModelReply { was_so }))
+    }
+
+    async fn wishes(&self, _: Request<WishesRequest>) -> Reply<WishesReply> {
+        Ok(Response::new(self.desk.borrow().wishes()))
+    }
 }
 
 struct Router {
@@ -104,7 +136,11 @@ struct Router {
 impl Router {
     async fn start(data: &tempfile::TempDir, at: &str, service: Scripted) -> Self {
         let authority = Authority::open_or_create(&data.path().join("router")).expect("an authority");
-        issued(&authority, Role::Operator).save(&data.path().join("operator")).expect("writable");
+        let folder = data.path().join("operator");
+        // A router that starts again renews nothing that is still good.
+        if !folder.join("key.pem").exists() {
+            issued(&authority, Role::Operator).save(&folder).expect("writable");
+        }
         let shown = tls::ServerCertificate::new(&issued(&authority, Role::Router)).expect("a pair");
         let required = tls::ClientCertificate::Required;
         let config =
@@ -164,6 +200,7 @@ fn scripted(state: &str, becomes: &'static str) -> Scripted {
         directed: Arc::default(),
         shape: None,
         asked: Arc::new(Notify::new()),
+        desk: watch::channel(Desk::default()).0,
     }
 }
 
@@ -212,7 +249,8 @@ async fn a_model_that_cannot_be_loaded_tells_why() {
 
 /// A machine that has the model on its disk and follows no wish about it.
 fn refusing(state: &str, reason: &'static str) -> Scripted {
-    let stored = StoredModel { model: "qwen3:4b".into(), ..StoredModel::default() };
+    let served_as = Some("qwen".into());
+    let stored = StoredModel { model: "qwen3:4b".into(), served_as, ..StoredModel::default() };
     let store = Store { models: vec![stored], ..Store::default() };
     let report = Report { store: Some(store), ..Report::default() };
     let machine = MachineReport { node: "msi".into(), report: Some(report), ..MachineReport::default() };
@@ -225,6 +263,13 @@ async fn a_wish_that_the_machine_refuses_ends_with_its_reason_and_not_by_waiting
     for (line, state, reason, kind) in [
         (
             "meshctl model rm qwen3:4b --node msi",
+            "available",
+            "not deleted: an engine needs it",
+            Kind::Failed,
+        ),
+        (
+            // As clients call it.
+            "meshctl model rm qwen --node msi",
             "available",
             "not deleted: an engine needs it",
             Kind::Failed,
@@ -254,11 +299,44 @@ async fn a_wish_that_the_machine_refuses_ends_with_its_reason_and_not_by_waiting
 }
 
 #[tokio::test]
+async fn a_load_that_fails_quotes_the_sizes_that_were_asked_for() {
+    let line = "meshctl model load qwen3:4b --node msi --context 4294967295 --slots 2";
+    let failure = typed(line, scripted("available", "failed")).await.expect_err("it failed");
+    assert_eq!(failure.what, "msi did not load qwen3:4b with a context of 4294967295 tokens and 2 slots");
+}
+
+#[tokio::test]
 async fn waiting_ends_with_the_time_limit() {
     let line = "meshctl model load qwen3:4b --node msi --timeout 1s";
     let failure = typed(line, scripted("available", "loading")).await.expect_err("it never loads");
     assert_eq!(failure.kind, Kind::TimedOut);
     assert_eq!(failure.cause.as_deref(), Some("it is loading there; the machine is ready"));
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_not_over_in_time_tells_how_far_it_is_or_why_it_failed() {
+    for (state, failure, cause) in [
+        ("running", "", "running from http://127.0.0.1/x: 1 GiB of 4 GiB, 25 %"),
+        ("failed", "connection refused", "connection refused"),
+    ] {
+        let transfer = Transfer {
+            model: "qwen3:8b".into(),
+            kind: "download".into(),
+            source: "http://127.0.0.1/x".into(),
+            state: state.into(),
+            failure: failure.into(),
+            done: 1 << 30,
+            total: Some(4 << 30),
+            rate: None,
+        };
+        let store = Store { transfers: vec![transfer], ..Store::default() };
+        let report = Report { store: Some(store), ..Report::default() };
+        let machine = MachineReport { node: "msi".into(), report: Some(report), ..MachineReport::default() };
+        let service = Scripted { machines: vec![machine], ..scripted("available", "available") };
+        let line = "meshctl model pull qwen3:8b --node msi --url http://127.0.0.1/x --timeout 1s";
+        let told = typed(line, service).await.expect_err("it is not there");
+        assert_eq!((told.kind, told.cause.as_deref()), (Kind::TimedOut, Some(cause)));
+    }
 }
 
 #[tokio::test]
@@ -309,5 +387,3 @@ async fn a_watch_survives_a_restart_of_the_router() {
     };
     again.stop().await;
 }
-
-mod fit;

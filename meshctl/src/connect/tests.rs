@@ -187,3 +187,75 @@ async fn each_status_of_a_call_has_its_kind() {
     operators.proven = true;
     assert_eq!(operators.meaning(&broken()).kind, Kind::Unreachable);
 }
+
+/// What a person is told who names this port: all of it, as it is printed.
+fn told(failure: &Failure) -> String {
+    failure.text(false).expect("it is told")
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_told_as_such_and_which_port_is_the_right_one() {
+    let data = logged_in(HOUR);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let http = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await);
+            // The client has read it when it leaves.
+            drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await);
+        }
+    });
+    let failure = way(&data, Some(address)).dial().await.expect_err("no TLS");
+    assert_eq!(failure.kind, Kind::Unreachable, "{failure:?}");
+    let told = told(&failure);
+    assert!(
+        told.starts_with(&format!("error: what answers at {address} is no router's port for operators\n")),
+        "{told}"
+    );
+    assert!(
+        told.contains("cause: what answers there does not speak TLS\n") && told.contains("7402"),
+        "{told}"
+    );
+    assert!(!told.contains("InvalidContentType") && !told.contains("corrupt"), "{told}");
+    http.abort();
+}
+
+#[tokio::test]
+async fn the_port_for_agents_is_told_as_such() {
+    let data = logged_in(HOUR);
+    let authority = Authority::open(&data.path().join("router")).expect("made before");
+    let shown = tls::ServerCertificate::new(&issued(&authority, Role::Router, HOUR)).expect("a pair");
+    let optional = tls::ClientCertificate::Optional;
+    let config = tls::server(shown, authority.certificate(), alpn::H2, optional).expect("a configuration");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let incoming = futures_util::stream::unfold((listener, acceptor), |(listener, acceptor)| async {
+        let (tcp, _) = listener.accept().await.ok()?;
+        Some((acceptor.accept(tcp).await, (listener, acceptor)))
+    });
+    let agents = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
+    let serving = tokio::spawn(agents.serve_with_incoming(incoming));
+    let failure = first_call(&way(&data, Some(address))).await;
+    assert_eq!(failure.kind, Kind::Unreachable, "{failure:?}");
+    let told = told(&failure);
+    assert!(told.contains("so does the port for agents") && told.contains("--router HOST:7402"), "{told}");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn certificates_of_another_mesh_are_told_without_the_words_of_a_library() {
+    let data = logged_in(HOUR);
+    let own = Authority::open(&data.path().join("router")).expect("made before");
+    let other = Authority::create(&data.path().join("other")).expect("a new authority");
+    for (shown, trusted, cause) in [
+        (&other, &other, "its certificate is not that of a router of this mesh"),
+        (&own, &other, "it does not take the certificate that was shown"),
+    ] {
+        let (address, serving) = tls_only(shown, trusted).await;
+        let failure = first_call(&way(&data, Some(address))).await;
+        assert_eq!((failure.kind, failure.cause.as_deref()), (Kind::Refused, Some(cause)), "{failure:?}");
+        serving.abort();
+    }
+}

@@ -5,17 +5,34 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::Path;
 
-const VERBS: [&str; 8] = ["status", "explain", "ask", "token", "key", "model", "node", "login"];
+const VERBS: [&str; 11] =
+    ["status", "explain", "ask", "token", "key", "model", "node", "login", "plan", "mode", "wait"];
 /// Words of hints whose commands are for another machine, or for another mesh.
 const ELSEWHERE: [&str; 3] = ["on the router", "on any other", "` there"];
 
-/// What a command has to repeat: ` --data /srv/mesh --router strix-1`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Repeated(String);
+/// The usual name of this program.
+const USUAL: &str = "meshctl";
+
+/// What a command has to repeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Repeated {
+    /// How this program was called: `meshctl`, or `modemesh meshctl`.
+    program: String,
+    /// ` --data /srv/mesh --router strix-1`.
+    flags: String,
+}
+
+impl Default for Repeated {
+    fn default() -> Self {
+        Self { program: USUAL.into(), flags: String::new() }
+    }
+}
 
 impl Repeated {
     /// The flags that are not what a command would use by itself, by the environment that `env` reads.
-    pub(crate) fn of(globals: &Globals, env: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub(crate) fn of(program: &str, globals: &Globals, env: impl Fn(&str) -> Option<OsString>) -> Self {
+        // By whatever path: only another program's name has to be said.
+        let program = if program.ends_with(" meshctl") { program } else { USUAL };
         let mut flags = String::new();
         let by_itself = env("MODEMESH_DATA").map(Into::into).or_else(|| usual_data(env));
         if let Some(data) = globals.data.as_ref().filter(|data| Some(*data) != by_itself.as_ref()) {
@@ -24,12 +41,12 @@ impl Repeated {
         if let Some(router) = &globals.router {
             flags.push_str(&format!(" --router {}", quoted(Path::new(router))));
         }
-        Self(flags)
+        Self { program: program.to_owned(), flags }
     }
 
-    /// `text` with the flags in each command that is for this mesh.
+    /// `text` with the program and the flags in each command that is for this mesh.
     pub(crate) fn within<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if self.0.is_empty() || !text.contains("meshctl ") {
+        if *self == Self::default() || !text.contains("meshctl ") {
             return text.into();
         }
         text.split_inclusive('\n').map(|line| self.within_line(line)).collect::<String>().into()
@@ -43,8 +60,11 @@ impl Repeated {
         let mut out = parts.next().unwrap_or_default().to_owned();
         for part in parts {
             let verb = part.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default();
-            let flags = if VERBS.contains(&verb) { self.0.as_str() } else { "" };
-            out.push_str(&format!("meshctl{flags} {part}"));
+            let is_command = VERBS.contains(&verb);
+            // A router may have said it with its own program's name.
+            let program = if is_command && !out.ends_with("modemesh ") { &self.program } else { USUAL };
+            let flags = if is_command { self.flags.as_str() } else { "" };
+            out.push_str(&format!("{program}{flags} {part}"));
         }
         out
     }
@@ -72,7 +92,7 @@ mod tests {
         let find = |name: &str| {
             environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         };
-        Repeated::of(&globals, find)
+        Repeated::of("/usr/bin/meshctl", &globals, find)
     }
 
     #[test]
@@ -81,18 +101,18 @@ mod tests {
         let usual = "/home/ann/.local/share/modemesh";
         assert_eq!(repeated(&["--data", usual], &[HOME]), Repeated::default());
         assert_eq!(repeated(&["--data", "/srv"], &[HOME, ("MODEMESH_DATA", "/srv")]), Repeated::default());
-        assert_eq!(repeated(&["--data", "/srv"], &[HOME]).0, " --data /srv");
+        assert_eq!(repeated(&["--data", "/srv"], &[HOME]).flags, " --data /srv");
         assert_eq!(
-            repeated(&["--data", usual], &[HOME, ("MODEMESH_DATA", "/srv")]).0,
+            repeated(&["--data", usual], &[HOME, ("MODEMESH_DATA", "/srv")]).flags,
             format!(" --data {usual}")
         );
         let both = repeated(&["--data", "a b's", "--router", "strix-1:7402"], &[HOME]);
-        assert_eq!(both.0, r" --data 'a b'\''s' --router strix-1:7402");
+        assert_eq!(both.flags, r" --data 'a b'\''s' --router strix-1:7402");
     }
 
     #[test]
     fn commands_for_this_mesh_get_the_flags_and_words_about_the_program_do_not() {
-        let flags = Repeated(" --data /srv".into());
+        let flags = Repeated { flags: " --data /srv".into(), ..Repeated::default() };
         for (text, wanted) in [
             ("meshctl explain r1", "meshctl --data /srv explain r1"),
             (
@@ -110,6 +130,14 @@ mod tests {
             ),
         ] {
             assert_eq!(flags.within(text), wanted);
+        }
+        let within = Repeated { program: "./modemesh meshctl".into(), ..flags };
+        for (text, wanted) in [
+            ("next: meshctl status", "next: ./modemesh meshctl --data /srv status"),
+            ("`modemesh meshctl key create NAME`", "`modemesh meshctl --data /srv key create NAME`"),
+            ("bring meshctl and the router to one version", "bring meshctl and the router to one version"),
+        ] {
+            assert_eq!(within.within(text), wanted);
         }
         assert!(matches!(Repeated::default().within("meshctl status"), Cow::Borrowed("meshctl status")));
     }

@@ -147,6 +147,7 @@ impl Planned {
         wish.context.is_none_or(|context| context <= self.sizing.context)
             && wish.slots.is_none_or(|slots| slots == self.sizing.slots)
             && wish.cache_type.as_ref().is_none_or(|word| word == self.sizing.cache.word())
+            && wish.offload.is_none_or(|offload| offload == self.key.options.offload)
     }
 }
 
@@ -308,7 +309,8 @@ impl Berth {
             sizing.cache =
                 CacheType::from_word(word).ok_or_else(|| NoBerth::CacheType { word: word.clone() })?;
         }
-        Ok(Request { sizing, context_is_open: self.flexible && wish.context.is_none() })
+        let context_is_open = self.flexible && wish.context.is_none();
+        Ok(Request { sizing, context_is_open, offload: wish.offload })
     }
 
     #[expect(clippy::too_many_arguments, reason = "all of them decide, and they come from four places")]
@@ -333,6 +335,7 @@ impl Berth {
             layers: u32::try_from(layers + 1).unwrap_or(u32::MAX),
             experts: facts.shape.layers.iter().any(|layer| layer.experts > 0),
             divisible: layers > 1,
+            offload: request.offload,
         };
         // The device's name does not matter here: of one machine's processors the best is the one that was measured.
         let devices: Vec<String> = pools.devices.iter().map(device_name).collect();
@@ -377,6 +380,7 @@ impl Berth {
 struct Request {
     sizing: Sizing,
     context_is_open: bool,
+    offload: Option<Offload>,
 }
 
 /// Variables that leave an engine only the card `gpu`, where the machine has several of its maker: llama.cpp would

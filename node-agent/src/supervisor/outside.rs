@@ -108,6 +108,8 @@ fn decide(
         layers: PARTS,
         experts: false,
         divisible: true,
+        // Such an engine decides that by itself.
+        offload: None,
     };
     let needs = |trial: Trial| {
         let key = key(known, wish, pools, trial.offload);

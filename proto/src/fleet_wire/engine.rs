@@ -3,6 +3,7 @@
 use super::store::{digest_from_wire, digest_to_wire};
 use super::{WireError, bounded, model, shorten, text, unknown_word};
 use crate::v1;
+use mesh_core::fit::Offload;
 use mesh_core::machine::{
     Abilities, Capabilities, Engine, EngineKind, EngineState, Replica, ReplicaHealth, ReplicaMemory,
     ReplicaState,
@@ -79,6 +80,7 @@ fn replica_to_wire(replica: &Replica) -> v1::Replica {
         health_why: shorten(replica.health.why().unwrap_or_default().to_owned()),
         kv_used_percent: replica.kv_used.map(|used| (used * 100.0).round() as u32),
         cache_type: replica.cache_type.map(|kind| kind.word().to_owned()).unwrap_or_default(),
+        offload: replica.offload.map(Offload::words).unwrap_or_default(),
     }
 }
 
@@ -100,8 +102,9 @@ fn replica_from_wire(replica: v1::Replica) -> Result<Replica, WireError> {
         "quarantined" => ReplicaHealth::Quarantined(why),
         other => return Err(unknown_word("replica.health", other)),
     };
-    // A word of a newer agent is a type that is not known here.
-    let cache_type = CacheType::from_word(&replica.cache_type);
+    // A word of a newer agent is one that is not known here.
+    let (cache_type, offload) =
+        (CacheType::from_word(&replica.cache_type), Offload::from_words(&replica.offload));
     Ok(Replica {
         model: model("replica.model", replica.model)?,
         state,
@@ -131,6 +134,7 @@ fn replica_from_wire(replica: v1::Replica) -> Result<Replica, WireError> {
             .map(|percent| percent as f32 / 100.0),
         health,
         cache_type,
+        offload,
     })
 }
 

@@ -1,8 +1,9 @@
 //! Directives.
 
 use super::store::digest_from_wire;
-use super::{WireError, model, text};
+use super::{WireError, model, text, unknown_word};
 use crate::v1;
+use mesh_core::fit::Offload;
 use mesh_core::machine::{Directive, LoadWish, PullSource, PullWish};
 use mesh_core::units::Bytes;
 
@@ -19,6 +20,7 @@ pub fn directive_to_wire(directive: &Directive, term: u64) -> v1::Directive {
             context: wish.context,
             slots: wish.slots,
             cache_type: wish.cache_type.clone().unwrap_or_default(),
+            offload: wish.offload.map(Offload::words).unwrap_or_default(),
         }),
         Directive::Unload(model) => Wish::Unload(model.to_string()),
         Directive::Pull(wish) => Wish::Pull(pull_to_wire(wish)),
@@ -40,12 +42,21 @@ pub fn directive_from_wire(directive: v1::Directive) -> Result<Directive, WireEr
             context: wish.context,
             slots: wish.slots,
             cache_type: Some(text("directive.load.cache_type", wish.cache_type)?).filter(|t| !t.is_empty()),
+            offload: offload(&wish.offload)?,
         }),
         Wish::Unload(name) => Directive::Unload(model("directive.unload", name)?),
         Wish::Pull(wish) => Directive::Pull(pull_from_wire(wish)?),
         Wish::CancelPull(name) => Directive::CancelPull(model("directive.cancel_pull", name)?),
         Wish::Delete(name) => Directive::Delete(model("directive.delete", name)?),
     })
+}
+
+fn offload(words: &str) -> Result<Option<Offload>, WireError> {
+    if words.is_empty() {
+        return Ok(None);
+    }
+    let known = Offload::from_words(words);
+    known.map(Some).ok_or_else(|| unknown_word("directive.load.offload", words))
 }
 
 fn pull_to_wire(wish: &PullWish) -> v1::PullWish {

@@ -148,6 +148,9 @@ pub struct LoadWish {
     /// f16, q8_0, ...
     #[prost(string, tag = "4")]
     pub cache_type: ::prost::alloc::string::String,
+    /// full, layers 20, experts 12, none; empty = the machine decides.
+    #[prost(string, tag = "5")]
+    pub offload: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -712,6 +715,10 @@ pub struct Replica {
     /// Type of its KV cache: f16, q8_0; empty when not known.
     #[prost(string, tag = "20")]
     pub cache_type: ::prost::alloc::string::String,
+    /// Which part of it lies on a graphics processor: full, layers 20 (the last so many), experts 12 (all but those of the
+    /// first so many layers), none; empty when not known.
+    #[prost(string, tag = "21")]
+    pub offload: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -21,12 +21,12 @@ fn the_defaults_are_valid_and_listen_on_loopback_only() {
 #[test]
 fn all_semantic_problems_come_with_their_lines() {
     let said = load_text(
-        "[listen]\nclients = \"7400\"\n[limits]\nbody = \"8\"\n[modes.code]\nmodels = [\"../x\"]\nfallback = [\"nope\"]\npriority = \"soon\"\n",
+        "[listen]\nclients = \"x:7400\"\n[limits]\nbody = \"8\"\n[modes.code]\nmodels = [\"../x\"]\nfallback = [\"nope\"]\npriority = \"soon\"\n",
     )
     .expect_err("five problems")
     .to_string();
     for part in [
-        "router.toml:2: listen.clients: `7400` is no address",
+        "router.toml:2: listen.clients: `x:7400` is no address",
         "router.toml:4: limits.body: `8` is no size",
         "router.toml:6: modes.code.models: model name `../x`",
         "router.toml:8: modes.code.priority: `soon` is none of autocomplete, ask, code, architect, background",

@@ -1,26 +1,42 @@
 //! Models that are on a machine's disk and in no memory: the first request for one has it loaded, later ones wait for
-//! the same load. The agent decides whether it fits; when it refuses, its own words go to the clients.
+//! the same load. The steward says where, and what leaves for it; the agent decides whether it fits, and when it
+//! refuses, its own words go to the clients.
+//!
+//! ```text
+//! nobody has it ──the steward: room there──────────────► load ──► underway ──► loaded
+//!               ├─the steward: these leave for it─► they leave ─┘
+//!               └─the steward: nothing may leave yet─► the requests wait together
+//! ```
 
 use super::refusals::shown;
 use super::wanted::Wanted;
 use crate::fleet_keeper::{FleetHandle, Snapshot};
 use crate::http::reply::ApiError;
 use crate::metrics::{Metrics, ReasonLabel};
+use crate::steward::StewardHandle;
+use crate::steward::on_demand::Asked;
 use http::StatusCode;
+use mesh_core::eviction::Answer;
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModelId};
-use mesh_core::machine::{Directive, ReplicaState};
+use mesh_core::machine::{Directive, LoadWish, ReplicaState};
 use mesh_core::routing::{Refusal, Why};
 use mesh_core::units::{Moment, human_duration};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// An agent reports at once when it begins to load. Silence for this long is a directive that was lost.
 const BEGINS_WITHIN: Duration = Duration::from_secs(15);
 /// A load that nobody asked after for this long is over, and nobody saw how it ended.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(5);
+/// Models that leave let their requests end first. What has not left after this long does not.
+const LEAVES_WITHIN: Duration = Duration::from_secs(180);
+/// Models of which that is remembered.
+const BLOCKED: usize = 1024;
+/// That nothing may leave yet is asked again after this long.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 /// A load that failed is not asked for again for this long: memory does not come back in a moment.
 const FAILED_FOR: Duration = Duration::from_secs(10);
 
@@ -30,6 +46,9 @@ type Place = (MachineId, ModelId);
 #[derive(Clone)]
 pub struct ColdLoads {
     jobs: Arc<Mutex<BTreeMap<Place, Job>>>,
+    /// Models for which nothing may leave yet: since when that is known, and the machine with the reason.
+    blocked: Arc<Mutex<BTreeMap<ModelId, (Moment, MachineId, String)>>>,
+    steward: Arc<OnceLock<StewardHandle>>,
     fleet: FleetHandle,
     metrics: Metrics,
 }
@@ -40,6 +59,8 @@ struct Job {
     /// Refusals that the machine told before: they are not about this load. By the machine's own clock.
     earlier: BTreeSet<u64>,
     begun: bool,
+    /// What leaves before, and how the model is loaded then.
+    leaving: Option<(Vec<ModelId>, LoadWish)>,
     /// When a request last asked after it. Those that wait ask several times a second.
     asked: Moment,
     /// When it failed, and why.
@@ -57,6 +78,15 @@ pub enum Loading {
         model: ModelId,
         /// Since when, as far as is known here.
         since: Moment,
+    },
+    /// It is to be loaded once others may leave for it.
+    Blocked {
+        /// Where.
+        node: MachineId,
+        /// Which.
+        model: ModelId,
+        /// What stands in the way.
+        why: String,
     },
     /// Nothing is to be loaded.
     Nothing,
@@ -82,7 +112,13 @@ impl ColdLoads {
     /// No load yet.
     #[must_use]
     pub fn new(fleet: FleetHandle, metrics: Metrics) -> Self {
-        Self { jobs: Arc::default(), fleet, metrics }
+        Self { jobs: Arc::default(), blocked: Arc::default(), steward: Arc::default(), fleet, metrics }
+    }
+
+    /// From now on the steward says where.
+    pub fn ask(&self, steward: StewardHandle) {
+        // A second one would be another router's.
+        drop(self.steward.set(steward));
     }
 
     /// Called for a request that no replica can serve now: starts a load if that helps and none was started.
@@ -91,7 +127,7 @@ impl ColdLoads {
         snapshot: &Snapshot,
         refusal: &Refusal,
         wanted: &Wanted,
-        may_start: bool,
+        (may_start, may_evict): (bool, bool),
         now: Moment,
     ) -> Loading {
         if let Some(underway) = self.reported(refusal, now) {
@@ -100,27 +136,111 @@ impl ColdLoads {
         if !may_start {
             return Loading::Nothing;
         }
-        let mut failed = Vec::new();
+        let (mut failed, mut fresh) = (Vec::new(), Vec::new());
         for place in places(snapshot, refusal, wanted) {
             match self.job(&place, snapshot, now) {
-                JobState::Runs(since) => {
+                Some(JobState::Runs(since)) => {
                     return Loading::Underway { node: place.0, model: place.1, since };
                 }
-                JobState::Failed(why) => failed.push((place.0, place.1, why)),
-                JobState::Fresh => {
-                    let directive = Directive::Load(place.1.clone().into());
-                    tracing::info!(node = %place.0, model = %place.1, "a request has this model loaded");
-                    self.count("started");
-                    if let Err(error) = self.fleet.direct(&place.0, directive).await {
-                        self.fail(&place, error.to_string(), now);
-                        failed.push((place.0, place.1, error.to_string()));
-                        continue;
-                    }
-                    return Loading::Underway { node: place.0, model: place.1, since: now };
-                }
+                Some(JobState::Left(wish)) => return self.load(&place, wish, now).await,
+                Some(JobState::Failed(why)) => failed.push((place.0, place.1, why)),
+                None => fresh.push(place),
             }
         }
-        if failed.is_empty() { Loading::Nothing } else { Loading::Failed(failed) }
+        match self.placed(&fresh, wanted, may_evict, now).await {
+            Placed::There(place, leaving, wish) => {
+                if self.begin(
+                    &place,
+                    snapshot,
+                    (!leaving.is_empty()).then(|| (leaving.clone(), wish.clone())),
+                    now,
+                ) {
+                    return Loading::Underway { node: place.0, model: place.1, since: now };
+                }
+                if leaving.is_empty() {
+                    return self.load(&place, wish, now).await;
+                }
+                tracing::info!(node = %place.0, model = %place.1, ?leaving, "a request has this model loaded, and others leave for it");
+                self.count("evicted");
+                for model in leaving {
+                    if let Err(error) = self.fleet.direct(&place.0, Directive::Unload(model)).await {
+                        return self.not_sent(&place, &error.to_string(), now);
+                    }
+                }
+                Loading::Underway { node: place.0, model: place.1, since: now }
+            }
+            Placed::Blocked(node, model, why) => Loading::Blocked { node, model, why },
+            Placed::Nowhere if failed.is_empty() => Loading::Nothing,
+            Placed::Nowhere => Loading::Failed(failed),
+        }
+    }
+
+    /// Where a model is loaded of those that nobody loads yet.
+    async fn placed(&self, fresh: &[Place], wanted: &Wanted, may_evict: bool, now: Moment) -> Placed {
+        let Some(steward) = self.steward.get() else { return Placed::alone(fresh) };
+        let mut models: Vec<&ModelId> = fresh.iter().map(|(_, model)| model).collect();
+        models.dedup();
+        for model in models {
+            let known = self.blocked().get(model).cloned();
+            if let Some((_, node, why)) = known.filter(|(since, ..)| now.since(*since) < ASKED_AGAIN) {
+                return Placed::Blocked(node, model.clone(), why);
+            }
+            let mode = wanted.models.iter().find(|(one, _)| one == model).and_then(|(_, mode)| mode.clone());
+            match steward.place(Asked { model: model.clone(), mode, may_evict }).await {
+                Some(Answer::Load(loading)) => {
+                    let place = (loading.machine, model.clone());
+                    if fresh.contains(&place) {
+                        let leaving = loading.evict.into_iter().map(|(model, _)| model).collect();
+                        return Placed::There(place, leaving, loading.wish);
+                    }
+                }
+                // Nothing leaves for this one: its machine may find room all the same, and says the numbers if not.
+                Some(Answer::Wait { .. }) if !may_evict => {}
+                Some(Answer::Wait { why, .. }) => {
+                    if let Some((node, why)) = why.into_iter().next() {
+                        self.blocked().insert(model.clone(), (now, node.clone(), why.clone()));
+                        return Placed::Blocked(node, model.clone(), why);
+                    }
+                }
+                // It is too large by what is known of it: the machine's own words are better than ours.
+                Some(Answer::Never(_)) | None => {}
+            }
+        }
+        Placed::alone(fresh)
+    }
+
+    async fn load(&self, place: &Place, wish: LoadWish, now: Moment) -> Loading {
+        tracing::info!(node = %place.0, model = %place.1, "a request has this model loaded");
+        self.count("started");
+        match self.fleet.direct(&place.0, Directive::Load(wish)).await {
+            Ok(()) => Loading::Underway { node: place.0.clone(), model: place.1.clone(), since: now },
+            Err(error) => self.not_sent(place, &error.to_string(), now),
+        }
+    }
+
+    fn not_sent(&self, place: &Place, why: &str, now: Moment) -> Loading {
+        self.fail(place, why.to_owned(), now);
+        Loading::Failed(vec![(place.0.clone(), place.1.clone(), why.to_owned())])
+    }
+
+    /// Notes that a load begins; true when another request has begun it meanwhile.
+    fn begin(
+        &self,
+        place: &Place,
+        snapshot: &Snapshot,
+        leaving: Option<(Vec<ModelId>, LoadWish)>,
+        now: Moment,
+    ) -> bool {
+        let mut jobs = self.lock();
+        if jobs.contains_key(place) {
+            return true;
+        }
+        let told = snapshot.view.machine(&place.0).map(|machine| &machine.store.refusals);
+        let told = told.into_iter().flatten().filter(|refusal| refusal.model == place.1);
+        let earlier = told.map(|refusal| refusal.at_ms).collect();
+        let job = Job { since: now, earlier, begun: false, leaving, asked: now, failed: None };
+        jobs.insert(place.clone(), job);
+        false
     }
 
     /// A load that the fleet itself tells of.
@@ -136,7 +256,8 @@ impl ColdLoads {
         Some(Loading::Underway { node: place.0, model: place.1, since: job.unwrap_or(now) })
     }
 
-    fn job(&self, place: &Place, snapshot: &Snapshot, now: Moment) -> JobState {
+    /// What became of the load of a model on a machine, if there is one.
+    fn job(&self, place: &Place, snapshot: &Snapshot, now: Moment) -> Option<JobState> {
         let mut jobs = self.lock();
         // Those that are over long ago: their models were loaded, or may be tried again.
         jobs.retain(|place, job| match &job.failed {
@@ -148,12 +269,29 @@ impl ColdLoads {
         });
         let told = snapshot.view.machine(&place.0).map(|machine| &machine.store.refusals);
         let mut told = told.into_iter().flatten().filter(|refusal| refusal.model == place.1);
-        let Some(job) = jobs.get_mut(place) else {
-            let earlier = told.map(|refusal| refusal.at_ms).collect();
-            jobs.insert(place.clone(), Job { since: now, earlier, begun: false, asked: now, failed: None });
-            return JobState::Fresh;
-        };
+        let job = jobs.get_mut(place)?;
         job.asked = now;
+        if let Some((leaving, wish)) = &job.leaving {
+            let node = &place.0;
+            let stay: Vec<&ModelId> = leaving
+                .iter()
+                .filter(|model| is_there(snapshot, &(node.clone(), (*model).clone())))
+                .collect();
+            match stay.first() {
+                None => {
+                    let wish = wish.clone();
+                    (job.leaving, job.since) = (None, now);
+                    return Some(JobState::Left(wish));
+                }
+                Some(model) if now.since(job.since) >= LEAVES_WITHIN => {
+                    let seconds = LEAVES_WITHIN.as_secs();
+                    job.failed = Some((now, format!("{model} did not leave for it within {seconds} s")));
+                    job.leaving = None;
+                    self.count("failed");
+                }
+                Some(_) => return Some(JobState::Runs(job.since)),
+            }
+        }
         if job.failed.is_none() {
             let refused = told.rfind(|refusal| !job.earlier.contains(&refusal.at_ms));
             let why = match (refused, job.begun) {
@@ -170,10 +308,10 @@ impl ColdLoads {
                 self.count("failed");
             }
         }
-        match &job.failed {
+        Some(match &job.failed {
             Some((_, why)) => JobState::Failed(why.clone()),
             None => JobState::Runs(job.since),
-        }
+        })
     }
 
     fn fail(&self, place: &Place, why: String, now: Moment) {
@@ -187,16 +325,49 @@ impl ColdLoads {
         self.metrics.loads.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    fn blocked(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelId, (Moment, MachineId, String)>> {
+        let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        // One for each model at most, and none that is not asked for any more.
+        if blocked.len() > BLOCKED {
+            blocked.clear();
+        }
+        blocked
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Place, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 enum JobState {
-    /// It was not there, and is now: the caller starts it.
-    Fresh,
     Runs(Moment),
+    /// What was to leave has left: the caller has it loaded like this.
+    Left(LoadWish),
     Failed(String),
+}
+
+/// Where a load goes.
+enum Placed {
+    /// There, once these have left.
+    There(Place, Vec<ModelId>, LoadWish),
+    /// Nothing may leave for it yet.
+    Blocked(MachineId, ModelId, String),
+    Nowhere,
+}
+
+impl Placed {
+    /// To the first, whose machine decides.
+    fn alone(fresh: &[Place]) -> Self {
+        fresh.first().map_or(Self::Nowhere, |place| {
+            Self::There(place.clone(), Vec::new(), LoadWish::from(place.1.clone()))
+        })
+    }
+}
+
+/// Whether a model is in memory, or still lets its requests end there.
+fn is_there(snapshot: &Snapshot, place: &Place) -> bool {
+    let replica = snapshot.view.machine(&place.0).and_then(|machine| machine.replica(&place.1));
+    replica.is_some_and(|(_, replica)| replica.state == ReplicaState::Loaded || replica.memory.is_some())
 }
 
 fn state<'a>(snapshot: &'a Snapshot, place: &Place) -> Option<&'a ReplicaState> {
@@ -255,6 +426,10 @@ fn told(code: &'static str, message: String, loading: &Loading, now: Moment) -> 
             let message = format!("{message}: {node} has been loading {model} for {}", human_duration(since));
             let loading = json!({ "node": node, "model": model, "since_s": since.as_secs_f64() });
             error(message).with("loading", loading)
+        }
+        Loading::Blocked { node, model, why } => {
+            let message = format!("{message}: {node} has {model} on disk, and has no room for it yet: {why}");
+            error(message).with("blocked", json!({ "node": node, "model": model, "reason": why }))
         }
         Loading::Nothing | Loading::Failed(_) => error(message),
     }

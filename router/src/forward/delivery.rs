@@ -1,6 +1,8 @@
 //! From an attempt with content to the client's answer: its headers, and the record of how it ended.
 
 use super::attempt::{self, Attempt};
+use super::ending::Ending;
+use super::flow::Terms;
 use super::in_flight::Claim;
 use super::ticket::{Ended, Ticket};
 use super::{Forward, refusals};
@@ -41,10 +43,12 @@ impl Forward {
                 attempt::whole_reply(status, &content_type, body)
             }
             Attempt::Stream(stream) => {
-                let round_trip = self.links.round_trip(&candidate.machine);
-                let patience = self.settings.answer_wait;
-                let reply =
-                    stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, round_trip, patience);
+                let terms = Terms {
+                    round_trip: self.links.round_trip(&candidate.machine),
+                    patience: self.settings.answer_wait,
+                    ending: Ending::new(&self.ending),
+                };
+                let reply = stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, terms);
                 match ended {
                     Some(ended) => cut_off(reply, ended, dialect),
                     None => reply,

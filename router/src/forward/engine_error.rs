@@ -68,13 +68,18 @@ const PARAM_LIMIT: usize = 64;
 
 /// How llama.cpp's errors begin that are 500 and the client's fault. It says `Failed to parse input`, too: that is what
 /// the model wrote.
-const UNREADABLE: [&str; 5] = [
+const UNREADABLE: [&str; 6] = [
     "Failed to parse messages",
     "Failed to parse tools",
     "Failed to parse grammar",
+    NO_SCHEMA,
     "Failed to parse tool call arguments",
     "Unknown reasoning format",
 ];
+
+/// How its errors begin over a schema of the answer that it cannot follow: `JSON schema conversion failed`, of later
+/// versions `JSON schema error at`.
+const NO_SCHEMA: &str = "JSON schema ";
 
 /// How its errors begin that may be about what it read as well as about what it made of it: a wrong type or an absent
 /// key somewhere.
@@ -111,6 +116,13 @@ pub(super) fn whose_fault(
     } else {
         return failure;
     };
+    let of_schema = ["JSON schema", "grammar"].iter().any(|word| error.message.contains(word));
+    if of_schema
+        && named.is_empty()
+        && let Some(fault) = faults::in_schema(door, request)
+    {
+        return Failure::Client(Box::new(fault));
+    }
     // Where the engine names another field, it stumbled over that one.
     let closer = |fault: &ApiError| fault.param.as_deref().is_some_and(|param| leads_through(param, named));
     let found = faults::of_body(door, request).filter(closer);
@@ -316,6 +328,7 @@ mod tests {
             (500, "Failed to parse messages: Missing tool call type: \"x\"", Some("messages"), ""),
             (500, "Failed to parse tool call arguments as JSON: [json.exception", None, ""),
             (500, "Failed to parse grammar", None, ""),
+            (500, "JSON schema conversion failed:\nUnrecognized schema: my secret", None, ""),
             (500, "Unknown reasoning format: wat", Some("reasoning_format"), ""),
             (400, "unsupported content[].type", None, ""),
         ] {
@@ -360,6 +373,11 @@ mod tests {
             let Failure::Client(error) = told(status, words, BROKEN) else { panic!("{status} {words}") };
             assert_eq!(error.param.as_deref(), Some("messages[0].content[0].text"), "{}", error.message);
         }
+        let schema = r#"{"response_format":{"json_schema":{"schema":{"type":"banana"}}}}"#;
+        let Failure::Client(error) = told(500, "JSON schema conversion failed:\nmy secret", schema) else {
+            panic!("a schema that it cannot follow")
+        };
+        assert_eq!(error.param.as_deref(), Some("response_format.json_schema.schema"), "{}", error.message);
         for (words, param) in [
             ("Field 'seed': no", "seed"),
             ("Field 'n': Value must be between 1 <= value <= 1, but got 100", "n"),

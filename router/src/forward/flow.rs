@@ -4,7 +4,9 @@
 use super::agent_links::{AnswerBody, LinkError};
 use super::answer_judge::{Judgement, Truth, comment_before_done};
 use super::attempt::Failure;
+use super::ending::Ending;
 use super::in_flight::Claim;
+use super::refusals;
 use super::stream_guard::{StreamGuard, Usage};
 use super::ticket::{Ended, Ticket};
 use crate::fleet_keeper::FleetHandle;
@@ -39,6 +41,16 @@ const STALL_LOOKS: u32 = 6;
 
 /// The most bytes of a stream before its first content: roles and comments. They wait here for it.
 const BEFORE_CONTENT: usize = 1 << 20;
+
+/// What ends a stream early, and what is known of its way.
+pub(super) struct Terms {
+    /// To the node, when the stream began.
+    pub(super) round_trip: Option<Duration>,
+    /// The longest silence, where it is less than a minute.
+    pub(super) patience: Duration,
+    /// The router waits no longer.
+    pub(super) ending: Ending,
+}
 
 /// A stream that has content: the bytes so far, and the rest of it.
 pub struct StreamAttempt {
@@ -96,17 +108,18 @@ impl StreamAttempt {
     }
 
     /// The client's answer. The claim is held and the ticket stays open until the stream has ended. It is ended
-    /// with an error after a minute of silence, or after `patience` where that is less.
+    /// with an error after a minute of silence, or after the patience of `terms` where that is less, and when the
+    /// router waits no longer.
     #[must_use]
-    pub fn reply(
+    pub(super) fn reply(
         self,
         fleet: FleetHandle,
         candidate: Candidate,
         claim: Claim,
         ticket: Ticket,
-        round_trip: Option<Duration>,
-        patience: Duration,
+        terms: Terms,
     ) -> Reply {
+        let Terms { round_trip, patience, ending } = terms;
         let Self { content_type, pending, body, guard, translation, dialect, truth } = self;
         let mut flow = Flow {
             body,
@@ -121,6 +134,7 @@ impl StreamAttempt {
             round_trip,
             over: false,
             silence: Silence::new(STALL_LIMIT.min(patience)),
+            ending,
         };
         flow.note_end();
         // The last is taken first.
@@ -216,6 +230,7 @@ struct Flow {
     round_trip: Option<Duration>,
     over: bool,
     silence: Silence,
+    ending: Ending,
 }
 
 impl Body for Flow {
@@ -246,6 +261,7 @@ impl Body for Flow {
                 Poll::Ready(None | Some(Err(_))) if done => flow.over = true,
                 Poll::Ready(chunk) => flow.take(chunk),
                 Poll::Pending if done => return Poll::Pending,
+                Poll::Pending if flow.ending.poll(context).is_ready() => flow.cut(),
                 Poll::Pending => {
                     let silent = ready!(flow.silence.poll(done, context));
                     flow.broke(&format!("no data for {} s", silent.as_secs()));
@@ -339,6 +355,20 @@ impl Flow {
             ticket.attempt_ended(format!("broke off: {why}"));
             ticket.end(Ended::Failed, 200, &message, usage);
             self.observe(Outcome::ReplicaFailed);
+            drop(claim);
+        }
+        self.pending.push(self.dialect.last_words(&error));
+    }
+
+    /// The router stops before the stream has ended: nobody's failure, and no clean end either.
+    fn cut(&mut self) {
+        self.over = true;
+        let mut error = refusals::stopped_midway();
+        if let Some((claim, mut ticket)) = self.open.take() {
+            error = error.with("request_id", json!(ticket.id()));
+            let usage = self.measured(&ticket);
+            ticket.attempt_ended("cut off: the router stopped");
+            ticket.end(Ended::Failed, 200, &error.message, usage);
             drop(claim);
         }
         self.pending.push(self.dialect.last_words(&error));

@@ -34,7 +34,8 @@ pub(crate) fn unknown_model(asked: &str, near: &[String], all: &[String]) -> Api
 }
 
 /// No node can serve it, now or at all.
-pub(super) fn unavailable(asked: &str, refusal: &Refusal) -> ApiError {
+pub(super) fn unavailable(asked: &str, refusal: &Refusal, settings: &Settings) -> ApiError {
+    let meshctl = settings.meshctl;
     let what = if asked.starts_with(PREFIX) { "mode" } else { "model" };
     if refusal.is_permanent() {
         // A 4xx: SDKs would repeat a 5xx twice, for nothing.
@@ -50,7 +51,7 @@ pub(super) fn unavailable(asked: &str, refusal: &Refusal) -> ApiError {
     let unloaded = refusal.rejected.iter().find(|rejection| rejection.why == Why::NotLoaded);
     let message = match unloaded {
         Some(Rejection { machine, model: Some(model), .. }) => {
-            format!("{message}; `meshctl model load {model} --node {machine}` loads it")
+            format!("{message}; `{meshctl} model load {model} --node {machine}` loads it")
         }
         Some(Rejection { model: None, .. }) | None => message,
     };
@@ -65,6 +66,12 @@ pub(super) fn stopping() -> ApiError {
     ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "router_stopping", message).retry_after(5)
 }
 
+/// The router ends, and this stream has not.
+pub(super) fn stopped_midway() -> ApiError {
+    let message = "the router is stopping and waits no longer for this answer: it is not complete, ask again";
+    ApiError { message: message.into(), ..stopping() }
+}
+
 /// A newer request of the same session took its place. SDKs repeat 409, 429 and 5xx, and this must not be repeated.
 pub(super) fn superseded() -> ApiError {
     let message = "a newer completion of the same session took this one's place";
@@ -75,7 +82,7 @@ pub(super) fn superseded() -> ApiError {
 pub(super) fn no_slot(asked: &str, why: NoSlot, settings: &Settings) -> ApiError {
     match why {
         NoSlot::Refused(refused) => queue(refused, settings),
-        NoSlot::NoNode(refusal) => unavailable(asked, &refusal),
+        NoSlot::NoNode(refusal) => unavailable(asked, &refusal, settings),
         NoSlot::Superseded => superseded(),
         NoSlot::Stopping => stopping(),
     }

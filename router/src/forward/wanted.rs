@@ -97,7 +97,7 @@ impl Wanted {
 
 /// A number that stands for a name: keys and sessions are compared, never shown.
 #[must_use]
-pub fn hash_of(name: &str) -> u64 {
+pub fn hash_of<T: Hash + ?Sized>(name: &T) -> u64 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     hasher.finish()

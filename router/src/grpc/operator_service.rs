@@ -229,7 +229,7 @@ impl Operator for OperatorService {
             return Ok(Response::new(MachinesReply { machines: machines.collect() }));
         }
         let Some(known) = snapshot.view.machine(&machine(wanted)?) else {
-            return Err(Status::not_found(format!("there is no node `{wanted}`")));
+            return Err(direct::no_node(&snapshot.view, wanted));
         };
         Ok(Response::new(MachinesReply { machines: vec![machines::report_of(known, now)] }))
     }

@@ -214,6 +214,11 @@ fn not_an_object() -> ApiError {
     ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", "the body is not a JSON object")
 }
 
+fn options_no_object() -> ApiError {
+    let message = r#"`options` must be an object, such as {"temperature": 0.7}"#;
+    ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", message).param("options")
+}
+
 /// Options of Ollama that belong to the loading of a model. Another value than the loaded one makes Ollama load it
 /// again, for everybody (its `api.Runner`, and names of older versions).
 const RUNNER_OPTIONS: [&str; 13] = [
@@ -239,9 +244,8 @@ fn without_runner_options(body: Bytes) -> Result<Bytes, ApiError> {
         // Go reads the names of fields without regard for case, but the names of options exactly.
         if name.eq_ignore_ascii_case("keep_alive") {
             edits.push((edit::span(&body, value.get()), Cow::Borrowed("null")));
-        } else if name.eq_ignore_ascii_case("options")
-            && let Ok(options) = members(value.get().as_bytes())
-        {
+        } else if name.eq_ignore_ascii_case("options") && value.get() != "null" {
+            let options = members(value.get().as_bytes()).map_err(|_| options_no_object())?;
             for (option, value) in options {
                 if RUNNER_OPTIONS.contains(&option.as_ref()) {
                     edits.push((edit::span(&body, value.get()), Cow::Borrowed("null")));
@@ -371,6 +375,17 @@ mod tests {
         let other = r#"{"Keep_Alive":"5m","options":{"NUM_CTX":1},"OPTIONS":{"num_ctx":9}}"#;
         let wanted = r#"{"Keep_Alive":null,"options":{"NUM_CTX":1},"OPTIONS":{"num_ctx":null}}"#;
         assert_eq!(admitted(Door::OllamaChat, other), wanted);
+    }
+
+    #[test]
+    fn options_that_are_none_are_the_client_s_fault() {
+        for options in ["\"x\"", "[]", "1"] {
+            let body = Bytes::from(format!(r#"{{"model":"m","options":{options}}}"#));
+            let error = Door::OllamaChat.admit(body).expect_err(options);
+            assert_eq!((error.status, error.param.as_deref()), (StatusCode::BAD_REQUEST, Some("options")));
+        }
+        let none = r#"{"model":"m","options":null}"#;
+        assert_eq!(admitted(Door::OllamaChat, none), none);
     }
 
     #[test]

@@ -38,8 +38,9 @@ const NAMES: [&str; 15] = [
 ];
 /// Where the limits of the answer stand in [`NAMES`].
 const LIMITS: Range<usize> = 3..7;
-/// Where `messages` stands in [`NAMES`].
+/// Where `messages` and `input` stand in [`NAMES`].
 const MESSAGES: usize = 10;
+const INPUT: usize = 12;
 
 /// What a body says and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Head {
     pub prompt: Option<Range<usize>>,
     /// What makes its `messages` none that a chat can begin with; [`Unsound::Missing`] also where none belong.
     pub unsound: Option<Unsound>,
+    /// The same of the items of its `input`.
+    pub items: Option<Unsound>,
     /// Where the value of `tools` stands.
     pub tools_at: Option<Range<usize>>,
     /// Where the value of `system` stands: Anthropic's, and Ollama's for completions.
@@ -175,15 +178,18 @@ impl Head {
     /// [`HeadError`] when the body is no JSON object, could be read in two ways, or lacks a usable `model`.
     pub fn read(body: &[u8], may_stream: bool) -> Result<Self, HeadError> {
         let mut found: [Option<Range<usize>>; NAMES.len()] = [const { None }; NAMES.len()];
-        let (mut first_field, mut unsound) = (None, Some(Unsound::Missing));
+        let (mut unsound, mut items) = (Some(Unsound::Missing), Some(Unsound::Missing));
+        let mut first_field = None;
         scan::fields(body, |field| {
             first_field.get_or_insert(field.key.start);
             let Some(name) = known(body, &field)? else { return Ok(()) };
             if found[name].is_some() {
                 return Err(Stop::Twice(NAMES[name]));
             }
-            if name == MESSAGES {
-                unsound = field.unsound;
+            match name {
+                MESSAGES => unsound = field.unsound,
+                INPUT => items = field.unsound,
+                _ => {}
             }
             found[name] = Some(field.value);
             Ok(())
@@ -230,6 +236,7 @@ impl Head {
             suffix: suffix.as_ref().is_some_and(|at| is_filled(text(at))),
             prompt: messages.or(prompt).or(input),
             unsound,
+            items,
             tools_at: tools,
             system,
             instructions,

@@ -146,10 +146,10 @@ pub fn preload(snapshot: &Snapshot, body: &[u8], chat: bool) -> Option<Result<Re
 
 /// What only an operator may do.
 #[must_use]
-pub fn operators_only(what: &str) -> ApiError {
-    let command = if what == "delete" { "meshctl model unload" } else { "meshctl model load" };
+pub fn operators_only(what: &str, meshctl: &str) -> ApiError {
+    let verb = if what == "delete" { "unload" } else { "load" };
     let message = format!(
-        "models of this mesh are not changed over this API: its operator does that, for instance with `{command}`"
+        "models of this mesh are not changed over this API: its operator does that, for instance with `{meshctl} model {verb}`"
     );
     ApiError::client(StatusCode::FORBIDDEN, "operators_only", message)
 }

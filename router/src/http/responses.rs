@@ -2,6 +2,7 @@
 
 mod tell;
 
+use super::dialect::faults::{of_schema, shown_type};
 use super::dialect::passage::{copy, instruct, invalid, plain_text};
 use super::reply::ApiError;
 use serde_json::{Map, Value, json};
@@ -25,8 +26,8 @@ pub fn chat(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiErro
     match from.get("input") {
         Some(Value::String(text)) => messages.push(json!({ "role": "user", "content": text })),
         Some(Value::Array(items)) => {
-            for item in items {
-                turn(item, &mut messages)?;
+            for (place, item) in items.iter().enumerate() {
+                turn(&format!("input[{place}]"), item, &mut messages)?;
             }
         }
         _ => return Err(invalid("`input` must be a text or a list of items")),
@@ -46,6 +47,9 @@ pub fn chat(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiErro
         match format["type"].as_str() {
             Some("json_object") => {
                 to.insert("response_format".into(), json!({ "type": "json_object" }));
+            }
+            Some("json_schema") if !format["schema"].is_object() => {
+                return Err(Box::new(of_schema("text.format.schema")));
             }
             Some("json_schema") => {
                 let mut named = json!({ "name": format["name"], "schema": format["schema"] });
@@ -85,15 +89,15 @@ fn tool(tool: &Value) -> Option<Value> {
     Some(json!({ "type": "function", "function": function }))
 }
 
-fn turn(item: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
+fn turn(at: &str, item: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
     match item["type"].as_str() {
         None | Some("message") => {
             let role = match item["role"].as_str() {
                 Some("developer") => "system",
                 Some(role) => role,
-                None => "user",
+                None => return Err(misplaced(format!("{at}.role"), "must be a text that says who speaks")),
             };
-            let content = content(&item["content"])?;
+            let content = content(&format!("{at}.content"), &item["content"])?;
             if role == "system" {
                 instruct(out, plain_text(&content));
             } else {
@@ -127,29 +131,41 @@ fn turn(item: &Value, out: &mut Vec<Value>) -> Result<(), Box<ApiError>> {
         // Thoughts of earlier turns are no part of a chat.
         Some("reasoning") => {}
         Some("item_reference") => {
-            let message = "`item_reference` is not supported: no response is kept here, so send the items \
-                           themselves (`store: false`)";
-            return Err(Box::new(ApiError { code: "unsupported", ..*invalid(message) }));
+            let why = "is an `item_reference`, which is not supported: no response is kept here, so send the items \
+                       themselves (`store: false`)";
+            return Err(unsupported(at, why));
         }
-        Some(_) => {
-            let message =
-                "only messages, calls of functions and their outputs can be translated for this engine";
-            return Err(Box::new(ApiError { code: "unsupported", ..*invalid(message) }));
+        Some(other) => {
+            let kind = shown_type(other);
+            let why = format!(
+                "is an item of {kind}: only messages, calls of functions and their outputs can be translated for this engine"
+            );
+            return Err(unsupported(at, &why));
         }
     }
     Ok(())
 }
 
-fn content(content: &Value) -> Result<Value, Box<ApiError>> {
+/// What is wrong with the value at `at`.
+fn misplaced(at: impl Into<String>, why: &str) -> Box<ApiError> {
+    let at = at.into();
+    Box::new(invalid(format!("`{at}` {why}")).param(at))
+}
+
+fn unsupported(at: &str, why: &str) -> Box<ApiError> {
+    Box::new(ApiError { code: "unsupported", ..*misplaced(at, why) })
+}
+
+fn content(at: &str, content: &Value) -> Result<Value, Box<ApiError>> {
     let parts = match content {
         Value::String(_) => return Ok(content.clone()),
         Value::Array(parts) => parts,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
-            return Err(invalid("`content` must be a text or a list of parts"));
+            return Err(misplaced(at, "must be a text or a list of parts"));
         }
     };
     let mut out = Vec::new();
-    for part in parts {
+    for (place, part) in parts.iter().enumerate() {
         match part["type"].as_str() {
             Some("input_text" | "output_text" | "text" | "refusal") => {
                 let text = part.get("text").or_else(|| part.get("refusal")).cloned().unwrap_or_default();
@@ -158,9 +174,11 @@ fn content(content: &Value) -> Result<Value, Box<ApiError>> {
             Some("input_image") => {
                 out.push(json!({ "type": "image_url", "image_url": { "url": part["image_url"] } }));
             }
-            _ => {
-                let message = "only texts and images can be translated for this engine";
-                return Err(Box::new(ApiError { code: "unsupported", ..*invalid(message) }));
+            kind => {
+                let kind = shown_type(kind.unwrap_or_default());
+                let why =
+                    format!("is a part of {kind}: only texts and images can be translated for this engine");
+                return Err(unsupported(&format!("{at}[{place}]"), &why));
             }
         }
     }

@@ -14,6 +14,8 @@ const TPOT: HeaderName = HeaderName::from_static("x-slo-tpot-ms");
 const DEADLINE: HeaderName = HeaderName::from_static("x-mesh-deadline-ms");
 /// Longer names of sessions are none.
 const SESSION_LIMIT: usize = 256;
+/// Characters of a value that are repeated.
+const SHOWN: usize = 40;
 /// Times in milliseconds: from 1 to an hour. A request that waits keeps its body in memory.
 const TIMES_MS: std::ops::RangeInclusive<u64> = 1..=3_600_000;
 
@@ -51,8 +53,10 @@ fn milliseconds(headers: &HeaderMap, name: HeaderName) -> Result<Option<u64>, Ap
     if let Some(number) = number.filter(|number| TIMES_MS.contains(number)) {
         return Ok(Some(number));
     }
+    let clean = |&byte: &u8| if matches!(byte, b' '..=b'~') { char::from(byte) } else { '?' };
+    let got: String = value.as_bytes().iter().take(SHOWN).map(clean).collect();
     let message = format!(
-        "the header {name} must be a whole number of milliseconds from {} to {} (an hour)",
+        "the header {name} is `{got}`, and must be a whole number of milliseconds from {} to {} (an hour)",
         TIMES_MS.start(),
         TIMES_MS.end(),
     );
@@ -100,7 +104,9 @@ mod tests {
         for wrong in ["", "soon", "0", "-1", "1.5", "2s", "3600001", "99999999999"] {
             let error = read(wrong).expect_err(wrong);
             assert_eq!((error.code, error.param.as_deref()), ("invalid_request", Some("x-mesh-deadline-ms")));
-            assert!(error.message.contains("from 1 to 3600000 (an hour)"), "{}", error.message);
+            let words = format!("the header x-mesh-deadline-ms is `{wrong}`, and must be");
+            assert!(error.message.starts_with(&words), "{}", error.message);
+            assert!(error.message.ends_with("from 1 to 3600000 (an hour)"), "{}", error.message);
         }
     }
 }

@@ -154,6 +154,7 @@ fn free_name(world: &World, wanted: &str) -> MachineId {
 
 fn empty(machine: MachineId) -> Site {
     Site {
+        is_lost: false,
         machine,
         standing: Standing::Open,
         pools: Pools { devices: Vec::new(), ram: Reading::unknown("it is supposed"), notes: Vec::new() },

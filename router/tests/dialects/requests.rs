@@ -199,6 +199,33 @@ fn ollama_s_chat_becomes_openai_s_with_calls_images_options_and_format() {
 }
 
 #[test]
+fn what_cannot_be_translated_of_a_response_is_named_with_its_place_and_type() {
+    let part = |part: Value| json!({"model": "m", "input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}, part]}]});
+    let format = |format: Value| json!({"model": "m", "input": "x", "text": {"format": format}});
+    for (body, param, words) in [
+        (part(json!({"type": "input_file", "file_id": "f"})), "input[0].content[1]", "the type `input_file`"),
+        (part(json!({"type": "My Secret"})), "input[0].content[1]", "an unknown type"),
+        (part(json!("x")), "input[0].content[1]", "an unknown type"),
+        (json!({"model": "m", "input": [{"type": "computer_call"}]}), "input[0]", "the type `computer_call`"),
+        (
+            json!({"model": "m", "input": [{"role": "user", "content": 1}]}),
+            "input[0].content",
+            "a text or a list",
+        ),
+        (
+            format(json!({"type": "json_schema", "name": "n", "schema": "x"})),
+            "text.format.schema",
+            "a JSON schema",
+        ),
+    ] {
+        let error = refused(Door::Responses, EngineKind::LlamaServer, &body);
+        assert_eq!((error.status, error.param.as_deref()), (StatusCode::BAD_REQUEST, Some(param)), "{body}");
+        assert!(error.message.starts_with(&format!("`{param}` ")), "{}", error.message);
+        assert!(error.message.contains(words) && !error.message.contains("Secret"), "{}", error.message);
+    }
+}
+
+#[test]
 fn ollama_s_prompts_become_chats_raw_ones_completions_and_texts_embeddings() {
     let body = json!({"model": "m", "prompt": "hi", "system": "short", "format": "json", "stream": false});
     let (path, to) = translated(Door::OllamaGenerate, EngineKind::Vllm, &body);

@@ -37,14 +37,19 @@ async fn a_chat_without_messages_or_roles_is_refused_before_any_node_is_asked() 
         (Door::Chat, Some(json!([{"role": "user", "content": "x"}, "x"])), "messages[1]"),
         (Door::CountTokens, Some(json!([{"content": "x"}])), "messages[0].role"),
         (Door::Chat, Some(json!([{"role": "user"}, {"role": "user"}, {"content": "x"}])), "messages[2].role"),
+        (Door::Messages, Some(json!([{"role": "user"}, {"role": "banana"}])), "messages[1].role"),
+        (Door::OllamaChat, Some(json!([{"content": "x"}])), "messages[0].role"),
     ] {
         let mut body = json!({ "model": "m", "max_tokens": 4 });
         if let Some(messages) = messages {
             body["messages"] = messages;
         }
-        let (status, _, error) = error_of(mesh.send_to(door, &body, caller("k")).await).await;
-        assert_eq!((status, &error["type"]), (400, &json!("invalid_request_error")), "{body}");
-        let message = error["message"].as_str().unwrap_or_default();
+        let (status, _, error) = error_of(mesh.send_to(door, &body, caller(param)).await).await;
+        // Ollama's errors are a text alone.
+        let (kind, message) = (error["type"].as_str(), error["message"].as_str().or(error.as_str()));
+        let message = message.unwrap_or_default();
+        assert_eq!(status, 400, "{body}");
+        assert!(door == Door::OllamaChat || kind == Some("invalid_request_error"), "{error}");
         assert!(message.starts_with(&format!("`{param}` ")), "{message}");
         if door == Door::Chat {
             assert_eq!(error["param"], param);
@@ -73,6 +78,37 @@ async fn what_an_engine_fails_over_in_a_malformed_chat_is_a_400_and_no_failure_o
     assert_eq!(failures(&mesh), 0);
     let (status, ..) = error_of(mesh.send("m", caller("k")).await).await;
     assert_eq!(status, 400, "its words alone tell that it could not read the messages");
+    assert_eq!(failures(&mesh), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_and_schemas_that_an_engine_does_not_take_are_named_with_their_place_and_type() {
+    let (mesh, nodes) = pair().await;
+    let message = |content: Value| json!({"model": "m", "messages": [{"role": "user", "content": content}]});
+    let mut schema = message(json!("x"));
+    schema["response_format"] = json!({"type": "json_schema", "json_schema": {"schema": {"type": "banana"}}});
+    for (words, body, param, told) in [
+        (
+            r#"{"error":{"code":500,"message":"unsupported content[].type"}}"#,
+            message(json!([{"type": "text", "text": "x"}, {"type": "banana"}])),
+            "messages[0].content[1]",
+            "the type `banana`",
+        ),
+        (
+            r#"{"error":{"code":400,"message":"JSON schema conversion failed:\nUnrecognized schema"}}"#,
+            schema,
+            "response_format.json_schema.schema",
+            "cannot follow",
+        ),
+    ] {
+        for (node, _) in &nodes {
+            node.always(Script::Status(500, words, None));
+        }
+        let (status, _, error) = error_of(mesh.send_body(&body, caller("k")).await).await;
+        assert_eq!((status, &error["param"]), (400, &json!(param)), "{error}");
+        assert!(error["message"].as_str().is_some_and(|message| message.contains(told)), "{error}");
+    }
+    mesh.until_idle().await;
     assert_eq!(failures(&mesh), 0);
 }
 

@@ -7,4 +7,5 @@ mod fixture;
 mod loading;
 mod overload;
 mod retries;
+mod stopping;
 mod waiting;

@@ -159,6 +159,22 @@ async fn a_client_that_repeats_what_was_refused_is_slowed_down_and_told_what_to_
 }
 
 #[tokio::test(start_paused = true)]
+async fn different_mistakes_of_about_the_same_size_are_no_loop() {
+    let mesh = Mesh::start(|_| ());
+    let (a, _control_a) = mesh.node("a", loaded(4)).await;
+    let fields = ["temperature", "top_p", "min_p", "seed", "stop", "n", "samplers", "logprobs"];
+    for field in fields {
+        let words = format!(r#"{{"error":{{"code":400,"message":"Field '{field}': no"}}}}"#);
+        a.always(Script::Status(400, words.leak(), None));
+        let (_, code, error) = error_of(mesh.send("m", caller("k")).await).await;
+        assert_eq!((code.as_str(), &error["param"]), ("invalid_request", &json!(field)));
+    }
+    for name in ["a", "b", "c", "d", "e", "f", "g"] {
+        assert_eq!(error_of(mesh.send(name, caller("k")).await).await.1, "model_not_found");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_engine_that_hangs_up_at_every_probe_is_probed_ever_less_often() {
     for script in [Script::HangsUp, Script::Refused("engine_unreachable")] {
         let mesh = Mesh::start(|_| ());

@@ -142,6 +142,11 @@ impl Answer {
         self.is_done || self.finish.is_some()
     }
 
+    /// Whether any of it came, or any of its thinking.
+    pub(super) fn has_begun(&self) -> bool {
+        self.first_at.is_some()
+    }
+
     /// Whether the answer ends its line by itself (an empty answer needs no line).
     pub(super) fn ends_with_newline(&self) -> bool {
         self.text.is_empty() || self.text.ends_with('\n')

@@ -34,7 +34,7 @@ async fn accept(listener: &TcpListener) -> (String, TcpStream) {
 
 async fn ask(url: &Url) -> Result<Answer, Failure> {
     let key = HeaderValue::from_static("Bearer mk_a_b");
-    exchange(url, key, &question::body("mesh/code", None, "hi", None), false, &json_screen()).await
+    exchange(url, key, &question::body("mesh/code", None, "hi", None), Shown::Answer, &json_screen()).await
 }
 
 /// Answers one question with `reply` and hangs up.
@@ -87,6 +87,33 @@ async fn nobody_there_is_an_unreachable_router() {
     assert!(failure.what.contains(url.as_str().trim_end_matches('/')), "{}", failure.what);
 }
 
+/// A server that says `greeting` to everyone and listens until the client leaves.
+async fn greets(greeting: &'static [u8]) -> Url {
+    let (listener, url) = front_door().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            drop(stream.write_all(greeting).await);
+            drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await);
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_something_else_is_told_as_such() {
+    // An alert, as TLS answers to a plain request.
+    let tls = greets(&[21, 3, 3, 0, 2, 2, 50]).await;
+    let mut http = greets(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+    http.set_scheme("https").expect("a scheme");
+    for (url, cause) in [(tls, "does not speak HTTP"), (http, "does not speak TLS: write http://")] {
+        let failure = ask(&url).await.expect_err("another port");
+        assert_eq!(failure.kind, Kind::Unreachable, "{failure:?}");
+        assert!(failure.what.contains("is no router's port for clients"), "{failure:?}");
+        assert!(failure.cause.as_deref().is_some_and(|told| told.contains(cause)), "{failure:?}");
+        assert!(failure.hints[0].contains("--url http://HOST:7400"), "{failure:?}");
+    }
+}
+
 #[tokio::test]
 async fn giving_up_closes_the_connection_so_that_the_request_is_cancelled() {
     let (listener, url) = front_door().await;
@@ -112,6 +139,7 @@ async fn giving_up_closes_the_connection_so_that_the_request_is_cancelled() {
 #[test]
 fn each_status_has_its_kind_and_the_words_of_the_router() {
     let body = br#"{"error":{"message":"no mode named \"cod\"; did you mean \"code\"?","type":"not_found"}}"#;
+    let url = question::url("http://msi:8080").expect("a URL");
     for (status, kind) in [
         (404, Kind::NotFound),
         (401, Kind::Refused),
@@ -120,13 +148,47 @@ fn each_status_has_its_kind_and_the_words_of_the_router() {
         (504, Kind::TimedOut),
     ] {
         let status = StatusCode::from_u16(status).expect("a status");
-        let failure = refusal(status, body, None, Some("r1"));
+        let failure = refusal(status, body, None, Some("r1"), &url);
         assert_eq!(
             (failure.kind, failure.what.as_str()),
             (kind, "no mode named \"cod\"; did you mean \"code\"?")
         );
     }
-    let busy = refusal(StatusCode::SERVICE_UNAVAILABLE, b"<html>", Some("7"), Some("r1"));
+    let busy = refusal(StatusCode::SERVICE_UNAVAILABLE, b"<html>", Some("7"), Some("r1"), &url);
     assert_eq!(busy.what, "the router answered 503 Service Unavailable");
     assert_eq!(busy.hints, ["try again in 7 s", "meshctl explain r1"]);
+    let stranger = refusal(StatusCode::NOT_FOUND, b"<html>", None, None, &url);
+    assert_eq!(stranger.what, "http://msi:8080/ answered 404 Not Found, and not in a router's words");
+    assert!(stranger.hints[0].contains("7400"), "{stranger:?}");
+}
+
+/// One small request through a mode whose model answers with `reply`.
+async fn tried(reply: String) -> Result<(), Failure> {
+    let (listener, url) = front_door().await;
+    let server = async {
+        let (request, mut stream) = accept(&listener).await;
+        stream.write_all(reply.as_bytes()).await.expect("writable");
+        stream.shutdown().await.expect("open");
+        request
+    };
+    let way = Way { data: "/nowhere".into(), router: None, timeout: None };
+    let screen = json_screen();
+    let (request, ended) =
+        tokio::join!(server, trial("code", Some("mk_a_b"), Some(url.as_str()), &way, &screen));
+    assert!(
+        request.contains("\"model\":\"mesh/code\"") && request.contains("\"max_tokens\":48"),
+        "{request}"
+    );
+    ended
+}
+
+#[tokio::test]
+async fn a_trial_asks_a_mode_for_little_and_wants_something_back() {
+    let done = "data: [DONE]\n\n";
+    assert_eq!(tried(format!("{HEAD}{HI}{done}")).await, Ok(()));
+    let thinking = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n";
+    assert_eq!(tried(format!("{HEAD}{thinking}{done}")).await, Ok(()), "it thought for as long as it might");
+    let failure = tried(format!("{HEAD}{done}")).await.expect_err("an empty answer");
+    assert_eq!((failure.kind, failure.what.as_str()), (Kind::Failed, "mesh/code answered, but with nothing"));
+    assert_eq!(failure.hints, ["meshctl explain r1"]);
 }

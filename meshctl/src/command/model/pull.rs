@@ -110,12 +110,21 @@ async fn follow(
         }
         if start.elapsed() >= limit {
             progress.end(screen);
-            let what = format!("{} is not on {} after {}", which.model, which.node, human_duration(limit));
-            return Err(
-                Failure::new(Kind::TimedOut, what).hint("the machine goes on; look: meshctl model list")
-            );
+            return Err(late(args, now, limit));
         }
     }
+}
+
+/// The time is over: how far it is, and what became of it before.
+fn late(args: &PullArgs, now: Option<&Transfer>, limit: Duration) -> Failure {
+    let which = &args.which;
+    let what = format!("{} is not on {} after {}", which.model, which.node, human_duration(limit));
+    let cause = match now.map(|transfer| (transfer, &transfer.state)) {
+        None => "its report says nothing of it yet".to_owned(),
+        Some((_, TransferState::Failed(why))) => why.clone(),
+        Some((transfer, state)) => format!("{} from {}: {}", state.word(), transfer.source, done(transfer)),
+    };
+    Failure::new(Kind::TimedOut, what).cause(cause).hint("the machine goes on; look: meshctl model list")
 }
 
 fn finished(args: &PullArgs, fetched: u64, took: Duration, screen: &Screen) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::quantity::bytes;
+use mesh_core::id::ModelId;
 use mesh_core::machine::{Report, StoreRefusal};
 use mesh_core::units::human_duration;
 use mesh_proto::v1::{DirectReply, DirectRequest};
@@ -17,9 +18,13 @@ const DELETED: [&str; 1] = ["not deleted"];
 
 /// # Errors
 /// `NotFound` for an unknown machine or model, `TimedOut` when it is not gone in time.
-pub(super) async fn run(args: ModelArgs, way: &Way, screen: &Screen) -> Result<(), Failure> {
+pub(super) async fn run(mut args: ModelArgs, way: &Way, screen: &Screen) -> Result<(), Failure> {
     let mut operators = Way { timeout: None, ..way.clone() }.dial().await?;
     let before = report(&mut operators, &args).await?;
+    // By the name under which an engine serves it, too: what is deleted is the file.
+    if let Some(file) = file_of(&before, &args) {
+        args.model = file;
+    }
     let (size, old) = (size(&before, &args), refusal_in(&before, &args, &DELETED));
     let request = DirectRequest {
         node: args.node.to_string(),
@@ -67,6 +72,13 @@ async fn report(operators: &mut Operators, args: &ModelArgs) -> Result<Report, F
         Some(machine) => read(machine),
         None => Err(Failure::new(Kind::NotFound, format!("no node named `{}`", args.node))),
     }
+}
+
+/// The file that an engine serves under this name.
+fn file_of(report: &Report, args: &ModelArgs) -> Option<ModelId> {
+    let stored = || report.store.iter().flat_map(|store| &store.models);
+    let served = stored().find(|stored| stored.served_as.as_ref() == Some(&args.model))?;
+    stored().all(|stored| stored.model != args.model).then(|| served.model.clone())
 }
 
 fn size(report: &Report, args: &ModelArgs) -> Option<u64> {

@@ -15,20 +15,41 @@ const EXAMPLE: &str = r#"such as {"role": "user", "content": "…"}"#;
 /// What a chat lacks, as far as its head tells.
 #[must_use]
 pub fn of_head(door: Door, head: &Head) -> Option<ApiError> {
-    let unsound = head.unsound.filter(|_| is_chat(door))?;
-    let role = |place: usize| format!("messages[{place}].role");
+    let (list, unsound) = match door {
+        Door::Responses => ("input", head.items?),
+        Door::Chat | Door::Messages | Door::CountTokens | Door::OllamaChat => ("messages", head.unsound?),
+        Door::Completions
+        | Door::Embeddings
+        | Door::OllamaGenerate
+        | Door::OllamaEmbed
+        | Door::OllamaEmbeddings
+        | Door::Infill
+        | Door::Completion
+        | Door::Fim => return None,
+    };
+    let role = |place: usize| format!("{list}[{place}].role");
+    let or_text = if door == Door::Responses { "a text or " } else { "" };
     Some(match unsound {
-        Unsound::Missing => fault("messages", &format!("is missing: it is a list of messages, {EXAMPLE}")),
-        Unsound::NoList => fault("messages", &format!("must be a list of messages, {EXAMPLE}")),
-        Unsound::Empty => fault("messages", &format!("is empty: it needs at least one message, {EXAMPLE}")),
+        // So Ollama's clients ask for a model to be loaded.
+        Unsound::Missing | Unsound::Empty if door == Door::OllamaChat => return None,
+        Unsound::Missing => fault(list, &format!("is missing: it is {or_text}a list of messages, {EXAMPLE}")),
+        Unsound::NoList => fault(list, &format!("must be {or_text}a list of messages, {EXAMPLE}")),
+        Unsound::Empty => fault(list, &format!("is empty: it needs at least one message, {EXAMPLE}")),
         Unsound::NoObject(place) => {
-            fault(format!("messages[{place}]"), &format!("must be an object, {EXAMPLE}"))
+            fault(format!("{list}[{place}]"), &format!("must be an object, {EXAMPLE}"))
         }
         Unsound::NoRole(place) => {
             fault(role(place), &format!("is missing: it says who speaks, {}", roles(door)))
         }
         Unsound::RoleNoText(place) => fault(role(place), &format!("must be a text, {}", roles(door))),
+        // Templates know more roles, and other dialects have more.
+        Unsound::OtherRole(_) if !is_anthropic(door) => return None,
+        Unsound::OtherRole(place) => fault(role(place), &format!("must be {}", roles(door))),
     })
+}
+
+fn is_anthropic(door: Door) -> bool {
+    matches!(door, Door::Messages | Door::CountTokens)
 }
 
 /// What is malformed in a chat's body. It is read as a whole: only for one that an engine has failed over.
@@ -41,16 +62,23 @@ pub fn of_body(door: Door, body: &[u8]) -> Option<ApiError> {
     let messages = whole.get("messages")?.as_array()?;
     let in_messages =
         messages.iter().enumerate().find_map(|(place, message)| in_message(door, place, message));
-    in_messages.or_else(|| in_tools(door, whole.get("tools")?))
+    let tools = || in_tools(door, whole.get("tools")?);
+    in_messages
+        .or_else(tools)
+        .or_else(|| in_format(whole.get("response_format").filter(|_| door == Door::Chat)?))
 }
 
 fn is_chat(door: Door) -> bool {
-    matches!(door, Door::Chat | Door::Messages | Door::CountTokens)
+    door == Door::Chat || is_anthropic(door)
 }
 
 fn roles(door: Door) -> &'static str {
     if door == Door::Chat {
         "one of `system`, `developer`, `user`, `assistant` and `tool`"
+    } else if door == Door::Responses {
+        "one of `system`, `developer`, `user` and `assistant`"
+    } else if door == Door::OllamaChat {
+        "one of `system`, `user`, `assistant` and `tool`"
     } else {
         "`user` or `assistant`"
     }
@@ -81,9 +109,10 @@ fn in_message(door: Door, place: usize, message: &Value) -> Option<ApiError> {
         && message["role"].as_str().is_some_and(|role| ["assistant", "tool", "function"].contains(&role));
     let content = || match message.get("content") {
         Some(Value::String(_)) => None,
-        Some(Value::Array(parts)) => {
-            parts.iter().enumerate().find_map(|(part, value)| in_part(format!("{at}.content[{part}]"), value))
-        }
+        Some(Value::Array(parts)) => parts
+            .iter()
+            .enumerate()
+            .find_map(|(part, value)| in_part(door, format!("{at}.content[{part}]"), value)),
         // What only calls tools says nothing, and some tools answer nothing.
         None | Some(Value::Null) if may_be_silent => None,
         None => Some(fault(format!("{at}.content"), "is missing: it is a text or a list of parts")),
@@ -104,8 +133,31 @@ fn in_message(door: Door, place: usize, message: &Value) -> Option<ApiError> {
     role.or_else(content).or_else(name).or_else(calls)
 }
 
+/// Parts of OpenAI's that some engine reads. Others are pointed at only where one has failed over the request.
+const PARTS: [&str; 12] = [
+    "text",
+    "image_url",
+    "input_audio",
+    "refusal",
+    "audio_url",
+    "video_url",
+    "image_embeds",
+    "thinking",
+    "input_text",
+    "input_image",
+    "output_text",
+    "image",
+];
+
+/// A type as the client wrote it, where it can be repeated: it may be anything.
+#[must_use]
+pub fn shown_type(kind: &str) -> String {
+    let is_word = (1..=40).contains(&kind.len()) && kind.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    if is_word { format!("the type `{kind}`") } else { "an unknown type".into() }
+}
+
 /// A part of OpenAI's, or a block of Anthropic's.
-fn in_part(at: String, part: &Value) -> Option<ApiError> {
+fn in_part(door: Door, at: String, part: &Value) -> Option<ApiError> {
     if !part.is_object() {
         return Some(fault(at, r#"must be an object, such as {"type": "text", "text": "…"}"#));
     }
@@ -118,7 +170,17 @@ fn in_part(at: String, part: &Value) -> Option<ApiError> {
     kind.or_else(|| match part["type"].as_str()? {
         "text" => text(format!("{at}.text"), part.get("text")),
         "image_url" => url(&at, part.get("image_url")),
-        "image" if !part["source"].is_object() => Some(fault(format!("{at}.source"), "must be an object")),
+        "image" if door != Door::Chat && !part["source"].is_object() => {
+            Some(fault(format!("{at}.source"), "must be an object"))
+        }
+        kind if door == Door::Chat && !PARTS.contains(&kind) => {
+            let what = shown_type(kind);
+            let error = fault(
+                at,
+                &format!("is a part of {what}, which the engine does not read: there are `text`, `image_url` and `input_audio`"),
+            );
+            Some(ApiError { code: "unsupported", ..error })
+        }
         _ => None,
     })
 }
@@ -151,6 +213,54 @@ fn kind(of: &Value) -> Result<Option<&str>, &Value> {
     }
 }
 
+/// The form that a chat's answer is to have.
+fn in_format(format: &Value) -> Option<ApiError> {
+    if format.is_null() {
+        return None;
+    }
+    if !format.is_object() {
+        return Some(fault("response_format", r#"must be an object, such as {"type": "json_object"}"#));
+    }
+    let at = "response_format.json_schema";
+    let schema = &format["json_schema"];
+    match format["type"].as_str() {
+        None => text("response_format.type".into(), format.get("type")),
+        Some("json_schema") if !schema.is_object() => {
+            Some(fault(at, r#"must be an object, such as {"name": "answer", "schema": {"type": "object"}}"#))
+        }
+        Some("json_schema") if !schema["schema"].is_object() => Some(of_schema(format!("{at}.schema"))),
+        Some(_) => None,
+    }
+}
+
+/// What stands where a schema must be.
+#[must_use]
+pub fn of_schema(at: impl Into<String>) -> ApiError {
+    fault(at, r#"must be a JSON schema, such as {"type": "object", "properties": {…}}"#)
+}
+
+/// Points at the schema of the answer, where a request has one: for an engine that could not follow it.
+#[must_use]
+pub fn in_schema(door: Door, body: &[u8]) -> Option<ApiError> {
+    let (pointer, place) = match door {
+        Door::Chat => ("/response_format/json_schema/schema", "response_format.json_schema.schema"),
+        Door::Responses => ("/text/format/schema", "text.format.schema"),
+        Door::OllamaChat | Door::OllamaGenerate => ("/format", "format"),
+        Door::Completions
+        | Door::Embeddings
+        | Door::Messages
+        | Door::CountTokens
+        | Door::OllamaEmbed
+        | Door::OllamaEmbeddings
+        | Door::Infill
+        | Door::Completion
+        | Door::Fim => return None,
+    };
+    let whole: Value = serde_json::from_slice(body).ok()?;
+    let is_given = whole.pointer(pointer).is_some_and(Value::is_object);
+    is_given.then(|| fault(place, "is a JSON schema that the engine cannot follow"))
+}
+
 fn in_tools(door: Door, tools: &Value) -> Option<ApiError> {
     let list = match tools {
         Value::Null => return None,
@@ -178,131 +288,4 @@ fn in_tools(door: Door, tools: &Value) -> Option<ApiError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn before(door: Door, body: &Value) -> Option<ApiError> {
-        of_head(door, &Head::read(body.to_string().as_bytes(), true).expect("a head"))
-    }
-
-    #[test]
-    fn a_chat_without_what_every_engine_needs_is_named_before_any_is_asked() {
-        for (messages, param, words) in [
-            (json!("x"), "messages", "must be a list"),
-            (json!(null), "messages", "must be a list"),
-            (json!([]), "messages", "is empty"),
-            (json!([{"role": "user"}, 1]), "messages[1]", "must be an object"),
-            (json!([{"role": "user"}, {"content": "x"}]), "messages[1].role", "is missing"),
-            (json!([{"role": 1}]), "messages[0].role", "must be a text"),
-        ] {
-            let body = json!({ "model": "m", "messages": messages });
-            for door in [Door::Chat, Door::Messages, Door::CountTokens] {
-                let error = before(door, &body).unwrap_or_else(|| panic!("{door:?} {body}"));
-                assert_eq!((error.status, error.code), (StatusCode::BAD_REQUEST, "invalid_request"));
-                assert_eq!(error.param.as_deref(), Some(param));
-                assert!(error.message.starts_with(&format!("`{param}` {words}")), "{}", error.message);
-            }
-            assert_eq!(before(Door::OllamaChat, &body), None, "Ollama takes more");
-        }
-        let error = before(Door::Messages, &json!({"model": "m"})).expect("there are none");
-        assert!(error.message.starts_with("`messages` is missing"), "{}", error.message);
-        assert_eq!(before(Door::Completions, &json!({"model": "m", "prompt": "x"})), None);
-        assert_eq!(before(Door::Chat, &json!({"model": "m", "messages": [{"role": "user"}]})), None);
-    }
-
-    #[test]
-    fn what_an_engine_failed_over_is_found_and_what_is_sound_is_not() {
-        let call = |call: Value| json!([{"role": "assistant", "tool_calls": [call]}]);
-        for (messages, param) in [
-            (json!([{"role": "user"}]), "messages[0].content"),
-            (json!([{"role": "user", "content": {}}]), "messages[0].content"),
-            (json!([{"role": "user", "content": ["x"]}]), "messages[0].content[0]"),
-            (json!([{"role": "user", "content": [{}]}]), "messages[0].content[0].type"),
-            (
-                json!([{"role": "user", "content": [{"type": "text", "text": 1}]}]),
-                "messages[0].content[0].text",
-            ),
-            (
-                json!([{"role": "user", "content": [{"type": "image_url"}]}]),
-                "messages[0].content[0].image_url.url",
-            ),
-            (json!([{"role": "user", "content": "x", "name": 1}]), "messages[0].name"),
-            (json!([{"role": "assistant", "tool_calls": "x"}]), "messages[0].tool_calls"),
-            (call(json!({})), "messages[0].tool_calls[0].function.name"),
-            (call(json!({"type": 1})), "messages[0].tool_calls[0].type"),
-            (call(json!({"type": "custom"})), "messages[0].tool_calls[0].custom.name"),
-            (
-                call(json!({"function": {"name": "f", "arguments": 1}})),
-                "messages[0].tool_calls[0].function.arguments",
-            ),
-            (
-                call(json!({"type": "function", "function": {"arguments": "{}"}})),
-                "messages[0].tool_calls[0].function.name",
-            ),
-        ] {
-            let body = json!({ "messages": messages }).to_string();
-            let error = of_body(Door::Chat, body.as_bytes()).unwrap_or_else(|| panic!("{body}"));
-            assert_eq!(error.param.as_deref(), Some(param), "{body}");
-        }
-        for (door, tools, param) in [
-            (Door::Chat, json!("x"), "tools"),
-            (Door::Chat, json!([{}]), "tools[0].type"),
-            (Door::Chat, json!([{"type": "function", "function": {}}]), "tools[0].function.name"),
-            (Door::Messages, json!([{"input_schema": {}}]), "tools[0].name"),
-            (Door::Messages, json!([{"type": "custom"}]), "tools[0].name"),
-            (Door::Messages, json!([{"type": 1, "name": "f"}]), "tools[0].type"),
-        ] {
-            let body = json!({ "messages": [{"role": "user", "content": "x"}], "tools": tools }).to_string();
-            let error = of_body(door, body.as_bytes()).unwrap_or_else(|| panic!("{body}"));
-            assert_eq!(error.param.as_deref(), Some(param), "{body}");
-        }
-        let sound = json!({
-            "tools": [{"type": "function", "function": {"name": "f"}}],
-            "messages": [
-                {"role": "system", "content": "x", "name": null},
-                {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": "data:"}]},
-                {"role": "assistant", "content": null, "tool_calls": [
-                    {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
-                {"role": "tool", "content": "x", "tool_call_id": "1"},
-            ],
-        });
-        assert_eq!(of_body(Door::Chat, sound.to_string().as_bytes()), None);
-        let sound = json!({
-            "tools": [{"name": "f", "input_schema": {}}],
-            "messages": [
-                {"role": "user", "content": [{"type": "image", "source": {"type": "base64", "data": ""}}]},
-                {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]},
-                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "x"}]},
-            ],
-        });
-        assert_eq!(of_body(Door::Messages, sound.to_string().as_bytes()), None);
-    }
-
-    #[test]
-    fn what_engines_or_openai_and_anthropic_allow_is_no_fault() {
-        for message in [
-            json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}),
-            json!({"role": "assistant", "tool_calls": [{"type": null, "function": {"name": "f", "arguments": {}}}]}),
-            json!({"role": "assistant", "tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "x"}}]}),
-            json!({"role": "assistant", "tool_calls": [{"type": "of_tomorrow"}]}),
-            json!({"role": "assistant", "content": null}),
-            json!({"role": "tool", "content": null, "tool_call_id": "1"}),
-            json!({"role": "function", "name": "f"}),
-        ] {
-            let body = json!({ "messages": [message] });
-            assert_eq!(of_body(Door::Chat, body.to_string().as_bytes()), None, "{body}");
-        }
-        let tools =
-            json!([{"type": "bash_20250124"}, {"type": "custom", "name": "f"}, {"type": null, "name": "f"}]);
-        let body = json!({ "tools": tools, "messages": [{"role": "user", "content": "x"}] });
-        assert_eq!(of_body(Door::Messages, body.to_string().as_bytes()), None, "{body}");
-        assert!(roles(Door::Chat).contains("`developer`"));
-    }
-
-    #[test]
-    fn other_doors_have_no_chats() {
-        assert_eq!(of_body(Door::Responses, b"{\"messages\":[1]}"), None, "no chat of these dialects");
-        assert_eq!(of_body(Door::Chat, b"no JSON"), None);
-    }
-}
+mod tests;

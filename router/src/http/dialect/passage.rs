@@ -2,6 +2,7 @@
 //! else translated to what it does speak.
 
 use super::Door;
+use super::faults::shown_type;
 use super::pieces::{NoAnswer, Source};
 use super::translation::{Label, Translation, Voice};
 use crate::forward::stream_guard::Framing;
@@ -307,9 +308,7 @@ fn blocks(content: Option<&RawValue>) -> Vec<Block<'_>> {
 }
 
 fn unread(at: &str, kind: &str) -> Box<ApiError> {
-    // What a client calls a type may be anything; it is not repeated then.
-    let is_word = kind.len() <= 40 && kind.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    let kind = if is_word { format!("the type `{kind}`") } else { "an unknown type".into() };
+    let kind = shown_type(kind);
     let message = format!(
         "`{at}` is a block of {kind}, which would not reach the model: give what it says in a block of the type `text`"
     );

@@ -32,16 +32,16 @@ pub(crate) struct Field {
     pub(crate) escaped: bool,
     /// Its value, without the white space around it.
     pub(crate) value: Range<usize>,
-    /// Of `messages`: what makes them none that a chat can begin with.
+    /// Of `messages` and `input`: what makes them none that a chat can begin with.
     pub(crate) unsound: Option<Unsound>,
 }
 
-/// What is wrong with `messages`, as far as their own level and the next one tell.
+/// What is wrong with `messages`, or with the items of `input`, as far as their own level and the next one tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsound {
     /// There are none.
     Missing,
-    /// They are no list.
+    /// They are no list, and items no text either.
     NoList,
     /// The list is empty.
     Empty,
@@ -51,6 +51,20 @@ pub enum Unsound {
     NoRole(usize),
     /// The `role` of the message at this place is no text.
     RoleNoText(usize),
+    /// The `role` of the message at this place is none of [`ROLES`]. Told where nothing else is wrong.
+    OtherRole(usize),
+}
+
+/// Roles that each dialect has, or takes.
+const ROLES: [&[u8]; 3] = [b"\"user\"", b"\"assistant\"", b"\"system\""];
+
+/// What a list is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Messages, each with a role.
+    Messages,
+    /// Items of OpenAI's responses: those of another `type` than `message` have no role.
+    Items,
 }
 
 /// Calls `each` for every field of the object that `body` is, in order, until it fails.
@@ -80,11 +94,13 @@ pub(crate) fn fields<E: From<Met>>(
             scan.expect(b':')?;
             scan.white();
             let value_from = scan.at;
-            let unsound = if &body[key.clone()] == b"\"messages\"" {
-                scan.messages()?
-            } else {
-                scan.value(1)?;
-                None
+            let unsound = match &body[key.clone()] {
+                b"\"messages\"" => scan.list(Of::Messages)?,
+                b"\"input\"" => scan.list(Of::Items)?,
+                _ => {
+                    scan.value(1)?;
+                    None
+                }
             };
             each(Field { key, escaped, value: value_from..scan.at, unsound })?;
             scan.white();
@@ -156,11 +172,13 @@ impl Scan<'_> {
         }
     }
 
-    /// The value of `messages`: on the way over it, what must be there is looked for.
-    fn messages(&mut self) -> Result<Option<Unsound>, Met> {
+    /// A list of messages: on the way over it, what must be there is looked for.
+    fn list(&mut self, of: Of) -> Result<Option<Unsound>, Met> {
         if self.peek() != Some(b'[') {
+            // A text alone is what the user says.
+            let is_sound = of == Of::Items && self.peek() == Some(b'"');
             self.value(1)?;
-            return Ok(Some(Unsound::NoList));
+            return Ok((!is_sound).then_some(Unsound::NoList));
         }
         self.at += 1;
         self.white();
@@ -168,10 +186,12 @@ impl Scan<'_> {
             self.at += 1;
             return Ok(Some(Unsound::Empty));
         }
-        let mut first = None;
+        let (mut first, mut other) = (None, None);
         for place in 0.. {
-            let unsound = self.message(place)?;
-            first = first.or(unsound);
+            match self.message(place, of)? {
+                Some(role @ Unsound::OtherRole(_)) => other = other.or(Some(role)),
+                unsound => first = first.or(unsound),
+            }
             self.white();
             match self.next() {
                 Some(b',') => self.white(),
@@ -179,10 +199,10 @@ impl Scan<'_> {
                 _ => return self.fault(),
             }
         }
-        Ok(first)
+        Ok(first.or(other))
     }
 
-    fn message(&mut self, place: usize) -> Result<Option<Unsound>, Met> {
+    fn message(&mut self, place: usize, of: Of) -> Result<Option<Unsound>, Met> {
         if self.peek() != Some(b'{') {
             self.value(2)?;
             return Ok(Some(Unsound::NoObject(place)));
@@ -197,18 +217,30 @@ impl Scan<'_> {
         loop {
             let from = self.at;
             let escaped = self.key()?;
-            // A name with escapes may be `role` in other letters: then the engine is asked.
-            if escaped {
-                unsound = None;
-            } else if self.body[from..].starts_with(b"\"role\"") {
-                unsound = (self.peek() != Some(b'"')).then_some(Unsound::RoleNoText(place));
-            }
+            let (is_text, value) = (self.peek() == Some(b'"'), self.at);
             // Most values are texts.
-            if self.peek() == Some(b'"') {
+            let spelt = if is_text {
                 self.at += 1;
-                self.string()?;
+                self.string()?
             } else {
                 self.value(3)?;
+                false
+            };
+            let (key, said) = (&self.body[from..], &self.body[value..self.at]);
+            let lacks_role = unsound == Some(Unsound::NoRole(place));
+            if escaped {
+                // A name with escapes may be `role` in other letters: then the engine is asked.
+                unsound = None;
+            } else if key.starts_with(b"\"role\"") {
+                unsound = if is_text {
+                    // So may a role be any of them.
+                    (!spelt && !ROLES.contains(&said)).then_some(Unsound::OtherRole(place))
+                } else {
+                    Some(Unsound::RoleNoText(place))
+                };
+            } else if of == Of::Items && lacks_role && key.starts_with(b"\"type\"") && said != b"\"message\""
+            {
+                unsound = None;
             }
             self.white();
             match self.next() {

@@ -33,7 +33,7 @@ pub fn chat(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiErro
         from.get("messages").and_then(Value::as_array).ok_or_else(|| invalid("`messages` must be a list"))?;
     let (mut out, mut calls, mut numbered) = (Vec::new(), VecDeque::new(), 0);
     for message in messages {
-        let role = message["role"].as_str().unwrap_or("user");
+        let role = message["role"].as_str().ok_or_else(|| invalid("a message has no `role`"))?;
         let mut to = Map::new();
         to.insert("role".into(), role.into());
         to.insert("content".into(), content(message.get("content"), message.get("images"))?);

@@ -117,7 +117,9 @@ fn depth_is_bounded_without_recursion() {
 fn messages_that_no_chat_can_begin_with_are_told_on_the_way() {
     for (messages, wanted) in [
         (r#"[{"role":"user"}]"#, None),
-        (r#" [ { "content" : [ {"role":1} ] , "role" : "user" } , {"role":"x"} ] "#, None),
+        (r#" [ { "content" : [ {"role":1} ] , "role" : "user" } , {"role":"\u0078"} ] "#, None),
+        (r#"[{"role":"assistant"},{"role":"system"},{"role":"x"}]"#, Some(Unsound::OtherRole(2))),
+        (r#"[{"role":"x"},{}]"#, Some(Unsound::NoRole(1))),
         (r#"[{"r\u006fle":"user"}]"#, None),
         (r#"[{"r\u006fle":"user","role":1}]"#, Some(Unsound::RoleNoText(0))),
         ("null", Some(Unsound::NoList)),
@@ -137,6 +139,30 @@ fn messages_that_no_chat_can_begin_with_are_told_on_the_way() {
         })
         .unwrap_or_else(|met| panic!("{met:?} {body}"));
         assert_eq!(found, [wanted, None], "{body}");
+    }
+}
+
+#[test]
+fn items_of_an_input_need_a_role_where_they_are_messages() {
+    for (input, wanted) in [
+        (r#"[{"role":"user"},{"type":"function_call"},{"content":"x","type":"reasoning"}]"#, None),
+        (r#"[{"type":"message","role":"user"},{"role":"user","type":"message"}]"#, None),
+        ("\"x\"", None),
+        ("1", Some(Unsound::NoList)),
+        ("[]", Some(Unsound::Empty)),
+        (r#"["x"]"#, Some(Unsound::NoObject(0))),
+        (r#"[{"content":"x"}]"#, Some(Unsound::NoRole(0))),
+        (r#"[{"role":"user"},{"type":"message","content":"x"}]"#, Some(Unsound::NoRole(1))),
+        (r#"[{"type":"reasoning","role":1}]"#, Some(Unsound::RoleNoText(0))),
+    ] {
+        let body = format!("{{\"input\":{input}}}");
+        let mut found = Vec::new();
+        fields(body.as_bytes(), |field| {
+            found.push(field.unsound);
+            Ok::<_, Met>(())
+        })
+        .unwrap_or_else(|met| panic!("{met:?} {body}"));
+        assert_eq!(found, [wanted], "{body}");
     }
 }
 

@@ -1,0 +1,303 @@
+//! A request wants a model that is on disk and nowhere in memory: where is it loaded, and what leaves for it?
+//!
+//! Another machine comes before a swap. Where a swap is needed, that leaves which is least likely to be asked for again
+//! for what it takes to bring it back: p(reuse in 30 min) · load seconds / bytes. Never what is busy, pinned, or has just
+//! come; so two models that are asked for in turn do not push each other out with each request: the other's requests
+//! wait together until its turn has come.
+
+use crate::fit::{Demand, Pools};
+use crate::fleet::MachineView;
+use crate::id::{MachineId, ModelId};
+use crate::machine::{LoadWish, Reading};
+use crate::placement::{Held, KnownModel, Site, Size, Standing, World};
+use crate::strategy::{Residency, Wishes};
+use crate::units::{Bytes, Moment};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How far ahead a reuse counts, and how fast old uses fade.
+const AHEAD_S: f64 = 1800.0;
+/// A model that came into memory stays at least this long against requests for others.
+pub const RESIDENCE: Duration = Duration::from_secs(120);
+/// Bytes a second that a load is taken to have where none was measured: a common NVMe disk.
+const LOAD_RATE: f64 = 1e9;
+/// The least probability of a reuse that a swap is counted with: what nobody has asked for since the router started may
+/// still be somebody's.
+const LEAST_AGAIN: f64 = 0.2;
+/// The shortest context that is taken before another machine is looked at.
+const SHORTEST_CONTEXT: u32 = 4096;
+
+/// How often something was used of late: a count in which old uses fade.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Uses {
+    count: f64,
+    at: Moment,
+}
+
+impl Uses {
+    /// It was used.
+    pub fn note(&mut self, now: Moment) {
+        self.count = self.faded(now) + 1.0;
+        self.at = now;
+    }
+
+    /// The probability that it is used within the next 30 minutes, if uses come as they came: 1 − e^−n.
+    #[must_use]
+    pub fn again(&self, now: Moment) -> f64 {
+        1.0 - (-self.faded(now)).exp()
+    }
+
+    fn faded(&self, now: Moment) -> f64 {
+        self.count * (-now.since(self.at).as_secs_f64() / AHEAD_S).exp()
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Tokens of one request that are wanted; fewer will do where the memory is short.
+    pub context: u32,
+    /// Fewer than this will not.
+    pub least_context: u32,
+    /// Others may leave for it. Not for a completion in an editor, which is worth nothing when it is late.
+    pub may_evict: bool,
+}
+
+/// Where a model is to be loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loading {
+    /// Where.
+    pub machine: MachineId,
+    /// How.
+    pub wish: LoadWish,
+    /// What leaves before, with its size.
+    pub evict: Vec<(ModelId, Bytes)>,
+    /// Seconds until it is there, about.
+    pub seconds: f64,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Load it.
+    Load(Loading),
+    /// Nothing may leave for it yet.
+    Wait {
+        /// When that may change by time alone; `None` = when a request ends.
+        until: Option<Moment>,
+        /// Why, for each machine.
+        why: Vec<(MachineId, String)>,
+    },
+    /// It fits nowhere.
+    Never(Vec<(MachineId, String)>),
+}
+
+/// What is known of a model in memory beyond its machine's report.
+pub trait Memory {
+    /// Requests that the router has on it.
+    fn busy(&self, machine: &MachineId, model: &ModelId) -> u32;
+    /// How often it was used.
+    fn uses(&self, machine: &MachineId, model: &ModelId) -> Uses;
+    /// Since when it is in memory; `None` = not known: long ago.
+    fn since(&self, machine: &MachineId, model: &ModelId) -> Option<Moment>;
+}
+
+/// Where `model` is to be loaded for a request.
+#[must_use]
+pub fn place(
+    world: &World,
+    wishes: &Wishes,
+    model: &ModelId,
+    claim: Claim,
+    memory: &dyn Memory,
+    now: Moment,
+) -> Answer {
+    let Some(known) = world.catalogue.get(model) else {
+        return Answer::Never(Vec::new());
+    };
+    let firm = firm(wishes);
+    let mut best: Option<(f64, Loading)> = None;
+    let (mut waits, mut never): (Vec<(MachineId, String)>, _) = (Vec::new(), Vec::new());
+    let mut until: Option<Moment> = None;
+    for site in world.sites.iter().filter(|site| site.stored.contains_key(model)) {
+        match on_site(site, model, known, claim, &firm, memory, now) {
+            OnSite::Load(loss, loading) => {
+                // A swap costs what it takes to undo it, too.
+                let cost = loading.seconds + loss;
+                if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                    best = Some((cost, loading));
+                }
+            }
+            OnSite::Wait(at, why) => {
+                until = [until, at].into_iter().flatten().min();
+                waits.push((site.machine.clone(), why));
+            }
+            OnSite::Never(why) => never.push((site.machine.clone(), why)),
+        }
+    }
+    match best {
+        Some((_, loading)) => Answer::Load(loading),
+        None if waits.is_empty() => Answer::Never(never),
+        None => {
+            waits.extend(never);
+            Answer::Wait { until, why: waits }
+        }
+    }
+}
+
+enum OnSite {
+    /// With the seconds that what leaves is likely to cost.
+    Load(f64, Loading),
+    Wait(Option<Moment>, String),
+    Never(String),
+}
+
+/// Models that pinned modes list: no request drives them out.
+fn firm(wishes: &Wishes) -> BTreeSet<&ModelId> {
+    let pinned = wishes.modes.iter().filter(|wish| wish.residency == Residency::Pinned);
+    pinned.flat_map(|wish| &wish.models).collect()
+}
+
+fn on_site(
+    site: &Site,
+    model: &ModelId,
+    known: &KnownModel,
+    claim: Claim,
+    firm: &BTreeSet<&ModelId>,
+    memory: &dyn Memory,
+    now: Moment,
+) -> OnSite {
+    match &site.standing {
+        Standing::Open => {}
+        Standing::Holds(why) | Standing::Closed(why) => return OnSite::Never(why.clone()),
+    }
+    if let Some(why) = site.stored.get(model).and_then(|stored| stored.broken.as_ref()) {
+        return OnSite::Never(format!("its file there cannot be loaded: {why}"));
+    }
+    let load_s = |model: &ModelId, bytes: u64| {
+        let measured = site.paces.get(model).and_then(|pace| pace.load_s);
+        measured.unwrap_or(bytes as f64 / LOAD_RATE)
+    };
+    let seconds = load_s(model, known.size.0);
+    let fitting = |pools: &Pools| {
+        let trained = known.trained_context.unwrap_or(u32::MAX);
+        let mut context = claim.context.min(trained);
+        loop {
+            let size = Size { context, slots: 1, cache: crate::memory::CacheType::F16 };
+            let fit = known.way(size, pools, site.margin).0.fit;
+            if fit.fits || context / 2 < claim.least_context.max(SHORTEST_CONTEXT) {
+                return (fit, context);
+            }
+            context /= 2;
+        }
+    };
+    let loading = |context: u32, evict: Vec<(ModelId, Bytes)>| Loading {
+        machine: site.machine.clone(),
+        wish: LoadWish { context: Some(context), ..LoadWish::from(model.clone()) },
+        evict,
+        seconds,
+    };
+    let mine = || site.held.iter().filter(|held| !held.fixed && held.model != *model);
+    let mut pools = taken(&site.pools, mine());
+    let (fit, context) = fitting(&pools);
+    if fit.fits {
+        return OnSite::Load(0.0, loading(context, Vec::new()));
+    }
+    let (all, _) = fitting(&site.pools);
+    if !all.fits {
+        return OnSite::Never(all.why);
+    }
+    if !claim.may_evict {
+        return OnSite::Wait(None, format!("nothing leaves for this mode: {}", fit.why));
+    }
+    let mut candidates: Vec<(f64, f64, &Held)> = Vec::new();
+    let (mut kept, mut until): (Vec<String>, Option<Moment>) = (Vec::new(), None);
+    for held in mine() {
+        let requests = held.busy.max(memory.busy(&site.machine, &held.model));
+        let stays = memory.since(&site.machine, &held.model).map(|since| since.plus(RESIDENCE));
+        if firm.contains(&held.model) {
+            kept.push(format!("{} is pinned", held.model));
+        } else if requests > 0 {
+            kept.push(format!("{} answers {requests} requests", held.model));
+        } else if let Some(at) = stays.filter(|at| *at > now) {
+            kept.push(format!("{} has just been loaded", held.model));
+            until = [until, Some(at)].into_iter().flatten().min();
+        } else if let Some(holds) = held.memory {
+            let bytes = holds.device.0 + holds.host.0;
+            let again = memory.uses(&site.machine, &held.model).again(now).max(LEAST_AGAIN);
+            let loss = again * load_s(&held.model, bytes);
+            candidates.push((loss / (bytes.max(1) as f64), loss, held));
+        }
+    }
+    candidates.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.2.model.cmp(&b.2.model)));
+    let mut leaving: Vec<(f64, &Held)> = Vec::new();
+    for (_, loss, held) in candidates {
+        give(&mut pools, held);
+        leaving.push((loss, held));
+        if fitting(&pools).0.fits {
+            break;
+        }
+    }
+    if !fitting(&pools).0.fits {
+        return OnSite::Wait(until, format!("{}; {}", fit.why, kept.join(", ")));
+    }
+    // What turned out not to be needed stays, the dearest first.
+    let mut needed = leaving.clone();
+    for (_, held) in leaving.iter().rev() {
+        let others: Vec<&Held> =
+            mine().filter(|one| !needed.iter().any(|(_, gone)| gone.model == one.model)).collect();
+        let with_it = others.into_iter().chain([*held]);
+        if fitting(&taken(&site.pools, with_it)).0.fits {
+            needed.retain(|(_, gone)| gone.model != held.model);
+        }
+    }
+    let gone: Vec<(ModelId, Bytes)> = needed
+        .iter()
+        .map(|(_, held)| (held.model.clone(), held.memory.map_or(Bytes(0), |m| Bytes(m.device.0 + m.host.0))))
+        .collect();
+    let context = fitting(&pools).1;
+    OnSite::Load(needed.iter().map(|(loss, _)| loss).sum(), loading(context, gone))
+}
+
+/// The pools less what these hold.
+fn taken<'a>(pools: &Pools, held: impl Iterator<Item = &'a Held>) -> Pools {
+    let mut pools = pools.clone();
+    for one in held {
+        change(&mut pools, one, |available, bytes| available.saturating_sub(bytes));
+    }
+    pools
+}
+
+fn give(pools: &mut Pools, held: &Held) {
+    change(pools, held, u64::saturating_add);
+}
+
+/// A model lies on the processor with the most room, as everywhere where its own is not told.
+fn change(pools: &mut Pools, held: &Held, changed: impl Fn(u64, u64) -> u64) {
+    let demand =
+        held.memory.map_or(Demand::default(), |memory| Demand { device: memory.device, host: memory.host });
+    let mut host = demand.host.0;
+    match pools.devices.iter_mut().max_by_key(|device| device.memory.total) {
+        Some(device) => {
+            device.memory.available.0 = changed(device.memory.available.0, demand.device.0);
+            if device.carve_out.is_some() {
+                host += demand.device.0;
+            }
+        }
+        None => host += demand.device.0,
+    }
+    if let Reading::Known(ram) = &mut pools.ram {
+        ram.available.0 = changed(ram.available.0, host);
+    }
+}
+
+/// What the fleet knows of a machine's models, for [`Memory`].
+#[must_use]
+pub fn uses_of(machine: &MachineView, model: &ModelId) -> (Uses, Option<Moment>) {
+    machine.history.get(model).map_or((Uses::default(), None), |history| (history.uses, history.loaded_at))
+}
+
+#[cfg(test)]
+#[path = "eviction/tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+//! What can be typed, and what makes no sense.
+
+use super::*;
+use clap::CommandFactory;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_tree_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_and_every_flag_is_in_the_manual() {
+    fn walk(command: &clap::Command, path: &str, manual: &str) {
+        for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(manual.contains(&format!("--{flag}")), "docs/meshctl.md lacks `--{flag}` of `{path}`");
+        }
+        for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+            let path = format!("{path} {}", child.get_name());
+            assert!(manual.contains(&path), "docs/meshctl.md lacks `{path}`");
+            walk(child, &path, manual);
+        }
+    }
+    walk(&Cli::command(), "meshctl", include_str!("../../../docs/meshctl.md"));
+}
+
+#[test]
+fn watch_takes_its_seconds_only_with_an_equals_sign() {
+    let watch = |line| {
+        let Command::Status(args) = parse(line).expect("valid").command else { panic!("status was typed") };
+        args.watch
+    };
+    assert_eq!(watch("meshctl status"), None);
+    assert_eq!(watch("meshctl status --watch"), Some(2));
+    assert_eq!(watch("meshctl status --watch=5"), Some(5));
+    assert!(parse("meshctl status --watch=0").is_err());
+}
+
+#[test]
+fn global_flags_stand_before_or_after_the_verb() {
+    for line in ["meshctl --json status", "meshctl status -o json", "meshctl status --json"] {
+        assert_eq!(parse(line).expect("valid").globals.format(), Format::Json, "{line}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error() {
+    for line in [
+        "meshctl",
+        "meshctl staus",
+        "meshctl ask --mode code --model x hi",
+        "meshctl token create",
+        "meshctl token create --role root",
+        "meshctl token create --role node --ttl 1y",
+        "meshctl model load x",
+        "meshctl model load x --node a --slots 0",
+        "meshctl model pull x --node a --sha256 abc",
+        "meshctl model pull x --node a --cancel --url http://127.0.0.1/x.gguf",
+        "meshctl node show",
+        "meshctl node drain",
+        "meshctl model pin x",
+        "meshctl plan --yes",
+        "meshctl plan --what-if strix-1",
+        "meshctl plan --what-if +node=a --apply",
+        "meshctl mode",
+        "meshctl mode test",
+        "meshctl wait",
+        "meshctl wait --for model=x",
+        "meshctl model load ../x --node a",
+        "meshctl model load x --node UPPER",
+        "meshctl status --check --watch",
+    ] {
+        let code = parse(line).expect_err(line).exit_code();
+        assert_eq!(code, i32::from(crate::exit::Kind::Usage.code()), "{line}");
+    }
+}
+
+#[test]
+fn a_change_to_plan_with_may_begin_with_a_dash() {
+    let line = "meshctl plan --what-if -node=msi --what-if +node=strix-128 --what-if model=m=20GiB";
+    let Command::Plan(args) = parse(line).expect("valid").command else { panic!("plan was typed") };
+    assert_eq!(args.what_if, ["-node=msi", "+node=strix-128", "model=m=20GiB"]);
+}
+
+#[test]
+fn durations_have_a_unit_and_bounds() {
+    assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+    for text in ["5m", "5min"] {
+        assert_eq!(duration(text), Ok(Duration::from_secs(300)));
+    }
+    assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
+    for text in ["", "h", "1.5h", "-1s", "0", "367d", "99999999999999999999d", "18446744073709551615d"] {
+        assert!(duration(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_data_folder_follows_xdg_and_then_home() {
+    let both = |name: &str| match name {
+        "XDG_DATA_HOME" => Some(OsString::from("/x")),
+        "HOME" => Some(OsString::from("/home/a")),
+        _ => None,
+    };
+    assert_eq!(usual_data(both), Some("/x/modemesh".into()));
+    let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/a"));
+    assert_eq!(usual_data(home), Some("/home/a/.local/share/modemesh".into()));
+    assert_eq!(usual_data(|_| None), None);
+}

@@ -1,0 +1,196 @@
+//! `meshctl plan`: what would be where by a strategy or by what is wished now, and making it so.
+
+use super::names::unknown;
+use crate::cli::PlanArgs;
+use crate::connect::{Operators, Way};
+use crate::exit::{Failure, Kind};
+use crate::output::Screen;
+use crate::render;
+use crate::render::plan::{Asked, Page, count, is_contradictory, is_empty, unserved};
+use mesh_core::placement::{Change, Plan};
+use mesh_core::strategy::Wishes;
+use mesh_core::units::Bytes;
+use mesh_proto::v1::{PlanReply, PlanRequest, StrategyLine, WishesReply, WishesRequest};
+
+/// The JSON that `plan --json` prints.
+const SCHEMA: &str = "mesh.plan/v1";
+
+/// A plan and what becomes of it.
+pub(super) struct Planned {
+    /// The plan.
+    pub(super) plan: Plan,
+    /// `off` or `following`.
+    pub(super) state: String,
+    next: Vec<String>,
+}
+
+/// # Errors
+/// `DoesNotFit` when a mode does not get what it wants, `Failed` for wishes that contradict themselves or are none to
+/// apply, `NotFound` for an
+/// unknown strategy, `Usage` for `--apply` without anybody to ask.
+pub(super) async fn run(args: PlanArgs, way: &Way, screen: &Screen) -> Result<(), Failure> {
+    let mut operators = way.dial().await?;
+    let request =
+        PlanRequest { strategy: args.strategy.clone().unwrap_or_default(), what_if: args.what_if.clone() };
+    let planned = match fetch(&mut operators, request.clone()).await {
+        Err(failure) if failure.kind == Kind::NotFound => {
+            return Err(known(failure, &request.strategy, &mut operators).await);
+        }
+        planned => planned?,
+    };
+    let asked = Asked {
+        strategy: args.strategy.as_deref(),
+        assumed: !args.what_if.is_empty(),
+        applied: false,
+        verbose: args.verbose,
+    };
+    if !args.apply {
+        show(&planned, asked, &mut operators, screen).await?;
+        return verdict(&planned.plan);
+    }
+    if !screen.is_json() {
+        show(&planned, asked, &mut operators, screen).await?;
+    }
+    if is_contradictory(&planned.plan) {
+        return verdict(&planned.plan);
+    }
+    if is_empty(&planned.plan) {
+        return Err(Failure::new(Kind::Failed, "nothing is wished, so there is nothing to apply")
+            .hint("by a strategy: meshctl plan --strategy NAME --apply"));
+    }
+    if !args.yes {
+        screen.agreed(&question(&planned.plan), "--yes").await?;
+    }
+    let reply = operators.call(|mut client| async move { client.apply_plan(request).await }).await?;
+    let applied = read(reply)?;
+    let asked = Asked { applied: true, ..asked };
+    // The mesh may have changed while the question was read.
+    if screen.is_json() || applied.plan.placed != planned.plan.placed {
+        show(&applied, asked, &mut operators, screen).await?;
+    } else {
+        let page = page(&applied, &[], asked);
+        screen.result(&screen.commands(&format!("\n{}", page.conclusion(screen.look))))?;
+    }
+    verdict(&applied.plan)
+}
+
+/// Asks for a plan.
+pub(super) async fn fetch(operators: &mut Operators, request: PlanRequest) -> Result<Planned, Failure> {
+    read(operators.call(|mut client| async move { client.plan(request).await }).await?)
+}
+
+/// Asks for the wishes.
+pub(super) async fn wishes(operators: &mut Operators) -> Result<(Wishes, WishesReply), Failure> {
+    let reply = operators.call(|mut client| async move { client.wishes(WishesRequest {}).await }).await?;
+    let wishes = serde_json::from_str(&reply.wishes_json).map_err(|error| not_understood(&error))?;
+    Ok((wishes, reply))
+}
+
+/// The strategies that there are, where it was the strategy's name that was not found.
+async fn known(failure: Failure, strategy: &str, operators: &mut Operators) -> Failure {
+    let strategies = match wishes(operators).await {
+        Ok((_, reply)) => reply.strategies,
+        Err(_) => return failure,
+    };
+    let names = strategies.iter().map(|strategy| strategy.name.as_str());
+    if strategy.is_empty() || names.clone().any(|name| name == strategy) {
+        return failure;
+    }
+    unknown(strategy, failure.what, names, "there are no strategies")
+}
+
+fn read(reply: PlanReply) -> Result<Planned, Failure> {
+    let plan = serde_json::from_str(&reply.plan_json).map_err(|error| not_understood(&error))?;
+    Ok(Planned { plan, state: reply.state, next: reply.next })
+}
+
+fn not_understood(error: &serde_json::Error) -> Failure {
+    Failure::new(Kind::Failed, "the router's answer is not understood")
+        .cause(error.to_string())
+        .hint("bring meshctl and the router to the same version")
+}
+
+fn page<'a>(planned: &'a Planned, strategies: &'a [StrategyLine], asked: Asked<'a>) -> Page<'a> {
+    Page { plan: &planned.plan, state: &planned.state, next: &planned.next, strategies, asked }
+}
+
+async fn show(
+    planned: &Planned,
+    asked: Asked<'_>,
+    operators: &mut Operators,
+    screen: &Screen,
+) -> Result<(), Failure> {
+    if screen.is_json() {
+        return screen.result(&render::json(SCHEMA, &page(planned, &[], asked).document(), false));
+    }
+    // Who wishes nothing wants to know what could be wished.
+    let strategies = if is_empty(&planned.plan) { wishes(operators).await?.1.strategies } else { Vec::new() };
+    screen.result(&screen.commands(&page(planned, &strategies, asked).text(screen.look)))
+}
+
+/// `Apply it: 2 loads, 1 unload?`
+fn question(plan: &Plan) -> String {
+    let (mut fetches, mut bytes, mut loads, mut unloads) = (0, 0_u64, 0, 0);
+    for change in &plan.changes {
+        match change {
+            Change::Fetch { size, .. } => {
+                fetches += 1;
+                bytes = bytes.saturating_add(size.0);
+            }
+            Change::Load { .. } | Change::Resize { .. } => loads += 1,
+            Change::Unload { .. } => unloads += 1,
+        }
+    }
+    let fetched = format!("{} to fetch ({})", count(fetches, "file"), Bytes(bytes));
+    let parts = [
+        (fetches > 0).then_some(fetched),
+        (loads > 0).then(|| format!("{} to load", count(loads, "model"))),
+        (unloads > 0).then(|| format!("{} to unload", count(unloads, "model"))),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    match parts.as_slice() {
+        [] => "Apply it? Nothing has to change now.".to_owned(),
+        parts => format!("Apply it: {}?", parts.join(", ")),
+    }
+}
+
+fn verdict(plan: &Plan) -> Result<(), Failure> {
+    if is_contradictory(plan) {
+        let fatal = plan.problems.iter().filter(|problem| problem.fatal);
+        let said: Vec<String> =
+            fatal.map(|problem| format!("{}: {}", problem.key, problem.message)).collect();
+        return Err(Failure::new(Kind::Failed, "the wishes contradict themselves").cause(said.join("; ")));
+    }
+    let Some(first) = plan.unplaced.first() else { return Ok(()) };
+    let (missing, all) = unserved(plan);
+    let is = if missing == 1 { "is" } else { "are" };
+    Err(Failure::new(
+        Kind::DoesNotFit,
+        format!("{missing} of {} {is} not placed as wished", count(all, "mode")),
+    )
+    .hint(format!("every reason: meshctl explain mode={}", first.mode)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::id::{MachineId, ModelId};
+
+    #[test]
+    fn the_question_counts_what_happens() {
+        let machine = MachineId::new("msi").expect("valid");
+        let model = ModelId::new("m").expect("valid");
+        let mut plan = Plan::default();
+        assert_eq!(question(&plan), "Apply it? Nothing has to change now.");
+        plan.changes = vec![
+            Change::Fetch { model: model.clone(), machine: machine.clone(), size: Bytes(3 << 30) },
+            Change::Load { model: model.clone(), machine: machine.clone(), seconds: 3 },
+            Change::Resize { model: model.clone(), machine: machine.clone() },
+            Change::Unload { model, machine, why: "x".into() },
+        ];
+        assert_eq!(
+            question(&plan),
+            "Apply it: 1 file to fetch (3 GiB), 2 models to load, 1 model to unload?"
+        );
+    }
+}
