@@ -54,6 +54,16 @@ fn every_router_configuration_is_read_by_the_router() {
 }
 
 #[test]
+fn every_strategy_in_the_folder_is_built_in() {
+    let names: Vec<String> = files(&configs().join("strategies"), ".toml")
+        .iter()
+        .filter_map(|file| Some(file.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    let strategies = router::strategies::Strategies::read(Path::new("/nonexistent"));
+    assert_eq!(strategies.all().map(|strategy| strategy.name.clone()).collect::<Vec<_>>(), names);
+}
+
+#[test]
 fn every_agent_configuration_is_read_by_the_agent() {
     let files = files(&configs(), "agent.toml");
     assert!(files.len() >= 6, "the reference and an example for each machine: {files:?}");

@@ -267,7 +267,7 @@ impl Steward {
             let previous = self.publish.borrow().clone();
             self.bar(&plan).await;
             if stopped.is_empty() {
-                self.follow(&plan, &wishes, following).await;
+                self.follow(&plan, &snapshot.view, &wishes, following).await;
             }
             let planned = Planned { plan, wishes, following, stopped };
             self.tell(&previous, &planned, &faults);
@@ -319,20 +319,18 @@ impl Steward {
     }
 
     /// Sends the next steps. Where no plan is followed, those that empty drained machines: that is an order of its own.
-    async fn follow(&mut self, plan: &Plan, wishes: &Wishes, following: bool) {
+    /// Both from the view that was planned from: a machine that has told since what it holds would seem to hold too much.
+    async fn follow(&mut self, plan: &Plan, view: &FleetView, wishes: &Wishes, following: bool) {
         let load = self.parts.in_flight.load();
         let busy = |machine: &MachineId, model: &ModelId| {
             load.get(&(machine.clone(), model.clone())).copied().unwrap_or(0)
         };
-        // What was planned from is some milliseconds old: the steps look at what is now.
-        let snapshot = self.parts.fleet.snapshot();
         let now = self.parts.clock.now();
         let steps = if following {
-            directive::next_steps(plan, &snapshot.view, &mut self.course, &busy, now)
+            directive::next_steps(plan, view, &mut self.course, &busy, now)
         } else {
             let is_drained = |machine: &&MachineView| wishes.limits(&machine.id).drained;
-            let drained: Vec<MachineView> =
-                snapshot.view.machines.iter().filter(is_drained).cloned().collect();
+            let drained: Vec<MachineView> = view.machines.iter().filter(is_drained).cloned().collect();
             if drained.is_empty() {
                 return;
             }

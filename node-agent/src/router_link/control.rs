@@ -101,12 +101,13 @@ impl ControlLink {
     /// Keeps a session with the router until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut backoff, mut router_is) = (Backoff::default(), Reachability::new("the control link"));
-        let mut said_expired = false;
+        let (mut said_expired, mut fence) = (false, Fence::default());
         loop {
             let pause = match self.identity.valid(SystemTime::now()) {
                 Ok(credentials) => {
                     said_expired = false;
-                    let ended = self.session(&credentials, &mut backoff, &mut router_is, &stop).await;
+                    let ended =
+                        self.session(&credentials, &mut backoff, &mut router_is, &mut fence, &stop).await;
                     self.set_up(false);
                     match ended {
                         Ended::Stopped => return,
@@ -145,6 +146,7 @@ impl ControlLink {
         credentials: &Credentials,
         backoff: &mut Backoff,
         router_is: &mut Reachability,
+        fence: &mut Fence,
         stop: &CancellationToken,
     ) -> Ended {
         let dialled = tokio::select! {
@@ -157,7 +159,7 @@ impl ControlLink {
                 self.set_up(true);
                 let since = tokio::time::Instant::now();
                 let renew_at = renewal(credentials, dice());
-                let ended = self.converse(session, renew_at, stop).await;
+                let ended = self.converse(session, renew_at, fence, stop).await;
                 if since.elapsed() >= STOOD {
                     backoff.reset();
                 }
@@ -215,6 +217,7 @@ impl ControlLink {
         &mut self,
         mut session: Session,
         mut renew_at: SystemTime,
+        fence: &mut Fence,
         stop: &CancellationToken,
     ) -> Ended {
         let mut tick = interval(self.pacing.heartbeat);
@@ -227,7 +230,7 @@ impl ControlLink {
                     return session.farewell().await;
                 }
                 message = said(&mut session.down) => match message {
-                    Ok(kind) => if let Some(ended) = self.heed(kind) { return ended },
+                    Ok(kind) => if let Some(ended) = self.heed(kind, fence) { return ended },
                     Err(ended) => return ended,
                 },
                 () = self.reports.changed() => self.offer_changes(&mut session),
@@ -253,12 +256,19 @@ impl ControlLink {
     }
 
     /// Acts on what the router says; an end when it says goodbye.
-    fn heed(&self, kind: router_message::Kind) -> Option<Ended> {
+    fn heed(&self, kind: router_message::Kind, fence: &mut Fence) -> Option<Ended> {
         match kind {
             router_message::Kind::Welcome(_) => None,
             router_message::Kind::Goodbye(goodbye) => Some(Ended::by(goodbye)),
             router_message::Kind::Directive(directive) => {
+                let term = directive.term;
                 match directive_from_wire(directive) {
+                    Ok(directive) if !fence.admits(term) => tracing::warn!(
+                        ?directive,
+                        "ignoring a directive of term {term}: the router has been started anew since, and its term \
+                         {} was heard",
+                        fence.highest
+                    ),
                     Ok(directive) => {
                         self.metrics.directive(&directive);
                         (self.direct)(directive);
@@ -308,6 +318,22 @@ impl ControlLink {
                 SystemTime::now() + self.pacing.renew_again
             }
         }
+    }
+}
+
+/// The highest term that was heard since the agent's start, over all sessions: what a router that was replaced says late
+/// changes nothing.
+#[derive(Debug, Default)]
+struct Fence {
+    highest: u64,
+}
+
+impl Fence {
+    /// Whether a directive of `term` is followed; 0 is that of a router that has none.
+    fn admits(&mut self, term: u64) -> bool {
+        let admits = term == 0 || term >= self.highest;
+        self.highest = self.highest.max(term);
+        admits
     }
 }
 

@@ -19,11 +19,12 @@ use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, RETRY_AFTER, backoff::Backoff};
 use crate::engine::bundled::BUILD;
 use crate::engine::child::Child;
-use crate::engine::{Engine as _, Held, Observation, Program};
+use crate::engine::{Engine as _, Held, Observation, Program, Sizing};
 use crate::profile::ProfileHandle;
 use crate::reservation::{Ledger, Reservation};
 use futures_util::future::{BoxFuture, OptionFuture};
 use mesh_core::machine::{Capabilities, EngineState, LoadWish, ReplicaState};
+use mesh_core::memory::CacheType;
 use mesh_core::units::human_duration;
 use std::sync::Arc;
 use std::time::Duration;
@@ -413,6 +414,7 @@ impl ChildKeeper {
             EngineState::Up => {
                 for held in &mut seen.held {
                     held.replica.digest = self.berth.digest();
+                    held.replica.cache_type = Some(planned.sizing.cache);
                 }
                 self.roster.change(&self.name, |row| row.show(seen));
             }
@@ -425,19 +427,28 @@ impl ChildKeeper {
 
     /// Shows the one model of this child as its configuration has it.
     fn show(&self, state: EngineState, replica: ReplicaState) {
-        self.show_with(state, replica, self.berth.slots, self.berth.context);
+        self.show_with(state, replica, self.berth.slots, self.berth.context, None);
     }
 
     /// Shows it as it is being loaded.
     fn show_sizes(&self, state: EngineState, replica: ReplicaState, planned: &Planned) {
-        self.show_with(state, replica, planned.sizing.slots, planned.sizing.context);
+        let Sizing { slots, context, cache, .. } = planned.sizing;
+        self.show_with(state, replica, slots, context, Some(cache));
     }
 
-    fn show_with(&self, state: EngineState, replica: ReplicaState, slots: u32, context: u32) {
+    fn show_with(
+        &self,
+        state: EngineState,
+        replica: ReplicaState,
+        slots: u32,
+        context: u32,
+        cache: Option<CacheType>,
+    ) {
         let Ok(mut held) = Held::new(self.berth.alias.as_str(), replica) else { return };
         let embedding = self.berth.embedding();
         held.replica.slots = Some(slots);
         held.replica.context = Some(context);
+        held.replica.cache_type = cache;
         held.replica.size = self.berth.size();
         held.replica.digest = self.berth.digest();
         held.replica.abilities.embed = Some(embedding);

@@ -115,6 +115,34 @@ async fn a_session_begins_with_everything_and_goes_on_with_what_changes() {
 }
 
 #[tokio::test]
+async fn the_late_word_of_a_router_that_was_replaced_changes_nothing() {
+    let mesh = Mesh::new();
+    mesh.certify(LONG);
+    let mut router = ScriptedRouter::start(&mesh, any());
+    let mut link = link(&mesh, router.address, quick());
+    let agent = router.attached().await;
+    let load = |model: &str| Directive::Load(ModelId::new(model).expect("a name").into());
+    let wish = |model: &str, term| router_message::Kind::Directive(directive_to_wire(&load(model), term));
+    for (model, term) in [("first", 2), ("late", 1), ("same", 2), ("unfenced", 0), ("late-again", 1)] {
+        agent.say(wish(model, term)).await;
+    }
+    for model in ["first", "same", "unfenced"] {
+        assert_eq!(soon("a directive", link.directives.recv()).await, Some(load(model)));
+    }
+    // The term is kept over sessions.
+    drop(agent);
+    let agent = router.attached().await;
+    for (model, term) in [("late", 1), ("newer", 3), ("now-late", 2), ("last", 3)] {
+        agent.say(wish(model, term)).await;
+    }
+    for model in ["newer", "last"] {
+        assert_eq!(soon("a directive", link.directives.recv()).await, Some(load(model)));
+    }
+    link.stop.cancel();
+    soon("the end", link.task).await.expect("no panic");
+}
+
+#[tokio::test]
 async fn directives_reach_the_supervisor() {
     let mesh = Mesh::new();
     mesh.certify(LONG);
@@ -123,7 +151,7 @@ async fn directives_reach_the_supervisor() {
     let agent = router.attached().await;
     let load = Directive::Load(ModelId::new("tiny").expect("a name").into());
     // One that this agent does not know must not end the session.
-    let unknown = mesh_proto::v1::Directive { wish: None };
+    let unknown = mesh_proto::v1::Directive { wish: None, term: 0 };
     agent.say(router_message::Kind::Directive(unknown)).await;
     agent.say(router_message::Kind::Directive(directive_to_wire(&load, 0))).await;
     assert_eq!(soon("the directive", link.directives.recv()).await, Some(load));

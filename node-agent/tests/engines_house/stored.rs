@@ -393,7 +393,8 @@ async fn an_overheated_machine_unloads_after_the_last_answer_and_loads_the_same_
     let shelves = Shelves::of(&[("heated", trained()), ("cold", random())], 60_000).await;
     let cache_type = Some("q8_0".to_owned());
     shelves.load(LoadWish { context: Some(512), slots: Some(1), cache_type, ..wish("heated") });
-    shelves.house.until_replica("heated", "loaded", is_loaded).await;
+    let first = shelves.house.until_replica("heated", "loaded", is_loaded).await;
+    assert_eq!(first.cache_type, Some(mesh_core::memory::CacheType::Q8_0), "plans see what it holds");
     let measured = |r: &Replica| r.memory.is_some_and(|memory| memory.measured);
     shelves.house.until_replica("heated", "measured", measured).await;
     let lease = shelves.house.handle.lease(&model("heated")).await.expect("loaded");
