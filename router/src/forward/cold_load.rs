@@ -41,13 +41,15 @@ const ASKED_AGAIN: Duration = Duration::from_secs(1);
 const FAILED_FOR: Duration = Duration::from_secs(10);
 
 type Place = (MachineId, ModelId);
+/// By model: when it was asked, and the machine with the reason.
+type Blocked = BTreeMap<ModelId, (Moment, MachineId, String)>;
 
 /// Loads that requests asked for. Clones share them. Bounded: one for each replica in the fleet's reports.
 #[derive(Clone)]
 pub struct ColdLoads {
     jobs: Arc<Mutex<BTreeMap<Place, Job>>>,
-    /// Models for which nothing may leave yet: since when that is known, and the machine with the reason.
-    blocked: Arc<Mutex<BTreeMap<ModelId, (Moment, MachineId, String)>>>,
+    /// Models for which nothing may leave yet.
+    blocked: Arc<Mutex<Blocked>>,
     steward: Arc<OnceLock<StewardHandle>>,
     fleet: FleetHandle,
     metrics: Metrics,
@@ -325,7 +327,7 @@ impl ColdLoads {
         self.metrics.loads.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    fn blocked(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelId, (Moment, MachineId, String)>> {
+    fn blocked(&self) -> std::sync::MutexGuard<'_, Blocked> {
         let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
         // One for each model at most, and none that is not asked for any more.
         if blocked.len() > BLOCKED {
