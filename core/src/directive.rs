@@ -232,7 +232,9 @@ fn change(
     for replica in loaded(machine).filter(|replica| plan.find(&machine.id, &replica.model).is_none()) {
         waits = true;
         let place = place(machine, &replica.model);
-        let may = is_emptied || course.has_stayed(&place, now) && course.may_empty(&machine.id);
+        let idle = machine.history.get(&replica.model).and_then(|history| history.uses.idle(now));
+        let is_idle = !course.is_used_guest(&place, idle);
+        let may = is_emptied || is_idle && course.has_stayed(&place, now) && course.may_empty(&machine.id);
         if may && course.is_free(&place, now) && !course.was_told(&place) {
             let why = unload_reason(plan, &machine.id, &replica.model);
             return step(Directive::Unload(replica.model.clone()), why);

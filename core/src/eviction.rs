@@ -9,8 +9,9 @@ use crate::fit::{Demand, Pools};
 use crate::fleet::MachineView;
 use crate::id::{MachineId, ModelId};
 use crate::machine::{LoadWish, Reading};
+use crate::memory::CacheType;
 use crate::placement::{Held, KnownModel, Site, Size, Standing, World};
-use crate::strategy::{Residency, Wishes};
+use crate::strategy::{Pin, Residency, Wishes};
 use crate::units::{Bytes, Moment};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -48,6 +49,12 @@ impl Uses {
         1.0 - (-self.faded(now)).exp()
     }
 
+    /// How long it has not been used; `None` = never, as far as is known.
+    #[must_use]
+    pub fn idle(&self, now: Moment) -> Option<Duration> {
+        (self.count > 0.0).then(|| now.since(self.at))
+    }
+
     fn faded(&self, now: Moment) -> f64 {
         self.count * (-now.since(self.at).as_secs_f64() / AHEAD_S).exp()
     }
@@ -60,6 +67,10 @@ pub struct Claim {
     pub context: u32,
     /// Fewer than this will not.
     pub least_context: u32,
+    /// Requests at once.
+    pub slots: u32,
+    /// Type of its KV cache.
+    pub cache: CacheType,
     /// Others may leave for it. Not for a completion in an editor, which is worth nothing when it is late.
     pub may_evict: bool,
 }
@@ -117,14 +128,19 @@ pub fn place(
         return Answer::Never(Vec::new());
     };
     let firm = firm(wishes);
-    let mut best: Option<(f64, Loading)> = None;
+    let mut best: Option<((bool, f64), Loading)> = None;
     let (mut waits, mut never): (Vec<(MachineId, String)>, _) = (Vec::new(), Vec::new());
     let mut until: Option<Moment> = None;
     for site in world.sites.iter().filter(|site| site.stored.contains_key(model)) {
-        match on_site(site, model, known, claim, &firm, memory, now) {
+        let stays = |held: &Held| {
+            let pin = Pin { model: held.model.clone(), machine: site.machine.clone() };
+            let by_person = wishes.pins.contains(&pin);
+            by_person.then_some("pinned by a person").or(firm.contains(&held.model).then_some("pinned"))
+        };
+        match on_site(site, model, known, claim, &stays, memory, now) {
             OnSite::Load(loss, loading) => {
-                // A swap costs what it takes to undo it, too.
-                let cost = loading.seconds + loss;
+                // Another machine comes before a swap, which costs what it takes to undo it, too.
+                let cost = (!loading.evict.is_empty(), loading.seconds + loss);
                 if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                     best = Some((cost, loading));
                 }
@@ -164,7 +180,7 @@ fn on_site(
     model: &ModelId,
     known: &KnownModel,
     claim: Claim,
-    firm: &BTreeSet<&ModelId>,
+    stays_for: &dyn Fn(&Held) -> Option<&'static str>,
     memory: &dyn Memory,
     now: Moment,
 ) -> OnSite {
@@ -184,7 +200,7 @@ fn on_site(
         let trained = known.trained_context.unwrap_or(u32::MAX);
         let mut context = claim.context.min(trained);
         loop {
-            let size = Size { context, slots: 1, cache: crate::memory::CacheType::F16 };
+            let size = Size { context, slots: claim.slots.max(1), cache: claim.cache };
             let fit = known.way(size, pools, site.margin).0.fit;
             if fit.fits || context / 2 < claim.least_context.max(SHORTEST_CONTEXT) {
                 return (fit, context);
@@ -194,7 +210,17 @@ fn on_site(
     };
     let loading = |context: u32, evict: Vec<(ModelId, Bytes)>| Loading {
         machine: site.machine.clone(),
-        wish: LoadWish { context: Some(context), ..LoadWish::from(model.clone()) },
+        wish: if site.stored.get(model).is_some_and(|stored| stored.can_size) {
+            LoadWish {
+                context: Some(context),
+                slots: Some(claim.slots.max(1)),
+                cache_type: Some(claim.cache.word().to_owned()),
+                ..LoadWish::from(model.clone())
+            }
+        } else {
+            // Such an engine takes no sizes with a load.
+            LoadWish::from(model.clone())
+        },
         evict,
         seconds,
     };
@@ -216,8 +242,8 @@ fn on_site(
     for held in mine() {
         let requests = held.busy.max(memory.busy(&site.machine, &held.model));
         let stays = memory.since(&site.machine, &held.model).map(|since| since.plus(RESIDENCE));
-        if firm.contains(&held.model) {
-            kept.push(format!("{} is pinned", held.model));
+        if let Some(why) = stays_for(held) {
+            kept.push(format!("{} is {why}", held.model));
         } else if requests > 0 {
             kept.push(format!("{} answers {requests} requests", held.model));
         } else if let Some(at) = stays.filter(|at| *at > now) {
@@ -256,7 +282,8 @@ fn on_site(
         .iter()
         .map(|(_, held)| (held.model.clone(), held.memory.map_or(Bytes(0), |m| Bytes(m.device.0 + m.host.0))))
         .collect();
-    let context = fitting(&pools).1;
+    let others = mine().filter(|one| !needed.iter().any(|(_, gone)| gone.model == one.model));
+    let context = fitting(&taken(&site.pools, others)).1;
     OnSite::Load(needed.iter().map(|(loss, _)| loss).sum(), loading(context, gone))
 }
 
@@ -273,12 +300,11 @@ fn give(pools: &mut Pools, held: &Held) {
     change(pools, held, u64::saturating_add);
 }
 
-/// A model lies on the processor with the most room, as everywhere where its own is not told.
 fn change(pools: &mut Pools, held: &Held, changed: impl Fn(u64, u64) -> u64) {
     let demand =
         held.memory.map_or(Demand::default(), |memory| Demand { device: memory.device, host: memory.host });
     let mut host = demand.host.0;
-    match pools.devices.iter_mut().max_by_key(|device| device.memory.total) {
+    match pools.devices.iter_mut().find(|device| Some(&device.id) == held.gpu.as_ref()) {
         Some(device) => {
             device.memory.available.0 = changed(device.memory.available.0, demand.device.0);
             if device.carve_out.is_some() {

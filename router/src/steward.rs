@@ -2,7 +2,8 @@
 //!
 //! It plans anew after each change that matters, and while the mesh follows the plan at least each ten seconds. A plan is
 //! only a proposal until an operator applies one or the configuration says so; then its steps go to the agents, in the
-//! pace of [`mesh_core::directive`], unless the plan has faults. Requests never wait for any of this.
+//! pace of [`mesh_core::directive`], unless the plan has faults. Requests do not wait for it but for one question: where a
+//! model is loaded that is in no memory.
 //!
 //! | task | input | output | ends when |
 //! |---|---|---|---|

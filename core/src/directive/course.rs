@@ -17,9 +17,14 @@ use crate::id::{MachineId, ModelId};
 use crate::machine::{Directive, LoadWish, Replica, ReplicaState, TransferState};
 use crate::placement::Refused;
 use crate::units::Moment;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 type Place = (MachineId, ModelId);
+
+/// A model that a request had loaded leaves for the plan once nobody has asked it for this long: who talks to it each half
+/// minute keeps it.
+const GUEST_IDLE: Duration = Duration::from_secs(600);
 
 /// What was sent and is not seen yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +87,8 @@ pub struct Course {
     heard: BTreeMap<MachineId, u64>,
     /// Machines on which a request has a model loaded, which one, and for how long at most the plan waits for that.
     on_demand: BTreeMap<MachineId, (ModelId, Moment)>,
+    /// Models that requests had loaded: they stay while they are used.
+    guests: BTreeSet<Place>,
 }
 
 impl Course {
@@ -118,6 +125,17 @@ impl Course {
         self.on_demand.insert(machine, (model, until));
     }
 
+    /// The model that a request has loaded on `machine` now.
+    #[must_use]
+    pub fn left_to(&self, machine: &MachineId) -> Option<&ModelId> {
+        self.on_demand.get(machine).map(|(model, _)| model)
+    }
+
+    /// Whether a request had this model loaded, and it has been used since `idle` allows.
+    pub(super) fn is_used_guest(&self, place: &Place, idle: Option<Duration>) -> bool {
+        self.guests.contains(place) && idle.is_some_and(|idle| idle < GUEST_IDLE)
+    }
+
     pub(super) fn is_left(&self, machine: &MachineId) -> bool {
         self.on_demand.contains_key(machine)
     }
@@ -136,10 +154,19 @@ impl Course {
     pub(super) fn look(&mut self, view: &FleetView, now: Moment) {
         self.refused.retain(|_, (_, at)| now.since(*at) < REFUSED_FOR);
         self.told.retain(|_, at| now.since(*at) < BEGINS_WITHIN);
-        self.on_demand.retain(|machine, (model, until)| {
+        let guests = &mut self.guests;
+        let state = |machine: &MachineId, model: &ModelId| {
             let replica = view.machine(machine).and_then(|machine| machine.replica(model));
-            let is_there = replica.is_some_and(|(_, replica)| replica.state == ReplicaState::Loaded);
-            !is_there && *until > now
+            replica.map(|(_, replica)| replica.state.clone())
+        };
+        guests.retain(|(machine, model)| state(machine, model) == Some(ReplicaState::Loaded));
+        self.on_demand.retain(|machine, (model, until)| match state(machine, model) {
+            Some(ReplicaState::Loaded) => {
+                guests.insert((machine.clone(), model.clone()));
+                false
+            }
+            Some(ReplicaState::Loading) => true,
+            Some(ReplicaState::Available | ReplicaState::Failed(_)) | None => *until > now,
         });
         self.changed.retain(|_, at| now.since(*at) < SETTLES_WITHIN);
         while self.recent.front().is_some_and(|at| now.since(*at) >= self.pace.window) {

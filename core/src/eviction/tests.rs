@@ -64,6 +64,7 @@ fn held(catalogue: &BTreeMap<ModelId, KnownModel>, name: &str) -> Held {
         slots: Some(1),
         cache: None,
         offload: None,
+        gpu: None,
         memory: Some(ReplicaMemory { device: Bytes(0), host: footprint.host.total(), measured: true }),
         fixed: false,
         busy: 0,
@@ -92,7 +93,13 @@ impl Memory for Told {
     }
 }
 
-const CHAT: Claim = Claim { context: 4096, least_context: 4096, may_evict: true };
+const CHAT: Claim = Claim {
+    context: 4096,
+    least_context: 4096,
+    slots: 1,
+    cache: crate::memory::CacheType::F16,
+    may_evict: true,
+};
 
 fn evicted(answer: &Answer) -> Vec<String> {
     let Answer::Load(loading) = answer else { panic!("{answer:?}") };
@@ -121,19 +128,22 @@ fn what_is_least_likely_to_be_asked_for_leaves_and_nothing_else() {
 
 #[test]
 fn busy_pinned_and_new_models_stay_and_the_request_is_told_why() {
-    let world =
-        world(&[("one", 34, &["busy", "pin", "new"])], &[("busy", 8), ("pin", 8), ("new", 8), ("b", 20)]);
+    let models = [("busy", 8), ("pin", 8), ("new", 8), ("kept", 2), ("b", 20)];
+    let world = world(&[("one", 38, &["busy", "pin", "new", "kept"])], &models);
     let mut wishes = Wishes::default();
     let mut pinned = Wish::new(ModeName::new("ask").expect("valid"), vec![model("pin")]);
     pinned.residency = Residency::Pinned;
     wishes.modes.push(pinned);
+    wishes.pins.insert(Pin { model: model("kept"), machine: machine("one") });
     let mut told = Told::default();
     told.busy.insert(model("busy"), 2);
     told.since.insert(model("new"), at(100.0));
     let answer = place(&world, &wishes, &model("b"), CHAT, &told, at(110.0));
     let Answer::Wait { until, why } = answer else { panic!("{answer:?}") };
     assert_eq!(until, Some(at(220.0)));
-    for part in ["busy answers 2 requests", "pin is pinned", "new has just been loaded"] {
+    for part in
+        ["busy answers 2 requests", "pin is pinned", "kept is pinned by a person", "new has just been loaded"]
+    {
         assert!(why[0].1.contains(part), "{part}: {}", why[0].1);
     }
 }

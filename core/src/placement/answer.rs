@@ -275,7 +275,9 @@ fn on_demand(
             for (option, offer) in offers.offers.iter().enumerate() {
                 let machine = &world.sites[offer.site].machine;
                 let is_allowed = wish.machines.is_empty() || wish.machines.contains(machine);
-                if offer.model != *model || !is_allowed || offer.size.context < wish.least_context {
+                let trained = world.catalogue.get(model).and_then(|known| known.trained_context);
+                let least = wish.least_context.min(trained.unwrap_or(u32::MAX));
+                if offer.model != *model || !is_allowed || offer.size.context < least {
                     continue;
                 }
                 let is_there = solution.chosen.contains(&option) || plan.find(machine, model).is_some();

@@ -99,6 +99,12 @@ impl Look<'_> {
                 )),
             }
         }
+        if would_help.is_empty() && with_help {
+            let least = wish.least_context;
+            would_help.push(format!(
+                "a model with a context of {least} tokens that a machine can hold, or less of it"
+            ));
+        }
         let impossible = with_help && is_impossible(world, wish, &models);
         Unplaced { mode: wish.mode.clone(), copies, models, obstacles, impossible, would_help }
     }

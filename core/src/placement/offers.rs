@@ -235,8 +235,17 @@ impl Builder<'_> {
         if held.is_some_and(|held| held.fixed) {
             return self.put_drafts(group, pinned);
         }
+        let can_size = site.stored.get(model).is_none_or(|stored| stored.can_size);
+        if held.is_some() && !can_size {
+            // Its engine takes no sizes: it is as it is.
+            return self.put_drafts(group, pinned);
+        }
         let refusal = self.bar(number, model, held.is_some(), known);
         match (refusal, known) {
+            (Some(why), Some(known)) if !is_here && site.standing == Standing::Open && site.launches => {
+                let why = self.lacks_file(number, model, wishes, known, why);
+                self.reject_for(wishes, number, model, &why);
+            }
             (Some(why), _) => self.reject_for(wishes, number, model, &why),
             (None, None) => self.reject_for(wishes, number, model, "nothing is known of its size"),
             (None, Some(known)) => {
@@ -298,6 +307,26 @@ impl Builder<'_> {
         }
     }
 
+    /// Why a model whose file cannot come is not there: that it would not fit anyway is the better reason.
+    fn lacks_file(
+        &mut self,
+        number: usize,
+        model: &ModelId,
+        wishes: &[usize],
+        known: &KnownModel,
+        why: String,
+    ) -> String {
+        let devices = self.sites[number].pools.devices.len().max(1);
+        let Some(smallest) = self.sizes(wishes, known).last().copied() else { return why };
+        let ways = (0..devices).map(|device| self.way(number, device, 1.0, model, smallest, known));
+        let mut ways: Vec<Result<Offer, String>> = ways.collect();
+        match ways.iter().position(Result::is_ok).map(|at| ways.swap_remove(at)).or(ways.pop()) {
+            Some(Ok(offer)) => format!("{why}; it would fit with {}", offer.needs.total()),
+            Some(Err(too_large)) => too_large,
+            None => why,
+        }
+    }
+
     fn reject_for(&mut self, wishes: &[usize], number: usize, model: &ModelId, why: &str) {
         for &wish in wishes {
             let key = (wish, model.clone(), self.sites[number].machine.clone());
@@ -329,7 +358,13 @@ impl Builder<'_> {
                 }
             }
         }
-        sizes.into_iter().rev().take(MOST_SIZES).collect()
+        // The smallest is what a machine that is nearly full can hold.
+        let smallest = sizes.first().copied();
+        let mut sizes: Vec<Size> = sizes.into_iter().rev().take(MOST_SIZES).collect();
+        if let Some(smallest) = smallest.filter(|smallest| sizes.last() != Some(smallest)) {
+            sizes.push(smallest);
+        }
+        sizes
     }
 
     /// How many further copies of a mode a size holds beside the first.
@@ -371,7 +406,7 @@ impl Builder<'_> {
             confidence,
             notes: Vec::new(),
         };
-        let gpu = site.pools.devices.iter().max_by_key(|device| device.memory.available);
+        let gpu = site.pools.devices.iter().find(|device| Some(&device.id) == held.gpu.as_ref());
         let on_device = needs.device.0 > 0 && gpu.is_some();
         let offload = held.offload.unwrap_or(if on_device { Offload::Full } else { Offload::None });
         if let Some(known) = known.filter(|_| !is_guess) {

@@ -38,6 +38,8 @@ pub struct Held {
     pub cache: Option<CacheType>,
     /// Which part of it lies on the processor, where known.
     pub offload: Option<Offload>,
+    /// The graphics processor that it lies on, as far as can be told from what is used there.
+    pub gpu: Option<String>,
     /// What it takes.
     pub memory: Option<ReplicaMemory>,
     /// It is not ours to unload: the machine's configuration has it always there, or its engine takes no orders.
@@ -135,10 +137,11 @@ impl Site {
             pools = pools.host_only(&why);
         }
         // What a lost machine has in memory is of no use, and nobody can unload it.
-        let held = if conditions.is_lost { Vec::new() } else { held(view) };
+        let mut held = if conditions.is_lost { Vec::new() } else { held(view) };
+        lie(&mut held, &pools);
         for one in held.iter().filter(|one| !one.fixed) {
             if let Some(memory) = one.memory {
-                give_back(&mut pools, memory);
+                give_back(&mut pools, memory, one.gpu.as_deref());
             }
         }
         // A model that drains is shown as unloaded while it holds its memory: that is on its way back.
@@ -146,7 +149,9 @@ impl Site {
             .filter(|(_, one)| one.state == ReplicaState::Available)
             .filter_map(|(_, one)| one.memory)
         {
-            give_back(&mut pools, memory);
+            let most = pools.devices.iter().max_by_key(|device| used(&device.memory));
+            let gpu = most.map(|device| device.id.clone());
+            give_back(&mut pools, memory, gpu.as_deref());
         }
         hold_back(&mut pools, limits);
         let mut stored: BTreeMap<ModelId, Stored> = BTreeMap::new();
@@ -221,6 +226,7 @@ fn held(view: &MachineView) -> Vec<Held> {
             slots: replica.slots,
             cache: replica.cache_type,
             offload: replica.offload,
+            gpu: None,
             memory: replica.memory,
             fixed: !engine.capabilities.can_unload,
             busy: replica.busy.unwrap_or(0),
@@ -229,10 +235,32 @@ fn held(view: &MachineView) -> Vec<Held> {
     held
 }
 
-/// Frees what a model of ours holds: on the processor of which most is used, if it holds any.
-fn give_back(pools: &mut Pools, memory: ReplicaMemory) {
-    let used = |capacity: &Capacity| capacity.total.0.saturating_sub(capacity.available.0);
-    let device = pools.devices.iter_mut().max_by_key(|device| used(&device.memory));
+fn used(capacity: &Capacity) -> u64 {
+    capacity.total.0.saturating_sub(capacity.available.0)
+}
+
+/// Says on which processor each model lies: no engine tells, so the largest first, each where least is used of what it
+/// needs to be used.
+fn lie(held: &mut [Held], pools: &Pools) {
+    let mut in_use: Vec<(u64, &str)> =
+        pools.devices.iter().map(|device| (used(&device.memory), device.id.as_str())).collect();
+    let bytes = |one: &Held| one.memory.map_or(0, |memory| memory.device.0);
+    let mut order: Vec<usize> = (0..held.len()).filter(|&at| bytes(&held[at]) > 0).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(bytes(&held[at])));
+    for at in order {
+        let takes = bytes(&held[at]);
+        // Where it cannot be by the figures, it is where most is used.
+        let place = in_use.iter_mut().min_by_key(|(used, _)| (*used < takes, used.abs_diff(takes)));
+        if let Some((used, id)) = place {
+            *used = used.saturating_sub(takes);
+            held[at].gpu = Some((*id).to_owned());
+        }
+    }
+}
+
+/// Frees what a model of ours holds, on that processor.
+fn give_back(pools: &mut Pools, memory: ReplicaMemory, gpu: Option<&str>) {
+    let device = pools.devices.iter_mut().find(|device| Some(device.id.as_str()) == gpu);
     let mut on_host = memory.host.0;
     match device {
         Some(device) => {

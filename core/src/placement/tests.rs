@@ -123,6 +123,7 @@ fn followed(world: &World, plan: &Plan) -> World {
                 slots: Some(placed.slots),
                 cache: Some(placed.cache),
                 offload: Some(placed.offload),
+                gpu: placed.gpu.clone(),
                 memory: Some(ReplicaMemory {
                     device: placed.needs.device,
                     host: placed.needs.host,

@@ -131,7 +131,7 @@ fn state(seen: &Seen, condition: &Condition) -> Option<String> {
                 Some(known) => Some(format!("mode {mode} is {}{}", known.state, why(&known.reason))),
             }
         }
-        Condition::PlanComplete => complete(&seen.plan),
+        Condition::PlanComplete => complete(&seen.plan).or_else(|| coming(seen)),
     }
 }
 
@@ -201,6 +201,14 @@ fn complete(plan: &Plan) -> Option<String> {
     }
     let left = plan.changes.len();
     (left > 0).then(|| format!("{} to go", render::plan::count(left, "change")))
+}
+
+/// What is planned and still on its way into memory: for the plan nothing is left to do about it.
+fn coming(seen: &Seen) -> Option<String> {
+    let placed = seen.plan.placed.iter().filter(|placed| placed.stage != Stage::Fixed);
+    let states =
+        placed.filter_map(|placed| loaded(&seen.status, placed.model.as_str(), Some(&placed.machine)));
+    states.reduce(|all, one| format!("{all}; {one}"))
 }
 
 fn shown(conditions: &[Condition]) -> Vec<String> {

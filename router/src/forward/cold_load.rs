@@ -172,6 +172,10 @@ impl ColdLoads {
                 Loading::Underway { node: place.0, model: place.1, since: now }
             }
             Placed::Blocked(node, model, why) => Loading::Blocked { node, model, why },
+            Placed::Refused(why) => {
+                failed.extend(why);
+                Loading::Failed(failed)
+            }
             Placed::Nowhere if failed.is_empty() => Loading::Nothing,
             Placed::Nowhere => Loading::Failed(failed),
         }
@@ -182,13 +186,19 @@ impl ColdLoads {
         let Some(steward) = self.steward.get() else { return Placed::alone(fresh) };
         let mut models: Vec<&ModelId> = fresh.iter().map(|(_, model)| model).collect();
         models.dedup();
+        let (mut blocked, mut refused, mut is_unknown) = (None, Vec::new(), false);
         for model in models {
-            let known = self.blocked().get(model).cloned();
+            let known = self.blocked().get(model).cloned().filter(|_| may_evict);
             if let Some((_, node, why)) = known.filter(|(since, ..)| now.since(*since) < ASKED_AGAIN) {
-                return Placed::Blocked(node, model.clone(), why);
+                blocked.get_or_insert(Placed::Blocked(node, model.clone(), why));
+                continue;
             }
+            let machines =
+                fresh.iter().filter(|(_, one)| one == model).map(|(node, _)| node.clone()).collect();
             let mode = wanted.models.iter().find(|(one, _)| one == model).and_then(|(_, mode)| mode.clone());
-            match steward.place(Asked { model: model.clone(), mode, may_evict }).await {
+            let refuse =
+                |why: Vec<(MachineId, String)>| why.into_iter().map(|(node, why)| (node, model.clone(), why));
+            match steward.place(Asked { model: model.clone(), mode, machines, may_evict }).await {
                 Some(Answer::Load(loading)) => {
                     let place = (loading.machine, model.clone());
                     if fresh.contains(&place) {
@@ -196,19 +206,23 @@ impl ColdLoads {
                         return Placed::There(place, leaving, loading.wish);
                     }
                 }
-                // Nothing leaves for this one: its machine may find room all the same, and says the numbers if not.
-                Some(Answer::Wait { .. }) if !may_evict => {}
+                // Nothing leaves for this one. It is no failure of that machine: others may have more leave.
+                Some(Answer::Wait { why, .. }) if !may_evict => refused.extend(refuse(why)),
                 Some(Answer::Wait { why, .. }) => {
                     if let Some((node, why)) = why.into_iter().next() {
                         self.blocked().insert(model.clone(), (now, node.clone(), why.clone()));
-                        return Placed::Blocked(node, model.clone(), why);
+                        blocked.get_or_insert(Placed::Blocked(node, model.clone(), why));
                     }
                 }
-                // It is too large by what is known of it: the machine's own words are better than ours.
-                Some(Answer::Never(_)) | None => {}
+                Some(Answer::Never(why)) => refused.extend(refuse(why)),
+                None => is_unknown = true,
             }
         }
-        Placed::alone(fresh)
+        match blocked {
+            Some(blocked) => blocked,
+            None if is_unknown || refused.is_empty() => Placed::alone(fresh),
+            None => Placed::Refused(refused),
+        }
     }
 
     async fn load(&self, place: &Place, wish: LoadWish, now: Moment) -> Loading {
@@ -354,6 +368,8 @@ enum Placed {
     There(Place, Vec<ModelId>, LoadWish),
     /// Nothing may leave for it yet.
     Blocked(MachineId, ModelId, String),
+    /// No machine has room for it.
+    Refused(Vec<(MachineId, ModelId, String)>),
     Nowhere,
 }
 
@@ -430,7 +446,8 @@ fn told(code: &'static str, message: String, loading: &Loading, now: Moment) -> 
             error(message).with("loading", loading)
         }
         Loading::Blocked { node, model, why } => {
-            let message = format!("{message}: {node} has {model} on disk, and has no room for it yet: {why}");
+            let waited = message.replace("is still being loaded", "is not in memory");
+            let message = format!("{waited}: {node} has {model} on disk, and has no room for it yet: {why}");
             error(message).with("blocked", json!({ "node": node, "model": model, "reason": why }))
         }
         Loading::Nothing | Loading::Failed(_) => error(message),

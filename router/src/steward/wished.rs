@@ -93,7 +93,8 @@ impl Wished {
             // Draining the only machine of a pinned mode is a person's newer word. The plan says that the mode is not served;
             // held against each other, the two would stop every other move as well.
             let is_drained = |name| wishes.machines.get(name).is_some_and(|limits| limits.drained);
-            if wish.machines.iter().any(is_drained) && wish.residency == Residency::Pinned {
+            let are_all = !wish.machines.is_empty() && wish.machines.iter().all(is_drained);
+            if are_all && wish.residency == Residency::Pinned {
                 wish.residency = Residency::Warm;
             }
         }

@@ -248,7 +248,15 @@ fn mode_status(mode: &Mode, snapshot: &Snapshot, traffic: &Traffic<'_>) -> ModeS
         }
         (None, None) => {
             let names: Vec<&str> = chain.iter().map(|(model, _)| model.as_str()).collect();
-            (String::new(), Vec::new(), "unserved", format!("no node can serve {}", names.join(" or ")))
+            let on_disk = chain.iter().find_map(|(model, _)| {
+                let mut there = reachable(&snapshot.view, model);
+                there.find(|(_, _, one)| one.state == ReplicaState::Available).map(|(at, ..)| (model, &at.id))
+            });
+            let reason = match on_disk {
+                Some((model, node)) => format!("{model} is on the disk of {node} and in no memory"),
+                None => format!("no node can serve {}", names.join(" or ")),
+            };
+            (String::new(), Vec::new(), "unserved", reason)
         }
     };
     let stats = traffic.stats.get(mode.name.as_str()).cloned().unwrap_or_default();
@@ -337,11 +345,9 @@ fn health(nodes: &[NodeStatus], modes: &[ModeStatus], automatic: bool) -> Vec<He
         }
     }
     for mode in modes.iter().filter(|mode| mode.state == "unserved") {
-        lines.push(line(
-            "error",
-            format!("mode {} is not served: {}", mode.name, mode.reason),
-            String::new(),
-        ));
+        // What is on a disk comes with the first request.
+        let level = if mode.reason.contains("on the disk of") { "warning" } else { "error" };
+        lines.push(line(level, format!("mode {} is not served: {}", mode.name, mode.reason), String::new()));
     }
     if automatic && !modes.is_empty() {
         let message = "modes are automatic: each uses the best model found".into();
