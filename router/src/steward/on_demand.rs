@@ -55,7 +55,7 @@ impl Steward {
         let snapshot = self.parts.fleet.snapshot();
         let wishes = self.wishes(&Of::Now);
         let mut world = self.world(&snapshot, &wishes, &Of::Now);
-        let Some(known) = world.catalogue.get(&asked.model) else { return None };
+        let known = world.catalogue.get(&asked.model)?;
         let is_guess = matches!(known.body, Body::File { .. });
         let wish = wishes.modes.iter().find(|wish| asked.mode.as_ref() == Some(&wish.mode));
         world.sites.retain(|site| asked.machines.contains(&site.machine));

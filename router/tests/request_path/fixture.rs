@@ -7,7 +7,8 @@ use http_body_util::BodyExt;
 use mesh_core::fleet::DataPath;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{
-    Capabilities, Engine, EngineKind, EngineState, Replica, ReplicaState, Report, Store,
+    Capabilities, Capacity, Engine, EngineKind, EngineState, Reading, Replica, ReplicaState, Report, Store,
+    Vitals,
 };
 use mesh_core::routing::Slo;
 use mesh_daemon::clock::Clock;
@@ -23,9 +24,12 @@ use router::forward::{Forward, ForwardParts, Incoming};
 use router::http::dialect::Door;
 use router::http::reply::Reply;
 use router::journal::Journal;
+use router::ledger::OperatorWishes;
 use router::metrics::Metrics;
+use router::steward::wished::Wished;
+use router::steward::{self, StewardParts};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -188,6 +192,9 @@ pub(crate) struct Mesh {
     links: AgentLinks,
     pub(crate) in_flight: InFlight,
     stop: CancellationToken,
+    clock: Clock,
+    /// What operators wish: nothing.
+    operator: watch::Sender<Arc<OperatorWishes>>,
     last_id: AtomicU64,
 }
 
@@ -220,7 +227,9 @@ impl Mesh {
             clock,
         });
         tokio::spawn(forward.clone().keep(stop.clone()));
-        Self { forward: Arc::new(forward), fleet, links, in_flight, stop, last_id: AtomicU64::new(0) }
+        let operator = watch::Sender::new(Arc::default());
+        let (forward, last_id) = (Arc::new(forward), AtomicU64::new(0));
+        Self { forward, fleet, links, in_flight, stop, clock, operator, last_id }
     }
 
     /// A node with one engine. Its heartbeats go on until the session's sender is dropped.
@@ -250,6 +259,27 @@ impl Mesh {
         let mut snapshots = self.fleet.snapshots();
         let found = tokio::time::timeout(PATIENCE, snapshots.wait_for(|snapshot| wanted(snapshot))).await;
         drop(found.expect("in time").expect("the keeper lives"));
+    }
+
+    /// From now on a steward says where models are loaded.
+    pub(crate) fn with_steward(&self) {
+        let settings = check(RouterConfig::default(), "a test".into(), &KeyLines::default());
+        let settings = settings.expect("it makes sense");
+        let parts = StewardParts {
+            fleet: self.fleet.clone(),
+            in_flight: self.in_flight.clone(),
+            blobs: None,
+            operator: self.operator.subscribe(),
+            expected: BTreeSet::new(),
+            wished: Wished::default(),
+            modes: None,
+            placement: settings.placement,
+            strategies: "/nonexistent".into(),
+            metrics: Metrics::new(),
+            clock: self.clock,
+            minute_of_day: || 0,
+        };
+        self.forward.loads.ask(steward::start(parts, self.stop.clone()));
     }
 
     /// Sends a request for `model` and waits for its answer's head.
@@ -321,6 +351,17 @@ impl Control {
 
     pub(crate) async fn report(&self, engine: Engine) {
         self.reports.send(report(engine)).await.expect("the session lives");
+    }
+
+    /// Its RAM, in GiB.
+    pub(crate) async fn ram(&self, total: u64, free: u64) {
+        let ram = Capacity {
+            total: mesh_core::units::Bytes(total << 30),
+            available: mesh_core::units::Bytes(free << 30),
+        };
+        let vitals = Vitals { ram: Reading::Known(ram), ..Vitals::unknown("not told") };
+        let report = Report { vitals: Some(vitals), ..Report::default() };
+        self.reports.send(report).await.expect("the session lives");
     }
 
     pub(crate) async fn store(&self, store: Store) {

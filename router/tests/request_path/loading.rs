@@ -3,7 +3,8 @@
 use crate::fixture::{Mesh, Script, caller, engine, error_of, replica, text_of};
 use mesh_core::id::ModelId;
 use mesh_core::machine::ReplicaState::{Available, Loaded, Loading};
-use mesh_core::machine::{Directive, Store, StoreRefusal};
+use mesh_core::machine::{Directive, Engine, Replica, ReplicaMemory, ReplicaState, Store, StoreRefusal};
+use mesh_core::units::Bytes;
 use router::forward::caller::Caller;
 use router::forward::waiting_room::Progress;
 use serde_json::json;
@@ -209,4 +210,71 @@ async fn however_often_loading_nodes_are_asked_in_turn_each_has_one_line_in_the_
         "{lines:?}"
     );
     assert!(told.attempts.iter().all(|line| line.started_after_s < 1.0 || line.result == "answered"));
+}
+
+/// A machine with 16 GiB whose engine has `n` in memory, with 10 GiB, and `m` of the same size on its disk.
+fn full(state: ReplicaState, n_state: ReplicaState) -> Engine {
+    let sized = |name: &str, state: ReplicaState| {
+        let bytes = Bytes(10 << 30);
+        let memory =
+            (state == Loaded).then_some(ReplicaMemory { device: Bytes(0), host: bytes, measured: true });
+        let slots = (state == Loaded).then_some(2);
+        Replica { size: Some(bytes), memory, ..replica(name, state, slots) }
+    };
+    let mut engine = engine(vec![sized("m", state), sized("n", n_state)]);
+    engine.capabilities.can_unload = true;
+    engine
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_nobody_asks_leaves_for_one_that_is_asked_and_not_before_its_time() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (_node, mut control) = mesh.node("a", full(Available, Loaded)).await;
+    control.ram(16, 5).await;
+    mesh.until(|snapshot| snapshot.view.machines.iter().all(|machine| machine.vitals.is_some())).await;
+    mesh.with_steward();
+    // It has just come: the request waits, and is told what stands in the way.
+    let (status, code, error) = error_of(mesh.send("mesh/code", caller("k")).await).await;
+    assert_eq!((status, code.as_str()), (503, "model_loading"), "{error}");
+    let message = error["message"].as_str().unwrap_or_default();
+    assert!(message.contains("n has just been loaded") && message.contains("not in memory"), "{message}");
+    assert!(control.directives.try_recv().is_err());
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.send("mesh/code", caller("k")).await }
+    });
+    let n = ModelId::new("n").expect("valid");
+    assert_eq!(control.wish().await, Directive::Unload(n));
+    assert!(control.directives.try_recv().is_err(), "its memory is not free yet");
+    control.report(full(Available, Available)).await;
+    control.ram(16, 15).await;
+    assert_eq!(control.wish().await, Directive::Load(model().into()));
+    control.report(full(Loaded, Available)).await;
+    assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_drives_nobody_out_and_stands_in_nobodys_way() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (_node, mut control) = mesh.node("a", full(Available, Loaded)).await;
+    control.ram(16, 5).await;
+    mesh.until(|snapshot| snapshot.view.machines.iter().all(|machine| machine.vitals.is_some())).await;
+    mesh.with_steward();
+    tokio::time::sleep(Duration::from_secs(130)).await;
+    let (status, code, error) = error_of(mesh.send("mesh/autocomplete", caller("k")).await).await;
+    assert_eq!((status, code.as_str()), (503, "load_refused"), "{error}");
+    assert!(
+        error["message"].as_str().is_some_and(|text| text.contains("nothing leaves for this mode")),
+        "{error}"
+    );
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.send("mesh/code", caller("k")).await }
+    });
+    let n = ModelId::new("n").expect("valid");
+    assert_eq!(control.wish().await, Directive::Unload(n), "what the completion was told holds for it alone");
+    control.report(full(Loaded, Available)).await;
+    assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
 }
