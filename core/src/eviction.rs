@@ -244,6 +244,8 @@ fn on_site(
         let stays = memory.since(&site.machine, &held.model).map(|since| since.plus(RESIDENCE));
         if let Some(why) = stays_for(held) {
             kept.push(format!("{} is {why}", held.model));
+        } else if !held.tells_busy {
+            kept.push(format!("its engine does not tell whether {} is in use", held.model));
         } else if requests > 0 {
             kept.push(format!("{} answers {requests} requests", held.model));
         } else if let Some(at) = stays.filter(|at| *at > now) {

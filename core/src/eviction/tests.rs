@@ -68,6 +68,7 @@ fn held(catalogue: &BTreeMap<ModelId, KnownModel>, name: &str) -> Held {
         memory: Some(ReplicaMemory { device: Bytes(0), host: footprint.host.total(), measured: true }),
         fixed: false,
         busy: 0,
+        tells_busy: true,
     }
 }
 
@@ -146,6 +147,15 @@ fn busy_pinned_and_new_models_stay_and_the_request_is_told_why() {
     {
         assert!(why[0].1.contains(part), "{part}: {}", why[0].1);
     }
+}
+
+#[test]
+fn a_model_of_which_nobody_knows_whether_it_is_in_use_stays() {
+    let mut world = world(&[("one", 16, &["theirs"])], &[("theirs", 10), ("b", 10)]);
+    world.sites[0].held[0].tells_busy = false;
+    let answer = place(&world, &Wishes::default(), &model("b"), CHAT, &Told::default(), at(0.0));
+    let Answer::Wait { until: None, why } = answer else { panic!("{answer:?}") };
+    assert!(why[0].1.contains("whether theirs is in use"), "{why:?}");
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Held {
     pub fixed: bool,
     /// Requests that it has now.
     pub busy: u32,
+    /// Its engine tells how many those are, or only the mesh asks it: who uses an Ollama beside the mesh is seen by nobody.
+    pub tells_busy: bool,
 }
 
 /// A model that a machine can bring into memory.
@@ -230,6 +232,7 @@ fn held(view: &MachineView) -> Vec<Held> {
             memory: replica.memory,
             fixed: !engine.capabilities.can_unload,
             busy: replica.busy.unwrap_or(0),
+            tells_busy: replica.busy.is_some() || engine.supervised,
         });
     }
     held

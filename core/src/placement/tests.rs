@@ -131,6 +131,7 @@ fn followed(world: &World, plan: &Plan) -> World {
                 }),
                 fixed: false,
                 busy: 0,
+                tells_busy: true,
             });
         }
     }

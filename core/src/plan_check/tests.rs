@@ -105,6 +105,7 @@ impl Case {
         card.held.push(Held {
             offload: None,
             gpu: Some("0000:01:00.0".into()),
+            tells_busy: true,
             model: model("resident"),
             context: Some(16_384),
             slots: Some(1),

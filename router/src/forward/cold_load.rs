@@ -61,8 +61,8 @@ struct Job {
     /// Refusals that the machine told before: they are not about this load. By the machine's own clock.
     earlier: BTreeSet<u64>,
     begun: bool,
-    /// What leaves before, and how the model is loaded then.
-    leaving: Option<(Vec<ModelId>, LoadWish)>,
+    /// What leaves before, how the model is loaded then, and when that was told last.
+    leaving: Option<(Vec<ModelId>, LoadWish, Moment)>,
     /// When a request last asked after it. Those that wait ask several times a second.
     asked: Moment,
     /// When it failed, and why.
@@ -145,6 +145,14 @@ impl ColdLoads {
                     return Loading::Underway { node: place.0, model: place.1, since };
                 }
                 Some(JobState::Left(wish)) => return self.load(&place, wish, now).await,
+                Some(JobState::Stay(models, since)) => {
+                    for model in models {
+                        if let Err(error) = self.fleet.direct(&place.0, Directive::Unload(model)).await {
+                            return self.not_sent(&place, &error.to_string(), now);
+                        }
+                    }
+                    return Loading::Underway { node: place.0, model: place.1, since };
+                }
                 Some(JobState::Failed(why)) => failed.push((place.0, place.1, why)),
                 None => fresh.push(place),
             }
@@ -154,7 +162,7 @@ impl ColdLoads {
                 if self.begin(
                     &place,
                     snapshot,
-                    (!leaving.is_empty()).then(|| (leaving.clone(), wish.clone())),
+                    (!leaving.is_empty()).then(|| (leaving.clone(), wish.clone(), now)),
                     now,
                 ) {
                     return Loading::Underway { node: place.0, model: place.1, since: now };
@@ -244,7 +252,7 @@ impl ColdLoads {
         &self,
         place: &Place,
         snapshot: &Snapshot,
-        leaving: Option<(Vec<ModelId>, LoadWish)>,
+        leaving: Option<(Vec<ModelId>, LoadWish, Moment)>,
         now: Moment,
     ) -> bool {
         let mut jobs = self.lock();
@@ -287,7 +295,7 @@ impl ColdLoads {
         let mut told = told.into_iter().flatten().filter(|refusal| refusal.model == place.1);
         let job = jobs.get_mut(place)?;
         job.asked = now;
-        if let Some((leaving, wish)) = &job.leaving {
+        if let Some((leaving, wish, told)) = &mut job.leaving {
             let node = &place.0;
             let stay: Vec<&ModelId> = leaving
                 .iter()
@@ -304,6 +312,11 @@ impl ColdLoads {
                     job.failed = Some((now, format!("{model} did not leave for it within {seconds} s")));
                     job.leaving = None;
                     self.count("failed");
+                }
+                // It shows no sign of leaving: what was told may have been lost.
+                Some(_) if now.since(*told) >= BEGINS_WITHIN => {
+                    *told = now;
+                    return Some(JobState::Stay(stay.into_iter().cloned().collect(), job.since));
                 }
                 Some(_) => return Some(JobState::Runs(job.since)),
             }
@@ -357,6 +370,8 @@ impl ColdLoads {
 
 enum JobState {
     Runs(Moment),
+    /// These are still there: the caller tells them again to leave.
+    Stay(Vec<ModelId>, Moment),
     /// What was to leave has left: the caller has it loaded like this.
     Left(LoadWish),
     Failed(String),

@@ -247,6 +247,8 @@ async fn a_model_that_nobody_asks_leaves_for_one_that_is_asked_and_not_before_it
     let n = ModelId::new("n").expect("valid");
     assert_eq!(control.wish().await, Directive::Unload(n));
     assert!(control.directives.try_recv().is_err(), "its memory is not free yet");
+    let n = ModelId::new("n").expect("valid");
+    assert_eq!(control.wish().await, Directive::Unload(n), "no sign of it for 15 s: it may have been lost");
     control.report(full(Available, Available)).await;
     control.ram(16, 15).await;
     assert_eq!(control.wish().await, Directive::Load(model().into()));
