@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Parts of a processor's memory with which a model is tried that would fit whole: beside others it may not.
 const SHARES: [f64; 3] = [0.66, 0.33, 0.0];
+/// Models up to which that is tried: among more there are enough that lie whole.
+const IN_PARTS_OF: usize = 16;
 /// What a change costs beside a mode's worth of 1: a load, the seconds of it, a file's way to the machine, an unload.
 const LOAD: f64 = 0.02;
 const LOAD_SECOND: f64 = 0.02 / 120.0;
@@ -204,7 +206,7 @@ impl Builder<'_> {
                 }
             }
         }
-        self.with_parts = sampler.is_whole();
+        self.with_parts = sampler.is_whole() && pairs.len() <= IN_PARTS_OF;
         for (model, sites) in pairs {
             let known = self.catalogue.get(&model);
             for (site, wishes) in sites {
