@@ -5,7 +5,7 @@
 //! come; so two models that are asked for in turn do not push each other out with each request: the other's requests
 //! wait together until its turn has come.
 
-use crate::fit::{Demand, Pools};
+use crate::fit::Pools;
 use crate::fleet::MachineView;
 use crate::id::{MachineId, ModelId};
 use crate::machine::{LoadWish, Reading};
@@ -21,8 +21,6 @@ use std::time::Duration;
 const AHEAD_S: f64 = 1800.0;
 /// A model that came into memory stays at least this long against requests for others.
 pub const RESIDENCE: Duration = Duration::from_secs(120);
-/// Bytes a second that a load is taken to have where none was measured: a common NVMe disk.
-const LOAD_RATE: f64 = 1e9;
 /// The least probability of a reuse that a swap is counted with: what nobody has asked for since the router started may
 /// still be somebody's.
 const LEAST_AGAIN: f64 = 0.2;
@@ -191,11 +189,7 @@ fn on_site(
     if let Some(why) = site.stored.get(model).and_then(|stored| stored.broken.as_ref()) {
         return OnSite::Never(format!("its file there cannot be loaded: {why}"));
     }
-    let load_s = |model: &ModelId, bytes: u64| {
-        let measured = site.paces.get(model).and_then(|pace| pace.load_s);
-        measured.unwrap_or(bytes as f64 / LOAD_RATE)
-    };
-    let seconds = load_s(model, known.size.0);
+    let seconds = site.load_seconds(model, known.size);
     let fitting = |pools: &Pools| {
         let trained = known.trained_context.unwrap_or(u32::MAX);
         let mut context = claim.context.min(trained);
@@ -225,8 +219,7 @@ fn on_site(
         seconds,
     };
     let mine = || site.held.iter().filter(|held| !held.fixed && held.model != *model);
-    let mut pools = taken(&site.pools, mine());
-    let (fit, context) = fitting(&pools);
+    let (fit, context) = fitting(&taken(&site.pools, mine()));
     if fit.fits {
         return OnSite::Load(0.0, loading(context, Vec::new()));
     }
@@ -254,70 +247,64 @@ fn on_site(
         } else if let Some(holds) = held.memory {
             let bytes = holds.device.0 + holds.host.0;
             let again = memory.uses(&site.machine, &held.model).again(now).max(LEAST_AGAIN);
-            let loss = again * load_s(&held.model, bytes);
+            let loss = again * site.load_seconds(&held.model, Bytes(bytes));
             candidates.push((loss / (bytes.max(1) as f64), loss, held));
         }
     }
     candidates.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.2.model.cmp(&b.2.model)));
+    let without = |gone: &[(f64, &Held)]| {
+        fitting(&taken(
+            &site.pools,
+            mine().filter(|one| !gone.iter().any(|(_, held)| held.model == one.model)),
+        ))
+    };
     let mut leaving: Vec<(f64, &Held)> = Vec::new();
     for (_, loss, held) in candidates {
-        give(&mut pools, held);
         leaving.push((loss, held));
-        if fitting(&pools).0.fits {
+        if without(&leaving).0.fits {
             break;
         }
     }
-    if !fitting(&pools).0.fits {
-        return OnSite::Wait(until, format!("{}; {}", fit.why, kept.join(", ")));
+    if !without(&leaving).0.fits {
+        let why = if kept.is_empty() { fit.why } else { format!("{}; {}", fit.why, kept.join(", ")) };
+        return OnSite::Wait(until, why);
     }
     // What turned out not to be needed stays, the dearest first.
-    let mut needed = leaving.clone();
-    for (_, held) in leaving.iter().rev() {
-        let others: Vec<&Held> =
-            mine().filter(|one| !needed.iter().any(|(_, gone)| gone.model == one.model)).collect();
-        let with_it = others.into_iter().chain([*held]);
-        if fitting(&taken(&site.pools, with_it)).0.fits {
-            needed.retain(|(_, gone)| gone.model != held.model);
+    for at in (0..leaving.len()).rev() {
+        let mut fewer = leaving.clone();
+        fewer.remove(at);
+        if without(&fewer).0.fits {
+            leaving = fewer;
         }
     }
-    let gone: Vec<(ModelId, Bytes)> = needed
-        .iter()
-        .map(|(_, held)| (held.model.clone(), held.memory.map_or(Bytes(0), |m| Bytes(m.device.0 + m.host.0))))
-        .collect();
-    let others = mine().filter(|one| !needed.iter().any(|(_, gone)| gone.model == one.model));
-    let context = fitting(&taken(&site.pools, others)).1;
-    OnSite::Load(needed.iter().map(|(loss, _)| loss).sum(), loading(context, gone))
+    let bytes = |held: &Held| held.memory.map_or(Bytes(0), |memory| Bytes(memory.device.0 + memory.host.0));
+    let gone = leaving.iter().map(|(_, held)| (held.model.clone(), bytes(held))).collect();
+    let context = without(&leaving).1;
+    OnSite::Load(leaving.iter().map(|(loss, _)| loss).sum(), loading(context, gone))
 }
 
 /// The pools less what these hold.
 fn taken<'a>(pools: &Pools, held: impl Iterator<Item = &'a Held>) -> Pools {
     let mut pools = pools.clone();
-    for one in held {
-        change(&mut pools, one, |available, bytes| available.saturating_sub(bytes));
+    for (memory, gpu) in held.filter_map(|held| Some((held.memory?, held.gpu.as_ref()))) {
+        let mut in_ram = memory.host.0.saturating_add(memory.device.0);
+        if let Some(device) = pools.devices.iter_mut().find(|device| Some(&device.id) == gpu) {
+            device.memory.available.0 = device.memory.available.0.saturating_sub(memory.device.0);
+            in_ram = match &mut device.carve_out {
+                None => memory.host.0,
+                Some(carve_out) => {
+                    // The part that RAM does not contain is filled first, as `Site::of` frees it.
+                    let there = memory.device.0.min(carve_out.available.0);
+                    carve_out.available.0 -= there;
+                    in_ram - there
+                }
+            };
+        }
+        if let Reading::Known(ram) = &mut pools.ram {
+            ram.available.0 = ram.available.0.saturating_sub(in_ram);
+        }
     }
     pools
-}
-
-fn give(pools: &mut Pools, held: &Held) {
-    change(pools, held, u64::saturating_add);
-}
-
-fn change(pools: &mut Pools, held: &Held, changed: impl Fn(u64, u64) -> u64) {
-    let demand =
-        held.memory.map_or(Demand::default(), |memory| Demand { device: memory.device, host: memory.host });
-    let mut host = demand.host.0;
-    match pools.devices.iter_mut().find(|device| Some(&device.id) == held.gpu.as_ref()) {
-        Some(device) => {
-            device.memory.available.0 = changed(device.memory.available.0, demand.device.0);
-            if device.carve_out.is_some() {
-                host += demand.device.0;
-            }
-        }
-        None => host += demand.device.0,
-    }
-    if let Reading::Known(ram) = &mut pools.ram {
-        ram.available.0 = changed(ram.available.0, host);
-    }
 }
 
 /// What the fleet knows of a machine's models, for [`Memory`].

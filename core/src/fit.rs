@@ -9,6 +9,8 @@ mod choice;
 mod plan;
 
 pub use choice::{Choice, Offload, SHORTEST_CONTEXT, Trial, Wanted, choose};
+#[cfg(test)]
+pub(crate) use plan::tests::layered;
 pub use plan::{loaded, plan};
 
 use crate::machine::{Capacity, Gpu, GpuState, Pool, Reading, Vitals};

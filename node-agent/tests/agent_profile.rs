@@ -47,16 +47,9 @@ async fn full() -> Value {
         engine
     });
     let stored = StoredModel {
-        model: ModelId::new("stored").expect("a name"),
         digest: Some(Digest::new(&"ab".repeat(32)).expect("a digest")),
-        size: Bytes(7),
         architecture: Some("llama".into()),
-        quantisation: None,
-        parameters: None,
-        trained_context: None,
-        projector: None,
-        broken: None,
-        served_as: None,
+        ..StoredModel::new(ModelId::new("stored").expect("a name"), Bytes(7))
     };
     let handle = ProfileHandle::in_memory();
     let seen = Seen {

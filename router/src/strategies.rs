@@ -1,7 +1,7 @@
 //! Strategies: named sets of modes, each a file that a person can read. Those of `configs/strategies` are built in; those
 //! in the data folder stand beside them, and one of the same name takes a built-in one's place.
 
-use crate::config::{Check, ModeConfig, ModelConfig};
+use crate::config::{self, Check, ModeConfig, ModelConfig};
 use crate::modes::ModeSet;
 use mesh_core::placement::Catalogue;
 use mesh_daemon::complaint::{Complaint, exit};
@@ -30,30 +30,13 @@ const SHIPPED: [(&str, &str); 5] = [
     ("speed-quality", include_str!("../../configs/strategies/speed-quality.toml")),
 ];
 
-/// Every key of a strategy's file. They mean what they mean in `router.toml`.
-const KEYS: &[&str] = &[
-    "about",
-    "modes.*.models",
-    "modes.*.aliases",
-    "modes.*.fallback",
-    "modes.*.max_tokens",
-    "modes.*.ttft",
-    "modes.*.tpot",
-    "modes.*.priority",
-    "modes.*.context",
-    "modes.*.least_context",
-    "modes.*.slots",
-    "modes.*.copies",
-    "modes.*.cache_types",
-    "modes.*.weight",
-    "modes.*.residency",
-    "modes.*.machines",
-    "modes.*.labels",
-    "models.*.size",
-    "models.*.cache_per_token",
-    "models.*.url",
-    "models.*.digest",
-];
+/// Every key of a strategy's file: `about`, and those of `router.toml` that say what modes want and what models are.
+fn keys() -> Vec<&'static str> {
+    let of_modes = |key: &&str| key.starts_with("modes.") || key.starts_with("models.");
+    // Other names of models are the mesh's, whatever strategy holds.
+    let own = config::KEYS.iter().copied().filter(of_modes).filter(|key| *key != "models.*.aliases");
+    std::iter::once("about").chain(own).collect()
+}
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -166,7 +149,7 @@ fn text_of(path: &Path) -> Result<String, String> {
 }
 
 fn strategy(name: &str, place: &str, source: &str, text: &str) -> Result<Arc<Strategy>, String> {
-    let Loaded { value, lines, .. } = config_layers::load_text::<StrategyFile>(place, text, KEYS)
+    let Loaded { value, lines, .. } = config_layers::load_text::<StrategyFile>(place, text, &keys())
         .map_err(|complaint| complaint.to_string())?;
     let mut check = Check::new(&lines);
     let modes = check.mode_set(&value.modes, true);

@@ -134,18 +134,7 @@ impl Mesh {
 
     fn store(&mut self, machine: &str, model: &str, digest: Option<char>) {
         let digest = digest.map(|digit| Digest::new(&digit.to_string().repeat(64)).expect("valid"));
-        let stored = StoredModel {
-            model: model_id(model),
-            digest,
-            size: Bytes(GIB),
-            architecture: None,
-            quantisation: None,
-            parameters: None,
-            trained_context: None,
-            projector: None,
-            broken: None,
-            served_as: None,
-        };
+        let stored = StoredModel { digest, ..StoredModel::new(model_id(model), Bytes(GIB)) };
         self.machine(machine).store.models.push(stored);
     }
 

@@ -170,6 +170,26 @@ fn autocomplete_does_not_drive_out_the_chat_and_takes_room_that_is_free() {
 }
 
 #[test]
+fn what_a_carve_out_holds_is_not_taken_from_ram() {
+    let mut world = world(&[("strix", 28, &["big"])], &[("big", 80), ("other", 20)]);
+    let whole = |gib: u64| Capacity { total: Bytes(gib * GIB), available: Bytes(gib * GIB) };
+    let site = &mut world.sites[0];
+    site.pools.devices.push(crate::fit::Device {
+        id: "gpu".into(),
+        name: "gpu".into(),
+        memory: whole(100),
+        carve_out: Some(whole(96)),
+        holders: Vec::new(),
+    });
+    let held = &mut site.held[0];
+    held.gpu = Some("gpu".into());
+    held.memory = Some(ReplicaMemory { device: Bytes(90 * GIB), host: Bytes(0), measured: true });
+    // 10 GiB are left for the processor, all 28 of RAM: it lies there, and nobody leaves.
+    let answer = place(&world, &Wishes::default(), &model("other"), CHAT, &Told::default(), at(0.0));
+    assert_eq!(evicted(&answer), Vec::<String>::new());
+}
+
+#[test]
 fn a_model_larger_than_its_machine_never_comes_and_drives_out_nobody() {
     let world = world(&[("one", 16, &["a"])], &[("a", 4), ("huge", 60)]);
     let answer = place(&world, &Wishes::default(), &model("huge"), CHAT, &Told::default(), at(0.0));

@@ -49,7 +49,7 @@ pub fn loaded(options: &Options, offload: Offload) -> Options {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::fit::Device;
     use crate::gguf::{Header, TensorInfo, TensorType, Value};
@@ -58,8 +58,8 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    /// 32 layers of 128 MiB, 4 GiB with embeddings and output; 128 KiB of cache for each token.
-    fn shape() -> Shape {
+    /// So many layers of 128 MiB, and 256 MiB of output; 4 KiB of cache for each token and layer.
+    pub(crate) fn layered(layers: u64, trained: u64) -> Shape {
         let mut header = Header {
             version: 3,
             metadata: [("general.architecture".to_owned(), Value::Text("llama".into()))].into(),
@@ -70,9 +70,9 @@ mod tests {
             sizes_complete: true,
         };
         for (key, value) in [
-            ("block_count", 32),
+            ("block_count", layers),
             ("embedding_length", 4096),
-            ("context_length", 131_072),
+            ("context_length", trained),
             ("attention.head_count", 32),
             ("attention.head_count_kv", 8),
         ] {
@@ -86,8 +86,14 @@ mod tests {
             bytes,
         };
         header.tensors.push(tensor("output.weight", 256 << 20));
-        header.tensors.extend((0..32).map(|layer| tensor(&format!("blk.{layer}.ffn_up.weight"), 128 << 20)));
+        header
+            .tensors
+            .extend((0..layers).map(|layer| tensor(&format!("blk.{layer}.ffn_up.weight"), 128 << 20)));
         Shape::from_header(&header).expect("a model")
+    }
+
+    fn shape() -> Shape {
+        layered(32, 131_072)
     }
 
     fn pools(vram: u64, ram: u64) -> Pools {

@@ -81,6 +81,25 @@ pub struct StoredModel {
     pub served_as: Option<ModelId>,
 }
 
+impl StoredModel {
+    /// A model of which nothing is known but its name and size.
+    #[must_use]
+    pub fn new(model: ModelId, size: Bytes) -> Self {
+        Self {
+            model,
+            digest: None,
+            size,
+            architecture: None,
+            quantisation: None,
+            parameters: None,
+            trained_context: None,
+            projector: None,
+            broken: None,
+            served_as: None,
+        }
+    }
+}
+
 /// What a transfer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -223,8 +223,7 @@ fn changes(world: &World, plan: &Plan) -> Vec<Change> {
 }
 
 fn load_seconds(site: &Site, model: &ModelId, size: Bytes) -> u32 {
-    let measured = site.paces.get(model).and_then(|pace| pace.load_s);
-    let seconds = measured.unwrap_or(size.0 as f64 / super::offers::LOAD_RATE).ceil();
+    let seconds = site.load_seconds(model, size).ceil();
     // Loads are minutes: the cast of a clamped number loses nothing.
     seconds.clamp(1.0, 86_400.0) as u32
 }

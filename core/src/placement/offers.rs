@@ -31,8 +31,7 @@ const HOLE: f64 = 0.02;
 const PACE: f64 = 0.02;
 /// What a further copy on the same machine costs: more than bringing it to another one, which would work at the same time.
 const TOGETHER: f64 = 0.12;
-/// Bytes a second that a load and a fetch are taken to have where none was measured: a common NVMe disk, 1 Gbit/s.
-pub(super) const LOAD_RATE: f64 = 1e9;
+/// Bytes a second that a fetch is taken to have: 1 Gbit/s.
 const FETCH_RATE: f64 = 1.1e8;
 /// The longest that a load or a fetch is counted with.
 const LONGEST_S: f64 = 3600.0;
@@ -432,11 +431,6 @@ impl Builder<'_> {
     /// How much room a machine has against the one with the most.
     fn hole(&self, site: usize) -> f64 {
         largest_pool(&self.sites[site]) as f64 / self.most_room.max(1) as f64
-    }
-
-    fn load_seconds(&self, number: usize, model: &ModelId, known: &KnownModel) -> f64 {
-        let seen = self.sites[number].paces.get(model).and_then(|pace| pace.load_s);
-        seen.unwrap_or(known.size.0 as f64 / LOAD_RATE).min(LONGEST_S)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::profile::SpeedRecord;
 use serde::{Deserialize, Serialize};
 
 /// Bytes each second that memory is taken to deliver where nothing was measured. Generating is bound by it: each token reads
-/// the working weights once. Of the kinds in `facts` the slower ones: a laptop's card has 256 GB/s, a Strix Halo 256 of
+/// the working weights once. Of each kind a slower one: a laptop's card has 256 GB/s, a Strix Halo 256 of
 /// which 215 are measured, two channels of DDR5 60 to 80 of which a processor gets two thirds.
 const CARD: f64 = 2.5e11;
 const SHARED: f64 = 2.0e11;

@@ -329,8 +329,8 @@ fn drawn() -> impl Strategy<Value = Drawn> {
                         device.carve_out = Some(full(0.5));
                     }
                 }
-                for (bit, name) in names.iter().enumerate().filter(|(bit, _)| disk & (1 << (bit % 8)) != 0) {
-                    let _ = bit;
+                let is_there = |(bit, _): &(usize, &ModelId)| disk & (1 << (bit % 8)) != 0;
+                for (_, name) in names.iter().enumerate().filter(is_there) {
                     one.stored.insert(name.clone(), Stored { size: None, broken: None, can_size: true });
                 }
                 one.standing = match standing {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::fit::{Demand, Device, Pools};
-use crate::gguf::{Header, TensorInfo, TensorType, Value};
 use crate::id::ModeName;
 use crate::machine::{Capacity, Reading, ReplicaMemory};
 use crate::memory::{CacheType, Confidence, Shape};
@@ -46,34 +45,7 @@ fn site(name: &str, ram: u64) -> Site {
 
 /// 8 layers of 128 MiB, with a quarter of that beside them; 32 KiB of cache for each token.
 fn shape() -> Shape {
-    let mut header = Header {
-        version: 3,
-        metadata: [("general.architecture".to_owned(), Value::Text("llama".into()))].into(),
-        tensors: Vec::new(),
-        alignment: 32,
-        data_offset: 0,
-        unknown_types: BTreeSet::new(),
-        sizes_complete: true,
-    };
-    for (key, value) in [
-        ("block_count", 8),
-        ("embedding_length", 4096),
-        ("context_length", 32_768),
-        ("attention.head_count", 32),
-        ("attention.head_count_kv", 8),
-    ] {
-        header.metadata.insert(format!("llama.{key}"), Value::Unsigned(value));
-    }
-    let tensor = |name: &str, bytes| TensorInfo {
-        name: name.into(),
-        dims: vec![bytes],
-        kind: TensorType(24),
-        offset: 0,
-        bytes,
-    };
-    header.tensors.push(tensor("output.weight", 256 << 20));
-    header.tensors.extend((0..8).map(|layer| tensor(&format!("blk.{layer}.ffn_up.weight"), 128 << 20)));
-    Shape::from_header(&header).expect("a model")
+    crate::fit::layered(8, 32_768)
 }
 
 /// A plan with all that it was made of.

@@ -120,17 +120,12 @@ impl Box {
             replicas: replicas.collect(),
             ..Engine::new("llama-server", EngineKind::LlamaServer, true)
         };
-        let models = self.on_disk.iter().map(|model| StoredModel {
-            model: model.clone(),
-            digest: catalogue.get(model).and_then(|known| known.digest.clone()),
-            size: catalogue.get(model).map_or(Bytes(0), |known| known.size),
-            architecture: None,
-            quantisation: None,
-            parameters: None,
-            trained_context: None,
-            projector: None,
-            broken: None,
-            served_as: None,
+        let models = self.on_disk.iter().map(|model| {
+            let known = catalogue.get(model);
+            StoredModel {
+                digest: known.and_then(|known| known.digest.clone()),
+                ..StoredModel::new(model.clone(), known.map_or(Bytes(0), |known| known.size))
+            }
         });
         let launch = Launch { program: "llama-server".into(), uses_gpu: true, context: 16_384, slots: 1 };
         let history = self.speeds.iter().map(|(model, (prefill, decode))| {

@@ -223,16 +223,8 @@ impl Inside {
             ..Engine::new("llama-server-1", EngineKind::LlamaServer, true)
         };
         let stored = |replica: &Replica| StoredModel {
-            model: replica.model.clone(),
-            digest: None,
-            size: Bytes(SIZE),
-            architecture: None,
-            quantisation: None,
-            parameters: None,
             trained_context: Some(131_072),
-            projector: None,
-            broken: None,
-            served_as: None,
+            ..StoredModel::new(replica.model.clone(), Bytes(SIZE))
         };
         Report {
             hardware: Some(Hardware {

@@ -1,6 +1,6 @@
 //! In which ways a model could lie on a machine: as it does, whole, or in parts; and what each takes.
 
-use super::{Builder, Draft, LOAD, LOAD_SECOND, Offer, SHARES};
+use super::{Builder, Draft, LOAD, LOAD_SECOND, LONGEST_S, Offer, SHARES};
 use crate::fit::{Demand, Offload};
 use crate::id::ModelId;
 use crate::memory::{Confidence, Footprint, Parts};
@@ -86,7 +86,7 @@ impl Builder<'_> {
         } else {
             (0..site.pools.devices.len()).collect()
         };
-        let load = LOAD + LOAD_SECOND * self.load_seconds(number, model, known);
+        let load = LOAD + LOAD_SECOND * site.load_seconds(model, known.size).min(LONGEST_S);
         let mut refusal = Ok(());
         let mut found = false;
         for device in devices {

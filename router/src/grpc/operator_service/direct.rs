@@ -158,16 +158,8 @@ mod tests {
     fn view() -> FleetView {
         let model = |name: &str| ModelId::new(name).expect("valid");
         let stored = |name: &str, served_as: Option<&str>| StoredModel {
-            model: model(name),
-            digest: None,
-            size: Bytes(1),
-            architecture: None,
-            quantisation: None,
-            parameters: None,
-            trained_context: None,
-            projector: None,
-            broken: None,
             served_as: served_as.map(model),
+            ..StoredModel::new(model(name), Bytes(1))
         };
         let models = vec![stored("tiny-1.4M-q8_0", Some("tiny")), stored("qwen3-4b", None)];
         let store = Some(Store { models, ..Store::default() });

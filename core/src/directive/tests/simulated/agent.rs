@@ -281,16 +281,8 @@ impl Agent {
             ..Engine::new("store", EngineKind::LlamaServer, true)
         };
         let stored = |model: &ModelId| StoredModel {
-            model: model.clone(),
             digest: catalogue[model].digest.clone(),
-            size: catalogue[model].size,
-            architecture: None,
-            quantisation: None,
-            parameters: None,
-            trained_context: None,
-            projector: None,
-            broken: None,
-            served_as: None,
+            ..StoredModel::new(model.clone(), catalogue[model].size)
         };
         let transfer = |(model, (state, _)): (&ModelId, &(TransferState, u64))| Transfer {
             model: model.clone(),
