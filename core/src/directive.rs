@@ -76,7 +76,7 @@ pub struct Step {
     pub why: String,
 }
 
-/// The next steps towards `plan`. `busy` tells how many requests the router itself has on a replica. What it returns
+/// The next steps towards `plan`, of the machines in `view`; `course` has looked at all of them ([`Course::look`]). `busy` tells how many requests the router itself has on a replica. What it returns
 /// counts as sent. Of a plan that cannot be followed, and for machines that it does not know yet, there are none.
 pub fn next_steps(
     plan: &Plan,
@@ -85,7 +85,6 @@ pub fn next_steps(
     busy: &dyn Fn(&MachineId, &ModelId) -> u32,
     now: Moment,
 ) -> Vec<Step> {
-    course.look(view, now);
     if plan.problems.iter().any(|problem| problem.fatal) {
         return Vec::new();
     }

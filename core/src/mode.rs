@@ -9,6 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What stands before a mode in a model name: `mesh/code`, or `mesh-code` for clients that split on `/`.
 pub const PREFIX: &str = "mesh";
 
+/// The modes of a mesh that nobody configured, with their other names.
+pub const AUTOMATIC: [(&str, &[&str]); 7] = [
+    ("ask", &[]),
+    ("code", &["build"]),
+    ("architect", &["plan"]),
+    ("debug", &[]),
+    ("autocomplete", &[]),
+    ("small", &[]),
+    ("embed", &[]),
+];
+
 /// What a mode's requests need of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -120,14 +131,6 @@ impl ModeTable {
     /// parameters, then the name, so that the answer does not change from call to call.
     #[must_use]
     pub fn automatic(view: &FleetView) -> Self {
-        const CHAT_MODES: [(&str, &[&str]); 6] = [
-            ("ask", &[]),
-            ("code", &["build"]),
-            ("architect", &["plan"]),
-            ("debug", &[]),
-            ("autocomplete", &[]),
-            ("small", &[]),
-        ];
         let name = |text: &str| ModeName::new(text).expect("a constant that fits the grammar");
         let mode = |text: &str, aliases: &[&str], models: &[ModelId]| Mode {
             name: name(text),
@@ -135,15 +138,12 @@ impl ModeTable {
             models: models.to_vec(),
             fallback: Vec::new(),
         };
-        let mut modes = Vec::new();
-        let chat = best_models(view, Purpose::Chat);
-        if !chat.is_empty() {
-            modes.extend(CHAT_MODES.iter().map(|(text, aliases)| mode(text, aliases, &chat)));
-        }
-        let embed = best_models(view, Purpose::Embed);
-        if !embed.is_empty() {
-            modes.push(mode("embed", &[], &embed));
-        }
+        let (chat, embed) = (best_models(view, Purpose::Chat), best_models(view, Purpose::Embed));
+        let modes = AUTOMATIC
+            .iter()
+            .map(|(text, aliases)| mode(text, aliases, if *text == "embed" { &embed } else { &chat }))
+            .filter(|mode| !mode.models.is_empty())
+            .collect();
         Self { modes }
     }
 

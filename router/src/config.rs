@@ -1,5 +1,6 @@
 //! The router's configuration: what may be set, its defaults, and every semantic problem at once.
 
+pub mod changes;
 mod listen;
 mod tokens;
 mod wishes;

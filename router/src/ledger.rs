@@ -26,12 +26,12 @@ pub use error::{LedgerError, TokenRefusal};
 pub use key_table::{Key, KeyTable};
 pub use keys::{KEY_LIMIT, KeyRow};
 pub use tokens::{DEFAULT_TTL, LONGEST_TTL, Redeemed, TOKEN_LIMIT, TokenRow, TokenState};
-pub use wishes::{NodeWish, OperatorWishes, PIN_LIMIT};
+pub use wishes::{MODE_LIMIT, NodeWish, OperatorWishes, PIN_LIMIT};
 
-use mesh_core::id::MachineId;
+use mesh_core::id::{MachineId, ModeName};
 use mesh_core::strategy::Pin;
 use mesh_proto::identity::Role;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +102,19 @@ impl LedgerHandle {
     pub async fn set_node(&self, name: &MachineId, wish: NodeWish) -> Result<(), LedgerError> {
         let name = name.clone();
         self.ask(move |owner| owner.set_node(name, wish)).await?
+    }
+
+    /// Keeps words for settings of a mode of this strategy (`none` = of the configuration); `None` takes one back.
+    ///
+    /// # Errors
+    /// [`LedgerError::TooMany`] at [`MODE_LIMIT`], or when the file fails.
+    pub async fn set_mode(
+        &self,
+        strategy: String,
+        mode: ModeName,
+        settings: BTreeMap<String, Option<String>>,
+    ) -> Result<(), LedgerError> {
+        self.ask(move |owner| owner.set_mode(strategy, mode, settings)).await?
     }
 
     /// Pins a model to a machine, or lets it go; returns whether it was so before.

@@ -1,10 +1,11 @@
 //! A set of modes as a person wrote it, in the configuration or in a strategy: what requests for them mean, and what
 //! they want in memory. The fleet's keeper makes the table that requests are routed by; the steward makes plans.
 
+use crate::config::ModeConfig;
 use mesh_core::admission::Priority;
 use mesh_core::fleet::FleetView;
 use mesh_core::id::ModeName;
-use mesh_core::mode::{Mode, ModeTable};
+use mesh_core::mode::{self, Mode, ModeTable};
 use mesh_core::routing::Slo;
 use mesh_core::strategy::Wish;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,10 +21,33 @@ pub struct ModeRules {
     pub max_tokens: BTreeMap<ModeName, u32>,
 }
 
+/// Modes as they were written.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Written {
+    /// By name.
+    pub modes: BTreeMap<String, ModeConfig>,
+    /// Whether a mode may leave its models to the mesh.
+    pub open: bool,
+}
+
+impl Written {
+    /// Those of a mesh that nobody configured.
+    #[must_use]
+    pub fn automatic() -> Self {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mode = |(name, aliases): (&str, &[&str])| {
+            (name.to_owned(), ModeConfig { aliases: names(aliases), ..ModeConfig::default() })
+        };
+        Self { modes: mode::AUTOMATIC.into_iter().map(mode).collect(), open: true }
+    }
+}
+
 /// Modes that were checked together.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModeSet {
     modes: Vec<Mode>,
+    /// What they were made of.
+    pub written: Written,
     /// What they ask of each request.
     pub rules: ModeRules,
     /// What they want in memory, in the same order.
@@ -34,10 +58,16 @@ impl ModeSet {
     /// Modes whose names and fallbacks [`ModeTable::new`] has found to fit together.
     #[must_use]
     pub fn new(modes: Vec<Mode>, rules: ModeRules, wishes: Vec<Wish>) -> Self {
-        Self { modes, rules, wishes }
+        Self { modes, written: Written::default(), rules, wishes }
     }
 
-    /// All modes, as they were written.
+    /// The same modes, made of `written`.
+    #[must_use]
+    pub fn made_of(self, written: Written) -> Self {
+        Self { written, ..self }
+    }
+
+    /// All modes, as they hold.
     #[must_use]
     pub fn modes(&self) -> &[Mode] {
         &self.modes

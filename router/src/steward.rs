@@ -10,6 +10,7 @@
 //! | steward | snapshots of the fleet, operators' wishes, headers of models, time | a [`Planned`] after each plan, directives, other modes for the keeper | the router stops |
 
 mod catalogue;
+mod handle;
 mod matters;
 pub mod on_demand;
 mod watchman;
@@ -25,9 +26,10 @@ use crate::metrics::{Metrics, ReasonLabel};
 use crate::modes::ModeSet;
 use crate::strategies::{Strategies, Strategy};
 use catalogue::Headers;
+use handle::Ask;
+pub use handle::{NoPlan, Of, Planned, StewardHandle};
 use matters::Matters;
 use mesh_core::directive::{self, Course, Pace, Step};
-use mesh_core::eviction::Answer;
 use mesh_core::fleet::{Answers, FleetView, MachineView};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::Directive;
@@ -40,7 +42,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use watchman::Watchman;
 use what_if::WhatIf;
@@ -81,91 +83,6 @@ pub struct StewardParts {
     pub clock: Clock,
     /// Minutes since midnight where the router is.
     pub minute_of_day: fn() -> u16,
-}
-
-/// A plan with what it was made for.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Planned {
-    /// What is to be where.
-    pub plan: Plan,
-    /// What was wished.
-    pub wishes: Wishes,
-    /// Whether the mesh follows it.
-    pub following: bool,
-    /// Why nothing is moved although it follows; empty = nothing stands in the way.
-    pub stopped: Vec<String>,
-}
-
-/// What a question is about.
-#[derive(Debug, Clone, Default)]
-pub enum Of {
-    /// What is wished now.
-    #[default]
-    Now,
-    /// The configuration's own modes.
-    Configured,
-    /// A strategy.
-    Strategy(Arc<Strategy>),
-}
-
-enum Ask {
-    Plan { of: Of, what_if: Vec<WhatIf>, reply: oneshot::Sender<Result<Planned, String>> },
-    Wishes { reply: oneshot::Sender<(Wishes, bool)> },
-    Place { asked: on_demand::Asked, reply: oneshot::Sender<Option<Answer>> },
-}
-
-/// A cheap way to the steward.
-#[derive(Clone)]
-pub struct StewardHandle {
-    inbox: mpsc::Sender<Ask>,
-    planned: watch::Receiver<Arc<Planned>>,
-}
-
-/// The steward has ended: the router is stopping.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoPlan {
-    /// The router stops.
-    #[error("the router is stopping")]
-    Stopping,
-    /// The question makes no sense.
-    #[error("{0}")]
-    WhatIf(String),
-}
-
-impl StewardHandle {
-    /// The latest plan of what is wished, and every later one.
-    #[must_use]
-    pub fn planned(&self) -> watch::Receiver<Arc<Planned>> {
-        self.planned.clone()
-    }
-
-    /// A plan made now, which changes nothing.
-    ///
-    /// # Errors
-    /// [`NoPlan`] when the suppositions name something that is not there.
-    pub async fn plan(&self, of: Of, what_if: Vec<WhatIf>) -> Result<Planned, NoPlan> {
-        let (reply, answer) = oneshot::channel();
-        self.inbox.send(Ask::Plan { of, what_if, reply }).await.map_err(|_| NoPlan::Stopping)?;
-        answer.await.map_err(|_| NoPlan::Stopping)?.map_err(NoPlan::WhatIf)
-    }
-
-    /// Where a model is loaded that a request asks for; `None` = its machine decides alone. The plan leaves the machine
-    /// to that load.
-    pub async fn place(&self, asked: on_demand::Asked) -> Option<Answer> {
-        let (reply, answer) = oneshot::channel();
-        self.inbox.send(Ask::Place { asked, reply }).await.ok()?;
-        answer.await.ok().flatten()
-    }
-
-    /// What is wished now, and whether the mesh follows it.
-    ///
-    /// # Errors
-    /// [`NoPlan::Stopping`].
-    pub async fn wishes(&self) -> Result<(Wishes, bool), NoPlan> {
-        let (reply, answer) = oneshot::channel();
-        self.inbox.send(Ask::Wishes { reply }).await.map_err(|_| NoPlan::Stopping)?;
-        answer.await.map_err(|_| NoPlan::Stopping)
-    }
 }
 
 /// Starts the steward.
@@ -259,7 +176,8 @@ impl Steward {
     /// Makes a plan, follows it where that is wished, and says when to look again.
     async fn act(&mut self) -> Option<Moment> {
         let snapshot = self.parts.fleet.snapshot();
-        let wishes = self.wishes(&Of::Now);
+        self.course.look(&snapshot.view, self.parts.clock.now());
+        let wishes = self.wishes_now();
         let world = self.world(&snapshot, &wishes, &Of::Now);
         let following = self.follows();
         if let Some((plan, faults)) = planned(world, wishes.clone()).await {
@@ -395,24 +313,29 @@ impl Steward {
         self.refresh().await;
         match ask {
             Ask::Place { asked, reply } => drop(reply.send(self.place(&asked))),
-            Ask::Wishes { reply } => drop(reply.send((self.wishes(&Of::Now), self.follows()))),
+            Ask::Wishes { reply } => drop(reply.send((self.wishes_now(), self.follows()))),
+            Ask::Change { change, reply } => {
+                let (modes, placement) = (self.parts.modes.as_ref(), &self.parts.placement);
+                drop(reply.send(self.wished.change(modes, placement, &self.operator(), &change)));
+            }
             Ask::Plan { of, what_if, reply } => {
-                let snapshot = self.parts.fleet.snapshot();
-                let wishes = self.wishes(&of);
-                let mut world = self.world(&snapshot, &wishes, &of);
-                if let Err(why) = what_if::suppose(&mut world, &what_if) {
-                    // Who asked may have gone.
-                    drop(reply.send(Err(why)));
-                    return;
-                }
-                let now = self.parts.clock.now();
-                let following = matches!(of, Of::Now) && self.follows();
-                if let Some((plan, faults)) = planned(world, wishes.clone()).await {
-                    let stopped = self.stopped(&plan, &faults, &snapshot, now);
-                    drop(reply.send(Ok(Planned { plan, wishes, following, stopped })));
-                }
+                // Who asked may have gone.
+                drop(reply.send(self.plan(&of, &what_if).await));
             }
         }
+    }
+
+    async fn plan(&mut self, of: &Of, what_if: &[WhatIf]) -> Result<Planned, String> {
+        let snapshot = self.parts.fleet.snapshot();
+        let wishes = self.wishes(of)?;
+        let mut world = self.world(&snapshot, &wishes, of);
+        what_if::suppose(&mut world, what_if)?;
+        let now = self.parts.clock.now();
+        let following = matches!(of, Of::Now) && self.follows();
+        let broke = "the planner broke, which is a fault of ours; the router's log has more";
+        let (plan, faults) = planned(world, wishes.clone()).await.ok_or(broke)?;
+        let stopped = self.stopped(&plan, &faults, &snapshot, now);
+        Ok(Planned { plan, wishes, following, stopped })
     }
 
     /// Takes up what operators wish since the last look: another strategy, or the same whose file was changed.
@@ -450,9 +373,20 @@ impl Steward {
         }
     }
 
-    fn wishes(&self, of: &Of) -> Wishes {
-        let (modes, placement) = (self.parts.modes.as_deref(), &self.parts.placement);
-        Wished::wishes(self.strategy(of), modes, placement, &self.operator())
+    fn wishes_now(&self) -> Wishes {
+        let (strategy, modes) = (self.wished.strategy.as_deref(), self.wished.modes.as_deref());
+        Wished::wishes(strategy, modes, &self.parts.placement, &self.operator())
+    }
+
+    fn wishes(&self, of: &Of) -> Result<Wishes, String> {
+        let (placement, operator) = (&self.parts.placement, self.operator());
+        let (strategy, base) = match of {
+            Of::Now => return Ok(self.wishes_now()),
+            Of::Configured => (None, self.parts.modes.as_ref()),
+            Of::Strategy(strategy) => (Some(&**strategy), Some(&strategy.modes)),
+        };
+        let modes = Wished::laid(base, strategy, placement, &operator)?;
+        Ok(Wished::wishes(strategy, modes.as_deref(), placement, &operator))
     }
 
     /// All that a plan is made of, as it is now.

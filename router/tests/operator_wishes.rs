@@ -1,6 +1,6 @@
 //! What operators wish of placement, and the term, over restarts of the ledger.
 
-use mesh_core::id::{MachineId, ModelId};
+use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::strategy::Pin;
 use mesh_proto::identity::Role;
 use router::ledger::{DEFAULT_TTL, Ledger, LedgerHandle, NodeWish, OperatorWishes};
@@ -37,6 +37,19 @@ async fn every_wish_survives_a_restart_and_every_start_has_a_higher_term() {
     assert!(ledger.set_pin(pin("m", "msi"), true).await.expect("kept"), "it was pinned before");
     assert!(!ledger.set_pin(pin("m", "strix"), false).await.expect("kept"));
     assert!(ledger.set_pin(pin("m", "strix"), false).await.expect("kept"), "it was free before");
+    let code = ModeName::new("code").expect("valid");
+    let word = |setting: &str, word: &str| (setting.to_owned(), word.to_owned());
+    for (strategy, setting, text) in [
+        ("none", "context", Some("32K")),
+        ("none", "slots", Some("4")),
+        ("none", "slots", Some("2")),
+        ("none", "context", None),
+        ("auto", "slots", Some("3")),
+        ("auto", "slots", None),
+    ] {
+        let change = [(setting.to_owned(), text.map(str::to_owned))].into();
+        ledger.set_mode(strategy.into(), code.clone(), change).await.expect("kept");
+    }
     let before = now(&ledger);
     ledger.close().await;
 
@@ -49,6 +62,7 @@ async fn every_wish_survives_a_restart_and_every_start_has_a_higher_term() {
             follows: Some(true),
             nodes: [(machine("msi"), NodeWish::Cordoned)].into(),
             pins: [pin("m", "msi"), pin("org/m:q4", "msi")].into(),
+            modes: [("none".to_owned(), [(code.clone(), [word("slots", "2")].into())].into())].into(),
         }
     );
     assert!(first > 0 && ledger.term() > first, "{first} and then {}", ledger.term());

@@ -11,7 +11,10 @@ use mesh_core::strategy::Wishes;
 use mesh_daemon::config_layers::KeyLines;
 use mesh_proto::identity::{Credentials, connect};
 use mesh_proto::v1::operator_client::OperatorClient;
-use mesh_proto::v1::{PinModelRequest, PlanReply, PlanRequest, SetNodeRequest, WishesRequest};
+use mesh_proto::v1::{
+    ModeSetting, PinModelRequest, PlanReply, PlanRequest, SetModeReply, SetModeRequest, SetNodeRequest,
+    WishesRequest,
+};
 use router::app::{Router, operator_folder};
 use router::config::{Listen, RouterConfig, check};
 use scripted_agent::{Agent, GIB, Manner};
@@ -68,6 +71,23 @@ impl Mesh {
     async fn pin(&mut self, model: &str, node: &str, pinned: bool) -> Result<bool, Status> {
         let request = PinModelRequest { model: model.into(), node: node.into(), pinned };
         self.operator.pin_model(request).await.map(|reply| reply.into_inner().was_so)
+    }
+
+    /// `set` as they are typed; a word without `=` is a setting that is reset.
+    async fn mode(&mut self, mode: &str, words: &[&str]) -> Result<SetModeReply, Status> {
+        let mut request = SetModeRequest { mode: mode.into(), ..SetModeRequest::default() };
+        for word in words {
+            match word.split_once('=') {
+                Some((name, value)) => request.settings.push(ModeSetting {
+                    name: name.into(),
+                    value: value.into(),
+                    ..ModeSetting::default()
+                }),
+                None => request.reset.push((*word).into()),
+            }
+        }
+        request.reset_all = words.is_empty();
+        self.operator.set_mode(request).await.map(tonic::Response::into_inner)
     }
 
     async fn wishes(&mut self) -> (Wishes, String, Vec<String>) {
@@ -181,5 +201,87 @@ async fn nodes_and_pins_say_what_they_were_before_and_do_not_contradict_each_oth
     assert!(!mesh.pin("m", "a", false).await.expect("kept"));
     mesh.node("a", "drain").await.expect("kept");
     refused(mesh.pin("m", "a", true).await, Code::FailedPrecondition, "meshctl node resume a");
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn a_mode_that_is_set_by_hand_is_planned_so_outlives_a_restart_and_goes_back() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut mesh = Mesh::start(data.path()).await;
+    let agent = Agent::start(&mesh.router.fleet, "a", 64 * GIB, &["m", "n"], Manner::Obeys).await;
+    mesh.apply("auto").await.expect("it is applied");
+    let told = |reply: &SetModeReply| -> Vec<String> {
+        reply.changes.iter().map(|one| format!("{}: {} -> {}", one.name, one.before, one.after)).collect()
+    };
+    let set = mesh.mode("mesh/build", &["context=8K", "models=n,m", "least_context=4K"]).await.expect("kept");
+    assert_eq!((set.mode.as_str(), set.strategy.as_str(), set.state.as_str()), ("code", "auto", "following"));
+    assert_eq!(told(&set), ["context: 32K -> 8K", "least_context: 16K -> 4K", "models:  -> n,m"]);
+    let code = |wishes: &Wishes| {
+        let wish = wishes.modes.iter().find(|wish| wish.mode.as_str() == "code").expect("wished");
+        (wish.context, wish.models.iter().map(|model| model.as_str().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(code(&mesh.wishes().await.0), (8192, vec!["n".to_owned(), "m".into()]));
+    let table = mesh.router.fleet.snapshot().modes.clone();
+    assert_eq!(table.find("build").map(|mode| mode.models[0].as_str().to_owned()), Some("n".into()));
+    let shown = mesh.plan("balanced-triple", &[]).await.expect("a plan");
+    let other = document(&shown);
+    assert!(
+        other.placed.iter().all(|one| one.model.as_str() != "n"),
+        "another strategy's modes are as written"
+    );
+    mesh.end().await;
+
+    let mut mesh = Mesh::start(data.path()).await;
+    agent.attach(&mesh.router.fleet).await;
+    assert_eq!(code(&mesh.wishes().await.0).0, 8192, "it outlives a restart");
+    let settings = mesh.operator.wishes(WishesRequest {}).await.expect("it answers").into_inner().settings;
+    let settings: Vec<String> =
+        settings.iter().map(|one| format!("{}.{}={}", one.mode, one.name, one.value)).collect();
+    assert_eq!(settings, ["code.context=8K", "code.least_context=4K", "code.models=n,m"]);
+    assert_eq!(told(&mesh.mode("code", &["models"]).await.expect("kept")), ["models: n,m -> "]);
+    assert_eq!(code(&mesh.wishes().await.0), (8192, vec![]));
+    mesh.apply("none").await.expect("the strategy is left");
+    assert_eq!(mesh.wishes().await.0.modes.len(), 0, "what was set belongs to its strategy");
+    mesh.apply("auto").await.expect("it is applied");
+    assert_eq!(code(&mesh.wishes().await.0).0, 8192);
+    let reset = mesh.mode("code", &[]).await.expect("kept");
+    assert_eq!(told(&reset), ["context: 8K -> 32K", "least_context: 4K -> 16K"]);
+    assert_eq!(code(&mesh.wishes().await.0).0, 32_768);
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn a_mode_that_is_set_to_what_cannot_be_stays_as_it_was() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut mesh = Mesh::start(data.path()).await;
+    let _agent = Agent::start(&mesh.router.fleet, "a", 64 * GIB, &["m"], Manner::Obeys).await;
+    let all = mesh.mode("code", &["slots=0", "context=much", "color=red"]).await;
+    refused(all.clone(), Code::InvalidArgument, "modes.code.slots: must be at least 1");
+    refused(all.clone(), Code::InvalidArgument, "modes.code.context: `much`");
+    refused(all, Code::InvalidArgument, "`color` is no setting of a mode; there are models, aliases");
+    refused(
+        mesh.mode("coed", &["slots=2"]).await,
+        Code::NotFound,
+        "there is no mode `coed`; there are architect, ask, autocomplete, code",
+    );
+    refused(mesh.mode("Co de", &["slots=2"]).await, Code::InvalidArgument, "Co de");
+    refused(mesh.mode("code", &["slots=2", "slots"]).await, Code::InvalidArgument, "set and reset at once");
+    let long = format!("models={}", "m,".repeat(5000));
+    refused(mesh.mode("code", &[&long]).await, Code::InvalidArgument, "more than 8192");
+    refused(
+        mesh.mode("ask", &["aliases=code"]).await,
+        Code::InvalidArgument,
+        "the name `code` is given twice",
+    );
+    assert_eq!(mesh.wishes().await.0.modes.len(), 0);
+
+    // On a mesh that nobody configured the automatic modes stay beside the one that was set.
+    let set = mesh.mode("code", &["slots=2"]).await.expect("kept");
+    assert_eq!((set.strategy.as_str(), set.state.as_str()), ("", "off"));
+    assert_eq!(mesh.wishes().await.0.modes.len(), 7);
+    let names = |mesh: &Mesh| mesh.router.fleet.snapshot().modes.modes().len();
+    assert_eq!(names(&mesh), 6, "nothing makes embeddings");
+    mesh.mode("code", &[]).await.expect("kept");
+    assert_eq!((mesh.wishes().await.0.modes.len(), names(&mesh)), (0, 6));
     mesh.end().await;
 }

@@ -150,8 +150,9 @@ impl Course {
         }
     }
 
-    /// Takes in what the machines report.
-    pub(super) fn look(&mut self, view: &FleetView, now: Moment) {
+    /// Takes in what all machines report. Before each plan, whether it is followed or not: what was sent ends, and what was
+    /// refused is forgotten, all the same.
+    pub fn look(&mut self, view: &FleetView, now: Moment) {
         self.refused.retain(|_, (_, at)| now.since(*at) < REFUSED_FOR);
         self.told.retain(|_, at| now.since(*at) < BEGINS_WITHIN);
         let guests = &mut self.guests;

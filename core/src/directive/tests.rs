@@ -157,6 +157,7 @@ impl Mesh {
         let view = view_of(self.machines.clone());
         let busy = &self.busy;
         let requests = |_: &MachineId, model: &ModelId| busy.get(model).copied().unwrap_or(0);
+        self.course.look(&view, at(seconds));
         let steps = next_steps(&self.plan, &view, &mut self.course, &requests, at(seconds));
         if let Some(next) = self.course.next_change(at(seconds)) {
             assert!(next > at(seconds), "{next:?} is no time to wait for");

@@ -44,6 +44,17 @@ fn what_if(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// The form only: which settings there are is the router's to say.
+fn setting(text: &str) -> Result<(String, String), String> {
+    let shown: String = text.chars().take(64).collect();
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err(format!("`{shown}` is no SETTING=VALUE, as in context=32K or models=qwen3:32b,qwen3:14b")),
+    }
+}
+
 /// `meshctl mode …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModeCommand {
@@ -53,6 +64,25 @@ pub(crate) enum ModeCommand {
     Show {
         /// Its name or another of its names: code, mesh/code
         mode: String,
+    },
+    /// Change settings of a mode: context=32K models=a,b
+    Set {
+        /// Its name or another of its names: code, mesh/code
+        mode: String,
+        /// As in [modes.NAME], lists with commas; nothing after `=` is the usual value
+        #[arg(required = true, value_name = "SETTING=VALUE", value_parser = setting)]
+        settings: Vec<(String, String)>,
+        /// Make the mode where there is none of this name
+        #[arg(long)]
+        new: bool,
+    },
+    /// Take changes of a mode back: it is again as it was written
+    Reset {
+        /// Its name or another of its names: code, mesh/code
+        mode: String,
+        /// Which settings [default: all]
+        #[arg(value_name = "SETTING")]
+        settings: Vec<String>,
     },
     /// Send one small request through a mode and tell who answered, and how fast
     Test {

@@ -4,13 +4,13 @@ use super::names::mode;
 use super::plan::wishes;
 use super::{ask, status};
 use crate::cli::ModeCommand;
-use crate::connect::Way;
+use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render;
 use crate::render::mode::View;
 use mesh_core::strategy::Wishes;
-use mesh_proto::v1::StatusReply;
+use mesh_proto::v1::{ModeChange, ModeSetting, SetModeReply, SetModeRequest, StatusReply, WishesReply};
 use serde::Serialize;
 
 /// What `mode list --json` prints.
@@ -23,14 +23,33 @@ struct Document<'a> {
     state: &'a str,
 }
 
+/// What `mode show --json` prints.
+#[derive(Serialize)]
+struct Page<'a> {
+    #[serde(flatten)]
+    view: View<'a>,
+    /// Settings that were changed by hand.
+    by_hand: Vec<&'a ModeSetting>,
+}
+
+/// What `mode set --json` prints.
+#[derive(Serialize)]
+struct Changed<'a> {
+    mode: &'a str,
+    /// Whose modes these are; empty = the configuration's.
+    strategy: &'a str,
+    changes: &'a [ModeChange],
+    /// off, following
+    state: &'a str,
+}
+
 /// # Errors
-/// `NotFound` for an unknown mode; as `ask` for a test.
+/// `NotFound` for an unknown mode, `Usage` for settings that make no sense; as `ask` for a test.
 pub(super) async fn run(command: ModeCommand, way: &Way, screen: &Screen) -> Result<(), Failure> {
     let mut operators = way.dial().await?;
-    let status = status::fetch(&mut operators).await?;
-    let (wishes, reply) = wishes(&mut operators).await?;
     match command {
         ModeCommand::List => {
+            let (status, wishes, reply) = seen(&mut operators).await?;
             let modes = views(&status, &wishes);
             if screen.is_json() {
                 let document = Document { modes, strategy: &wishes.strategy, state: &reply.state };
@@ -39,13 +58,30 @@ pub(super) async fn run(command: ModeCommand, way: &Way, screen: &Screen) -> Res
             screen.result(&screen.commands(&render::mode::list(&modes, screen.look)))
         }
         ModeCommand::Show { mode: name } => {
+            let (status, wishes, reply) = seen(&mut operators).await?;
             let view = view(&status, &wishes, &name)?;
+            let by_hand: Vec<&ModeSetting> =
+                reply.settings.iter().filter(|setting| setting.mode == view.name()).collect();
             if screen.is_json() {
-                return screen.result(&render::json("mesh.mode/v1", &view, false));
+                let page = Page { view, by_hand };
+                return screen.result(&render::json("mesh.mode/v1", &page, false));
             }
-            screen.result(&screen.commands(&render::mode::page(view, &status.models, screen.look)))
+            let page = render::mode::page(view, &status.models, &by_hand, screen.look);
+            screen.result(&screen.commands(&page))
+        }
+        ModeCommand::Set { mode, settings, new } => {
+            let setting = |(name, value)| ModeSetting { name, value, ..ModeSetting::default() };
+            let settings = settings.into_iter().map(setting).collect();
+            let request = SetModeRequest { mode, settings, new_mode: new, ..SetModeRequest::default() };
+            change(request, &mut operators, screen).await
+        }
+        ModeCommand::Reset { mode, settings } => {
+            let reset_all = settings.is_empty();
+            let request = SetModeRequest { mode, reset: settings, reset_all, ..SetModeRequest::default() };
+            change(request, &mut operators, screen).await
         }
         ModeCommand::Test { mode: name, key, url } => {
+            let (status, wishes, _) = seen(&mut operators).await?;
             let view = view(&status, &wishes, &name)?;
             if view.wish.is_some_and(|wish| wish.embeds) {
                 let what = format!("mode {} makes embeddings: a question cannot test it", view.name());
@@ -54,6 +90,44 @@ pub(super) async fn run(command: ModeCommand, way: &Way, screen: &Screen) -> Res
             ask::trial(view.name(), key.as_deref(), url.as_deref(), way, screen).await
         }
     }
+}
+
+async fn seen(operators: &mut Operators) -> Result<(StatusReply, Wishes, WishesReply), Failure> {
+    let status = status::fetch(operators).await?;
+    let (wishes, reply) = wishes(operators).await?;
+    Ok((status, wishes, reply))
+}
+
+/// Changes settings of a mode, or takes changes back.
+async fn change(request: SetModeRequest, operators: &mut Operators, screen: &Screen) -> Result<(), Failure> {
+    let asked = request.clone();
+    let reply = operators.call(|mut client| async move { client.set_mode(request).await }).await;
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(failure) if failure.kind == Kind::NotFound => {
+            let (status, wishes, _) = seen(operators).await?;
+            let near = view(&status, &wishes, &asked.mode).err().map(|near| near.hints).unwrap_or_default();
+            let near = near.into_iter().find(|hint| hint.starts_with("did you mean"));
+            let failure = near.into_iter().fold(failure, Failure::hint);
+            return Err(match asked.settings.is_empty() {
+                true => failure,
+                false => failure.hint(format!("for a new mode: meshctl mode set {} --new …", asked.mode)),
+            });
+        }
+        Err(failure) => return Err(failure),
+    };
+    if screen.is_json() {
+        let SetModeReply { mode, strategy, changes, state } = &reply;
+        let document = Changed { mode, strategy, changes, state };
+        return screen.result(&render::json("mesh.mode-change/v1", &document, false));
+    }
+    screen.result(&render::mode::changed(&reply, screen.look))?;
+    let next = match reply.state.as_str() {
+        "following" => "the mesh plans anew: meshctl plan",
+        _ => "what that would change: meshctl plan",
+    };
+    screen.note(&screen.commands(&format!("{next}\n")));
+    Ok(())
 }
 
 /// All modes: those that are served in the router's order, then those that are only wished.

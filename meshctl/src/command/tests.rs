@@ -122,6 +122,12 @@ impl Operator for Scripted {
         Ok(Response::new(PinModelReply { was_so }))
     }
 
+    async fn set_mode(&self, request: Request<SetModeRequest>) -> Reply<SetModeReply> {
+        let mut reply = Err(Status::unknown("not asked"));
+        self.desk.send_modify(|desk| reply = desk.set_mode(request.into_inner()));
+        reply.map(Response::new)
+    }
+
     async fn wishes(&self, _: Request<WishesRequest>) -> Reply<WishesReply> {
         Ok(Response::new(self.desk.borrow().wishes()))
     }

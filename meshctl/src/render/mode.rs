@@ -5,7 +5,7 @@ use super::quantity::{UNKNOWN, context, known, named, rate, seconds};
 use super::table::{Cell, Rank, Table};
 use super::wrap::wrapped;
 use mesh_core::strategy::{Residency, Wish};
-use mesh_proto::v1::{ModeStatus, ModelStatus, PlacedReplica};
+use mesh_proto::v1::{ModeChange, ModeSetting, ModeStatus, ModelStatus, PlacedReplica, SetModeReply};
 use serde::Serialize;
 
 /// One mode as it is and as it is wished.
@@ -80,8 +80,30 @@ pub(crate) fn list(modes: &[View<'_>], look: Look) -> String {
     lines.join("\n") + "\n"
 }
 
-/// All of one mode. `models` says where its models are.
-pub(crate) fn page(mode: View<'_>, models: &[ModelStatus], look: Look) -> String {
+/// `code of the strategy auto: context 32K -> 8K`, or that nothing changes.
+pub(crate) fn changed(reply: &SetModeReply, look: Look) -> String {
+    let word = |word: &str| if word.is_empty() { "as usual".to_owned() } else { look.text(word) };
+    let owner = if reply.strategy.is_empty() {
+        String::new()
+    } else {
+        format!(" of the strategy {}", look.text(&reply.strategy))
+    };
+    let told = |change: &ModeChange| {
+        let (name, before, after) = (look.text(&change.name), word(&change.before), word(&change.after));
+        if before == after {
+            format!("{name} was {after} already")
+        } else {
+            format!("{name} {before} → {after}")
+        }
+    };
+    let changes: Vec<String> = reply.changes.iter().map(told).collect();
+    let changes =
+        if changes.is_empty() { "nothing was changed by hand".to_owned() } else { changes.join(", ") };
+    wrapped("", &format!("{}{owner}: {changes}", look.text(&reply.mode)), look).join("\n") + "\n"
+}
+
+/// All of one mode. `models` says where its models are, `by_hand` which of its settings were changed.
+pub(crate) fn page(mode: View<'_>, models: &[ModelStatus], by_hand: &[&ModeSetting], look: Look) -> String {
     let mut lines = vec![head(mode, look), String::new()];
     lines.extend(places(mode, models, look));
     let mut line = |name: &str, value: &str| lines.extend(wrapped(&format!("{name:<12}"), value, look));
@@ -95,6 +117,12 @@ pub(crate) fn page(mode: View<'_>, models: &[ModelStatus], look: Look) -> String
             }
         }
         None => line("wishes", "none: nothing is planned for it"),
+    }
+    if !by_hand.is_empty() {
+        let told = |setting: &&ModeSetting| format!("{}={}", setting.name, setting.value);
+        let settings: Vec<String> = by_hand.iter().map(told).collect();
+        let text = format!("{}; back: meshctl mode reset {}", settings.join(" "), mode.name());
+        line("by hand", &look.text(&text));
     }
     if let Some(status) = mode.status {
         let mut told = vec![format!("{} ok", status.ok), format!("{} failed", status.failed)];

@@ -12,7 +12,10 @@ use mesh_core::placement::{
 };
 use mesh_core::strategy::{MachineLimits, Residency, Wish, WishProblem, Wishes};
 use mesh_core::units::{Bytes, Celsius};
-use mesh_proto::v1::{ModeStatus, ModelStatus, NodeStatus, PlacedReplica, StatusReply, StrategyLine};
+use mesh_proto::v1::{
+    ModeChange, ModeSetting, ModeStatus, ModelStatus, NodeStatus, PlacedReplica, SetModeReply, StatusReply,
+    StrategyLine,
+};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -394,8 +397,11 @@ fn modes_are_listed_with_what_they_want_and_get() {
 fn a_mode_is_shown_whole() {
     let (status, wishes) = (status(), wishes());
     let [code, _, vision] = views(&status, &wishes);
+    let by_hand = setting("context", "64K");
     insta::assert_snapshot!(
-        mode::page(code, &status.models, columns(100)) + "\n" + &mode::page(vision, &status.models, PIPE)
+        mode::page(code, &status.models, &[&by_hand], columns(100))
+            + "\n"
+            + &mode::page(vision, &status.models, &[], PIPE)
     );
 }
 
@@ -439,4 +445,32 @@ fn a_machine_is_explained_by_what_is_there_for_whom() {
     assert!(text.contains("Not here\n  deepseek-v3:iq1: needs 160.4 GiB"), "{text}");
     let json = super::json("mesh.explain-node/v1", &mesh.node(&status.nodes[0]), true);
     assert!(json.starts_with(r#"{"schema":"mesh.explain-node/v1","node":{"name":"strix-1","#), "{json}");
+}
+
+fn setting(name: &str, value: &str) -> ModeSetting {
+    ModeSetting { mode: "code".into(), name: name.into(), value: value.into() }
+}
+
+#[test]
+fn what_a_mode_was_set_to_is_told_with_what_it_was() {
+    let change = |name: &str, before: &str, after: &str| ModeChange {
+        name: name.into(),
+        before: before.into(),
+        after: after.into(),
+    };
+    let reply = |strategy: &str, changes: Vec<ModeChange>| SetModeReply {
+        mode: "code".into(),
+        strategy: strategy.into(),
+        changes,
+        state: "off".into(),
+    };
+    let changes =
+        vec![change("context", "32K", "64K"), change("models", "", "a,b"), change("slots", "2", "2")];
+    let told = mode::changed(&reply("auto", changes), columns(200));
+    assert_eq!(
+        told,
+        "code of the strategy auto: context 32K → 64K, models as usual → a,b, slots was 2 already\n"
+    );
+    let told = mode::changed(&reply("", vec![]), columns(200));
+    assert_eq!(told, "code: nothing was changed by hand\n");
 }

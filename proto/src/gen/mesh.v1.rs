@@ -1938,6 +1938,62 @@ pub struct PinModelReply {
     pub was_so: bool,
 }
 #[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SetModeRequest {
+    /// Its name or another of its names.
+    #[prost(string, tag = "1")]
+    pub mode: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub settings: ::prost::alloc::vec::Vec<ModeSetting>,
+    /// Settings that are again as they were written.
+    #[prost(string, repeated, tag = "3")]
+    pub reset: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// All of them are.
+    #[prost(bool, tag = "4")]
+    pub reset_all: bool,
+    /// The mode may be a new one; else an unknown name is refused.
+    #[prost(bool, tag = "5")]
+    pub new_mode: bool,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModeSetting {
+    #[prost(string, tag = "1")]
+    pub mode: ::prost::alloc::string::String,
+    /// As in \[modes.NAME\]: context, models.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// As it is typed: 32K, or a list with commas.
+    #[prost(string, tag = "3")]
+    pub value: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SetModeReply {
+    /// Its own name.
+    #[prost(string, tag = "1")]
+    pub mode: ::prost::alloc::string::String,
+    /// Whose modes these are; empty = the configuration's.
+    #[prost(string, tag = "2")]
+    pub strategy: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub changes: ::prost::alloc::vec::Vec<ModeChange>,
+    /// off, following
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModeChange {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// As they are typed; empty = the usual value.
+    #[prost(string, tag = "2")]
+    pub before: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub after: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WishesRequest {}
 #[derive(serde::Serialize)]
@@ -1951,6 +2007,9 @@ pub struct WishesReply {
     /// off, following
     #[prost(string, tag = "3")]
     pub state: ::prost::alloc::string::String,
+    /// What was changed by hand of the modes that hold.
+    #[prost(message, repeated, tag = "4")]
+    pub settings: ::prost::alloc::vec::Vec<ModeSetting>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2372,6 +2431,25 @@ pub mod operator_client {
             req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "PinModel"));
             self.inner.unary(req, path, codec).await
         }
+        /// Settings of a mode that are changed by hand, or taken back.
+        pub async fn set_mode(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetModeRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetModeReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mesh.v1.Operator/SetMode");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "SetMode"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The wishes of the mesh and the strategies there are.
         pub async fn wishes(
             &mut self,
@@ -2476,6 +2554,11 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::PinModelRequest>,
         ) -> std::result::Result<tonic::Response<super::PinModelReply>, tonic::Status>;
+        /// Settings of a mode that are changed by hand, or taken back.
+        async fn set_mode(
+            &self,
+            request: tonic::Request<super::SetModeRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetModeReply>, tonic::Status>;
         /// The wishes of the mesh and the strategies there are.
         async fn wishes(
             &self,
@@ -3198,6 +3281,49 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PinModelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/SetMode" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetModeSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::SetModeRequest>
+                    for SetModeSvc<T> {
+                        type Response = super::SetModeReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetModeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::set_mode(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetModeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -2,7 +2,7 @@
 //! A strategy's file has the first two, and is checked by the same code.
 
 use super::{Check, Tokens};
-use crate::modes::{ModeRules, ModeSet};
+use crate::modes::{ModeRules, ModeSet, Written};
 use mesh_core::admission::Priority;
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::machine::Digest;
@@ -179,7 +179,8 @@ impl Check<'_> {
             let place = self.lines.place(&format!("modes.{mode}"));
             self.problems.push(Problem { place, message: problem.to_string(), hint: String::new() });
         }
-        Some(ModeSet::new(checked, rules, wishes))
+        let written = Written { modes: modes.clone(), open };
+        Some(ModeSet::new(checked, rules, wishes).made_of(written))
     }
 
     fn wish(&mut self, name: &str, config: &ModeConfig, mut wish: Wish) -> Wish {

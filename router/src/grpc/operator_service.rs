@@ -17,8 +17,9 @@ use mesh_proto::v1::{
     CreateKeyReply, CreateKeyRequest, CreateTokenReply, CreateTokenRequest, DirectReply, DirectRequest,
     ExplainReply, ExplainRequest, KeyLine, ListKeysReply, ListKeysRequest, ListTokensReply,
     ListTokensRequest, MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, PinModelReply,
-    PinModelRequest, PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetNodeReply,
-    SetNodeRequest, StatusReply, StatusRequest, TokenLine, WishesReply, WishesRequest,
+    PinModelRequest, PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetModeReply,
+    SetModeRequest, SetNodeReply, SetNodeRequest, StatusReply, StatusRequest, TokenLine, WishesReply,
+    WishesRequest,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -255,6 +256,17 @@ impl Operator for OperatorService {
         let PinModelRequest { model, node, pinned } = request.get_ref();
         audit(&request, if *pinned { "pin model" } else { "unpin model" }, &format!("{model} on {node}"));
         Ok(Response::new(PinModelReply { was_so }))
+    }
+
+    async fn set_mode(&self, request: Request<SetModeRequest>) -> Result<Response<SetModeReply>, Status> {
+        let named = |name: &str, value: &str| format!("{name}={value}");
+        let asked = request.get_ref();
+        let words = asked.settings.iter().map(|setting| named(&setting.name, &setting.value));
+        let words: Vec<String> = words.chain(asked.reset.iter().map(|name| named(name, ""))).collect();
+        let reply = placing::set_mode(&self.parts, asked.clone()).await?;
+        let what = if asked.reset_all { "all as written".to_owned() } else { words.join(" ") };
+        audit(&request, "set mode", &format!("{}: {what}", reply.mode));
+        Ok(Response::new(reply))
     }
 
     async fn wishes(&self, _: Request<WishesRequest>) -> Result<Response<WishesReply>, Status> {

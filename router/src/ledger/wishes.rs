@@ -4,7 +4,8 @@
 use super::Owner;
 use super::error::LedgerError;
 use super::store::{IDENTITIES, IdentityRecord, Store, WISHES};
-use mesh_core::id::MachineId;
+use crate::config::changes::Changes;
+use mesh_core::id::{MachineId, ModeName};
 use mesh_core::strategy::Pin;
 use mesh_proto::identity::Role;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use std::sync::Arc;
 
 /// The most pins there may be: a person sets them one by one.
 pub const PIN_LIMIT: usize = 1000;
+/// The most modes with settings that were changed by hand.
+pub const MODE_LIMIT: usize = 1000;
 
 const PLAN: &str = "plan";
 
@@ -51,6 +54,8 @@ pub struct OperatorWishes {
     pub nodes: BTreeMap<MachineId, NodeWish>,
     /// Models that stay where they are.
     pub pins: BTreeSet<Pin>,
+    /// What they changed of modes, by the strategy whose modes those are (`none` = the configuration's).
+    pub modes: BTreeMap<String, BTreeMap<ModeName, Changes>>,
 }
 
 /// The record [`PLAN`].
@@ -67,6 +72,7 @@ enum WishRecord {
     Plan(PlanRecord),
     Node { name: MachineId, wish: NodeWish },
     Pin(Pin),
+    Mode { strategy: String, mode: ModeName, changes: Changes },
 }
 
 /// Reads all of them.
@@ -77,6 +83,9 @@ pub(super) fn all(store: &Store) -> Result<OperatorWishes, LedgerError> {
             WishRecord::Plan(plan) => (wishes.strategy, wishes.follows) = (plan.strategy, plan.follows),
             WishRecord::Node { name, wish } => drop(wishes.nodes.insert(name, wish)),
             WishRecord::Pin(pin) => drop(wishes.pins.insert(pin)),
+            WishRecord::Mode { strategy, mode, changes } => {
+                drop(wishes.modes.entry(strategy).or_default().insert(mode, changes));
+            }
         }
     }
     Ok(wishes)
@@ -120,6 +129,35 @@ impl Owner {
         })?;
         self.publish_wishes()?;
         Ok(false)
+    }
+
+    /// Lays `settings` over what was changed of the mode; `None` takes a change back.
+    pub(super) fn set_mode(
+        &mut self,
+        strategy: String,
+        mode: ModeName,
+        settings: BTreeMap<String, Option<String>>,
+    ) -> Result<(), LedgerError> {
+        let was = all(&self.store)?.modes;
+        let mut changes = was.get(&strategy).and_then(|modes| modes.get(&mode)).cloned().unwrap_or_default();
+        let is_new = changes.is_empty();
+        for (setting, word) in settings {
+            match word {
+                Some(word) => drop(changes.insert(setting, word)),
+                None => drop(changes.remove(&setting)),
+            }
+        }
+        if is_new && was.values().map(BTreeMap::len).sum::<usize>() >= MODE_LIMIT {
+            return Err(LedgerError::TooMany { kind: "changed mode", limit: MODE_LIMIT as u64 });
+        }
+        let id = format!("mode/{strategy}/{mode}");
+        self.store.write("keeping settings of a mode", |transaction| {
+            if changes.is_empty() {
+                return transaction.remove(WISHES, &id);
+            }
+            transaction.put(WISHES, &id, &WishRecord::Mode { strategy, mode, changes })
+        })?;
+        self.publish_wishes()
     }
 
     pub(super) fn node_names(&mut self) -> Result<BTreeSet<MachineId>, LedgerError> {

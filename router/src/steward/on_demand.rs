@@ -53,7 +53,7 @@ impl Steward {
     /// decides alone.
     pub(super) fn place(&mut self, asked: &Asked) -> Option<Answer> {
         let snapshot = self.parts.fleet.snapshot();
-        let wishes = self.wishes(&Of::Now);
+        let wishes = self.wishes_now();
         let mut world = self.world(&snapshot, &wishes, &Of::Now);
         let known = world.catalogue.get(&asked.model)?;
         let is_guess = matches!(known.body, Body::File { .. });

@@ -12,8 +12,8 @@ use mesh_proto::v1::{
     CreateKeyReply, CreateKeyRequest, CreateTokenReply, CreateTokenRequest, DirectReply, DirectRequest,
     ExplainReply, ExplainRequest, ListKeysReply, ListKeysRequest, ListTokensReply, ListTokensRequest,
     MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, PinModelReply, PinModelRequest,
-    PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetNodeReply, SetNodeRequest,
-    StatusReply, StatusRequest, WishesReply, WishesRequest,
+    PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetModeReply, SetModeRequest,
+    SetNodeReply, SetNodeRequest, StatusReply, StatusRequest, WishesReply, WishesRequest,
 };
 use router::grpc::serve_operators;
 use tokio::net::TcpListener;
@@ -65,6 +65,7 @@ answers!(
     apply_plan(PlanRequest) -> PlanReply,
     set_node(SetNodeRequest) -> SetNodeReply,
     pin_model(PinModelRequest) -> PinModelReply,
+    set_mode(SetModeRequest) -> SetModeReply,
     wishes(WishesRequest) -> WishesReply
 );
 

@@ -338,6 +338,7 @@ fn the_next_change_is_never_missing_while_something_waits_for_time_alone() {
         let view = view_of(mesh.machines.clone());
         let busy = mesh.busy.clone();
         let requests = |_: &MachineId, model: &ModelId| busy.get(model).copied().unwrap_or(0);
+        mesh.course.look(&view, now);
         for step in next_steps(&mesh.plan, &view, &mut mesh.course, &requests, now) {
             told.push(in_words(&step));
             if let Directive::Unload(model) = &step.directive {

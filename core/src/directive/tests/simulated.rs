@@ -180,6 +180,7 @@ impl Simulation {
             agent.map_or(0, |agent| agent.requests(model))
         };
         let moment = at(now as f64);
+        self.course.look(&view, moment);
         let steps = next_steps(&plan, &view, &mut self.course, &requests, moment);
         if now.is_multiple_of(10 * STEP) {
             self.course_knows_when_it_goes_on(&plan, &view, &requests, moment);
@@ -219,6 +220,7 @@ impl Simulation {
         let next = course.next_change(now);
         assert!(next.is_none_or(|next| next > now));
         let before = next.map_or(now.plus(Duration::from_secs(86_400)), |next| Moment(next.0 - 1));
+        course.look(view, before);
         let steps = next_steps(plan, view, &mut course, busy, before);
         let told: Vec<String> = steps.iter().map(in_words).collect();
         assert_eq!(told, Vec::<String>::new(), "possible at {before:?}, and {next:?} was told");

@@ -3,7 +3,10 @@
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::placement::Plan;
 use mesh_core::strategy::{Pin, Wishes};
-use mesh_proto::v1::{PinModelRequest, PlanReply, PlanRequest, SetNodeRequest, StrategyLine, WishesReply};
+use mesh_proto::v1::{
+    ModeChange, ModeSetting, PinModelRequest, PlanReply, PlanRequest, SetModeReply, SetModeRequest,
+    SetNodeRequest, StrategyLine, WishesReply,
+};
 use tonic::Status;
 
 /// All of it; tests write into it.
@@ -14,6 +17,8 @@ pub(super) struct Desk {
     pub(super) wishes: Wishes,
     /// The strategies that were applied.
     pub(super) applied: Vec<String>,
+    /// What was changed by hand.
+    pub(super) settings: Vec<ModeSetting>,
 }
 
 impl Desk {
@@ -51,12 +56,39 @@ impl Desk {
         !changed
     }
 
+    pub(super) fn set_mode(&mut self, request: SetModeRequest) -> Result<SetModeReply, Status> {
+        let mode = request.mode.trim_start_matches("mesh/").to_owned();
+        if mode != "code" && !request.new_mode {
+            return Err(Status::not_found(format!("there is no mode `{mode}`; there are code")));
+        }
+        let before = |name: &str| {
+            let known = self.settings.iter().find(|setting| setting.name == name);
+            known.map(|setting| setting.value.clone()).unwrap_or_default()
+        };
+        let change = |name: &String, after: &str| ModeChange {
+            name: name.clone(),
+            before: before(name),
+            after: after.into(),
+        };
+        let set = request.settings.iter().map(|setting| change(&setting.name, &setting.value));
+        let changes = set.chain(request.reset.iter().map(|name| change(name, ""))).collect();
+        self.settings.retain(|one| {
+            !request.reset_all
+                && !request.reset.contains(&one.name)
+                && request.settings.iter().all(|setting| setting.name != one.name)
+        });
+        let settings = request.settings.into_iter();
+        self.settings.extend(settings.map(|setting| ModeSetting { mode: mode.clone(), ..setting }));
+        Ok(SetModeReply { mode, strategy: "spread".into(), changes, state: self.state().into() })
+    }
+
     pub(super) fn wishes(&self) -> WishesReply {
         let strategy = StrategyLine { name: "spread".into(), ..StrategyLine::default() };
         WishesReply {
             wishes_json: serde_json::to_string(&self.wishes).expect("JSON"),
             strategies: vec![strategy],
             state: self.state().into(),
+            settings: self.settings.clone(),
         }
     }
 

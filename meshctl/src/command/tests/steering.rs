@@ -275,3 +275,25 @@ async fn waiting_survives_a_restart_of_the_router() {
     again.stop().await;
     assert_eq!(ended, Ok(()));
 }
+
+#[tokio::test]
+async fn a_mode_is_changed_shown_and_reset() {
+    let service = planning(served());
+    let desk = service.desk.clone();
+    assert_eq!(typed("meshctl mode set mesh/code context=64K models=a,b", service.clone()).await, Ok(()));
+    let settings: Vec<String> =
+        desk.borrow().settings.iter().map(|one| format!("{} {}={}", one.mode, one.name, one.value)).collect();
+    assert_eq!(settings, ["code context=64K", "code models=a,b"]);
+    assert_eq!(typed("meshctl mode show code", service.clone()).await, Ok(()));
+    assert_eq!(typed("meshctl mode reset code models", service.clone()).await, Ok(()));
+    assert_eq!(desk.borrow().settings.len(), 1);
+    assert_eq!(typed("meshctl mode reset code", service.clone()).await, Ok(()));
+    assert_eq!(desk.borrow().settings.len(), 0);
+    let failure =
+        typed("meshctl mode set coed context=64K", service.clone()).await.expect_err("no such mode");
+    assert_eq!(failure.kind, Kind::NotFound);
+    let hints = failure.hints.join("\n");
+    assert!(hints.contains("did you mean code?") && hints.contains("meshctl mode set coed --new"), "{hints}");
+    assert_eq!(typed("meshctl mode set review --new models=a", service.clone()).await, Ok(()));
+    assert_eq!(desk.borrow().settings[0].mode, "review");
+}

@@ -2,15 +2,20 @@
 //! keeps what operators wish.
 
 use super::{OperatorParts, ledger_status, machine};
+use crate::config::changes::{Changes, SETTINGS, WORD_LIMIT};
 use crate::ledger::NodeWish;
 use crate::steward::what_if::{LIMIT, WhatIf};
+use crate::steward::wished::{Change, NotChanged};
 use crate::steward::{NoPlan, Of, Planned};
 use crate::strategies::{NONE, OFF, Strategies};
-use mesh_core::id::{MachineId, ModelId};
+use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::strategy::Pin;
-use mesh_proto::v1::{PinModelRequest, PlanReply, PlanRequest, SetNodeRequest, StrategyLine, WishesReply};
+use mesh_proto::v1::{
+    ModeChange, ModeSetting, PinModelRequest, PlanReply, PlanRequest, SetModeReply, SetModeRequest,
+    SetNodeRequest, StrategyLine, WishesReply,
+};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tonic::Status;
 
 /// What is shown for a request that applies nothing.
@@ -92,7 +97,7 @@ async fn read(parts: &OperatorParts) -> Result<Strategies, Status> {
 fn no_plan(error: &NoPlan) -> Status {
     match error {
         NoPlan::Stopping => Status::unavailable(error.to_string()),
-        NoPlan::WhatIf(_) => Status::invalid_argument(error.to_string()),
+        NoPlan::Senseless(_) => Status::invalid_argument(error.to_string()),
     }
 }
 
@@ -218,6 +223,69 @@ pub(super) async fn pin(parts: &OperatorParts, request: &PinModelRequest) -> Res
     parts.ledger.set_pin(pin, request.pinned).await.map_err(|error| ledger_status(&error))
 }
 
+/// Changes settings of a mode by hand, or takes such changes back.
+pub(super) async fn set_mode(parts: &OperatorParts, request: SetModeRequest) -> Result<SetModeReply, Status> {
+    let refused = |why: String| Status::invalid_argument(why);
+    let bare = request.mode.strip_prefix("mesh/").unwrap_or(&request.mode);
+    let mode = ModeName::new(bare).map_err(|error| refused(error.to_string()))?;
+    let mut settings = BTreeMap::new();
+    for ModeSetting { name, value, .. } in request.settings {
+        if value.len() > WORD_LIMIT {
+            return Err(refused(format!("{name} has {} bytes, more than {WORD_LIMIT}", value.len())));
+        }
+        if settings.insert(name.clone(), Some(value)).is_some() {
+            return Err(refused(format!("{name} is set twice")));
+        }
+    }
+    for name in request.reset {
+        if settings.insert(name.clone(), None).is_some() {
+            return Err(refused(format!("{name} is set and reset at once")));
+        }
+    }
+    let all: &[&str] = if request.reset_all { &SETTINGS } else { &[] };
+    for name in all {
+        settings.entry((*name).to_owned()).or_insert(None);
+    }
+    if settings.is_empty() {
+        return Err(refused(format!("name a setting; there are {}", SETTINGS.join(", "))));
+    }
+    let change = Change { mode, new_mode: request.new_mode, settings };
+    let changed = parts.steward.change(change.clone()).await.map_err(|error| match error {
+        NotChanged::Stopping => Status::unavailable(error.to_string()),
+        NotChanged::Unknown(why) => Status::not_found(why),
+        NotChanged::Contradiction(why) => refused(why),
+    })?;
+    let (strategy, mode) = (changed.strategy.clone(), changed.mode.clone());
+    parts.ledger.set_mode(strategy, mode, change.settings).await.map_err(|error| ledger_status(&error))?;
+    // Whoever asks next hears of it, and requests go by it.
+    let (_, following) = parts.steward.wishes().await.map_err(|error| no_plan(&error))?;
+    let told =
+        changed.settings.into_iter().filter(|(_, before, after)| !request.reset_all || before != after);
+    Ok(SetModeReply {
+        mode: changed.mode.to_string(),
+        strategy: Some(changed.strategy).filter(|name| name != NONE).unwrap_or_default(),
+        changes: told.map(|(name, before, after)| ModeChange { name, before, after }).collect(),
+        state: state(following).into(),
+    })
+}
+
+/// What was changed by hand of the modes of this strategy; of those of the configuration where it has no name.
+fn settings(parts: &OperatorParts, strategy: &str) -> Vec<ModeSetting> {
+    let name = if strategy.is_empty() { NONE } else { strategy };
+    let operator = parts.ledger.wishes();
+    let operator = operator.borrow();
+    let modes = operator.modes.get(name).into_iter().flatten();
+    let words = |(mode, changes): (&ModeName, &Changes)| -> Vec<ModeSetting> {
+        let setting = |(name, value): (&String, &String)| ModeSetting {
+            mode: mode.to_string(),
+            name: name.clone(),
+            value: value.clone(),
+        };
+        changes.iter().map(setting).collect()
+    };
+    modes.flat_map(words).collect()
+}
+
 /// Everything that is wished, and the strategies there are.
 pub(super) async fn wishes(parts: &OperatorParts) -> Result<WishesReply, Status> {
     let (wishes, following) = parts.steward.wishes().await.map_err(|error| no_plan(&error))?;
@@ -232,5 +300,6 @@ pub(super) async fn wishes(parts: &OperatorParts) -> Result<WishesReply, Status>
         wishes_json: json(&wishes)?,
         strategies: strategies.all().map(line).collect(),
         state: state(following).into(),
+        settings: settings(parts, &wishes.strategy),
     })
 }
