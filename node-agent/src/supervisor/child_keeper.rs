@@ -23,6 +23,7 @@ use crate::engine::{Engine as _, Held, Observation, Program, Sizing};
 use crate::profile::ProfileHandle;
 use crate::reservation::{Ledger, Reservation};
 use futures_util::future::{BoxFuture, OptionFuture};
+use mesh_core::fit::Offload;
 use mesh_core::machine::{Capabilities, EngineState, LoadWish, ReplicaState};
 use mesh_core::memory::CacheType;
 use mesh_core::units::human_duration;
@@ -415,6 +416,7 @@ impl ChildKeeper {
                 for held in &mut seen.held {
                     held.replica.digest = self.berth.digest();
                     held.replica.cache_type = Some(planned.sizing.cache);
+                    held.replica.offload = Some(planned.key.options.offload);
                 }
                 self.roster.change(&self.name, |row| row.show(seen));
             }
@@ -427,13 +429,13 @@ impl ChildKeeper {
 
     /// Shows the one model of this child as its configuration has it.
     fn show(&self, state: EngineState, replica: ReplicaState) {
-        self.show_with(state, replica, self.berth.slots, self.berth.context, None);
+        self.show_with(state, replica, self.berth.slots, self.berth.context, (None, None));
     }
 
     /// Shows it as it is being loaded.
     fn show_sizes(&self, state: EngineState, replica: ReplicaState, planned: &Planned) {
         let Sizing { slots, context, cache, .. } = planned.sizing;
-        self.show_with(state, replica, slots, context, Some(cache));
+        self.show_with(state, replica, slots, context, (Some(cache), Some(planned.key.options.offload)));
     }
 
     fn show_with(
@@ -442,13 +444,14 @@ impl ChildKeeper {
         replica: ReplicaState,
         slots: u32,
         context: u32,
-        cache: Option<CacheType>,
+        (cache, offload): (Option<CacheType>, Option<Offload>),
     ) {
         let Ok(mut held) = Held::new(self.berth.alias.as_str(), replica) else { return };
         let embedding = self.berth.embedding();
         held.replica.slots = Some(slots);
         held.replica.context = Some(context);
         held.replica.cache_type = cache;
+        held.replica.offload = offload;
         held.replica.size = self.berth.size();
         held.replica.digest = self.berth.digest();
         held.replica.abilities.embed = Some(embedding);

@@ -395,6 +395,7 @@ async fn an_overheated_machine_unloads_after_the_last_answer_and_loads_the_same_
     shelves.load(LoadWish { context: Some(512), slots: Some(1), cache_type, ..wish("heated") });
     let first = shelves.house.until_replica("heated", "loaded", is_loaded).await;
     assert_eq!(first.cache_type, Some(mesh_core::memory::CacheType::Q8_0), "plans see what it holds");
+    assert!(first.offload.is_some(), "and where");
     let measured = |r: &Replica| r.memory.is_some_and(|memory| memory.measured);
     shelves.house.until_replica("heated", "measured", measured).await;
     let lease = shelves.house.handle.lease(&model("heated")).await.expect("loaded");
