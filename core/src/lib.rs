@@ -28,5 +28,6 @@ pub mod routing;
 pub mod speed;
 pub mod strategy;
 pub mod thermal;
+pub mod trial;
 pub mod units;
 pub mod verdict;

@@ -1,0 +1,333 @@
+//! Trials: what an agent is asked to try with one of its models, and what it saw. Words only: who asks keeps the results
+//! and judges them ([`crate::verdict`], the ladder).
+//!
+//! A trial is a question of an operator to one machine. It goes the way of a request, so it is bounded and cancelled as
+//! one: who leaves ends the engine's work. The machine's other requests are not held up by it; how many there were is told,
+//! and a figure taken beside others is no figure of the model.
+
+use crate::fit::Offload;
+use crate::id::ModelId;
+use crate::machine::ThermalState;
+use crate::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Requests at once, at most.
+pub const STREAMS: u32 = 64;
+/// Repetitions of one speed, at most.
+pub const REPETITIONS: u32 = 100;
+/// Tokens of a made-up prompt or of an answer, at most.
+pub const TOKENS: u32 = 1 << 20;
+/// Questions of one trial, at most.
+pub const QUESTIONS: usize = 1000;
+/// The longest time of one request, in seconds: a 70B model that reads 64K tokens on a processor.
+pub const PATIENCE_S: u32 = 3600;
+/// The longest soak, in seconds.
+pub const SOAK_S: u32 = 24 * 3600;
+
+/// What an agent is to try.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The model, by its name towards clients. It must be loaded.
+    pub model: ModelId,
+    /// What to do with it.
+    pub work: Work,
+    /// The longest time of one request, in seconds.
+    pub patience_s: u32,
+}
+
+/// What to do with a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// How fast it is.
+    Speed(SpeedWork),
+    /// What it answers.
+    Ask(AskWork),
+}
+
+/// Made-up prompts of a fixed length, and answers of a fixed length where the engine allows that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpeedWork {
+    /// Tokens of the prompt. Engines that can count have exactly these; others about so many.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer.
+    pub output_tokens: u32,
+    /// Requests at once.
+    pub streams: u32,
+    /// How often, beside one warm-up that does not count. In a soak they go on until its time is up.
+    pub repetitions: u32,
+    /// Seed of the sampling and of the prompts' words.
+    pub seed: u64,
+    /// Whether the engine may find the prompt in its cache.
+    pub prefix: Prefix,
+    /// Seconds to go on for.
+    pub soak_s: Option<u32>,
+}
+
+/// Whether a prompt may be in the engine's cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefix {
+    /// No: the cache is switched off, and every prompt begins with other words.
+    #[default]
+    Cold,
+    /// Yes: every repetition has the same prompt.
+    Warm,
+}
+
+/// Questions as a client would ask them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AskWork {
+    /// Requests at once.
+    pub streams: u32,
+    /// In the order in which they are asked.
+    pub questions: Vec<Question>,
+}
+
+/// One question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Which, in the word of whoever asks.
+    pub id: String,
+    /// The path on the engine: `/v1/chat/completions`, `/v1/completions`, `/completion`, `/tokenize`.
+    pub path: String,
+    /// The body, JSON without `model`.
+    pub body: String,
+}
+
+/// One line of what an agent tells of a trial. The first is [`Event::Began`], the last [`Event::Ended`]; without that one
+/// the trial broke.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// It begins.
+    Began(Subject),
+    /// A request ended.
+    Run(Run),
+    /// The machine was looked at.
+    Sample(Sample),
+    /// All is done.
+    Ended(Ended),
+    /// It cannot go on, and why.
+    Failed(String),
+}
+
+/// What is tried, as the machine knows it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Subject {
+    /// The engine's kind and version: `llama-server b11549`.
+    pub build: String,
+    /// The graphics processor's name and id, or `ram`.
+    pub device: String,
+    /// SHA-256 of the model's file; `null` = not known.
+    pub digest: Option<String>,
+    /// Which part of it is on the device; `null` = not known.
+    pub offload: Option<Offload>,
+    /// Tokens of one request; `null` = not known.
+    pub context: Option<u32>,
+    /// Requests at once; `null` = not known.
+    pub slots: Option<u32>,
+    /// Prompts have exactly the tokens that were asked for.
+    pub exact_prompts: bool,
+    /// Answers have exactly the tokens that were asked for.
+    pub exact_answers: bool,
+    /// The cache can be switched off.
+    pub exact_prefix: bool,
+    /// When, in milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+/// One request and its answer. Times in seconds; TTFT from sending to the first content, ITL between contents.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Run {
+    /// The question's id; empty for a speed.
+    pub id: String,
+    /// Which repetition, from 0; warm-ups count for themselves.
+    pub repetition: u32,
+    /// Which of the requests at once, from 0.
+    pub stream: u32,
+    /// It does not count.
+    pub warm_up: bool,
+    /// When it was sent, after the trial's beginning.
+    pub at_s: f64,
+    /// To the first content; `null` = there was none.
+    pub ttft_s: Option<f64>,
+    /// To the end.
+    pub total_s: f64,
+    /// The longest time between two pieces of content; `null` = fewer than two.
+    pub longest_gap_s: Option<f64>,
+    /// Tokens of the prompt, by the engine.
+    pub prompt_tokens: Option<u32>,
+    /// Of those, tokens that its cache held.
+    pub cached_tokens: Option<u32>,
+    /// Tokens of the answer, by the engine.
+    pub output_tokens: Option<u32>,
+    /// Prompt tokens that it read each second, by its own clock.
+    pub engine_prefill: Option<f64>,
+    /// Tokens that it generated each second, by its own clock.
+    pub engine_decode: Option<f64>,
+    /// Why it ended: `stop`, `length`.
+    pub finish_reason: Option<String>,
+    /// What it said; of a speed its beginning only.
+    pub text: String,
+    /// What it thought.
+    pub reasoning: Option<String>,
+    /// The whole answer, where it is no text but something else: a tool call, token probabilities.
+    pub raw: Option<String>,
+    /// Why there is no answer.
+    pub error: Option<String>,
+}
+
+impl Run {
+    /// Seconds for each token after the first: (E2E − TTFT) / (tokens − 1). `None` for fewer than two tokens.
+    #[must_use]
+    pub fn tpot_s(&self) -> Option<f64> {
+        let (ttft, tokens) = (self.ttft_s?, self.output_tokens.filter(|tokens| *tokens > 1)?);
+        Some((self.total_s - ttft) / f64::from(tokens - 1))
+    }
+
+    /// Tokens generated each second: by the engine's clock, else 1 / [`Run::tpot_s`].
+    #[must_use]
+    pub fn decode(&self) -> Option<f64> {
+        let seen = || self.tpot_s().filter(|seconds| *seconds > 0.0).map(|seconds| 1.0 / seconds);
+        self.engine_decode.or_else(seen).filter(|rate| rate.is_finite() && *rate > 0.0)
+    }
+
+    /// Prompt tokens read each second: by the engine's clock, else those that no cache held over the TTFT, which counts the
+    /// first token's time in.
+    #[must_use]
+    pub fn prefill(&self) -> Option<f64> {
+        let seen = || {
+            let read = self.prompt_tokens?.saturating_sub(self.cached_tokens.unwrap_or(0));
+            Some(f64::from(read) / self.ttft_s.filter(|seconds| *seconds > 0.0)?)
+        };
+        self.engine_prefill.or_else(seen).filter(|rate| rate.is_finite() && *rate > 0.0)
+    }
+}
+
+/// The machine at one moment. `null` = not known.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sample {
+    /// After the trial's beginning, in seconds.
+    pub at_s: f64,
+    /// Its hottest sensor, in degrees Celsius.
+    pub temperature: Option<f32>,
+    /// Its hottest graphics processor.
+    pub gpu_temperature: Option<f32>,
+    /// What its graphics processors draw, in watts.
+    pub watts: Option<f32>,
+    /// Graphics memory in use.
+    pub vram_used: Option<Bytes>,
+    /// Main memory in use.
+    pub ram_used: Option<Bytes>,
+    /// Whether processor or graphics processor were slowed down for heat or power.
+    pub throttled: Option<bool>,
+    /// As the agent judges it.
+    pub thermal: ThermalState,
+    /// Processors' load average over one minute.
+    pub load: Option<f32>,
+}
+
+/// How a trial ended.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Ended {
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// The most requests of others that ran at one time beside it.
+    pub others: u32,
+}
+
+/// What is wrong with a trial.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}, and must be {wanted}")]
+pub struct TrialProblem {
+    /// Which part.
+    pub field: &'static str,
+    /// What it is.
+    pub value: u64,
+    /// What it must be.
+    pub wanted: String,
+}
+
+impl Trial {
+    /// Whether it keeps to the bounds.
+    ///
+    /// # Errors
+    /// The first field that does not.
+    pub fn check(&self) -> Result<(), TrialProblem> {
+        within("patience_s", self.patience_s, 1, PATIENCE_S)?;
+        match &self.work {
+            Work::Speed(work) => {
+                within("prompt_tokens", work.prompt_tokens, 1, TOKENS)?;
+                within("output_tokens", work.output_tokens, 1, TOKENS)?;
+                within("streams", work.streams, 1, STREAMS)?;
+                within("repetitions", work.repetitions, 1, REPETITIONS)?;
+                within("soak_s", work.soak_s.unwrap_or(1), 1, SOAK_S)
+            }
+            Work::Ask(work) => {
+                within("streams", work.streams, 1, STREAMS)?;
+                let questions = u32::try_from(work.questions.len()).unwrap_or(u32::MAX);
+                within("questions", questions, 1, u32::try_from(QUESTIONS).unwrap_or(u32::MAX))
+            }
+        }
+    }
+}
+
+fn within(field: &'static str, value: u32, least: u32, most: u32) -> Result<(), TrialProblem> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(TrialProblem { field, value: value.into(), wanted: format!("between {least} and {most}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(ttft_s: Option<f64>, total_s: f64, tokens: Option<u32>) -> Run {
+        Run { ttft_s, total_s, output_tokens: tokens, ..Run::default() }
+    }
+
+    #[test]
+    fn times_follow_the_printed_formulas() {
+        let answer = run(Some(0.5), 2.5, Some(41));
+        assert_eq!(answer.tpot_s(), Some(0.05));
+        assert_eq!(answer.decode(), Some(20.0));
+        let by_engine = Run { engine_decode: Some(21.5), ..answer.clone() };
+        assert_eq!(by_engine.decode(), Some(21.5), "its own clock knows nothing of the way");
+        assert_eq!(run(Some(0.5), 2.5, Some(1)).tpot_s(), None);
+        assert_eq!(run(None, 2.5, Some(9)).decode(), None);
+        assert_eq!(run(Some(1.0), 1.0, Some(9)).decode(), None, "all at once tells no rate");
+        let prompt = Run { prompt_tokens: Some(1000), cached_tokens: Some(200), ..answer };
+        assert_eq!(prompt.prefill(), Some(1600.0));
+        assert_eq!(Run { engine_prefill: Some(0.0), ..prompt }.prefill(), None, "nothing was read");
+    }
+
+    #[test]
+    fn a_trial_keeps_to_its_bounds() {
+        let work = SpeedWork {
+            prompt_tokens: 512,
+            output_tokens: 128,
+            streams: 1,
+            repetitions: 5,
+            seed: 1,
+            prefix: Prefix::Cold,
+            soak_s: None,
+        };
+        let trial = |work| Trial { model: ModelId::new("m").expect("valid"), work, patience_s: 60 };
+        assert_eq!(trial(Work::Speed(work)).check(), Ok(()));
+        for (wrong, said) in [
+            (SpeedWork { streams: 0, ..work }, "streams is 0, and must be between 1 and 64"),
+            (SpeedWork { output_tokens: TOKENS + 1, ..work }, "output_tokens is 1048577"),
+            (SpeedWork { repetitions: 101, ..work }, "repetitions is 101"),
+            (SpeedWork { soak_s: Some(0), ..work }, "soak_s is 0"),
+        ] {
+            let problem = trial(Work::Speed(wrong)).check().expect_err("out of bounds").to_string();
+            assert!(problem.starts_with(said), "{problem}");
+        }
+        let nothing = Work::Ask(AskWork { streams: 1, questions: vec![] });
+        assert!(trial(nothing).check().is_err_and(|problem| problem.field == "questions"));
+    }
+}
