@@ -20,6 +20,7 @@ use crate::serve::Serve;
 use crate::sleep::{Clocks, Logind, Sleep, SleepConfig, SleepKeeper, boot_clock, wall_clock};
 use crate::supervisor::configured::ConfiguredFiles;
 use crate::supervisor::{Supervisor, SupervisorConfig, SupervisorHandle};
+use crate::trial::Trials;
 use crate::vitals::{VitalsHandle, VitalsKeeper, look};
 use futures_util::future::BoxFuture;
 use mesh_core::id::{MachineId, machine_id_from_hostname};
@@ -158,6 +159,8 @@ impl Agent {
         store.release_with(Arc::new(move |model| releasing.release(&model)));
         let serve = Serve::new(supervisor.clone(), metrics.clone());
         serve.lend_from(store.clone());
+        let (tried, seen, kept) = (supervisor.clone(), vitals.fresh.clone(), profile.clone());
+        serve.try_with(Trials { supervisor: tried, vitals: seen, profile: kept });
         let direct = direct(supervisor.clone(), store.clone());
         let tasks = TaskTracker::new();
         let (joined, whole_store) = watch::channel(Arc::default());

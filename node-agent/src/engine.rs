@@ -3,6 +3,7 @@
 //! An [`Engine`] is asked how it is with GETs only and, where its API can, told to load or unload a model.
 //! It never carries a request: `serve.rs` does that with what a lease tells it. Called by the supervisor.
 
+pub(crate) mod answer;
 mod ask;
 pub mod bundled;
 pub mod child;

@@ -34,5 +34,6 @@ pub mod router_link;
 pub mod serve;
 pub mod sleep;
 pub mod supervisor;
+mod trial;
 pub mod truth;
 pub mod vitals;

@@ -8,6 +8,7 @@ mod engine_client;
 use crate::metrics::{Metrics, Outcome};
 use crate::model_store::StoreHandle;
 use crate::supervisor::{Lease, SupervisorHandle};
+use crate::trial::Trials;
 use bytes::{Bytes, BytesMut};
 use engine_client::{Call, EngineBody, EngineClient, Head};
 use futures_util::stream::{self, BoxStream};
@@ -28,6 +29,9 @@ use tracing::{Instrument as _, Span};
 /// How much of a 503 is read to see whether the engine is only loading, and for how long.
 const EXCUSE_LIMIT: usize = 64 * 1024;
 const EXCUSE_TIME: Duration = Duration::from_secs(2);
+
+/// One JSON document on each line.
+const NDJSON: &str = "application/x-ndjson";
 
 /// "Service Unavailable".
 const UNAVAILABLE: u16 = 503;
@@ -62,6 +66,7 @@ pub struct BlobAnswer {
 pub struct Serve {
     supervisor: SupervisorHandle,
     store: OnceLock<StoreHandle>,
+    trials: OnceLock<Arc<Trials>>,
     engines: EngineClient,
     metrics: Metrics,
     in_flight: watch::Sender<usize>,
@@ -83,6 +88,7 @@ impl Serve {
         Arc::new(Self {
             supervisor,
             store: OnceLock::new(),
+            trials: OnceLock::new(),
             engines: EngineClient::default(),
             metrics,
             in_flight: watch::Sender::new(0),
@@ -95,6 +101,13 @@ impl Serve {
     pub fn lend_from(&self, store: StoreHandle) {
         if self.store.set(store).is_err() {
             tracing::warn!("there is a store already whose files are lent");
+        }
+    }
+
+    /// From now on operators may try models.
+    pub(crate) fn try_with(&self, trials: Trials) {
+        if self.trials.set(Arc::new(trials)).is_err() {
+            tracing::warn!("trials are possible already");
         }
     }
 
@@ -190,6 +203,9 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
     if *serve.draining.borrow() {
         return running.refuse("draining", "this machine is shutting down or going to sleep".into());
     }
+    if head.path == frame::TRIAL_PATH {
+        return Box::pin(tried(running, &body)).await;
+    }
     if !frame::PATHS.contains(&head.path.as_str()) {
         let path: String = head.path.chars().take(64).collect();
         return running.refuse("bad_request", format!("an engine's `{path}` is not for clients"));
@@ -224,6 +240,26 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
             let message = format!("engine `{}` does not answer: {error}", lease.engine);
             running.refuse("engine_down", message)
         }
+    }
+}
+
+/// Begins a trial; its lines are the answer.
+async fn tried(mut running: Running, body: &[u8]) -> Answer {
+    let serve = running.serve.clone();
+    let Some(trials) = serve.trials.get() else {
+        return running.refuse("bad_request", "this machine makes no trials".into());
+    };
+    match trials.ready(body).await {
+        Ok(ready) => {
+            let lines = trials.clone().begin(ready, serve.in_flight.subscribe());
+            let answer = EngineAnswer { status: 200, content_type: NDJSON.into(), ..EngineAnswer::default() };
+            let head = ResponseHead { outcome: Some(response_head::Outcome::Answer(answer)) };
+            Answer {
+                head,
+                body: AnswerBody { lines: Some(lines), running: Some(running), ..AnswerBody::empty() },
+            }
+        }
+        Err((kind, message)) => running.refuse(kind, message),
     }
 }
 
@@ -303,7 +339,7 @@ impl Running {
     }
 
     fn pass_on(self, lease: Lease, engine: EngineBody) -> AnswerBody {
-        AnswerBody { engine: Some(engine), lease: Some(lease), running: Some(self) }
+        AnswerBody { engine: Some(engine), lease: Some(lease), running: Some(self), lines: None }
     }
 }
 
@@ -323,17 +359,20 @@ impl Drop for Running {
 /// An engine's body on its way. At its end, or when it is dropped, the connection goes first, then the lease.
 pub struct AnswerBody {
     engine: Option<EngineBody>,
+    /// Of a trial, which no engine answers.
+    lines: Option<BoxStream<'static, Bytes>>,
     lease: Option<Lease>,
     running: Option<Running>,
 }
 
 impl AnswerBody {
     fn empty() -> Self {
-        Self { engine: None, lease: None, running: None }
+        Self { engine: None, lines: None, lease: None, running: None }
     }
 
     fn end(&mut self, outcome: Outcome) {
         self.engine = None;
+        self.lines = None;
         self.lease = None;
         if let Some(mut running) = self.running.take() {
             running.outcome = outcome;
@@ -345,6 +384,13 @@ impl Stream for AnswerBody {
     type Item = Result<Bytes, EngineBroke>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(lines) = self.lines.as_mut() {
+            let line = std::task::ready!(lines.poll_next_unpin(context));
+            if line.is_none() {
+                self.end(Outcome::Complete);
+            }
+            return Poll::Ready(line.map(Ok));
+        }
         let Some(engine) = self.engine.as_mut() else { return Poll::Ready(None) };
         match std::task::ready!(engine.poll_bytes(context)) {
             Some(Ok(bytes)) => {

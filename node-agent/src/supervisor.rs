@@ -208,6 +208,11 @@ impl SupervisorHandle {
         self.roster.lease(model)
     }
 
+    /// A loaded model with all that is known of its load.
+    pub(crate) fn subject(&self, engine: &str, model: &ModelId) -> Option<load_facts::Subject> {
+        self.roster.subject(engine, model)
+    }
+
     /// Passes a wish on to the engine that has the model; the result shows in [`Self::engines`]. A wish that
     /// cannot be passed on is logged and dropped: whoever wished sees no change and wishes again.
     pub fn direct(&self, directive: Directive) {

@@ -15,7 +15,7 @@ mod examine;
 mod question;
 mod schedule;
 
-pub(crate) use examine::RAM;
+pub(crate) use examine::{RAM, speed_key};
 pub(crate) use question::HttpProber;
 
 use crate::profile::ProfileHandle;

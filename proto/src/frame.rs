@@ -33,6 +33,10 @@ pub const PATHS: [&str; 13] = [
     "/api/embeddings",
 ];
 
+/// Not on an engine: the agent itself answers, with one line of JSON (`mesh_core::trial::Event`) after another. The body is
+/// a `mesh_core::trial::Trial`. Only operators reach it; it is no path of a client.
+pub const TRIAL_PATH: &str = "/mesh/trial";
+
 /// Streams that an agent may have open to the router at once: two copies, and room for their successors.
 pub const AGENT_STREAMS: u32 = 4;
 

@@ -243,6 +243,7 @@ impl Router {
             room: forward.room.clone(),
             journal,
             blobs: blobs.clone(),
+            links: links.clone(),
             steward,
             strategies,
             ledger: ledger.clone(),

@@ -127,6 +127,13 @@ impl ThrottleCause {
         Self::Idle,
     ];
 
+    /// Whether it makes a model slower than the machine can be. Reaching the power cap is normal under load, and idling
+    /// without it.
+    #[must_use]
+    pub fn is_throttling(self) -> bool {
+        !matches!(self, Self::PowerCap | Self::Idle)
+    }
+
     /// The word used in reports.
     #[must_use]
     pub fn word(self) -> &'static str {

@@ -128,6 +128,13 @@ impl Operator for Scripted {
         reply.map(Response::new)
     }
 
+    type TrialStream = futures_util::stream::BoxStream<'static, Result<TrialEvent, Status>>;
+
+    async fn trial(&self, request: Request<TrialRequest>) -> Reply<Self::TrialStream> {
+        let lines = self.desk.borrow().trial(request.get_ref())?;
+        Ok(Response::new(futures_util::StreamExt::boxed(stream::iter(lines.into_iter().map(Ok)))))
+    }
+
     async fn wishes(&self, _: Request<WishesRequest>) -> Reply<WishesReply> {
         Ok(Response::new(self.desk.borrow().wishes()))
     }

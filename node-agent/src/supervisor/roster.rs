@@ -126,6 +126,12 @@ impl Roster {
         self.lock().values().flat_map(Row::subjects).collect()
     }
 
+    /// A loaded model with all that is known of its load.
+    pub(crate) fn subject(&self, engine: &str, model: &ModelId) -> Option<Subject> {
+        let subjects = self.lock().get(engine).map(Row::subjects).unwrap_or_default();
+        subjects.into_iter().find(|subject| subject.replica.model == *model)
+    }
+
     /// Resolves when no engine that the agent starts has `model` in memory.
     pub(crate) async fn none_holds(&self, model: &ModelId) {
         loop {

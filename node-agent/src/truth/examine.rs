@@ -40,11 +40,19 @@ pub(super) struct Examiner {
 }
 
 /// Under what a model's speed is kept.
-struct SpeedKey {
-    model: String,
-    build: String,
-    device: String,
-    offload: Offload,
+pub(crate) struct SpeedKey {
+    pub(crate) model: String,
+    pub(crate) build: String,
+    pub(crate) device: String,
+    pub(crate) offload: Offload,
+}
+
+impl SpeedKey {
+    /// One measurement, tokens each second.
+    pub(crate) fn record(self, prefill: Option<f64>, decode: Option<f64>, at: u64) -> SpeedRecord {
+        let Self { model, build, device, offload } = self;
+        SpeedRecord { model, build, device, offload, prefill, decode, n: 1, at }
+    }
 }
 
 impl Examiner {
@@ -131,16 +139,7 @@ impl Examiner {
         // What fell back to the CPU, or was measured on a busy or throttled machine, must not become what is expected.
         if placed_well && !is_excused && !matches!(verdict, SpeedVerdict::Degraded(_)) {
             self.profile.change(|profile, at| {
-                profile.keep_speed(SpeedRecord {
-                    model: key.model,
-                    build: key.build,
-                    device: key.device,
-                    offload: key.offload,
-                    prefill: best.prefill,
-                    decode: best.decode,
-                    n: 1,
-                    at,
-                });
+                profile.keep_speed(key.record(best.prefill, best.decode, at));
             });
         }
         Ok(verdict)
@@ -177,7 +176,7 @@ fn excuse(key: &SpeedKey, vitals: &Vitals) -> Option<String> {
 pub(crate) const RAM: &str = "ram";
 
 /// Under what its speed is kept: as its keeper has it; for models that an engine loads, as this machine is.
-fn speed_key(subject: &Subject, vitals: &Vitals) -> SpeedKey {
+pub(crate) fn speed_key(subject: &Subject, vitals: &Vitals) -> SpeedKey {
     if let Some(facts) = &subject.facts {
         let key = &facts.key;
         return SpeedKey {

@@ -1,11 +1,11 @@
 //! The questions of the truth checks over HTTP, and what engines answer: events, JSON, or no answer at all.
 
+use crate::engine::answer::{NoAnswer, Reading};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use mesh_core::machine::EngineKind;
 use mesh_core::verdict::{Probe, ProbeInput};
 use reqwest::{Client, redirect};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -32,6 +32,8 @@ const SPEED_PROMPT: &str = "Tell a long story about a small village by the sea. 
     the rain, with a wooden box under his arm, and asks whether he may stay until the wind has turned.";
 /// The same for models with a short context.
 const SHORT_SPEED_PROMPT: &str = "Tell a long story about a small village by the sea.";
+
+pub(crate) use crate::engine::answer::Reply;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,25 +62,6 @@ pub(crate) struct Target {
     pub(crate) upstream: String,
 }
 
-/// What was answered.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Reply {
-    /// The text.
-    pub(crate) text: String,
-    /// What it thought, where that is kept apart.
-    pub(crate) reasoning: Option<String>,
-    /// Why it ended.
-    pub(crate) finish_reason: Option<String>,
-    /// Tokens generated.
-    pub(crate) tokens: Option<u32>,
-    /// The model by the engine's word.
-    pub(crate) model: Option<String>,
-    /// Tokens generated each second.
-    pub(crate) decode: Option<f64>,
-    /// Prompt tokens read each second.
-    pub(crate) prefill: Option<f64>,
-}
-
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProbeFault {
@@ -94,6 +77,12 @@ pub(crate) enum ProbeFault {
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broke(String),
+}
+
+impl From<NoAnswer> for ProbeFault {
+    fn from(NoAnswer(why): NoAnswer) -> Self {
+        Self::NotAnAnswer(why)
+    }
 }
 
 /// Who asks. A trait, so that tests of the schedule need no engine.
@@ -145,30 +134,27 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Reply, ProbeFault> {
     if !response.status().is_success() {
         return Err(ProbeFault::Status(response.status().as_u16()));
     }
-    let (mut bytes, mut first) = (Vec::new(), None);
+    let (mut reading, mut bytes, mut first) = (Reading::default(), 0, None);
     let mut body = response.bytes_stream();
     while let Some(chunk) = body.next().await {
-        bytes.extend_from_slice(&chunk.map_err(broke)?);
-        if bytes.len() > ANSWER_LIMIT {
+        let chunk = chunk.map_err(broke)?;
+        bytes += chunk.len();
+        if bytes > ANSWER_LIMIT {
             let why = format!("more than {} KiB for a few tokens", ANSWER_LIMIT >> 10);
             return Err(ProbeFault::NotAnAnswer(why));
         }
         // The beginning of the text, not of the answer: some engines send a role first.
-        if first.is_none() && has_text(&bytes) {
+        if reading.take(&chunk)? && first.is_none() {
             first = Some(Instant::now());
         }
     }
-    let mut reply = read(&bytes)?;
+    let mut reply = telling(reading.end()?);
     // Engines without timings of their own: the time from the first token to the end, of all but the first.
     if let (None, Some(first), Some(tokens @ LEAST_TOKENS..)) = (reply.decode, first, reply.tokens) {
         let seconds = first.elapsed().as_secs_f64();
         reply.decode = (seconds > 0.0).then(|| f64::from(tokens - 1) / seconds);
     }
     Ok(reply)
-}
-
-fn has_text(bytes: &[u8]) -> bool {
-    read(bytes).is_ok_and(|reply| !reply.text.is_empty() || reply.reasoning.is_some())
 }
 
 /// Path and body of a question. Greedy and streamed: a stream that is dropped ends the engine's work at once.
@@ -230,110 +216,16 @@ pub(super) fn request(kind: EngineKind, upstream: &str, question: Question) -> (
     (path, body)
 }
 
-/// One event or one whole answer, in any of the dialects.
-#[derive(Debug, Deserialize)]
-struct Piece {
-    model: Option<String>,
-    choices: Option<Vec<Choice>>,
-    /// llama.cpp's own dialect.
-    content: Option<String>,
-    stop: Option<bool>,
-    tokens_predicted: Option<u32>,
-    usage: Option<Usage>,
-    timings: Option<Timings>,
-    error: Option<Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Choice {
-    text: Option<String>,
-    delta: Option<Message>,
-    message: Option<Message>,
-    finish_reason: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Message {
-    content: Option<String>,
-    reasoning_content: Option<String>,
-    reasoning: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Usage {
-    completion_tokens: Option<u32>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Timings {
-    prompt_n: Option<u32>,
-    prompt_per_second: Option<f64>,
-    predicted_n: Option<u32>,
-    predicted_per_second: Option<f64>,
-}
-
-/// What `bytes` answer: events, or one JSON document.
+/// What `bytes` answer: events, or one JSON document. Rates over too few tokens are left out.
+#[cfg(test)]
 pub(super) fn read(bytes: &[u8]) -> Result<Reply, ProbeFault> {
-    let text = String::from_utf8_lossy(bytes);
-    let mut reply = Reply::default();
-    let mut pieces = 0_usize;
-    let trimmed = text.trim_start();
-    if trimmed.starts_with('{') {
-        let piece = serde_json::from_str(trimmed).map_err(|_| no_answer("JSON that is none", trimmed))?;
-        take_in(&mut reply, piece)?;
-        return Ok(reply);
-    }
-    for line in trimmed.lines() {
-        let Some(data) = line.strip_prefix("data:").map(str::trim) else { continue };
-        if data == "[DONE]" {
-            pieces += 1;
-            break;
-        }
-        // The last line may be half there while the answer is still coming.
-        let Ok(piece) = serde_json::from_str(data) else { continue };
-        take_in(&mut reply, piece)?;
-        pieces += 1;
-    }
-    if pieces == 0 {
-        let what = if trimmed.starts_with('<') { "a web page" } else { "no event and no JSON" };
-        return Err(no_answer(what, trimmed));
-    }
-    Ok(reply)
+    let mut reading = Reading::default();
+    reading.take(bytes)?;
+    Ok(telling(reading.end()?))
 }
 
-/// Lengths only: what it says may be anything.
-fn no_answer(what: &str, text: &str) -> ProbeFault {
-    ProbeFault::NotAnAnswer(format!("{what}, {} bytes", text.len()))
-}
-
-fn take_in(reply: &mut Reply, piece: Piece) -> Result<(), ProbeFault> {
-    if piece.error.is_some() {
-        return Err(ProbeFault::NotAnAnswer("an error in an answer that began well".into()));
-    }
-    if piece.choices.is_none() && piece.content.is_none() {
-        return Err(ProbeFault::NotAnAnswer("JSON without a text".into()));
-    }
-    reply.model = reply.model.take().or(piece.model);
-    let mut add = |text: Option<String>| reply.text.push_str(&text.unwrap_or_default());
-    add(piece.content);
-    // The first choice only: one was asked for.
-    if let Some(choice) = piece.choices.into_iter().flatten().next() {
-        add(choice.text);
-        reply.finish_reason = choice.finish_reason.or(reply.finish_reason.take());
-        if let Some(message) = choice.delta.or(choice.message) {
-            add(message.content);
-            if let Some(thought) = message.reasoning_content.or(message.reasoning) {
-                reply.reasoning.get_or_insert_default().push_str(&thought);
-            }
-        }
-    }
-    if piece.stop == Some(true) && piece.tokens_predicted.is_some() {
-        reply.tokens = piece.tokens_predicted;
-    }
-    reply.tokens = piece.usage.and_then(|usage| usage.completion_tokens).or(reply.tokens);
-    if let Some(timings) = piece.timings {
-        reply.decode = timings.predicted_per_second.filter(|_| timings.predicted_n >= Some(LEAST_TOKENS));
-        reply.prefill = timings.prompt_per_second.filter(|_| timings.prompt_n >= Some(LEAST_PROMPT));
-    }
-    Ok(())
+fn telling(mut reply: Reply) -> Reply {
+    reply.decode = reply.decode.filter(|_| reply.decode_tokens >= Some(LEAST_TOKENS));
+    reply.prefill = reply.prefill.filter(|_| reply.prefill_tokens >= Some(LEAST_PROMPT));
+    reply
 }

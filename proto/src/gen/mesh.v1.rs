@@ -1248,7 +1248,8 @@ pub struct RequestHead {
     /// The model's name on the engine.
     #[prost(string, tag = "2")]
     pub model: ::prost::alloc::string::String,
-    /// The path on the engine, one of the allow-list in frame.rs: /v1/chat/completions
+    /// The path on the engine, one of the allow-list in frame.rs: /v1/chat/completions; or /mesh/trial, which the agent
+    /// answers itself.
     #[prost(string, tag = "3")]
     pub path: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
@@ -1994,6 +1995,22 @@ pub struct ModeChange {
     pub after: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrialRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// mesh_core::trial::Trial as JSON.
+    #[prost(string, tag = "2")]
+    pub trial_json: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrialEvent {
+    /// mesh_core::trial::Event as JSON.
+    #[prost(string, tag = "1")]
+    pub event_json: ::prost::alloc::string::String,
+}
+#[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WishesRequest {}
 #[derive(serde::Serialize)]
@@ -2450,6 +2467,28 @@ pub mod operator_client {
             req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "SetMode"));
             self.inner.unary(req, path, codec).await
         }
+        /// Questions to one model of one machine, asked by its agent. Leaving ends them.
+        pub async fn trial(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TrialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TrialEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/mesh.v1.Operator/Trial");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("mesh.v1.Operator", "Trial"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// The wishes of the mesh and the strategies there are.
         pub async fn wishes(
             &mut self,
@@ -2559,6 +2598,17 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::SetModeRequest>,
         ) -> std::result::Result<tonic::Response<super::SetModeReply>, tonic::Status>;
+        /// Server streaming response type for the Trial method.
+        type TrialStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TrialEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Questions to one model of one machine, asked by its agent. Leaving ends them.
+        async fn trial(
+            &self,
+            request: tonic::Request<super::TrialRequest>,
+        ) -> std::result::Result<tonic::Response<Self::TrialStream>, tonic::Status>;
         /// The wishes of the mesh and the strategies there are.
         async fn wishes(
             &self,
@@ -3335,6 +3385,52 @@ pub mod operator_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mesh.v1.Operator/Trial" => {
+                    #[allow(non_camel_case_types)]
+                    struct TrialSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::ServerStreamingService<super::TrialRequest>
+                    for TrialSvc<T> {
+                        type Response = super::TrialEvent;
+                        type ResponseStream = T::TrialStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TrialRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::trial(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TrialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

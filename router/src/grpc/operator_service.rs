@@ -2,6 +2,7 @@
 //! before any of these runs.
 
 use crate::fleet_keeper::{FleetHandle, NotAttached};
+use crate::forward::agent_links::AgentLinks;
 use crate::forward::blobs::{Blobs, HeaderError};
 use crate::forward::in_flight::InFlight;
 use crate::forward::waiting_room::WaitingRoom;
@@ -18,8 +19,8 @@ use mesh_proto::v1::{
     ExplainReply, ExplainRequest, KeyLine, ListKeysReply, ListKeysRequest, ListTokensReply,
     ListTokensRequest, MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, PinModelReply,
     PinModelRequest, PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetModeReply,
-    SetModeRequest, SetNodeReply, SetNodeRequest, StatusReply, StatusRequest, TokenLine, WishesReply,
-    WishesRequest,
+    SetModeRequest, SetNodeReply, SetNodeRequest, StatusReply, StatusRequest, TokenLine, TrialRequest,
+    WishesReply, WishesRequest,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,7 @@ mod direct;
 mod machines;
 mod placing;
 mod status;
+mod trials;
 
 /// What the service works with.
 pub struct OperatorParts {
@@ -43,6 +45,8 @@ pub struct OperatorParts {
     pub journal: Journal,
     /// Headers of stored models.
     pub blobs: Blobs,
+    /// The ways to the agents.
+    pub links: AgentLinks,
     /// Plans.
     pub steward: StewardHandle,
     /// The folder of strategies.
@@ -267,6 +271,14 @@ impl Operator for OperatorService {
         let what = if asked.reset_all { "all as written".to_owned() } else { words.join(" ") };
         audit(&request, "set mode", &format!("{}: {what}", reply.mode));
         Ok(Response::new(reply))
+    }
+
+    type TrialStream = trials::Lines;
+
+    async fn trial(&self, request: Request<TrialRequest>) -> Result<Response<Self::TrialStream>, Status> {
+        let node = request.get_ref().node.clone();
+        audit(&request, "trial", &node);
+        Ok(Response::new(trials::begin(&self.parts, request.into_inner()).await?))
     }
 
     async fn wishes(&self, _: Request<WishesRequest>) -> Result<Response<WishesReply>, Status> {

@@ -13,7 +13,8 @@ use mesh_proto::v1::{
     ExplainReply, ExplainRequest, ListKeysReply, ListKeysRequest, ListTokensReply, ListTokensRequest,
     MachinesReply, MachinesRequest, ModelShapeReply, ModelShapeRequest, PinModelReply, PinModelRequest,
     PlanReply, PlanRequest, RevokeReply, RevokeRequest, RouterStatus, SetModeReply, SetModeRequest,
-    SetNodeReply, SetNodeRequest, StatusReply, StatusRequest, WishesReply, WishesRequest,
+    SetNodeReply, SetNodeRequest, StatusReply, StatusRequest, TrialEvent, TrialRequest, WishesReply,
+    WishesRequest,
 };
 use router::grpc::serve_operators;
 use tokio::net::TcpListener;
@@ -33,6 +34,12 @@ macro_rules! answers {
                 let router = RouterStatus { name: caller.unwrap_or_default(), ..RouterStatus::default() };
                 Ok(Response::new(StatusReply { router: Some(router), ..StatusReply::default() }))
             }
+            type TrialStream = futures_util::stream::Empty<Result<TrialEvent, Status>>;
+
+            async fn trial(&self, _: Request<TrialRequest>) -> Result<Response<Self::TrialStream>, Status> {
+                Ok(Response::new(futures_util::stream::empty()))
+            }
+
             $(async fn $call(&self, _: Request<$request>) -> Result<Response<$reply>, Status> {
                 Ok(Response::new(<$reply>::default()))
             })*
@@ -41,6 +48,8 @@ macro_rules! answers {
         /// The codes of all calls but Status, by name.
         async fn codes(client: &mut OperatorClient<Channel>) -> Vec<(&'static str, Code)> {
             let mut codes = Vec::new();
+            let tried = within(client.trial(TrialRequest::default())).await;
+            codes.push(("trial", tried.map_or_else(|status| status.code(), |_| Code::Ok)));
             $({
                 let called = within(client.$call(<$request>::default())).await;
                 codes.push((stringify!($call), called.map_or_else(|status| status.code(), |_| Code::Ok)));

@@ -5,7 +5,7 @@ use mesh_core::placement::Plan;
 use mesh_core::strategy::{Pin, Wishes};
 use mesh_proto::v1::{
     ModeChange, ModeSetting, PinModelRequest, PlanReply, PlanRequest, SetModeReply, SetModeRequest,
-    SetNodeRequest, StrategyLine, WishesReply,
+    SetNodeRequest, StrategyLine, TrialEvent, TrialRequest, WishesReply,
 };
 use tonic::Status;
 
@@ -80,6 +80,14 @@ impl Desk {
         let settings = request.settings.into_iter();
         self.settings.extend(settings.map(|setting| ModeSetting { mode: mode.clone(), ..setting }));
         Ok(SetModeReply { mode, strategy: "spread".into(), changes, state: self.state().into() })
+    }
+
+    /// Trials end at once, without a figure.
+    pub(super) fn trial(&self, request: &TrialRequest) -> Result<Vec<TrialEvent>, Status> {
+        let _trial: mesh_core::trial::Trial = serde_json::from_str(&request.trial_json)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let ended = mesh_core::trial::Event::Ended(mesh_core::trial::Ended::default());
+        Ok(vec![TrialEvent { event_json: serde_json::to_string(&ended).expect("JSON") }])
     }
 
     pub(super) fn wishes(&self) -> WishesReply {

@@ -1,0 +1,209 @@
+//! Trials of a real engine by way of a router: what an operator gets is what the agent measured beside the engine.
+
+use integration_tests::engine_fixture::{real_engine, trained_model};
+use integration_tests::test_mesh::TestMesh;
+use integration_tests::test_node::{EngineSpec, TestNode};
+use mesh_core::id::ModelId;
+use mesh_core::trial::{AskWork, Event, Prefix, Question, Run, SpeedWork, Subject, Trial, Work};
+use mesh_proto::v1::operator_client::OperatorClient;
+use mesh_proto::v1::{TrialEvent, TrialRequest};
+use serde_json::json;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+struct Bench {
+    mesh: TestMesh,
+    node: TestNode,
+    operator: OperatorClient<Channel>,
+}
+
+fn trial(work: Work) -> Trial {
+    Trial { model: ModelId::new("tiny").expect("a good name"), work, patience_s: 60 }
+}
+
+fn speed(prompt_tokens: u32, output_tokens: u32) -> SpeedWork {
+    let (streams, repetitions, seed) = (1, 3, 7);
+    SpeedWork { prompt_tokens, output_tokens, streams, repetitions, seed, prefix: Prefix::Cold, soak_s: None }
+}
+
+fn ask(questions: Vec<Question>) -> Work {
+    Work::Ask(AskWork { streams: 2, questions })
+}
+
+fn question(id: &str, path: &str, body: serde_json::Value) -> Question {
+    Question { id: id.into(), path: path.into(), body: body.to_string() }
+}
+
+/// What a whole trial told.
+#[derive(Debug, Default)]
+struct Story {
+    subject: Subject,
+    warm_ups: Vec<Run>,
+    runs: Vec<Run>,
+    samples: usize,
+    others: Option<u32>,
+    failed: Option<String>,
+}
+
+impl Bench {
+    async fn start() -> Option<Self> {
+        if !real_engine().await {
+            return None;
+        }
+        let mesh = TestMesh::automatic().await;
+        let engines = [EngineSpec::real(trained_model(), "tiny", 512, 2)];
+        let node = mesh.node("a", &engines).await;
+        let operator = mesh.operator().await;
+        Some(Self { mesh, node, operator })
+    }
+
+    async fn begin(&self, node: &str, trial: &Trial) -> Result<Streaming<TrialEvent>, Status> {
+        let trial_json = serde_json::to_string(trial).expect("JSON");
+        let request = TrialRequest { node: node.into(), trial_json };
+        self.operator.clone().trial(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn whole(&self, work: Work) -> Story {
+        let mut lines = self.begin("a", &trial(work)).await.expect("it begins");
+        let mut story = Story::default();
+        while let Some(line) = integration_tests::soon("a line", lines.message()).await.expect("no error") {
+            match serde_json::from_str(&line.event_json).expect("an event") {
+                Event::Began(subject) => story.subject = subject,
+                Event::Run(run) if run.warm_up => story.warm_ups.push(run),
+                Event::Run(run) => story.runs.push(run),
+                Event::Sample(_) => story.samples += 1,
+                Event::Ended(ended) => story.others = Some(ended.others),
+                Event::Failed(why) => story.failed = Some(why),
+            }
+        }
+        story
+    }
+}
+
+#[tokio::test]
+async fn a_speed_has_the_tokens_that_were_asked_for_and_is_kept_in_the_profile() {
+    let Some(bench) = Bench::start().await else { return };
+    let story = bench.whole(Work::Speed(speed(100, 24))).await;
+    assert_eq!((story.failed.as_deref(), story.others), (None, Some(0)));
+    assert!(story.subject.exact_prompts && story.subject.exact_answers, "{:?}", story.subject);
+    assert!(story.subject.build.starts_with("llama-server"), "{:?}", story.subject);
+    assert_eq!((story.subject.context, story.warm_ups.len(), story.runs.len()), (Some(512), 1, 3));
+    assert!(story.samples >= 1);
+    for (number, run) in story.runs.iter().enumerate() {
+        assert_eq!((run.error.as_deref(), run.repetition as usize), (None, number));
+        assert_eq!((run.prompt_tokens, run.output_tokens), (Some(100), Some(24)), "{run:?}");
+        assert_eq!(run.cached_tokens, Some(0), "each prompt is new and the cache is off");
+        let (ttft, total) = (run.ttft_s.expect("it said something"), run.total_s);
+        assert!(ttft > 0.0 && ttft < total, "{run:?}");
+        assert!(run.engine_decode.is_some() && run.decode() == run.engine_decode, "{run:?}");
+        assert!(run.finish_reason.as_deref() == Some("length"), "{run:?}");
+    }
+    let speeds = |bench: &Bench| {
+        let profile = bench.node.agent().reports.profile.borrow().clone();
+        serde_json::to_string(&*profile).expect("JSON")
+    };
+    let decode = story.runs.iter().filter_map(Run::decode).collect::<Vec<_>>();
+    integration_tests::eventually("the speed is in the profile", async || {
+        let told = speeds(&bench);
+        decode.iter().any(|rate| told.contains(&rate.to_string())).then_some(())
+    })
+    .await;
+    bench.mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_warm_prompt_is_found_in_the_cache_and_streams_run_at_once() {
+    let Some(bench) = Bench::start().await else { return };
+    let warm = bench.whole(Work::Speed(SpeedWork { prefix: Prefix::Warm, ..speed(100, 8) })).await;
+    assert!(warm.runs.iter().all(|run| run.cached_tokens >= Some(90)), "{:?}", warm.runs);
+    let both = bench.whole(Work::Speed(SpeedWork { streams: 2, repetitions: 2, ..speed(40, 64) })).await;
+    assert_eq!((both.runs.len(), both.others), (4, Some(0)), "its own streams are no others");
+    let mut spans: Vec<(f64, f64)> = both
+        .runs
+        .iter()
+        .filter(|run| run.repetition == 1)
+        .map(|run| (run.at_s, run.at_s + run.total_s))
+        .collect();
+    spans.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(spans[1].0 < spans[0].1, "the second begins before the first has ended: {spans:?}");
+    bench.mesh.stop().await;
+}
+
+#[tokio::test]
+async fn questions_are_answered_as_for_a_client_and_faults_are_told_one_by_one() {
+    let Some(bench) = Bench::start().await else { return };
+    let chat = |stream: bool| json!({"messages": [{"role": "user", "content": "What is a list?"}], "max_tokens": 12, "stream": stream});
+    let story = bench
+        .whole(ask(vec![
+            question("streamed", "/v1/chat/completions", chat(true)),
+            question("whole", "/v1/chat/completions", chat(false)),
+            question("count", "/tokenize", json!({"content": "one two three"})),
+            question("wrong", "/v1/chat/completions", json!({"messages": 7})),
+            Question { id: "broken".into(), path: "/completion".into(), body: "[1]".into() },
+        ]))
+        .await;
+    assert_eq!((story.failed.as_deref(), story.runs.len()), (None, 5), "{story:?}");
+    let run = |id: &str| story.runs.iter().find(|run| run.id == id).expect("answered");
+    for id in ["streamed", "whole"] {
+        assert!(run(id).error.is_none() && !run(id).text.is_empty(), "{:?}", run(id));
+        assert!(run(id).output_tokens.is_some_and(|tokens| tokens <= 12), "{:?}", run(id));
+    }
+    assert!(run("count").raw.as_deref().is_some_and(|raw| raw.contains("\"tokens\"")), "{:?}", run("count"));
+    assert!(
+        run("wrong").error.as_deref().is_some_and(|why| why.starts_with("status ")),
+        "{:?}",
+        run("wrong")
+    );
+    assert_eq!(run("broken").error.as_deref(), Some("the question's body is no JSON object"));
+    bench.mesh.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_tried_is_refused_with_its_reason() {
+    let Some(bench) = Bench::start().await else { return };
+    let refused = async |node: &str, trial: &Trial, code: Code, said: &str| {
+        let status = bench.begin(node, trial).await.expect_err("it is refused");
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().contains(said), "{said:?} is not in {:?}", status.message());
+    };
+    let good = trial(Work::Speed(speed(100, 8)));
+    refused("b", &good, Code::Unavailable, "node `b` is not connected").await;
+    refused("A B", &good, Code::InvalidArgument, "A B").await;
+    let other = Trial { model: ModelId::new("other").expect("a good name"), ..good.clone() };
+    refused("a", &other, Code::NotFound, "no engine of this machine has this model").await;
+    let many = trial(Work::Speed(SpeedWork { streams: 65, ..speed(1, 1) }));
+    refused("a", &many, Code::InvalidArgument, "streams is 65").await;
+    let erase = trial(ask(vec![question("q", "/slots/0", json!({}))]));
+    refused("a", &erase, Code::InvalidArgument, "`/slots/0` is not for trials").await;
+    let story = bench.whole(Work::Speed(speed(500, 20))).await;
+    let why = story.failed.expect("it does not fit");
+    assert!(why.contains("500 tokens and an answer of 20 are more than the 512"), "{why}");
+    bench.mesh.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_leaves_ends_it_and_others_beside_it_are_counted() {
+    let Some(bench) = Bench::start().await else { return };
+    let long = trial(Work::Speed(SpeedWork { soak_s: Some(600), ..speed(40, 200) }));
+    let mut lines = bench.begin("a", &long).await.expect("it begins");
+    let first = integration_tests::soon("a line", lines.message()).await.expect("no error").expect("a line");
+    assert!(first.event_json.contains("began"), "{first:?}");
+    let mut counted = bench.node.agent().serve.in_flight();
+    assert_eq!(*counted.borrow_and_update(), 1, "it is a request of this machine");
+    drop(lines);
+    drop(
+        integration_tests::soon("it has ended", counted.wait_for(|&count| count == 0))
+            .await
+            .expect("it lives"),
+    );
+
+    // A client's long answer, and a trial beside it.
+    let body = json!({"model": "tiny", "messages": [{"role": "user", "content": "Tell me of lists."}],
+        "max_tokens": 400, "stream": true, "ignore_eos": true});
+    let mut answer = bench.mesh.client().events("/v1/chat/completions", &body).await;
+    drop(answer.next_text().await);
+    let beside = bench.whole(Work::Speed(SpeedWork { repetitions: 1, ..speed(10, 2) })).await;
+    assert_eq!((beside.failed, beside.others), (None, Some(1)));
+    drop(answer);
+    bench.mesh.stop().await;
+}

@@ -1,0 +1,235 @@
+//! Trials: an operator's questions to one model of this machine, asked here and not over the network, so that times are
+//! the engine's. Reached by [`frame::TRIAL_PATH`] like a request, and like one it ends when whoever asked has gone.
+//!
+//! It holds a lease while it runs. It does not keep others away: how many requests came beside it is told at the end.
+//! Answers travel to whoever asked and are neither logged nor kept; of speeds the median is kept in the profile.
+//!
+//! [`frame::TRIAL_PATH`]: mesh_proto::frame::TRIAL_PATH
+
+mod asking;
+mod prompts;
+mod speed;
+mod watching;
+
+use crate::profile::ProfileHandle;
+use crate::supervisor::load_facts::Subject as Loaded;
+use crate::supervisor::{Lease, SupervisorHandle};
+use crate::truth::speed_key;
+use asking::Asker;
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _};
+use mesh_core::machine::{EngineKind, Vitals};
+use mesh_core::trial::{AskWork, Ended, Event, Question, Run, Subject, Trial, Work};
+use mesh_daemon::clock::unix_ms;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use watching::watch_machine;
+
+/// Lines that may wait for whoever asked.
+const WAITING: usize = 64;
+/// After so many requests in a row that got no answer at all the engine is given up.
+const GIVEN_UP: u32 = 3;
+/// Paths on an engine that a trial's question may have, beside those of clients.
+const OWN_PATHS: [&str; 1] = ["/tokenize"];
+
+/// Everything that trials need.
+pub(crate) struct Trials {
+    pub(crate) supervisor: SupervisorHandle,
+    pub(crate) vitals: watch::Receiver<Arc<Vitals>>,
+    pub(crate) profile: ProfileHandle,
+}
+
+/// A trial that has not begun.
+pub(crate) struct Ready {
+    trial: Trial,
+    lease: Lease,
+    loaded: Loaded,
+    asker: Asker,
+}
+
+/// Why a trial does not begin: a word of [`mesh_proto::v1::Refused`], and a sentence.
+pub(crate) type NotReady = (&'static str, String);
+
+impl Trials {
+    /// Reads what is asked, checks it, and takes the model.
+    pub(crate) async fn ready(&self, body: &[u8]) -> Result<Ready, NotReady> {
+        let bad = |why: String| ("bad_request", why);
+        let trial: Trial = serde_json::from_slice(body)
+            .map_err(|error| bad(format!("the trial is not understood: {error}")))?;
+        trial.check().map_err(|problem| bad(problem.to_string()))?;
+        if let Work::Ask(work) = &trial.work {
+            allowed(work).map_err(bad)?;
+        }
+        let lease = self
+            .supervisor
+            .lease(&trial.model)
+            .await
+            .map_err(|refusal| (refusal.kind(), refusal.to_string()))?;
+        let loaded = self.supervisor.subject(&lease.engine, &trial.model);
+        let loaded = loaded.ok_or(("not_loaded", "the model has just left the memory".to_owned()))?;
+        let asker = Asker::new(&lease, loaded.kind, trial.patience_s)
+            .map_err(|error| ("engine_down", format!("no HTTP client can be made: {error}")))?;
+        Ok(Ready { trial, lease, loaded, asker })
+    }
+
+    /// Begins. `running` counts the requests of this machine, this trial among them. Dropping the lines ends it.
+    pub(crate) fn begin(
+        self: Arc<Self>,
+        ready: Ready,
+        running: watch::Receiver<usize>,
+    ) -> BoxStream<'static, Bytes> {
+        let (lines, told) = mpsc::channel(WAITING);
+        let task = AbortOnDropHandle::new(tokio::spawn(self.run(ready, running, Told { lines })));
+        let kept = move |event: Event| {
+            // Held as long as its lines are wanted.
+            let _task = &task;
+            let mut line = serde_json::to_vec(&event).expect("plain data");
+            line.push(b'\n');
+            Bytes::from(line)
+        };
+        ReceiverStream::new(told).map(kept).boxed()
+    }
+
+    async fn run(self: Arc<Self>, ready: Ready, running: watch::Receiver<usize>, told: Told) {
+        let Ready { trial, lease, loaded, asker } = ready;
+        let began = Instant::now();
+        told.event(Event::Began(self.subject(&loaded))).await;
+        let mut others = Others::default();
+        let work = async {
+            match &trial.work {
+                Work::Speed(work) => speed::measure(&asker, *work, &loaded, began, &told).await,
+                Work::Ask(work) => ask_all(&asker, work, began, &told).await.map(|()| None),
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = watch_machine(self.vitals.clone(), began, &told) => Err("the machine's sensors ended".to_owned()),
+            () = others.count(running) => Err("the agent ends".to_owned()),
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        match outcome {
+            Ok(figures) => {
+                if let Some(figures) = figures.filter(|_| others.most == 0) {
+                    self.keep(&loaded, figures);
+                }
+                told.event(Event::Ended(Ended { seconds, others: others.most })).await;
+            }
+            Err(why) => told.event(Event::Failed(why)).await,
+        }
+        // Until here it must not be unloaded.
+        drop(lease);
+    }
+
+    fn subject(&self, loaded: &Loaded) -> Subject {
+        let key = speed_key(loaded, &self.vitals.borrow());
+        let exact = loaded.kind == EngineKind::LlamaServer;
+        let replica = &loaded.replica;
+        Subject {
+            build: key.build,
+            device: key.device,
+            digest: replica.digest.as_ref().map(|digest| digest.as_str().to_owned()),
+            offload: replica.offload.or_else(|| loaded.facts.as_ref().map(|facts| facts.key.options.offload)),
+            context: replica.context,
+            slots: replica.slots,
+            exact_prompts: exact,
+            exact_answers: exact,
+            exact_prefix: exact,
+            unix_ms: unix_ms(),
+        }
+    }
+
+    /// Keeps what was measured alone: routing and plans go by it.
+    fn keep(&self, loaded: &Loaded, figures: speed::Figures) {
+        let key = speed_key(loaded, &self.vitals.borrow());
+        self.profile
+            .change(|profile, at| profile.keep_speed(key.record(figures.prefill, figures.decode, at)));
+    }
+}
+
+/// The most requests of others that ran at one time.
+#[derive(Debug, Default)]
+struct Others {
+    most: u32,
+}
+
+impl Others {
+    async fn count(&mut self, mut running: watch::Receiver<usize>) {
+        /// A request that began and ended in between was too short to disturb a measurement.
+        const LOOK: Duration = Duration::from_millis(20);
+        loop {
+            let others = running.borrow_and_update().saturating_sub(1);
+            self.most = self.most.max(u32::try_from(others).unwrap_or(u32::MAX));
+            // Nobody is told when one more begins.
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Whoever asked.
+#[derive(Debug, Clone)]
+struct Told {
+    lines: mpsc::Sender<Event>,
+}
+
+impl Told {
+    /// Nobody who listens is nobody to tell: the task is ended with its lines.
+    async fn event(&self, event: Event) {
+        self.lines.send(event).await.ok();
+    }
+}
+
+fn allowed(work: &AskWork) -> Result<(), String> {
+    for question in &work.questions {
+        let path = question.path.as_str();
+        if !mesh_proto::frame::PATHS.contains(&path) && !OWN_PATHS.contains(&path) {
+            let shown: String = path.chars().take(64).collect();
+            return Err(format!("question `{}`: an engine's `{shown}` is not for trials", question.id));
+        }
+    }
+    Ok(())
+}
+
+/// Asks all questions, `streams` at a time, each as soon as there is room.
+async fn ask_all(asker: &Asker, work: &AskWork, began: Instant, told: &Told) -> Result<(), String> {
+    let streams = usize::try_from(work.streams).unwrap_or(1);
+    let (mut waiting, mut running) = (work.questions.iter().zip(0_u32..), FuturesUnordered::new());
+    let mut silent = 0;
+    loop {
+        while running.len() < streams
+            && let Some((question, number)) = waiting.next()
+        {
+            running.push(asked(asker, question, number, began).boxed());
+        }
+        let Some(answer) = running.next().await else { return Ok(()) };
+        silent = if answer.is_silent() { silent + 1 } else { 0 };
+        let why = answer.error.clone();
+        told.event(Event::Run(answer)).await;
+        if silent >= GIVEN_UP {
+            return Err(format!("{GIVEN_UP} questions in a row got no answer: {}", why.unwrap_or_default()));
+        }
+    }
+}
+
+async fn asked(asker: &Asker, question: &Question, number: u32, began: Instant) -> Run {
+    Run { repetition: number, ..asker.ask(question, began).await }
+}
+
+/// What the agent says of a model that it tries.
+trait Silence {
+    /// Nothing at all came back.
+    fn is_silent(&self) -> bool;
+}
+
+impl Silence for Run {
+    fn is_silent(&self) -> bool {
+        self.error.is_some() && self.ttft_s.is_none() && self.raw.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! One question to an engine and its answer, with the times of both.
+
+use crate::engine::answer::Reading;
+use crate::supervisor::Lease;
+use futures_util::StreamExt as _;
+use mesh_core::machine::EngineKind;
+use mesh_core::trial::{Question, Run};
+use reqwest::{Client, redirect};
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// The longest answer that is read, in bytes: the events of 20,000 tokens.
+const ANSWER_LIMIT: usize = 16 << 20;
+/// The longest text that is told, in bytes.
+pub(super) const TEXT_LIMIT: usize = 256 << 10;
+/// The longest words of an engine about a fault, in bytes.
+const FAULT_LIMIT: usize = 300;
+
+/// Asks one engine for one model.
+#[derive(Debug, Clone)]
+pub(super) struct Asker {
+    client: Client,
+    base_url: String,
+    api_key: Option<String>,
+    upstream: String,
+    pub(super) kind: EngineKind,
+    patience: Duration,
+}
+
+impl Asker {
+    pub(super) fn new(lease: &Lease, kind: EngineKind, patience_s: u32) -> reqwest::Result<Self> {
+        // reqwest wants one even for plain HTTP; already set is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = Client::builder()
+            .no_proxy()
+            .http1_only()
+            .tcp_nodelay(true)
+            // An engine that closes a kept connection just then would cost a repetition.
+            .pool_max_idle_per_host(0)
+            .redirect(redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(2))
+            .tls_certs_only([])
+            .build()?;
+        Ok(Self {
+            client,
+            base_url: lease.base_url.clone(),
+            api_key: lease.api_key.clone(),
+            upstream: lease.upstream_model.clone(),
+            kind,
+            patience: Duration::from_secs(patience_s.into()),
+        })
+    }
+
+    /// Asks as it is written, with the engine's own name for the model.
+    pub(super) async fn ask(&self, question: &Question, began: Instant) -> Run {
+        let body = match serde_json::from_str::<Value>(&question.body) {
+            Ok(body) if body.is_object() => body,
+            Ok(_) | Err(_) => {
+                let error = Some("the question's body is no JSON object".to_owned());
+                return Run { id: question.id.clone(), error, ..Run::default() };
+            }
+        };
+        let run = self.send(&question.path, body, began).await;
+        Run { id: question.id.clone(), ..run }
+    }
+
+    /// Sends `body` and tells what came and when. What goes wrong is told too.
+    pub(super) async fn send(&self, path: &str, mut body: Value, began: Instant) -> Run {
+        body["model"] = self.upstream.clone().into();
+        let mut request = self.client.post(format!("{}{path}", self.base_url)).json(&body);
+        if let Some(key) = &self.api_key {
+            request = request.bearer_auth(key);
+        }
+        let sent = Instant::now();
+        let mut run = Run { at_s: sent.duration_since(began).as_secs_f64(), ..Run::default() };
+        let ended = timeout(self.patience, receive(request, sent, &mut run)).await;
+        run.total_s = sent.elapsed().as_secs_f64();
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => run.error = Some(why),
+            Err(_) => run.error = Some(format!("no end within {} s", self.patience.as_secs())),
+        }
+        run
+    }
+}
+
+async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run) -> Result<(), String> {
+    let broke = |error: reqwest::Error| format!("the connection broke: {}", error.without_url());
+    let response = request.send().await.map_err(broke)?;
+    let status = response.status();
+    let is_json = response
+        .headers()
+        .get(reqwest::header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let mut body = response.bytes_stream();
+    let (mut reading, mut bytes, mut whole, mut last) = (Reading::default(), 0, Vec::new(), None::<Instant>);
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(broke)?;
+        bytes += chunk.len();
+        if bytes > ANSWER_LIMIT {
+            return Err(format!("more than {} MiB", ANSWER_LIMIT >> 20));
+        }
+        if is_json || !status.is_success() {
+            whole.extend_from_slice(&chunk);
+            continue;
+        }
+        if reading.take(&chunk).map_err(|error| error.to_string())? {
+            let now = Instant::now();
+            if let Some(last) = last.replace(now) {
+                let gap = now.duration_since(last).as_secs_f64();
+                run.longest_gap_s = Some(run.longest_gap_s.map_or(gap, |known| known.max(gap)));
+            } else {
+                run.ttft_s = Some(now.duration_since(sent).as_secs_f64());
+            }
+        }
+    }
+    let text = String::from_utf8_lossy(&whole);
+    if !status.is_success() {
+        return Err(format!("status {}: {}", status.as_u16(), cut(text.trim(), FAULT_LIMIT)));
+    }
+    if is_json {
+        reading.take(&whole).map_err(|error| error.to_string())?;
+        run.raw = Some(cut(&text, TEXT_LIMIT).to_owned());
+        run.ttft_s = Some(sent.elapsed().as_secs_f64());
+    }
+    let reply = match reading.end() {
+        Ok(reply) => reply,
+        // Counts of tokens and the like are no answers, and still what was asked for.
+        Err(_) if is_json => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if let Some(calls) = reply.calls_json() {
+        run.raw = Some(calls);
+    }
+    run.text = cut(&reply.text, TEXT_LIMIT).to_owned();
+    run.reasoning = reply.reasoning.map(|thought| cut(&thought, TEXT_LIMIT).to_owned());
+    (run.prompt_tokens, run.cached_tokens) = (reply.prompt_tokens, reply.cached_tokens);
+    (run.output_tokens, run.finish_reason) = (reply.tokens, reply.finish_reason);
+    (run.engine_prefill, run.engine_decode) = (reply.prefill, reply.decode);
+    Ok(())
+}
+
+/// The beginning of `text`, of `most` bytes at most.
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    if text.len() <= most {
+        return text;
+    }
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
+}
