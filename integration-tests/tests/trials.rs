@@ -167,7 +167,7 @@ async fn what_cannot_be_tried_is_refused_with_its_reason() {
         assert!(status.message().contains(said), "{said:?} is not in {:?}", status.message());
     };
     let good = trial(Work::Speed(speed(100, 8)));
-    refused("b", &good, Code::Unavailable, "node `b` is not connected").await;
+    refused("b", &good, Code::FailedPrecondition, "node `b` is not connected").await;
     refused("A B", &good, Code::InvalidArgument, "A B").await;
     let other = Trial { model: ModelId::new("other").expect("a good name"), ..good.clone() };
     refused("a", &other, Code::NotFound, "no engine of this machine has this model").await;

@@ -192,6 +192,21 @@ fn the_context_is_halved_before_a_mode_goes_without() {
 }
 
 #[test]
+fn the_first_model_of_a_mode_comes_before_the_next_which_comes_before_none() {
+    let mut one = site("one", 64.0, 24.0);
+    stored(&mut one, &["small", "big"]);
+    // On a card both are faster than anybody reads.
+    let mut world = world(vec![one], &[("small", 4.0), ("big", 10.0)]);
+    for (order, first) in [(["big", "small"], "code: big@one"), (["small", "big"], "code: small@one")] {
+        let wishes = wishes(vec![wish("code", &order)]);
+        assert_eq!(places(&plan(&world, &wishes)), [first]);
+    }
+    let wishes = wishes(vec![wish("code", &["big", "small"])]);
+    world.sites[0].pools = site("one", 8.0, 0.0).pools;
+    assert_eq!(places(&plan(&world, &wishes)), ["code: small@one"], "rather the next than none");
+}
+
+#[test]
 fn copies_go_to_different_machines_first_and_are_slots_of_one_process_then() {
     let (mut one, mut two) = (site("one", 64.0, 0.0), site("two", 64.0, 0.0));
     stored(&mut one, &["coder"]);

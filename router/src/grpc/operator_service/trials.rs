@@ -30,7 +30,8 @@ pub(super) async fn begin(parts: &OperatorParts, request: TrialRequest) -> Resul
         .map_err(|error| Status::invalid_argument(format!("the trial is not understood: {error}")))?;
     trial.check().map_err(|problem| Status::invalid_argument(problem.to_string()))?;
     let link = parts.links.get(&node).ok_or_else(|| {
-        Status::unavailable(format!("node `{node}` is not connected: look at it with meshctl status"))
+        // Not "unavailable": that is the word for a router that cannot be reached.
+        Status::failed_precondition(format!("node `{node}` is not connected: look at it with meshctl status"))
     })?;
     let body = Bytes::from(request.trial_json);
     let head = RequestHead {
@@ -45,7 +46,7 @@ pub(super) async fn begin(parts: &OperatorParts, request: TrialRequest) -> Resul
         Status::deadline_exceeded(format!("node `{node}` did not begin within {} s", BEGIN_WITHIN.as_secs()))
     })?;
     let AgentAnswer { head, body } =
-        opened.map_err(|error| Status::unavailable(format!("node `{node}`: {error}")))?;
+        opened.map_err(|error| Status::failed_precondition(format!("node `{node}`: {error}")))?;
     match head.outcome {
         Some(Outcome::Answer(_)) => Ok(lines(body)),
         Some(Outcome::Refused(refused)) => Err(refusal(node.as_str(), &refused)),
@@ -61,8 +62,7 @@ fn refusal(node: &str, refused: &Refused) -> Status {
         "no_such_model" => Status::not_found(why),
         // An agent of an earlier version knows no trials.
         "bad_request" => Status::invalid_argument(why),
-        "not_loaded" | "loading" => Status::failed_precondition(why),
-        _ => Status::unavailable(why),
+        _ => Status::failed_precondition(why),
     }
 }
 
@@ -85,7 +85,7 @@ fn lines(body: AnswerBody) -> Lines {
                 Some(Err(error)) => format!("the trial broke off: {error}"),
                 None => return None,
             };
-            return Some((Err(Status::unavailable(broke)), (stream::empty().boxed(), BytesMut::new())));
+            return Some((Err(Status::aborted(broke)), (stream::empty().boxed(), BytesMut::new())));
         }
     };
     stream::unfold(start, next).boxed()
