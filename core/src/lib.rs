@@ -4,7 +4,8 @@
 //! source. Callers tell it what time it is ([`units::Moment`]) and hand it dice.
 //!
 //! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`profile`], [`health`], [`speed`], [`thermal`], [`verdict`],
-//! [`fleet`], [`strategy`], [`placement`], [`plan_check`], [`directive`], [`prefix`], [`routing`], [`admission`], [`retry_budget`], [`client_loop`].
+//! [`fleet`], [`strategy`], [`placement`], [`plan_check`], [`directive`], [`prefix`], [`routing`], [`admission`], [`retry_budget`], [`client_loop`],
+//! [`trial`], [`ladder`].
 
 pub mod admission;
 pub mod client_loop;
@@ -15,6 +16,7 @@ pub mod fleet;
 pub mod gguf;
 pub mod health;
 pub mod id;
+pub mod ladder;
 pub mod machine;
 pub mod memory;
 pub mod mode;
@@ -26,6 +28,7 @@ pub mod repetition;
 pub mod retry_budget;
 pub mod routing;
 pub mod speed;
+pub mod statistics;
 pub mod strategy;
 pub mod thermal;
 pub mod trial;
