@@ -7,6 +7,7 @@ use crate::supervisor::load_facts::Subject;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use mesh_core::machine::EngineKind;
+use mesh_core::statistics::median;
 use mesh_core::trial::{Event, Prefix, Run, SpeedWork};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -86,17 +87,6 @@ pub(super) async fn measure(
         prefill: median(counted.iter().filter_map(|(prefill, _)| *prefill)),
         decode: median(counted.iter().filter_map(|(_, decode)| *decode)),
     }))
-}
-
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-    }
 }
 
 /// Makes the bodies.
@@ -184,17 +174,5 @@ impl Maker<'_> {
         let Some(tokens) = run.prompt_tokens.filter(|tokens| *tokens > 0) else { return };
         let sent = f64::from(self.work.prompt_tokens) * self.words_per_token;
         self.words_per_token = (sent / f64::from(tokens)).clamp(0.05, 2.0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_or_between_the_two_middles() {
-        assert_eq!(median([].into_iter()), None);
-        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
-        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), Some(2.5));
     }
 }

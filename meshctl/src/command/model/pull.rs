@@ -1,6 +1,7 @@
 //! `meshctl model pull`: fetches a model onto a machine's disk and shows how far it is.
 
-use super::{LOOK_EVERY, STALE_FAILURE, refusal_in};
+use super::change::refusal_in;
+use super::{LOOK_EVERY, STALE_FAILURE};
 use crate::cli::PullArgs;
 use crate::command::node::{machines, read};
 use crate::connect::{Operators, Way};

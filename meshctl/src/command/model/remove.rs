@@ -1,6 +1,7 @@
 //! `meshctl model rm`: deletes a model from a machine's disk and waits until it is gone.
 
-use super::{LOOK_EVERY, USUAL_WAIT, refusal_in};
+use super::change::refusal_in;
+use super::{LOOK_EVERY, USUAL_WAIT};
 use crate::cli::ModelArgs;
 use crate::command::node::{machines, read};
 use crate::connect::{Operators, Way};
