@@ -60,6 +60,9 @@ pub enum ModeProblem {
     /// A mode lists no model and no fallback.
     #[error("mode `{0}` has no model and no fallback")]
     Empty(ModeName),
+    /// A mode falls back to itself.
+    #[error("mode `{0}` falls back to itself")]
+    OwnFallback(ModeName),
     /// A fallback names no mode.
     #[error("mode `{mode}` falls back to `{fallback}`, which is no mode")]
     UnknownFallback {
@@ -115,6 +118,9 @@ impl ModeTable {
                 problems.push(ModeProblem::Empty(mode.name.clone()));
             }
             for fallback in &mode.fallback {
+                if owners.get(fallback) == Some(&mode.name) {
+                    problems.push(ModeProblem::OwnFallback(mode.name.clone()));
+                }
                 if !owners.contains_key(fallback) {
                     problems.push(ModeProblem::UnknownFallback {
                         mode: mode.name.clone(),

@@ -159,6 +159,11 @@ impl QuietHours {
     }
 }
 
+/// Slots of one copy, and copies: more than any engine or fleet of ours has.
+pub const MOST_AT_ONCE: u32 = 1024;
+/// How much more a mode may count than others: beyond that the others would not count at all.
+pub const MOST_WEIGHT: f64 = 1000.0;
+
 /// What one machine gives.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct MachineLimits {
@@ -230,17 +235,21 @@ impl Wishes {
                     format!("is {}, more than the context of {}", wish.least_context, wish.context),
                 );
             }
-            if wish.slots == 0 {
-                found(key("slots"), "must be at least 1".into());
-            }
-            if wish.copies == 0 {
-                found(key("copies"), "must be at least 1".into());
+            for (field, count) in [("slots", wish.slots), ("copies", wish.copies)] {
+                if count == 0 {
+                    found(key(field), "must be at least 1".into());
+                } else if count > MOST_AT_ONCE {
+                    found(key(field), format!("is {count}, more than {MOST_AT_ONCE}"));
+                }
             }
             if wish.cache_types.is_empty() {
                 found(key("cache_types"), "names no type".into());
             }
-            if !(wish.weight.is_finite() && wish.weight > 0.0) {
-                found(key("weight"), format!("is {}, and must be above 0", wish.weight));
+            if !(wish.weight > 0.0 && wish.weight <= MOST_WEIGHT) {
+                found(
+                    key("weight"),
+                    format!("is {}, and must be above 0 and at most {MOST_WEIGHT}", wish.weight),
+                );
             }
             for machine in &wish.machines {
                 let Some(limits) = self.machines.get(machine) else { continue };

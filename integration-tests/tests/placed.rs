@@ -9,7 +9,7 @@ use mesh_core::id::ModelId;
 use mesh_core::machine::{Replica, ReplicaState};
 use mesh_core::placement::Plan;
 use mesh_proto::v1::operator_client::OperatorClient;
-use mesh_proto::v1::{ModeSetting, PlanReply, PlanRequest, SetModeRequest, SetNodeRequest};
+use mesh_proto::v1::{ModeSetting, PlanReply, PlanRequest, SetModeRequest, SetNodeRequest, StatusRequest};
 use router::config::{ModeConfig, Tokens};
 use router::fleet_keeper::Snapshot;
 use serde_json::{Value, json};
@@ -76,6 +76,15 @@ impl Placed {
     async fn plan(&mut self) -> Plan {
         let reply = self.operator.plan(PlanRequest::default()).await.expect("a plan");
         document(&reply.into_inner())
+    }
+
+    /// By machine and mode, what the status says of each.
+    async fn states(&mut self) -> BTreeMap<String, String> {
+        let status = self.operator.status(StatusRequest {}).await.expect("it answers").into_inner();
+        let nodes = status.nodes.into_iter().map(|node| (node.name, node.state));
+        nodes
+            .chain(status.modes.into_iter().map(|mode| (format!("mesh/{}", mode.name), mode.state)))
+            .collect()
     }
 
     /// The one machine that has `model` in memory, once there is one.
@@ -153,6 +162,9 @@ async fn a_plan_is_followed_past_a_kill_a_drain_and_a_restart_of_the_router() {
     let context = ModeSetting { name: "context".into(), value: "1K".into(), ..ModeSetting::default() };
     let change = SetModeRequest { mode: "code".into(), settings: vec![context], ..SetModeRequest::default() };
     placed.operator.set_mode(change).await.expect("it is kept");
+    let states = placed.states().await;
+    assert_eq!(states.get("n1").map(String::as_str), Some("idle"), "{states:?}");
+    assert_eq!(states.get("mesh/small").map(String::as_str), Some("on-demand"), "{states:?}");
     placed.operator.apply_plan(PlanRequest::default()).await.expect("it is applied");
     let first = placed.until_on("asker", is_loaded).await;
     let coder = placed.until_on("coder", |name, one| is_loaded(name, one) && one.context == Some(1024)).await;
@@ -179,6 +191,8 @@ async fn a_plan_is_followed_past_a_kill_a_drain_and_a_restart_of_the_router() {
             !["asker", "coder", "little"].into_iter().any(held)
         })
         .await;
+    let states = placed.states().await;
+    assert_eq!(states.get(&second).map(String::as_str), Some("drained"), "{states:?}");
     assert_eq!(placed.ask("ask").await, third);
     assert_eq!(placed.ask("code").await, third, "the only machine that is left");
 

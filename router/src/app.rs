@@ -244,6 +244,7 @@ impl Router {
             journal,
             blobs: blobs.clone(),
             links: links.clone(),
+            loads_on_demand: settings.load_on_demand,
             steward,
             strategies,
             ledger: ledger.clone(),

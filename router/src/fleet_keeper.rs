@@ -8,7 +8,7 @@ use mesh_core::machine::{Directive, Report};
 use mesh_core::mode::ModeTable;
 use mesh_core::profile::{Profile, SpeedRecord};
 use mesh_daemon::clock::Clock;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -35,7 +35,7 @@ pub struct Snapshot {
     /// What the modes ask of each request.
     pub rules: Arc<ModeRules>,
     /// Machines that take no further model, by their owners' wishes.
-    pub barred: Arc<BTreeSet<MachineId>>,
+    pub barred: Arc<BTreeMap<MachineId, String>>,
 }
 
 /// There is no control stream to that machine.
@@ -51,7 +51,7 @@ enum Message {
     Linked { machine: MachineId, link: u64, path: Option<DataPath> },
     Observe { machine: MachineId, model: ModelId, outcome: Outcome },
     Modes(Option<Arc<ModeSet>>),
-    Barred(BTreeSet<MachineId>),
+    Barred(BTreeMap<MachineId, String>),
     Direct { machine: MachineId, directive: Directive, reply: oneshot::Sender<Result<(), NotAttached>> },
 }
 
@@ -180,8 +180,8 @@ impl FleetHandle {
         drop(self.inbox.send(Message::Modes(modes)).await);
     }
 
-    /// From now on these machines take no model that a request asks for.
-    pub async fn set_barred(&self, barred: BTreeSet<MachineId>) {
+    /// From now on these machines take no model that a request asks for, for these reasons.
+    pub async fn set_barred(&self, barred: BTreeMap<MachineId, String>) {
         drop(self.inbox.send(Message::Barred(barred)).await);
     }
 
@@ -212,7 +212,7 @@ struct Keeper {
     links: BTreeMap<MachineId, u64>,
     configured: Option<Arc<ModeSet>>,
     rules: Arc<ModeRules>,
-    barred: Arc<BTreeSet<MachineId>>,
+    barred: Arc<BTreeMap<MachineId, String>>,
     clock: Clock,
     /// Weak, so that the keeper ends when the last handle is gone.
     inbox: mpsc::WeakSender<Message>,

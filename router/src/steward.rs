@@ -38,7 +38,7 @@ use mesh_core::plan_check;
 use mesh_core::strategy::Wishes;
 use mesh_core::units::Moment;
 use mesh_daemon::clock::Clock;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +103,7 @@ pub fn start(parts: StewardParts, stop: CancellationToken) -> StewardHandle {
         course: Course::new(pace),
         wished: parts.wished.clone(),
         seen,
-        barred: BTreeSet::new(),
+        barred: BTreeMap::new(),
         publish,
         parts,
     };
@@ -120,7 +120,7 @@ struct Steward {
     /// What operators wished when that was looked at last.
     seen: Arc<OperatorWishes>,
     /// Machines that take nothing new.
-    barred: BTreeSet<MachineId>,
+    barred: BTreeMap<MachineId, String>,
     publish: watch::Sender<Arc<Planned>>,
 }
 
@@ -188,7 +188,8 @@ impl Steward {
             if stopped.is_empty() {
                 self.follow(&plan, &snapshot.view, &wishes, following).await;
             }
-            let planned = Planned { plan, wishes, following, stopped };
+            let broken = self.wished.broken.clone();
+            let planned = Planned { plan, wishes, following, stopped, broken };
             self.tell(&previous, &planned, &faults);
             self.publish.send_if_modified(|old| {
                 let changed = **old != planned;
@@ -211,6 +212,11 @@ impl Steward {
         let fatal = plan.problems.iter().filter(|problem| problem.fatal);
         stopped.extend(fatal.map(|problem| format!("{}: {}", problem.key, problem.message)));
         stopped.extend(self.wished.broken.clone());
+        let reading = self.headers.underway();
+        if reading > 0 {
+            // By their sizes alone models look larger than they are.
+            stopped.push(format!("reading the headers of {reading} models first"));
+        }
         let missing = self.watchman.missing(&snapshot.view, now);
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
@@ -230,7 +236,8 @@ impl Steward {
             return;
         }
         let closed = plan.machines.iter().filter(|machine| !machine.barred.is_empty());
-        let barred: BTreeSet<MachineId> = closed.map(|machine| machine.machine.clone()).collect();
+        let barred: BTreeMap<MachineId, String> =
+            closed.map(|machine| (machine.machine.clone(), machine.barred.clone())).collect();
         if barred != self.barred {
             self.parts.fleet.set_barred(barred.clone()).await;
             self.barred = barred;
@@ -315,6 +322,9 @@ impl Steward {
             Ask::Place { asked, reply } => drop(reply.send(self.place(&asked))),
             Ask::Wishes { reply } => drop(reply.send((self.wishes_now(), self.follows()))),
             Ask::Change { change, reply } => {
+                // A strategy's file that has changed since is what the change would meet.
+                let operator = self.operator();
+                self.take_up(&operator).await;
                 let (modes, placement) = (self.parts.modes.as_ref(), &self.parts.placement);
                 drop(reply.send(self.wished.change(modes, placement, &self.operator(), &change)));
             }
@@ -335,7 +345,8 @@ impl Steward {
         let broke = "the planner broke, which is a fault of ours; the router's log has more";
         let (plan, faults) = planned(world, wishes.clone()).await.ok_or(broke)?;
         let stopped = self.stopped(&plan, &faults, &snapshot, now);
-        Ok(Planned { plan, wishes, following, stopped })
+        let broken = self.wished.broken.clone().filter(|_| matches!(of, Of::Now));
+        Ok(Planned { plan, wishes, following, stopped, broken })
     }
 
     /// Takes up what operators wish since the last look: another strategy, or the same whose file was changed.
@@ -345,11 +356,15 @@ impl Steward {
             return;
         }
         self.seen = operator.clone();
+        self.take_up(&operator).await;
+    }
+
+    async fn take_up(&mut self, operator: &OperatorWishes) {
         let before = self.wished.strategy.take().map(|strategy| strategy.name.clone());
         let folder = self.parts.strategies.clone();
         let read = tokio::task::spawn_blocking(move || Strategies::read(&folder)).await;
         let strategies = read.unwrap_or_default();
-        self.wished = Wished::now(self.parts.modes.as_ref(), &self.parts.placement, &operator, &strategies);
+        self.wished = Wished::now(self.parts.modes.as_ref(), &self.parts.placement, operator, &strategies);
         self.parts.fleet.set_modes(self.wished.modes.clone()).await;
         let now = self.wished.strategy.as_ref().map(|strategy| strategy.name.clone());
         if now != before {

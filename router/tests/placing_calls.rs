@@ -13,7 +13,7 @@ use mesh_proto::identity::{Credentials, connect};
 use mesh_proto::v1::operator_client::OperatorClient;
 use mesh_proto::v1::{
     ModeSetting, PinModelRequest, PlanReply, PlanRequest, SetModeReply, SetModeRequest, SetNodeRequest,
-    WishesRequest,
+    StatusReply, StatusRequest, WishesRequest,
 };
 use router::app::{Router, operator_folder};
 use router::config::{Listen, RouterConfig, check};
@@ -95,6 +95,21 @@ impl Mesh {
         let applied = reply.strategies.iter().filter(|line| line.applied).map(|line| line.name.clone());
         let wishes = serde_json::from_str(&reply.wishes_json).expect("the wishes");
         (wishes, reply.state, applied.collect())
+    }
+
+    /// The first status of which `wanted` is true.
+    async fn until_status(&mut self, wanted: impl Fn(&StatusReply) -> bool) {
+        // The operator's door has no news of its own: each answer is a look.
+        let looking = async {
+            loop {
+                let status = self.operator.status(StatusRequest {}).await.expect("it answers").into_inner();
+                if wanted(&status) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.expect("in time")
     }
 
     async fn until_loaded(&self, name: &str, wanted: bool) {
@@ -283,5 +298,40 @@ async fn a_mode_that_is_set_to_what_cannot_be_stays_as_it_was() {
     assert_eq!(names(&mesh), 6, "nothing makes embeddings");
     mesh.mode("code", &[]).await.expect("kept");
     assert_eq!((mesh.wishes().await.0.modes.len(), names(&mesh)), (0, 6));
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn a_plan_that_serves_nobody_or_whose_strategy_is_broken_is_not_applied() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let folder = data.path().join("router/strategies");
+    std::fs::create_dir_all(&folder).expect("ours");
+    let write = |text: &str| std::fs::write(folder.join("evening.toml"), text).expect("ours");
+    write("about = \"after work\"\n[modes.ask]\nmodels = [\"m\"]\n");
+    let mut mesh = Mesh::start(data.path()).await;
+    let _agent = Agent::start(&mesh.router.fleet, "a", 64 * GIB, &["m"], Manner::Obeys).await;
+    let nobody = mesh.apply("speed-quality").await;
+    refused(nobody, Code::FailedPrecondition, "no machine could serve any of its modes (ask, code)");
+    assert_eq!(mesh.wishes().await.1, "off");
+    mesh.apply("evening").await.expect("it is applied");
+
+    write("about = \"after work\"\n[modes.ask]\nmodles = [\"m\"]\n");
+    let set = mesh.mode("ask", &["context=1K"]).await;
+    refused(set, Code::InvalidArgument, "unknown key `modes.ask.modles`");
+    let again = mesh.apply("").await;
+    refused(again, Code::FailedPrecondition, "nothing is applied: the strategy `evening` cannot be used");
+    let shown = mesh.plan("", &[]).await.expect("a plan");
+    assert!(shown.stopped[0].starts_with("the strategy `evening` cannot be used"), "{:?}", shown.stopped);
+    mesh.until_status(|status| {
+        let router = status.router.as_ref().expect("there");
+        let why = router.plan_stopped.first();
+        router.plan == "following" && why.is_some_and(|why| why.starts_with("the strategy `evening`"))
+    })
+    .await;
+
+    write("about = \"after work\"\n[modes.ask]\nmodels = [\"m\"]\n");
+    let set = mesh.mode("ask", &["models=m,nobody"]).await.expect("kept");
+    assert_eq!(set.warnings, ["modes.ask.models: no machine has `nobody`, and nothing is known of its size"]);
+    assert_eq!(mesh.plan("", &[]).await.expect("a plan").stopped, Vec::<String>::new());
     mesh.end().await;
 }

@@ -279,6 +279,12 @@ fn on_demand(
                 if offer.model != *model || !is_allowed || offer.size.context < least {
                     continue;
                 }
+                let has_it = world.sites[offer.site].stored.contains_key(model)
+                    || world.sites[offer.site].held(model).is_some();
+                // A request has nothing fetched.
+                if !has_it {
+                    continue;
+                }
                 let is_there = solution.chosen.contains(&option) || plan.find(machine, model).is_some();
                 let fits = is_there || beside(offers, solution, option);
                 if best.as_ref().is_none_or(|best| fits && !best.2) {

@@ -39,6 +39,8 @@ struct Changed<'a> {
     /// Whose modes these are; empty = the configuration's.
     strategy: &'a str,
     changes: &'a [ModeChange],
+    /// What is wrong with the mode although it can be wished so.
+    warnings: &'a [String],
     /// off, following
     state: &'a str,
 }
@@ -117,11 +119,14 @@ async fn change(request: SetModeRequest, operators: &mut Operators, screen: &Scr
         Err(failure) => return Err(failure),
     };
     if screen.is_json() {
-        let SetModeReply { mode, strategy, changes, state } = &reply;
-        let document = Changed { mode, strategy, changes, state };
+        let SetModeReply { mode, strategy, changes, state, warnings } = &reply;
+        let document = Changed { mode, strategy, changes, warnings, state };
         return screen.result(&render::json("mesh.mode-change/v1", &document, false));
     }
     screen.result(&render::mode::changed(&reply, screen.look))?;
+    for warning in &reply.warnings {
+        screen.note(&screen.commands(&format!("# {}\n", screen.look.text(warning))));
+    }
     let next = match reply.state.as_str() {
         "following" => "the mesh plans anew: meshctl plan",
         _ => "what that would change: meshctl plan",

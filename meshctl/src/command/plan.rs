@@ -14,6 +14,8 @@ use mesh_proto::v1::{PlanReply, PlanRequest, StrategyLine, WishesReply, WishesRe
 
 /// The JSON that `plan --json` prints.
 const SCHEMA: &str = "mesh.plan/v1";
+/// The word that stops the mesh from following its plan.
+const OFF: &str = "off";
 
 /// A plan and what becomes of it.
 pub(super) struct Planned {
@@ -22,6 +24,7 @@ pub(super) struct Planned {
     /// `off` or `following`.
     pub(super) state: String,
     next: Vec<String>,
+    stopped: Vec<String>,
 }
 
 /// # Errors
@@ -30,6 +33,9 @@ pub(super) struct Planned {
 /// unknown strategy, `Usage` for `--apply` without anybody to ask.
 pub(super) async fn run(args: PlanArgs, way: &Way, screen: &Screen) -> Result<(), Failure> {
     let mut operators = way.dial().await?;
+    if args.apply && args.strategy.as_deref() == Some(OFF) {
+        return stop(&args, &mut operators, screen).await;
+    }
     let request =
         PlanRequest { strategy: args.strategy.clone().unwrap_or_default(), what_if: args.what_if.clone() };
     let planned = match fetch(&mut operators, request.clone()).await {
@@ -74,6 +80,24 @@ pub(super) async fn run(args: PlanArgs, way: &Way, screen: &Screen) -> Result<()
     verdict(&applied.plan)
 }
 
+/// Has the mesh stop following its plan.
+async fn stop(args: &PlanArgs, operators: &mut Operators, screen: &Screen) -> Result<(), Failure> {
+    if !args.yes {
+        screen.agreed("Stop following the plan? What is loaded stays.", "--yes").await?;
+    }
+    let request = PlanRequest { strategy: OFF.into(), ..PlanRequest::default() };
+    let reply = operators.call(|mut client| async move { client.apply_plan(request).await }).await?;
+    let stopped = read(reply)?;
+    if screen.is_json() {
+        let asked = Asked { applied: true, ..Asked::default() };
+        return screen.result(&render::json(SCHEMA, &page(&stopped, &[], asked).document(), false));
+    }
+    let text = "The mesh follows no plan from now on: what is loaded stays, and nothing is moved.\n";
+    screen.result(text)?;
+    screen.note(&screen.commands("to follow one again: meshctl plan --apply\n"));
+    Ok(())
+}
+
 /// Asks for a plan.
 pub(super) async fn fetch(operators: &mut Operators, request: PlanRequest) -> Result<Planned, Failure> {
     read(operators.call(|mut client| async move { client.plan(request).await }).await?)
@@ -101,7 +125,7 @@ async fn known(failure: Failure, strategy: &str, operators: &mut Operators) -> F
 
 fn read(reply: PlanReply) -> Result<Planned, Failure> {
     let plan = serde_json::from_str(&reply.plan_json).map_err(|error| not_understood(&error))?;
-    Ok(Planned { plan, state: reply.state, next: reply.next })
+    Ok(Planned { plan, state: reply.state, next: reply.next, stopped: reply.stopped })
 }
 
 fn not_understood(error: &serde_json::Error) -> Failure {
@@ -111,7 +135,8 @@ fn not_understood(error: &serde_json::Error) -> Failure {
 }
 
 fn page<'a>(planned: &'a Planned, strategies: &'a [StrategyLine], asked: Asked<'a>) -> Page<'a> {
-    Page { plan: &planned.plan, state: &planned.state, next: &planned.next, strategies, asked }
+    let Planned { plan, state, next, stopped } = planned;
+    Page { plan, state, next, stopped, strategies, asked }
 }
 
 async fn show(

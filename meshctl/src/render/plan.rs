@@ -38,6 +38,8 @@ pub(crate) struct Page<'a> {
     pub(crate) state: &'a str,
     /// What the router does next.
     pub(crate) next: &'a [String],
+    /// Why nothing is moved although the mesh follows it.
+    pub(crate) stopped: &'a [String],
     /// Strategies that could be chosen; only where nothing is wished.
     pub(crate) strategies: &'a [StrategyLine],
     /// What was asked.
@@ -53,6 +55,8 @@ pub(crate) struct Document<'a> {
     complete: bool,
     state: &'a str,
     next: &'a [String],
+    /// Why nothing is moved although the mesh follows it.
+    stopped: &'a [String],
     applied: bool,
 }
 
@@ -64,6 +68,7 @@ impl Page<'_> {
             complete: self.plan.is_complete(),
             state: self.state,
             next: self.next,
+            stopped: self.stopped,
             applied: self.asked.applied,
         }
     }

@@ -190,7 +190,7 @@ fn impossible() -> Plan {
 }
 
 fn page<'a>(plan: &'a Plan, state: &'a str, asked: Asked<'a>) -> Page<'a> {
-    Page { plan, state, next: &[], strategies: &[], asked }
+    Page { plan, state, next: &[], stopped: &[], strategies: &[], asked }
 }
 
 fn proposed() -> Asked<'static> {
@@ -463,6 +463,7 @@ fn what_a_mode_was_set_to_is_told_with_what_it_was() {
         strategy: strategy.into(),
         changes,
         state: "off".into(),
+        warnings: vec![],
     };
     let changes =
         vec![change("context", "32K", "64K"), change("models", "", "a,b"), change("slots", "2", "2")];

@@ -44,13 +44,20 @@ pub(crate) fn not_ready(status: &StatusReply) -> Vec<String> {
         let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
         format!("{kind} {name} is {}{reason}", named(state))
     };
-    let nodes = status.nodes.iter().filter(|node| node.state != "ready");
-    let modes = status.modes.iter().filter(|mode| mode.state != "ready");
+    // What a person closed, and what waits to be asked for, is as it should be.
+    let nodes = status
+        .nodes
+        .iter()
+        .filter(|node| !["ready", "idle", "drained", "cordoned"].contains(&node.state.as_str()));
+    let modes = status.modes.iter().filter(|mode| !["ready", "on-demand"].contains(&mode.state.as_str()));
+    let stopped = status.router.iter().filter(|router| router.plan == "following");
+    let stopped = stopped.flat_map(|router| &router.plan_stopped);
     let empty = status.nodes.is_empty().then(|| "no machine has joined".to_owned());
     empty
         .into_iter()
         .chain(nodes.map(|node| said("node", &node.name, &node.state, &node.reason)))
         .chain(modes.map(|mode| said("mode", &mode.name, &mode.state, &mode.reason)))
+        .chain(stopped.map(|why| format!("the plan is not followed ({why})")))
         .collect()
 }
 
@@ -65,7 +72,16 @@ fn head(router: Option<&RouterStatus>, address: &str, look: Look) -> String {
         let waiting =
             if router.waiting > 0 { format!(", {} waiting", router.waiting) } else { String::new() };
         parts.push(format!("{} in flight{waiting}", router.in_flight));
-        parts.push(format!("modes {}", look.text(&named(&router.config_source))));
+        let modes = match router.strategy.as_str() {
+            "" => look.text(&named(&router.config_source)),
+            strategy => look.text(&format!("of strategy {strategy}")),
+        };
+        parts.push(format!("modes {modes}"));
+        if !router.plan.is_empty() {
+            let stopped = router.plan == "following" && !router.plan_stopped.is_empty();
+            let plan = if stopped { "followed, but nothing moves" } else { look_of(&router.plan) };
+            parts.push(format!("plan {plan}"));
+        }
     } else {
         parts.push(format!("router {}", look.text(address)));
     }
@@ -75,6 +91,11 @@ fn head(router: Option<&RouterStatus>, address: &str, look: Look) -> String {
     }
     parts[0] = paint::bold(&parts[0], look.color);
     parts.join("   ")
+}
+
+/// A plan's state in a word of the head line.
+fn look_of(plan: &str) -> &'static str {
+    if plan == "following" { "followed" } else { "off" }
 }
 
 fn state_cell(word: &str, look: Look) -> Cell {

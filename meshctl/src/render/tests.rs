@@ -205,6 +205,9 @@ fn mesh() -> StatusReply {
             config_source: "/etc/modemesh/router.toml".into(),
             in_flight: 4,
             waiting: 3,
+            strategy: "auto".into(),
+            plan: "following".into(),
+            plan_stopped: vec![],
         }),
         nodes: five_nodes(),
         modes: modes(),
@@ -456,4 +459,29 @@ fn json_is_the_reply_with_its_schema_in_front() {
     let mut back: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     back.as_object_mut().expect("an object").remove("schema");
     assert_eq!(back, serde_json::to_value(mesh()).expect("JSON"));
+}
+
+#[test]
+fn what_a_person_closed_and_what_waits_to_be_asked_for_is_as_it_should_be() {
+    let mut status = mesh();
+    for node in &mut status.nodes {
+        node.state = "ready".into();
+    }
+    for mode in &mut status.modes {
+        mode.state = "ready".into();
+    }
+    assert_eq!(status::not_ready(&status), Vec::<String>::new());
+    status.nodes[0].state = "drained".into();
+    status.modes[0].state = "on-demand".into();
+    assert_eq!(status::not_ready(&status), Vec::<String>::new());
+    status.nodes[0].state = "empty".into();
+    assert_eq!(status::not_ready(&status).len(), 1);
+    let router = status.router.as_mut().expect("there");
+    router.plan_stopped = vec!["the strategy `auto` cannot be used".into()];
+    assert_eq!(
+        status::not_ready(&status)[1],
+        "the plan is not followed (the strategy `auto` cannot be used)"
+    );
+    let text = screen(&status, PIPE);
+    assert!(text.contains("modes of strategy auto   plan followed, but nothing moves"), "{text}");
 }

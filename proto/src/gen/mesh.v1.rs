@@ -1395,6 +1395,15 @@ pub struct RouterStatus {
     /// Requests that wait for a slot.
     #[prost(uint32, tag = "7")]
     pub waiting: u32,
+    /// The strategy whose modes hold; empty = none.
+    #[prost(string, tag = "8")]
+    pub strategy: ::prost::alloc::string::String,
+    /// Whether the mesh follows its plan: off, following
+    #[prost(string, tag = "9")]
+    pub plan: ::prost::alloc::string::String,
+    /// Why nothing is moved although it does.
+    #[prost(string, repeated, tag = "10")]
+    pub plan_stopped: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1462,6 +1471,9 @@ pub struct NodeStatus {
     pub readings_age_s: ::core::option::Option<u64>,
     #[prost(message, repeated, tag = "27")]
     pub transfers: ::prost::alloc::vec::Vec<Transfer>,
+    /// Why it takes no new models, or loses those that it has: it is drained. Empty = it takes part.
+    #[prost(string, tag = "28")]
+    pub barred: ::prost::alloc::string::String,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1904,6 +1916,9 @@ pub struct PlanReply {
     /// What the router does next, for people.
     #[prost(string, repeated, tag = "3")]
     pub next: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why nothing is moved although the mesh follows its plan.
+    #[prost(string, repeated, tag = "4")]
+    pub stopped: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1982,6 +1997,9 @@ pub struct SetModeReply {
     /// off, following
     #[prost(string, tag = "4")]
     pub state: ::prost::alloc::string::String,
+    /// What is wrong with the mode now, although it can be wished so.
+    #[prost(string, repeated, tag = "5")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -174,7 +174,9 @@ impl Check<'_> {
             let mode = match &problem {
                 ModeProblem::Empty(_) if open => continue,
                 ModeProblem::TwiceNamed { second, .. } => second,
-                ModeProblem::Empty(mode) | ModeProblem::UnknownFallback { mode, .. } => mode,
+                ModeProblem::Empty(mode)
+                | ModeProblem::OwnFallback(mode)
+                | ModeProblem::UnknownFallback { mode, .. } => mode,
             };
             let place = self.lines.place(&format!("modes.{mode}"));
             self.problems.push(Problem { place, message: problem.to_string(), hint: String::new() });

@@ -139,7 +139,11 @@ impl ColdLoads {
             return Loading::Nothing;
         }
         let (mut failed, mut fresh) = (Vec::new(), Vec::new());
-        for place in places(snapshot, refusal, wanted) {
+        let (places, closed) = places(snapshot, refusal, wanted);
+        if places.is_empty() && !closed.is_empty() {
+            return Loading::Failed(closed);
+        }
+        for place in places {
             match self.job(&place, snapshot, now) {
                 Some(JobState::Runs(since)) => {
                     return Loading::Underway { node: place.0, model: place.1, since };
@@ -407,8 +411,13 @@ fn state<'a>(snapshot: &'a Snapshot, place: &Place) -> Option<&'a ReplicaState> 
     Some(&snapshot.view.machine(&place.0)?.replica(&place.1)?.1.state)
 }
 
-/// Where one of the models could be loaded, best first: in the mode's order of models, machines that are alive only.
-fn places(snapshot: &Snapshot, refusal: &Refusal, wanted: &Wanted) -> Vec<Place> {
+/// Where one of the models could be loaded, best first: in the mode's order of models, machines that are alive only. And
+/// where one could if a person had not closed the machine, with the reason.
+fn places(
+    snapshot: &Snapshot,
+    refusal: &Refusal,
+    wanted: &Wanted,
+) -> (Vec<Place>, Vec<(MachineId, ModelId, String)>) {
     let mut places: Vec<(usize, Place)> = refusal
         .rejected
         .iter()
@@ -424,13 +433,23 @@ fn places(snapshot: &Snapshot, refusal: &Refusal, wanted: &Wanted) -> Vec<Place>
                 mesh_core::mode::Purpose::Embed => replica.abilities.embed != Some(false),
             };
             let preference = wanted.models.iter().position(|(wanted, _)| *wanted == model)?;
-            let may = !snapshot.barred.contains(&rejection.machine);
-            (can && may && cool && able && machine.liveness == Liveness::Alive)
+            (can && cool && able && machine.liveness == Liveness::Alive)
                 .then(|| (preference, (rejection.machine.clone(), model)))
         })
         .collect();
     places.sort();
-    places.into_iter().map(|(_, place)| place).collect()
+    let (mut open, mut closed) = (Vec::new(), Vec::new());
+    for (_, (machine, model)) in places {
+        match snapshot.barred.get(&machine) {
+            None => open.push((machine, model)),
+            Some(why) => {
+                let by_hand = ["it is drained", "it is cordoned"].contains(&why.as_str());
+                let help = if by_hand { format!("; meshctl node resume {machine}") } else { String::new() };
+                closed.push((machine, model, format!("{why}{help}")));
+            }
+        }
+    }
+    (open, closed)
 }
 
 /// The load takes longer than the router lets a request wait.

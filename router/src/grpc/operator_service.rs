@@ -47,6 +47,8 @@ pub struct OperatorParts {
     pub blobs: Blobs,
     /// The ways to the agents.
     pub links: AgentLinks,
+    /// Whether requests have models loaded.
+    pub loads_on_demand: bool,
     /// Plans.
     pub steward: StewardHandle,
     /// The folder of strategies.
@@ -116,6 +118,7 @@ impl Operator for OperatorService {
         let load = parts.in_flight.load();
         let waiting = parts.room.waiting_by_mode();
         let stats = parts.journal.stats().await;
+        let planned = parts.steward.planned().borrow().clone();
         let router = RouterStatus {
             name: parts.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -124,8 +127,12 @@ impl Operator for OperatorService {
             config_source: if snapshot.automatic { "automatic".into() } else { parts.config_source.clone() },
             in_flight: load.values().sum(),
             waiting: waiting.values().sum(),
+            strategy: planned.wishes.strategy.clone(),
+            plan: if planned.following { "following" } else { "off" }.into(),
+            plan_stopped: planned.stopped.clone(),
         };
-        let traffic = status::Traffic { load: &load, waiting: &waiting, stats: &stats };
+        let loads_on_demand = parts.loads_on_demand;
+        let traffic = status::Traffic { load: &load, waiting: &waiting, stats: &stats, loads_on_demand };
         let (now, unix_s) = (parts.clock.now(), unix_ms() / 1000);
         Ok(Response::new(status::compose(router, &snapshot, &traffic, now, unix_s)))
     }

@@ -98,6 +98,11 @@ impl Headers {
         }
     }
 
+    /// Headers that are being read now.
+    pub(super) fn underway(&self) -> usize {
+        self.fetches.len()
+    }
+
     /// The next header that came. For ever, while none is on its way.
     pub(super) async fn next(&mut self) -> Fetched {
         loop {

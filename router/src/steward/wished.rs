@@ -171,7 +171,7 @@ impl Wished {
         let strategy = self.strategy.as_deref();
         if let (None, Some(name), Some(broken)) = (strategy, Self::name(placement, operator), &self.broken) {
             return Err(NotChanged::Contradiction(format!(
-                "{broken}; choose another before its modes are changed: meshctl plan --apply --strategy NAME (not `{name}`)"
+                "{broken}; repair the file of `{name}` or choose another before its modes are changed: meshctl plan --apply --strategy NAME"
             )));
         }
         let base = strategy.map(|strategy| &strategy.modes).or(configured);

@@ -82,7 +82,7 @@ async fn a_machine_whose_owner_wants_nothing_new_there_is_not_asked_to_load() {
     let (_a, mut drained) = mesh.node("a", on_disk()).await;
     let (_b, mut open) = mesh.node("b", on_disk()).await;
     let a = mesh_core::id::MachineId::new("a").expect("valid");
-    mesh.fleet.set_barred([a].into()).await;
+    mesh.fleet.set_barred([(a, "it is drained".to_owned())].into()).await;
     mesh.until(|snapshot| !snapshot.barred.is_empty()).await;
     let request = tokio::spawn({
         let mesh = mesh.clone();
@@ -91,6 +91,21 @@ async fn a_machine_whose_owner_wants_nothing_new_there_is_not_asked_to_load() {
     assert_eq!(open.wish().await, Directive::Load(model().into()));
     open.report(engine(vec![replica("m", Loaded, Some(2))])).await;
     assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    assert!(drained.directives.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_every_machine_with_the_file_is_closed_the_client_hears_why() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (_a, mut drained) = mesh.node("a", engine(vec![replica("m", Available, None)])).await;
+    let a = mesh_core::id::MachineId::new("a").expect("valid");
+    mesh.fleet.set_barred([(a, "it is drained".to_owned())].into()).await;
+    mesh.until(|snapshot| !snapshot.barred.is_empty()).await;
+    let (status, code, error) = error_of(mesh.send("m", caller("k")).await).await;
+    assert_eq!((status, code.as_str()), (503, "load_refused"));
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.contains("a: m: it is drained; meshctl node resume a"), "{message}");
+    assert!(!message.contains("model load"), "{message}");
     assert!(drained.directives.try_recv().is_err());
 }
 

@@ -230,7 +230,7 @@ async fn a_drained_machine_ends_empty_and_its_pinned_mode_comes_elsewhere() {
         (first.directives(), second.directives()),
         (vec!["load m".to_owned(), "unload m".into()], vec!["load m".to_owned()])
     );
-    assert!(head.fleet.snapshot().barred.contains(&machine("a")), "no request has a model loaded there");
+    assert!(head.fleet.snapshot().barred.contains_key(&machine("a")), "no request has a model loaded there");
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,15 +23,22 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn plan(&self, request: &PlanRequest) -> Result<PlanReply, Status> {
+        if request.strategy == "off" {
+            return Err(Status::invalid_argument("`off` is for meshctl plan --apply"));
+        }
         if !["", "spread"].contains(&request.strategy.as_str()) {
             return Err(Status::not_found(format!("there is no strategy `{}`", request.strategy)));
         }
         let plan_json = serde_json::to_string(&self.plan).expect("JSON");
-        Ok(PlanReply { plan_json, state: self.state().into(), next: vec![] })
+        Ok(PlanReply { plan_json, state: self.state().into(), next: vec![], stopped: vec![] })
     }
 
     pub(super) fn apply(&mut self, request: &PlanRequest) {
-        self.applied.push(request.strategy.clone());
+        if request.strategy == "off" {
+            self.applied.clear();
+        } else {
+            self.applied.push(request.strategy.clone());
+        }
     }
 
     pub(super) fn set_node(&mut self, request: &SetNodeRequest) -> &'static str {
@@ -79,7 +86,8 @@ impl Desk {
         });
         let settings = request.settings.into_iter();
         self.settings.extend(settings.map(|setting| ModeSetting { mode: mode.clone(), ..setting }));
-        Ok(SetModeReply { mode, strategy: "spread".into(), changes, state: self.state().into() })
+        let (strategy, state) = ("spread".into(), self.state().into());
+        Ok(SetModeReply { mode, strategy, changes, state, warnings: vec![] })
     }
 
     /// Trials end at once, without a figure.

@@ -297,3 +297,16 @@ async fn a_mode_is_changed_shown_and_reset() {
     assert_eq!(typed("meshctl mode set review --new models=a", service.clone()).await, Ok(()));
     assert_eq!(desk.borrow().settings[0].mode, "review");
 }
+
+#[tokio::test]
+async fn a_mesh_that_follows_a_plan_stops_when_it_is_told_to() {
+    let service = planning(served());
+    assert_eq!(typed("meshctl plan --apply --yes --strategy spread", service.clone()).await, Ok(()));
+    assert_eq!(service.desk.borrow().applied, ["spread"]);
+    let failure = typed("meshctl plan --apply --strategy off", service.clone()).await.expect_err("no yes");
+    assert_eq!((failure.kind, service.desk.borrow().applied.len()), (Kind::Usage, 1));
+    assert_eq!(typed("meshctl plan --apply --yes --strategy off", service.clone()).await, Ok(()));
+    assert_eq!(service.desk.borrow().applied.len(), 0);
+    let failure = typed("meshctl plan --strategy off", service).await.expect_err("there is nothing to show");
+    assert_eq!(failure.kind, Kind::Usage);
+}

@@ -82,7 +82,10 @@ impl Page<'_> {
         }
         let follows = self.state == "following";
         let is_proposal = asked.strategy.is_some() || asked.assumed;
+        let is_held = !self.stopped.is_empty();
         let text = match (asked.applied, is_proposal, follows) {
+            (true, _, _) if is_held => "Applied: the mesh is to follow this plan, and nothing moves yet.",
+            (false, false, true) if is_held => "The mesh is to follow this plan, and nothing moves.",
             (true, _, _) => "Applied: the mesh follows this plan from now on.",
             (false, true, _) => "A proposal: nothing is moved.",
             (false, false, true) => "The mesh follows this plan.",
@@ -96,6 +99,8 @@ impl Page<'_> {
             _ if is_empty(self.plan) => return self.nothing_wished(lines, look),
             _ if asked.assumed => None,
             _ if asked.applied => Some("meshctl wait --for plan,complete".to_owned()),
+            // Nobody should apply what serves no mode.
+            _ if serves_nothing(self.plan) => None,
             Some(strategy) => Some(format!("meshctl plan --strategy {} --apply", look.text(strategy))),
             None if follows => None,
             None => Some("meshctl plan --apply".to_owned()),
@@ -114,6 +119,12 @@ impl Page<'_> {
         lines.push(format!("next: {}", Paint::Cyan.on(&command, look.color)));
         lines
     }
+}
+
+/// Whether every mode would go without a machine.
+fn serves_nothing(plan: &Plan) -> bool {
+    let could_be = |one: &OnDemand| one.place.as_ref().is_some_and(|(.., fits)| *fits);
+    plan.placed.iter().all(|placed| placed.serves.is_empty()) && !plan.on_demand.iter().any(could_be)
 }
 
 /// One step in words.

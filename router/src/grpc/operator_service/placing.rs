@@ -9,6 +9,7 @@ use crate::steward::wished::{Change, NotChanged};
 use crate::steward::{NoPlan, Of, Planned};
 use crate::strategies::{NONE, OFF, Strategies};
 use mesh_core::id::{MachineId, ModeName, ModelId};
+use mesh_core::placement::Plan;
 use mesh_core::strategy::Pin;
 use mesh_proto::v1::{
     ModeChange, ModeSetting, PinModelRequest, PlanReply, PlanRequest, SetModeReply, SetModeRequest,
@@ -49,6 +50,9 @@ pub(super) async fn apply(parts: &OperatorParts, request: &PlanRequest) -> Resul
     } else {
         let of = of(parts, &request.strategy).await?;
         let planned = parts.steward.plan(of, Vec::new()).await.map_err(|error| no_plan(&error))?;
+        if let Some(broken) = &planned.broken {
+            return Err(Status::failed_precondition(format!("nothing is applied: {broken}")));
+        }
         let fatal: Vec<String> = planned
             .plan
             .problems
@@ -68,12 +72,28 @@ pub(super) async fn apply(parts: &OperatorParts, request: &PlanRequest) -> Resul
                        into the router's configuration";
             return Err(Status::failed_precondition(why));
         }
+        if let Some(why) = serves_nothing(&planned.plan) {
+            return Err(Status::failed_precondition(why));
+        }
         let named = Some(request.strategy.clone()).filter(|name| !name.is_empty());
         (named.or(kept), !is_empty)
     };
     parts.ledger.set_plan(strategy, Some(follows)).await.map_err(|error| ledger_status(&error))?;
     let planned = parts.steward.plan(Of::Now, Vec::new()).await.map_err(|error| no_plan(&error))?;
     reply(&planned, "", false)
+}
+
+/// Why a plan is not to be followed that would leave every mode without a machine: those that are served now would end.
+fn serves_nothing(plan: &Plan) -> Option<String> {
+    let is_served = plan.placed.iter().any(|placed| !placed.serves.is_empty() || placed.pinned);
+    let could_be = plan.on_demand.iter().any(|one| one.place.as_ref().is_some_and(|(.., fits)| *fits));
+    if is_served || could_be || plan.unplaced.is_empty() {
+        return None;
+    }
+    let modes: Vec<&str> = plan.unplaced.iter().map(|one| one.mode.as_str()).collect();
+    let help = plan.unplaced.iter().find_map(|one| one.would_help.first());
+    let help = help.map(|help| format!("; would help: {help}")).unwrap_or_default();
+    Some(format!("nothing is applied: no machine could serve any of its modes ({}){help}", modes.join(", ")))
 }
 
 /// What a strategy's name means: nothing = what is wished now.
@@ -106,6 +126,7 @@ fn reply(planned: &Planned, strategy: &str, is_supposed: bool) -> Result<PlanRep
         plan_json: json(&planned.plan)?,
         state: state(planned.following).into(),
         next: if is_supposed { Vec::new() } else { next(planned, strategy) },
+        stopped: planned.stopped.clone(),
     })
 }
 
@@ -126,7 +147,7 @@ fn next(planned: &Planned, strategy: &str) -> Vec<String> {
                 .into(),
         ];
     }
-    if !planned.stopped.is_empty() {
+    if !planned.stopped.is_empty() && planned.following {
         return planned.stopped.iter().map(|why| format!("nothing moves: {why}")).collect();
     }
     match (planned.following, changes) {
@@ -258,15 +279,30 @@ pub(super) async fn set_mode(parts: &OperatorParts, request: SetModeRequest) -> 
     let (strategy, mode) = (changed.strategy.clone(), changed.mode.clone());
     parts.ledger.set_mode(strategy, mode, change.settings).await.map_err(|error| ledger_status(&error))?;
     // Whoever asks next hears of it, and requests go by it.
-    let (_, following) = parts.steward.wishes().await.map_err(|error| no_plan(&error))?;
+    let planned = parts.steward.plan(Of::Now, Vec::new()).await.map_err(|error| no_plan(&error))?;
     let told =
         changed.settings.into_iter().filter(|(_, before, after)| !request.reset_all || before != after);
+    let warnings = warnings(&planned, &changed.mode);
     Ok(SetModeReply {
         mode: changed.mode.to_string(),
         strategy: Some(changed.strategy).filter(|name| name != NONE).unwrap_or_default(),
         changes: told.map(|(name, before, after)| ModeChange { name, before, after }).collect(),
-        state: state(following).into(),
+        state: state(planned.following).into(),
+        warnings,
     })
+}
+
+/// What is wrong with a mode although it can be wished so.
+fn warnings(planned: &Planned, mode: &ModeName) -> Vec<String> {
+    let key = format!("modes.{mode}.");
+    let problems = planned.plan.problems.iter().filter(|problem| problem.key.starts_with(&key));
+    let unplaced = planned.plan.unplaced.iter().filter(|one| one.mode == *mode);
+    let unplaced = unplaced.map(|one| {
+        let help = one.would_help.first().map(|help| format!("; would help: {help}"));
+        format!("no machine can hold it as it is wished now{}", help.unwrap_or_default())
+    });
+    let told = problems.map(|problem| format!("{}: {}", problem.key, problem.message));
+    told.chain(unplaced).chain(planned.broken.clone()).collect()
 }
 
 /// What was changed by hand of the modes of this strategy; of those of the configuration where it has no name.

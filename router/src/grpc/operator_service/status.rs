@@ -30,6 +30,8 @@ pub(super) struct Traffic<'a> {
     pub(super) waiting: &'a BTreeMap<Option<ModeName>, u32>,
     /// Those that have ended.
     pub(super) stats: &'a BTreeMap<String, ModeStats>,
+    /// A request for a model that is only on a disk has it loaded.
+    pub(super) loads_on_demand: bool,
 }
 
 /// The whole reply.
@@ -40,17 +42,31 @@ pub(super) fn compose(
     now: Moment,
     unix_s: u64,
 ) -> StatusReply {
-    let nodes: Vec<NodeStatus> =
-        snapshot.view.machines.iter().map(|machine| node(machine, traffic.load, now, unix_s)).collect();
+    let nodes: Vec<NodeStatus> = snapshot
+        .view
+        .machines
+        .iter()
+        .map(|machine| node(machine, snapshot, traffic.load, now, unix_s))
+        .collect();
     let modes: Vec<ModeStatus> =
         snapshot.modes.modes().iter().map(|mode| mode_status(mode, snapshot, traffic)).collect();
     let models = models(snapshot);
-    let health = health(&nodes, &modes, snapshot.automatic);
+    let health = health(&router, &nodes, &modes, snapshot.automatic);
     StatusReply { router: Some(router), nodes, modes, models, health }
 }
 
-fn node(machine: &MachineView, load: &Counts, now: Moment, unix_s: u64) -> NodeStatus {
-    let (state, reason) = node_state(machine, now);
+fn node(machine: &MachineView, snapshot: &Snapshot, load: &Counts, now: Moment, unix_s: u64) -> NodeStatus {
+    let barred = snapshot.barred.get(&machine.id).cloned().unwrap_or_default();
+    let (state, reason) = match (node_state(machine, now), barred.as_str()) {
+        // What a person wants of it, as long as nothing is wrong with it.
+        (("ready" | "idle" | "empty" | "loading", _), "it is drained") => {
+            ("drained", "its models leave, and nothing new comes".to_owned())
+        }
+        (("ready" | "idle" | "empty", _), "it is cordoned") => {
+            ("cordoned", "what it has stays, nothing new comes".to_owned())
+        }
+        (seen, _) => seen,
+    };
     let vitals = machine.vitals.as_ref();
     let hardware = machine.hardware.as_ref();
     let capacity = |pick: fn(&mesh_core::machine::Vitals) -> &Reading<Capacity>| {
@@ -102,6 +118,7 @@ fn node(machine: &MachineView, load: &Counts, now: Moment, unix_s: u64) -> NodeS
         },
         readings_age_s: vitals.filter(|v| v.as_of > 0).map(|v| unix_s.saturating_sub(v.as_of)),
         transfers: machine.store.transfers.iter().map(transfer_to_wire).collect(),
+        barred,
     }
 }
 
@@ -147,7 +164,7 @@ pub(super) fn node_state(machine: &MachineView, now: Moment) -> (&'static str, S
     {
         ("ready", String::new())
     } else {
-        ("empty", "no model is in memory".into())
+        ("idle", "no model is in memory".into())
     }
 }
 
@@ -249,14 +266,24 @@ fn mode_status(mode: &Mode, snapshot: &Snapshot, traffic: &Traffic<'_>) -> ModeS
         (None, None) => {
             let names: Vec<&str> = chain.iter().map(|(model, _)| model.as_str()).collect();
             let on_disk = chain.iter().find_map(|(model, _)| {
-                let mut there = reachable(&snapshot.view, model);
-                there.find(|(_, _, one)| one.state == ReplicaState::Available).map(|(at, ..)| (model, &at.id))
+                let there = reachable(&snapshot.view, model)
+                    .filter(|(_, _, one)| one.state == ReplicaState::Available)
+                    .map(|(at, ..)| &at.id);
+                // An open machine before a closed one.
+                there.min_by_key(|node| snapshot.barred.contains_key(*node)).map(|node| (model, node))
             });
-            let reason = match on_disk {
-                Some((model, node)) => format!("{model} is on the disk of {node} and in no memory"),
-                None => format!("no node can serve {}", names.join(" or ")),
+            let (state, reason) = match on_disk {
+                Some((model, node)) if traffic.loads_on_demand && !snapshot.barred.contains_key(node) => {
+                    ("on-demand", format!("{model} is on the disk of {node}, and loaded when somebody asks"))
+                }
+                Some((model, node)) => {
+                    let barred = snapshot.barred.get(node).map(|why| format!(": {why}"));
+                    let why = format!("{model} is on the disk of {node} and in no memory");
+                    ("unserved", why + &barred.unwrap_or_default())
+                }
+                None => ("unserved", format!("no node can serve {}", names.join(" or "))),
             };
-            (String::new(), Vec::new(), "unserved", reason)
+            (String::new(), Vec::new(), state, reason)
         }
     };
     let stats = traffic.stats.get(mode.name.as_str()).cloned().unwrap_or_default();
@@ -301,7 +328,12 @@ fn models(snapshot: &Snapshot) -> Vec<ModelStatus> {
     snapshot.view.model_names().into_iter().map(describe).collect()
 }
 
-fn health(nodes: &[NodeStatus], modes: &[ModeStatus], automatic: bool) -> Vec<HealthLine> {
+fn health(
+    router: &RouterStatus,
+    nodes: &[NodeStatus],
+    modes: &[ModeStatus],
+    automatic: bool,
+) -> Vec<HealthLine> {
     let line = |level: &str, message: String, hint: String| HealthLine { level: level.into(), message, hint };
     let mut lines = Vec::new();
     if nodes.is_empty() {
@@ -311,9 +343,16 @@ fn health(nodes: &[NodeStatus], modes: &[ModeStatus], automatic: bool) -> Vec<He
             "meshctl token create --role node".into(),
         ));
     }
+    for why in router.plan_stopped.iter().filter(|_| router.plan == "following") {
+        lines.push(line("warning", format!("nothing is moved: {why}"), "meshctl plan".into()));
+    }
     for node in nodes {
         match node.state.as_str() {
-            "ready" | "loading" => {}
+            "ready" | "loading" | "idle" => {}
+            state @ ("drained" | "cordoned") => {
+                let resume = format!("meshctl node resume {}", node.name);
+                lines.push(line("info", format!("{} is {state}: {}", node.name, node.reason), resume));
+            }
             "offline" => {
                 lines.push(line("error", format!("{} is offline: {}", node.name, node.reason), String::new()))
             }
@@ -322,6 +361,10 @@ fn health(nodes: &[NodeStatus], modes: &[ModeStatus], automatic: bool) -> Vec<He
                 format!("{} is {state}: {}", node.name, node.reason),
                 String::new(),
             )),
+        }
+        if !node.barred.is_empty() && matches!(node.state.as_str(), "ready" | "loading" | "idle" | "empty") {
+            let explain = format!("meshctl explain {}", node.name);
+            lines.push(line("info", format!("{} takes nothing new: {}", node.name, node.barred), explain));
         }
         lines.extend(machine_lines(node));
         for engine in &node.engines {
@@ -345,9 +388,8 @@ fn health(nodes: &[NodeStatus], modes: &[ModeStatus], automatic: bool) -> Vec<He
         }
     }
     for mode in modes.iter().filter(|mode| mode.state == "unserved") {
-        // What is on a disk comes with the first request.
-        let level = if mode.reason.contains("on the disk of") { "warning" } else { "error" };
-        lines.push(line(level, format!("mode {} is not served: {}", mode.name, mode.reason), String::new()));
+        let message = format!("mode {} is not served: {}", mode.name, mode.reason);
+        lines.push(line("error", message, format!("meshctl explain mode={}", mode.name)));
     }
     if automatic && !modes.is_empty() {
         let message = "modes are automatic: each uses the best model found".into();
