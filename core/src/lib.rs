@@ -5,12 +5,13 @@
 //!
 //! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`profile`], [`health`], [`speed`], [`thermal`], [`verdict`],
 //! [`fleet`], [`strategy`], [`placement`], [`plan_check`], [`directive`], [`prefix`], [`routing`], [`admission`], [`retry_budget`], [`client_loop`],
-//! [`trial`], [`ladder`].
+//! [`trial`], [`ladder`], [`exam`].
 
 pub mod admission;
 pub mod client_loop;
 pub mod directive;
 pub mod eviction;
+pub mod exam;
 pub mod fit;
 pub mod fleet;
 pub mod gguf;
