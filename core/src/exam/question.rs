@@ -67,8 +67,8 @@ pub enum Question {
     },
     /// How likely is this text, from its first token (after the model's own beginning of text) to its last?
     ///
-    /// A text longer than the model's context is asked in windows that do not overlap, but for the last, which is full
-    /// and counts its new tokens only: each token counts once (the harness's `loglikelihood_rolling`).
+    /// A text longer than the model's context is asked in windows, each after the last token of the one before it; the
+    /// last one is full, and only its new tokens count. Each token counts once (the harness's `loglikelihood_rolling`).
     Rolling {
         /// All of it.
         text: String,

@@ -58,6 +58,13 @@ fn every_broken_line_names_its_field_its_value_and_what_is_expected() {
             Suite::Gsm8k,
             &gsm,
             "answer",
+            json!("x\n#### 42\n"),
+            "answer is \"x\\n#### 42\\n\", expected a text with `#### ` and a number at its end",
+        ),
+        (
+            Suite::Gsm8k,
+            &gsm,
+            "answer",
             json!("#### many"),
             "answer is \"#### many\", expected a text with `#### ` and a number at its end",
         ),
