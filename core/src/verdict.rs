@@ -5,13 +5,17 @@
 //! [`three_prompts`], [`speed_verdict`] and [`placement_verdict`] at what was measured beside them.
 //!
 //! The judge knows no language and no facts. It finds what broken weights, wrong templates and broken kernels
-//! produce: nothing, loops, bytes that are no text, scripts mixed at random. Fluent nonsense passes, and so do
-//! words of one script at random. Reasons hold counts only, never a piece of the answer: they may be logged.
+//! produce: nothing, loops, bytes that are no text, scripts mixed at random, pairs of letters that only noise has,
+//! answers that go on with the user's next turn. Fluent nonsense passes, and so do words of one language at random;
+//! `core/tests/verdict_corpus/README.md` has the figures. Its time grows with the length of a text, its memory only
+//! up to [`LOOKED_AT`]. Reasons hold counts only, never a piece of the answer: they may be logged.
 
 mod loops;
 mod measured;
+mod pairs;
 mod probes;
 mod soup;
+mod turns;
 
 pub use measured::{
     Placement, PlacementVerdict, SLOWEST_SHARE, SpeedVerdict, placement_verdict, speed_verdict,
@@ -48,17 +52,28 @@ pub struct Expectation {
     pub may_loop: bool,
     /// It must be made of words: the prompt asked for a sentence.
     pub in_words: bool,
+    /// Tokens, thinking included, within which a sound model has ended by itself: the prompt asked for
+    /// something short. `None` = nobody can say.
+    #[serde(default)]
+    pub most_tokens: Option<u32>,
 }
 
 impl Expectation {
     /// An answer that somebody waits for: whole, and with an end.
-    pub const WHOLE: Self = Self { may_be_cut: false, may_loop: false, in_words: false };
+    pub const WHOLE: Self = Self { may_be_cut: false, may_loop: false, in_words: false, most_tokens: None };
     /// The beginning of an answer of any kind.
-    pub const BEGINNING: Self = Self { may_be_cut: true, may_loop: false, in_words: false };
+    pub const BEGINNING: Self = Self { may_be_cut: true, ..Self::WHOLE };
     /// The beginning of a sentence.
-    pub const SENTENCE: Self = Self { may_be_cut: true, may_loop: false, in_words: true };
+    pub const SENTENCE: Self = Self { in_words: true, ..Self::BEGINNING };
     /// The first few words of a base model's continuation.
-    pub const CONTINUATION: Self = Self { may_be_cut: true, may_loop: true, in_words: false };
+    pub const CONTINUATION: Self = Self { may_loop: true, ..Self::BEGINNING };
+
+    /// The same, of an answer that a sound model ends within so many tokens. Give it room: some models think
+    /// first, and some languages take three tokens for a word.
+    #[must_use]
+    pub const fn within(self, tokens: u32) -> Self {
+        Self { most_tokens: Some(tokens), ..self }
+    }
 }
 
 /// What an answer is. Each fault has one line of reason with counts.
@@ -75,6 +90,8 @@ pub enum Verdict {
     Repeated(String),
     /// It is no text of any language or program.
     Gibberish(String),
+    /// It does not stop: it goes on with the next question by itself, or far beyond what was asked for.
+    Endless(String),
 }
 
 impl Verdict {
@@ -87,6 +104,7 @@ impl Verdict {
             Self::Cut(_) => "cut",
             Self::Repeated(_) => "repeated",
             Self::Gibberish(_) => "gibberish",
+            Self::Endless(_) => "endless",
         }
     }
 
@@ -95,7 +113,11 @@ impl Verdict {
     pub fn why(&self) -> Option<&str> {
         match self {
             Self::Good => None,
-            Self::Empty(why) | Self::Cut(why) | Self::Repeated(why) | Self::Gibberish(why) => Some(why),
+            Self::Empty(why)
+            | Self::Cut(why)
+            | Self::Repeated(why)
+            | Self::Gibberish(why)
+            | Self::Endless(why) => Some(why),
         }
     }
 }
@@ -104,7 +126,8 @@ impl Verdict {
 /// it goes in circles, whether it mixes what no text mixes, and last whether it is whole.
 #[must_use]
 pub fn judge(answer: &Answer<'_>, expectation: Expectation) -> Verdict {
-    let text = soup::without_special_tokens(answer.text);
+    let seen = ends_of(answer.text);
+    let text = soup::without_special_tokens(&seen);
     let cut = answer.finish_reason.is_some_and(|word| matches!(word, "length" | "max_tokens" | "limit"));
     if is_blank(&text) {
         if answer.tool_call {
@@ -125,7 +148,28 @@ pub fn judge(answer: &Answer<'_>, expectation: Expectation) -> Verdict {
         let why = format!("the answer ended for want of tokens{}", counted(answer, "generated"));
         if cut && !expectation.may_be_cut { Verdict::Cut(why) } else { Verdict::Good }
     };
-    form(&text, expectation).unwrap_or_else(ended_early)
+    let fault = form(&text, expectation).or_else(|| endless(answer, cut, expectation).map(Verdict::Endless));
+    fault.unwrap_or_else(ended_early)
+}
+
+/// Why an answer that is text does not stop, where it does not. One that ended by itself has stopped, however
+/// late, and one that was cut short is endless only where its end was due.
+fn endless(answer: &Answer<'_>, cut: bool, expectation: Expectation) -> Option<String> {
+    if answer.finish_reason.is_some() && !cut {
+        return None;
+    }
+    let text = ends_of(answer.text);
+    if turns::next_turn(&text) {
+        return Some(format!("it goes on with a user's turn{}", counted(answer, "tokens generated")));
+    }
+    let most = expectation.most_tokens.filter(|_| cut)?;
+    if turns::next_role(&text) {
+        return Some(format!("it goes on with a user's words{}", counted(answer, "tokens generated")));
+    }
+    // A word is a token or more.
+    let words = || u32::try_from(answer.text.split_whitespace().count()).unwrap_or(u32::MAX);
+    let tokens = answer.completion_tokens.unwrap_or_else(words);
+    (tokens > most).then(|| format!("{tokens} tokens without an end, {most} are more than enough"))
 }
 
 /// White space, byte order marks and spaces of no width.
@@ -138,7 +182,9 @@ fn form(text: &str, expectation: Expectation) -> Option<Verdict> {
     let text = ends_of(text);
     let fault = soup::why_broken(&text).map(Verdict::Gibberish);
     let fault = fault.or_else(|| loops::why_repeated(&text, expectation.may_loop).map(Verdict::Repeated));
-    let fault = fault.or_else(|| soup::why_mixed(&text).map(Verdict::Gibberish));
+    let soup =
+        || soup::why_mixed(&text).or_else(|| soup::why_leaked(&text)).or_else(|| pairs::why_unlikely(&text));
+    let fault = fault.or_else(|| soup().map(Verdict::Gibberish));
     let wordless = || soup::why_wordless(&text).filter(|_| expectation.in_words).map(Verdict::Gibberish);
     fault.or_else(wordless)
 }
@@ -197,9 +243,10 @@ pub fn replica_verdict(verdicts: &[Verdict]) -> ReplicaVerdict {
         .enumerate()
         .filter_map(|(index, verdict)| match verdict {
             Verdict::Good | Verdict::Cut(_) => None,
-            Verdict::Empty(why) | Verdict::Repeated(why) | Verdict::Gibberish(why) => {
-                Some(format!("answer {} is {}: {why}", index + 1, verdict.word()))
-            }
+            Verdict::Empty(why)
+            | Verdict::Repeated(why)
+            | Verdict::Gibberish(why)
+            | Verdict::Endless(why) => Some(format!("answer {} is {}: {why}", index + 1, verdict.word())),
         })
         .collect();
     match faults.first() {

@@ -18,6 +18,19 @@ const LINE_SHARE: f64 = 0.7;
 const SHORTEST_LINE: usize = 20;
 /// A loop up to this long is a word or a syllable: no model may do that.
 const WORD: usize = 12;
+/// A piece up to this long without words is a sign and a space: `0, 0, 0, `.
+const SIGN: usize = 4;
+/// Such a line of signs is a loop from this length on: people draw longer ones, but not as the whole answer.
+const SHORTEST_SIGNS: usize = 60;
+/// A longer piece without words is the row of a table or of a matrix (an identity matrix of n rows is a piece
+/// n - 1 times), so it must stand there far more often.
+const TIMES_OF_ROWS: usize = 12;
+/// A word or a syllable that stands there so often is a stutter, however much follows.
+const STUTTER: usize = 5;
+/// Characters of the shortest stutter: `hahahahaha` is a laugh.
+const SHORTEST_STUTTER: usize = 12;
+/// Words that take less of a text than this are labels in a table or a drawing: their order tells nothing.
+const WORDS_SHARE: f64 = 0.4;
 /// Three words in a row are a phrase. Under this share of different ones, the text takes turns with few.
 const DIFFERENT_PHRASES: f64 = 0.35;
 /// Fewer phrases than this tell nothing.
@@ -41,6 +54,11 @@ pub(super) fn why_repeated(text: &str, may_loop: bool) -> Option<String> {
             1 => format!("one character {times} times, {share} % of the text"),
             piece => format!("a piece of {piece} characters {times} times, {share} % of the text"),
         });
+    }
+    let stuttered = stuttered(&text);
+    if stuttered >= SHORTEST && stuttered as f64 >= text.len() as f64 * SHARE {
+        let share = 100 * stuttered / text.len();
+        return Some(format!("short pieces that repeat themselves are {share} % of the text"));
     }
     if may_loop {
         return None;
@@ -83,22 +101,71 @@ fn longest_loop(text: &[char], longest_piece: usize) -> Option<Loop> {
 
 fn is_long_enough(found: Loop, text: &[char], end: usize) -> bool {
     let takes = |share: f64| found.covers as f64 >= text.len() as f64 * share;
-    let line = found.piece == 1 && found.covers >= SHORTEST_LINE && takes(LINE_SHARE);
-    let drawn = found.piece == 1 && !text[end].is_alphanumeric();
-    line || (!drawn && found.covers >= SHORTEST && takes(SHARE))
+    if found.piece == 1 && found.covers >= SHORTEST_LINE && takes(LINE_SHARE) {
+        return true;
+    }
+    let is_drawn = found.piece == 1 && !text[end].is_alphanumeric();
+    if is_drawn || found.covers < SHORTEST || !takes(SHARE) {
+        return false;
+    }
+    let covered = &text[end + 1 - found.covers..=end];
+    if has_words(&covered[..covered.len().min(2 * found.piece.max(3))]) {
+        return true;
+    }
+    // Digits and signs: tables of numbers and drawings repeat themselves too.
+    let enough = if found.piece <= SIGN {
+        found.covers >= SHORTEST_SIGNS
+    } else {
+        found.covers >= found.piece * TIMES_OF_ROWS
+    };
+    enough && takes(LINE_SHARE)
+}
+
+/// Whether there is a word: a letter of a script without spaces, three letters side by side (two are hexadecimal
+/// digits, too), or two of them and nothing but letters.
+fn has_words(text: &[char]) -> bool {
+    let side_by_side = |count: usize| text.windows(count).any(|run| run.iter().all(|c| c.is_alphabetic()));
+    let only_letters = || text.iter().all(|c| c.is_alphabetic() || *c == ' ');
+    text.iter().any(|c| is_its_own_word(*c)) || side_by_side(3) || (side_by_side(2) && only_letters())
+}
+
+/// Characters that stand in runs of one word or syllable, of different ones one after the other: a model that
+/// falls from one short loop into the next.
+fn stuttered(text: &[char]) -> usize {
+    let mut covered = vec![false; text.len()];
+    for piece in 1..=WORD.min(text.len()) {
+        let mut start = 0;
+        for at in piece..=text.len() {
+            if at < text.len() && text[at] == text[at - piece] {
+                continue;
+            }
+            let run = &text[start..at];
+            if run.len() >= (piece * STUTTER).max(SHORTEST_STUTTER) && has_words(run) {
+                covered[start..at].fill(true);
+            }
+            start = at + 1 - piece;
+        }
+    }
+    covered.into_iter().filter(|covered| *covered).count()
 }
 
 /// How many different phrases of three words or numbers there are, and how many in all: a list that differs
-/// in its numbers is none that goes in circles. Scripts without spaces have one word per character.
+/// in its numbers is none that goes in circles. Scripts without spaces have one word per character. Where words
+/// are the smaller part of the text, none are counted.
 fn phrases(text: &[char]) -> (usize, usize) {
     let joins = |c: char| c.is_alphanumeric() && !is_its_own_word(c);
     let runs = text.chunk_by(|a, b| joins(*a) && joins(*b));
     let words: Vec<&[char]> = runs.filter(|run| run[0].is_alphanumeric()).collect();
+    let letters = text.iter().filter(|c| c.is_alphabetic()).count();
+    let all = text.iter().filter(|c| **c != ' ').count();
+    if (letters as f64) < all as f64 * WORDS_SHARE {
+        return (0, 0);
+    }
     let different: BTreeSet<&[&[char]]> = words.windows(3).collect();
     (different.len(), words.len().saturating_sub(2))
 }
 
-/// Thai, Lao, Khmer, Kana, Han and their neighbours: written without spaces.
+/// Thai, Lao, Burmese, Khmer, Kana, Han and their neighbours: written without spaces.
 pub(super) fn is_its_own_word(c: char) -> bool {
-    matches!(u32::from(c), 0x0E00..=0x0EFF | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x9FFF | 0x2_0000..=0x3_FFFF)
+    matches!(u32::from(c), 0x0E00..=0x0EFF | 0x1000..=0x109F | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x9FFF | 0x2_0000..=0x3_FFFF)
 }

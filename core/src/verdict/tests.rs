@@ -66,6 +66,99 @@ fn thinking_that_used_up_the_tokens_is_cut_and_judged_in_the_answers_place() {
 }
 
 #[test]
+fn a_model_without_an_end_goes_on_with_the_users_turn() {
+    for turn in [
+        "Paris.<|im_end|>\n<|im_start|>user\nAnd of Spain?",
+        "Paris.\n<|im_start|>user\nAnd of Spain?",
+        "Paris.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnd of Spain?",
+        "Paris.</s>[INST] And of Spain? [/INST]",
+        "```\nParis\n```\n<start_of_turn>user\nAnd of Spain?",
+    ] {
+        let cut = Answer { finish_reason: Some("length"), ..answer(turn) };
+        let found = judge(&cut, Expectation::SENTENCE);
+        assert_eq!(why(&found), "it goes on with a user's turn, 12 tokens generated", "{turn}");
+        assert!(matches!(replica_verdict(&[found]), ReplicaVerdict::Quarantine(_)));
+        let silent = Answer { finish_reason: None, ..cut };
+        assert_eq!(judge(&silent, Expectation::WHOLE).word(), "endless", "many engines do not say");
+        assert_eq!(judge(&answer(turn), Expectation::WHOLE), Verdict::Good, "it has stopped");
+    }
+}
+
+#[test]
+fn who_explains_a_template_does_stop() {
+    for text in [
+        "A turn looks like this:\n```\n<|im_start|>user\nHi<|im_end|>\n```\nand",
+        "Start with `<|im_start|>user` and end with `<|im_end|><|im_start|>user` where",
+        "The template writes [INST] before the question and",
+        "<|im_start|>user",
+    ] {
+        let cut = Answer { finish_reason: Some("length"), ..answer(text) };
+        assert_ne!(judge(&cut, Expectation::BEGINNING).word(), "endless", "{text}");
+    }
+}
+
+#[test]
+fn plain_names_of_roles_count_only_where_the_end_was_due() {
+    let short = Expectation::BEGINNING.within(100);
+    for (text, word) in [
+        ("Paris.\nUser: And of Spain?\nAssistant: Madrid.", "endless"),
+        ("Paris.\n\n### Instruction:\nAnd of Spain?", "endless"),
+        ("Paris.\nuser\nAnd of Spain?\nassistant\n", "endless"),
+        ("User: Is it open?\nClerk: Yes.\nUser: And on Sunday?", "good"),
+        ("The user: a person.\nThe users of the shop", "good"),
+    ] {
+        let cut = Answer { finish_reason: Some("length"), ..answer(text) };
+        assert_eq!(judge(&cut, short).word(), word, "{text}");
+        assert_eq!(judge(&cut, Expectation::BEGINNING), Verdict::Good, "a dialogue may have been asked for");
+        assert_eq!(judge(&answer(text), short), Verdict::Good, "it has stopped: {text}");
+    }
+}
+
+#[test]
+fn more_tokens_than_a_short_answer_takes_and_no_end_is_endless() {
+    let short = Expectation::WHOLE.within(20);
+    let told = |tokens| Answer {
+        finish_reason: Some("length"),
+        completion_tokens: tokens,
+        ..answer("The capital of France is Paris, which lies on the Seine, and so")
+    };
+    let found = judge(&told(Some(64)), short);
+    assert_eq!(found, Verdict::Endless("64 tokens without an end, 20 are more than enough".into()));
+    assert_eq!(judge(&told(Some(20)), short).word(), "cut");
+    assert_eq!(judge(&told(None), short).word(), "cut", "13 words are 13 tokens or more");
+    let words = "one two three four five six seven eight nine ten ".to_owned();
+    let many = words.clone() + "and then eleven, twelve, thirteen, fourteen, fifteen, sixteen, seventeen";
+    assert_eq!(judge(&Answer { text: &many, ..told(None) }, Expectation::WHOLE.within(15)).word(), "endless");
+    let ended = Answer { finish_reason: Some("stop"), ..told(Some(64)) };
+    assert_eq!(judge(&ended, short), Verdict::Good, "late, but by itself");
+    let old: Expectation = serde_json::from_str(r#"{"may_be_cut":true,"may_loop":false,"in_words":false}"#)
+        .expect("an older one");
+    assert_eq!(old, Expectation::BEGINNING);
+}
+
+#[test]
+fn the_inner_names_of_tokens_are_no_text() {
+    for (text, reason) in [
+        ("TheĠcapitalĠofĠFranceĠisĠParis", "5 names of spaces and 0 spaces"),
+        ("▁The▁capital▁of▁France▁is▁Paris", "6 names of spaces and 0 spaces"),
+        ("<0xE5><0x8C><0x97><0xE4><0xBA><0xAC>", "6 names of bytes among 36 characters"),
+        ("PÃ¤ijÃ¤nne on jÃ¤rvi HÃ¤meessÃ¤", "5 of 31 characters are bytes of others"),
+    ] {
+        let found = judge(&answer(text), Expectation::WHOLE);
+        assert_eq!(found, Verdict::Gibberish(reason.into()));
+    }
+}
+
+#[test]
+fn scripts_may_stand_side_by_side_but_not_touch_at_random() {
+    let table = "| water | вода | 水 | ماء | νερό |\n| bread | хлеб | 面包 | خبز | ψωμί |\n";
+    assert_eq!(judge(&answer(table), Expectation::BEGINNING).word(), "good");
+    let soup = "valueстан 北京ing ماءcode の хлебreturn 面包 int νερόle 水тель for";
+    let found = judge(&answer(soup), Expectation::BEGINNING);
+    assert!(why(&found).starts_with("scripts touch 1"), "{found:?}");
+}
+
+#[test]
 fn reasons_are_counts_and_never_the_answers_words() {
     let secret = "Zanzibar Quokka ".repeat(12);
     let found = judge(&answer(&secret), Expectation::WHOLE);
