@@ -13,8 +13,10 @@
 //! passed: the next plan is made with the machine's own words.
 
 mod course;
+mod waits;
 
 pub use course::Course;
+pub use waits::waiting;
 
 use crate::fleet::{FleetView, MachineView};
 use crate::health::Liveness;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The normal quantile of a two-sided 95 % interval.
-const Z95: f64 = 1.959_963_984_540_054;
+pub const Z95: f64 = 1.959_963_984_540_054;
 
 /// Part of a whole, with its 95 % interval; all as shares of 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

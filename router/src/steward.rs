@@ -189,7 +189,7 @@ impl Steward {
                 self.follow(&plan, &snapshot.view, &wishes, following).await;
             }
             let broken = self.wished.broken.clone();
-            let planned = Planned { plan, wishes, following, stopped, broken };
+            let planned = Planned { plan, wishes, following, stopped, waiting: Vec::new(), broken };
             self.tell(&previous, &planned, &faults);
             self.publish.send_if_modified(|old| {
                 let changed = **old != planned;
@@ -346,7 +346,9 @@ impl Steward {
         let (plan, faults) = planned(world, wishes.clone()).await.ok_or(broke)?;
         let stopped = self.stopped(&plan, &faults, &snapshot, now);
         let broken = self.wished.broken.clone().filter(|_| matches!(of, Of::Now));
-        Ok(Planned { plan, wishes, following, stopped, broken })
+        let waits = |plan| directive::waiting(plan, &snapshot.view, &self.course, now);
+        let waiting = if following { waits(&plan) } else { Vec::new() };
+        Ok(Planned { plan, wishes, following, stopped, waiting, broken })
     }
 
     /// Takes up what operators wish since the last look: another strategy, or the same whose file was changed.

@@ -311,6 +311,24 @@ impl Course {
         !self.emptied.contains_key(machine) && self.recent.len() < self.pace.budget
     }
 
+    /// How long a model stays that has not been in memory for long enough.
+    pub(super) fn stays_for(&self, place: &Place, now: Moment) -> Option<Duration> {
+        let stayed = now.since(*self.resident.get(place)?);
+        self.pace.residence.checked_sub(stayed).filter(|rest| !rest.is_zero())
+    }
+
+    /// How long a machine rests after a model has left it.
+    pub(super) fn pauses_for(&self, machine: &MachineId, now: Moment) -> Option<Duration> {
+        let since = now.since(*self.emptied.get(machine)?);
+        Some(self.pace.machine_pause.saturating_sub(since))
+    }
+
+    /// How long the mesh rests after as many models have left as may.
+    pub(super) fn is_spent_for(&self, now: Moment) -> Option<Duration> {
+        let first = self.recent.front().filter(|_| self.recent.len() >= self.pace.budget)?;
+        Some(self.pace.window.saturating_sub(now.since(*first)))
+    }
+
     /// Whether what a machine says of its memory may not yet show a model that has just come or gone.
     pub(super) fn settles(&self, machine: &MachineId) -> bool {
         self.changed.contains_key(machine)

@@ -1,9 +1,8 @@
 //! How sure a figure is: intervals and tests, each by a formula with a name.
 
 use super::tails;
+use crate::statistics::{Share, Z95};
 
-/// The standard normal deviate of 95 %, both sides.
-pub(super) const Z95: f64 = 1.959_963_984_540_054;
 /// The deviate of a power of 80 %: a difference is seen in four of five runs.
 const Z80: f64 = 0.841_621_233_572_914_3;
 /// Above this e^x is no number any more.
@@ -12,14 +11,7 @@ const MOST_EXPONENT: f64 = 700.0;
 /// The 95 % interval of a share of which `right` of `n` were seen (Wilson 1927), within [0, 1]; [0, 1] for n = 0.
 #[must_use]
 pub fn wilson(right: u64, n: u64) -> (f64, f64) {
-    if n == 0 {
-        return (0.0, 1.0);
-    }
-    let (n, p, zz) = (n as f64, right.min(n) as f64 / n as f64, Z95 * Z95);
-    let centre = (p + zz / (2.0 * n)) / (1.0 + zz / n);
-    let half = Z95 / (1.0 + zz / n) * (p * (1.0 - p) / n + zz / (4.0 * n * n)).sqrt();
-    // Rounding must not push a bound past the share itself.
-    ((centre - half).clamp(0.0, p), (centre + half).clamp(p, 1.0))
+    Share::wilson(right.min(n), n).map_or((0.0, 1.0), |share| (share.low, share.high))
 }
 
 /// A sum of y over a sum of x, with its standard error over the items.

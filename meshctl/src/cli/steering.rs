@@ -11,7 +11,7 @@ pub(crate) struct PlanArgs {
     /// Plan by this strategy [default: what is wished now]
     #[arg(long, value_name = "NAME")]
     pub(crate) strategy: Option<String>,
-    /// Plan as if: +node=NAME, -node=NAME or model=NAME=SIZE; may be repeated
+    /// Plan as if: +node=NAME, -node=NAME, +files (all can be fetched) or model=NAME=SIZE; may be repeated
     #[arg(long, value_name = "CHANGE", allow_hyphen_values = true, value_parser = what_if, conflicts_with = "apply")]
     pub(crate) what_if: Vec<String>,
     /// Make it the mesh's plan: models are loaded and unloaded until it is so
@@ -27,6 +27,9 @@ pub(crate) struct PlanArgs {
 
 /// The form only: what the names mean is the router's to say.
 fn what_if(text: &str) -> Result<String, String> {
+    if text == "+files" {
+        return Ok(text.to_owned());
+    }
     let named = |name: &str| MachineId::new(name).map(|_| ()).map_err(|error| error.to_string());
     if let Some(name) = text.strip_prefix("+node=").or_else(|| text.strip_prefix("-node=")) {
         named(name)?;
@@ -38,7 +41,7 @@ fn what_if(text: &str) -> Result<String, String> {
     } else {
         let shown: String = text.chars().take(64).collect();
         return Err(format!(
-            "`{shown}` is none: write +node=NAME, -node=NAME or model=NAME=SIZE, as in model=qwen3:32b=20GiB"
+            "`{shown}` is none: write +node=NAME, -node=NAME, +files or model=NAME=SIZE, as in model=qwen3:32b=20GiB"
         ));
     }
     Ok(text.to_owned())

@@ -21,6 +21,8 @@ pub struct Planned {
     pub following: bool,
     /// Why nothing is moved although it follows; empty = nothing stands in the way.
     pub stopped: Vec<String>,
+    /// Why changes of it are not made yet; only in an answer, for it tells times.
+    pub waiting: Vec<String>,
     /// Why the strategy that is to hold does not.
     pub broken: Option<String>,
 }

@@ -39,6 +39,8 @@ pub enum WhatIf {
     More(String),
     /// `-node=NAME`: this machine is not there.
     Less(MachineId),
+    /// `+files`: every model whose size is known can be fetched.
+    Files,
     /// `model=NAME=SIZE`: this model exists, and its file has this many bytes.
     Model(ModelId, Bytes),
 }
@@ -50,6 +52,9 @@ impl WhatIf {
     /// What is wrong with it, and what can be written.
     pub fn read(text: &str) -> Result<Self, String> {
         let shown: String = text.chars().take(100).collect();
+        if text == "+files" {
+            return Ok(Self::Files);
+        }
         if let Some(which) = text.strip_prefix("+node=") {
             return Ok(Self::More(which.to_owned()));
         }
@@ -65,7 +70,7 @@ impl WhatIf {
             return Ok(Self::Model(model, size));
         }
         Err(format!(
-            "`{shown}` is no supposition: write +node=KIND, -node=NAME or model=NAME=SIZE, as in model=big=92GiB"
+            "`{shown}` is no supposition: write +node=KIND, -node=NAME, +files or model=NAME=SIZE, as in model=big=92GiB"
         ))
     }
 }
@@ -87,6 +92,11 @@ pub fn suppose(world: &mut World, all: &[WhatIf]) -> Result<(), String> {
                 world.sites.retain(|site| site.machine != *name);
                 if world.sites.len() == before {
                     return Err(format!("there is no node `{name}`; there are {}", names(world)));
+                }
+            }
+            WhatIf::Files => {
+                for known in world.catalogue.values_mut() {
+                    known.url.get_or_insert_with(|| "supposed".to_owned());
                 }
             }
             WhatIf::Model(model, size) => {
@@ -221,6 +231,21 @@ mod tests {
     }
 
     #[test]
+    fn files_that_nobody_has_can_be_supposed_to_come() {
+        let mut world = world(&["msi"]);
+        let known = |url: Option<&str>| KnownModel {
+            url: url.map(str::to_owned),
+            ..KnownModel::of_file(Bytes(GIB), None)
+        };
+        let model = |name: &str| ModelId::new(name).expect("valid");
+        world.catalogue.insert(model("nowhere"), known(None));
+        world.catalogue.insert(model("somewhere"), known(Some("http://a/b.gguf")));
+        supposed(&mut world, &["+files"]).expect("sound");
+        let urls: Vec<_> = world.catalogue.values().map(|known| known.url.as_deref()).collect();
+        assert_eq!(urls, [Some("supposed"), Some("http://a/b.gguf")]);
+    }
+
+    #[test]
     fn what_is_not_there_is_refused_with_what_is() {
         for (text, said) in [
             ("+node=mainframe", "the kinds are strix-128, rtx-16, cpu-32, the nodes msi"),
@@ -229,7 +254,7 @@ mod tests {
             ("model=big", "is no supposition"),
             ("model=big=92GB", "`92GB` is no size"),
             ("model=big=0B", "a file of 0 bytes is no model"),
-            ("more of everything", "write +node=KIND, -node=NAME or model=NAME=SIZE"),
+            ("more of everything", "write +node=KIND, -node=NAME, +files or model=NAME=SIZE"),
         ] {
             let error = supposed(&mut world(&["msi"]), &[text]).expect_err("refused");
             assert!(error.contains(said), "{text}: {error}");

@@ -388,3 +388,31 @@ fn the_plan_leaves_a_machine_to_a_request_until_its_model_is_there() {
     assert_eq!(lost.told(999.0), NONE);
     assert_eq!(lost.told(1000.0), ["msi: unload old"], "it never came");
 }
+
+#[test]
+fn why_a_change_waits_is_told_with_its_time() {
+    let mut mesh = Mesh::new(&[("msi", &["old", "older"])]);
+    mesh.told(0.0);
+    let change = |model: &str| Change::Unload {
+        model: model_id(model),
+        machine: machine_id("msi"),
+        why: "it is not planned".into(),
+    };
+    mesh.plan.changes = vec![change("old"), change("older")];
+    let waits = |mesh: &Mesh, seconds: f64| {
+        waiting(&mesh.plan, &view_of(mesh.machines.clone()), &mesh.course, at(seconds))
+    };
+    assert_eq!(waits(&mesh, 30.0)[0], "old on msi stays for another 90 s: 2 min at least");
+    assert_eq!(waits(&mesh, 30.0).len(), 2);
+    assert_eq!(mesh.told(120.0), ["msi: unload old"]);
+    mesh.show("old", ReplicaState::Available);
+    mesh.plan.changes = vec![change("older")];
+    assert_eq!(mesh.told(140.0), NONE);
+    assert_eq!(waits(&mesh, 140.0), ["msi pauses for another 40 s: one model leaves each 60 s"]);
+    mesh.course.pace.budget = 1;
+    assert_eq!(mesh.told(185.0), NONE, "one was all that may leave");
+    let words = waits(&mesh, 185.0);
+    assert_eq!(words, ["1 left memory within 10 min, the most there may be: 8 min to go"]);
+    mesh.course.leave_to(machine_id("msi"), model_id("asked"), at(300.0));
+    assert_eq!(waits(&mesh, 185.0), ["msi is left to asked, which a request has loaded there"]);
+}

@@ -153,9 +153,10 @@ fn next(planned: &Planned, strategy: &str) -> Vec<String> {
     match (planned.following, changes) {
         (true, 0) => vec!["nothing: everything is as planned".into()],
         (true, _) => {
-            vec![format!(
-                "the mesh makes these {changes} changes, one after another on each machine: meshctl status"
-            )]
+            let these =
+                if changes == 1 { "this change".to_owned() } else { format!("these {changes} changes") };
+            let made = format!("the mesh makes {these}, one after another on each machine");
+            std::iter::once(made).chain(planned.waiting.iter().cloned()).collect()
         }
         (false, _) => {
             let named = if strategy.is_empty() { String::new() } else { format!(" --strategy {strategy}") };
