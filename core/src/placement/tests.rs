@@ -239,6 +239,28 @@ fn a_pinned_mode_comes_before_a_warm_one_that_wants_the_same_memory() {
 }
 
 #[test]
+fn of_two_modes_pinned_to_a_machine_that_holds_one_the_other_is_told_why() {
+    let mut one = site("one", 32.0, 0.0);
+    stored(&mut one, &["coder", "thinker"]);
+    let world = world(vec![one, site("two", 8.0, 0.0)], &[("coder", 18.0), ("thinker", 18.0)]);
+    let pinned = |name: &str, model: &str| {
+        let machines = [machine("one")].into();
+        Wish { residency: Residency::Pinned, machines, ..wish(name, &[model]) }
+    };
+    let wishes = wishes(vec![pinned("code", "coder"), pinned("architect", "thinker")]);
+    let plan = plan(&world, &wishes);
+    assert_eq!((plan.placed.len(), plan.unplaced.len()), (1, 1));
+    let unplaced = &plan.unplaced[0];
+    assert!(!unplaced.impossible, "either would fit alone");
+    let on_one = unplaced.obstacles.iter().find(|obstacle| obstacle.machine == machine("one"));
+    let why = &on_one.expect("the machine is named").why;
+    let other = plan.placed[0].model.as_str();
+    let told = format!("{why} {}", unplaced.would_help.join(" "));
+    assert!(told.contains("GiB") && told.contains(other), "{told}");
+    assert!(unplaced.obstacles.iter().any(|obstacle| obstacle.machine == machine("two")));
+}
+
+#[test]
 fn what_is_there_stays_where_another_place_is_no_better() {
     let (mut one, mut two) = (site("one", 128.0, 0.0), site("two", 16.0, 0.0));
     stored(&mut one, &["small"]);
