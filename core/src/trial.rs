@@ -43,6 +43,8 @@ pub enum Work {
     Speed(SpeedWork),
     /// What it answers.
     Ask(AskWork),
+    /// How likely it takes texts to be.
+    Score(ScoreWork),
 }
 
 /// Made-up prompts of a fixed length, and answers of a fixed length where the engine allows that.
@@ -84,6 +86,24 @@ pub struct AskWork {
     pub questions: Vec<Question>,
 }
 
+/// Texts whose log-likelihood is wanted, one after another. Only for engines that tell token probabilities.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoreWork {
+    /// In this order.
+    pub texts: Vec<Scoring>,
+}
+
+/// A text, and what stands before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scoring {
+    /// Which, in the word of whoever asks.
+    pub id: String,
+    /// Given; nothing of it is scored. Empty = the text begins as documents do.
+    pub context: String,
+    /// What is scored.
+    pub text: String,
+}
+
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
@@ -104,6 +124,8 @@ pub enum Event {
     Began(Subject),
     /// A request ended.
     Run(Run),
+    /// A text was scored.
+    Scored(Scored),
     /// The machine was looked at.
     Sample(Sample),
     /// All is done.
@@ -206,6 +228,26 @@ impl Run {
     }
 }
 
+/// How likely a model takes a text to be.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scored {
+    /// Which.
+    pub id: String,
+    /// The sum of the natural logarithms of its tokens' probabilities, each given all before it.
+    pub log_likelihood: f64,
+    /// Tokens that were scored.
+    pub tokens: u32,
+    /// Each of them was the likeliest one.
+    pub is_greedy: bool,
+    /// Tokens of the context that had no room, counted from its beginning.
+    pub left_out: u32,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Why there is no figure.
+    pub error: Option<String>,
+}
+
 /// The machine at one moment. `null` = not known.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -270,6 +312,10 @@ impl Trial {
                 within("streams", work.streams, 1, STREAMS)?;
                 let questions = u32::try_from(work.questions.len()).unwrap_or(u32::MAX);
                 within("questions", questions, 1, u32::try_from(QUESTIONS).unwrap_or(u32::MAX))
+            }
+            Work::Score(work) => {
+                let texts = u32::try_from(work.texts.len()).unwrap_or(u32::MAX);
+                within("texts", texts, 1, u32::try_from(QUESTIONS).unwrap_or(u32::MAX))
             }
         }
     }

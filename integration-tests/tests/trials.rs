@@ -1,13 +1,16 @@
 //! Trials of a real engine by way of a router: what an operator gets is what the agent measured beside the engine.
 
-use integration_tests::engine_fixture::{real_engine, trained_model};
+use integration_tests::engine_fixture::{random_model, real_engine, trained_model};
 use integration_tests::test_mesh::TestMesh;
 use integration_tests::test_node::{EngineSpec, TestNode};
 use mesh_core::id::ModelId;
-use mesh_core::trial::{AskWork, Event, Prefix, Question, Run, SpeedWork, Subject, Trial, Work};
+use mesh_core::trial::{
+    AskWork, Event, Prefix, Question, Run, ScoreWork, Scored, Scoring, SpeedWork, Subject, Trial, Work,
+};
 use mesh_proto::v1::operator_client::OperatorClient;
 use mesh_proto::v1::{TrialEvent, TrialRequest};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::path::PathBuf;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
@@ -40,6 +43,7 @@ struct Story {
     subject: Subject,
     warm_ups: Vec<Run>,
     runs: Vec<Run>,
+    scored: Vec<Scored>,
     samples: usize,
     others: Option<u32>,
     failed: Option<String>,
@@ -47,11 +51,15 @@ struct Story {
 
 impl Bench {
     async fn start() -> Option<Self> {
+        Self::with(trained_model()).await
+    }
+
+    async fn with(file: PathBuf) -> Option<Self> {
         if !real_engine().await {
             return None;
         }
         let mesh = TestMesh::automatic().await;
-        let engines = [EngineSpec::real(trained_model(), "tiny", 512, 2)];
+        let engines = [EngineSpec::real(file, "tiny", 512, 2)];
         let node = mesh.node("a", &engines).await;
         let operator = mesh.operator().await;
         Some(Self { mesh, node, operator })
@@ -71,6 +79,7 @@ impl Bench {
                 Event::Began(subject) => story.subject = subject,
                 Event::Run(run) if run.warm_up => story.warm_ups.push(run),
                 Event::Run(run) => story.runs.push(run),
+                Event::Scored(scored) => story.scored.push(scored),
                 Event::Sample(_) => story.samples += 1,
                 Event::Ended(ended) => story.others = Some(ended.others),
                 Event::Failed(why) => story.failed = Some(why),
@@ -205,5 +214,98 @@ async fn whoever_leaves_ends_it_and_others_beside_it_are_counted() {
     let beside = bench.whole(Work::Speed(SpeedWork { repetitions: 1, ..speed(10, 2) })).await;
     assert_eq!((beside.failed, beside.others), (None, Some(1)));
     drop(answer);
+    bench.mesh.stop().await;
+}
+
+/// Of the kind that the tiny model was trained on, and not among it.
+const PROSE: &str = "Return a new list with the values of this mapping. If the key is not found, the default value is \
+    returned; otherwise the function raises an error. The first argument must be a string that names the file.";
+
+fn score(texts: &[(&str, &str)]) -> Work {
+    let scoring = |(number, (context, text)): (usize, &(&str, &str))| Scoring {
+        id: number.to_string(),
+        context: (*context).into(),
+        text: (*text).into(),
+    };
+    Work::Score(ScoreWork { texts: texts.iter().enumerate().map(scoring).collect() })
+}
+
+fn perplexity(scored: &Scored) -> f64 {
+    (-scored.log_likelihood / f64::from(scored.tokens)).exp()
+}
+
+/// The same by another way: every probability of the vocabulary at each place of the text, asked of the engine itself.
+async fn summed(bench: &Bench, text: &str) -> f64 {
+    let engine = bench.node.engine("tiny").await;
+    let answer = engine.post("/tokenize", &json!({"content": text, "add_special": false})).await;
+    let tokens: Vec<u64> =
+        answer.json()["tokens"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    let begin = engine.post("/tokenize", &json!({"content": "<|endoftext|>", "parse_special": true})).await;
+    let mut prompt = vec![begin.json()["tokens"][0].as_u64().expect("a token")];
+    let mut sum = 0.0;
+    for token in tokens {
+        let body = json!({"prompt": prompt, "n_predict": 1, "n_probs": 1024, "temperature": 0,
+            "logit_bias": [[38, 1000.0]]});
+        let answer = engine.post("/completion", &body).await.json();
+        let all =
+            answer["completion_probabilities"][0]["top_logprobs"].as_array().cloned().unwrap_or_default();
+        let found =
+            all.iter().find(|one| one["id"].as_u64() == Some(token)).expect("it is in the vocabulary");
+        sum += found["logprob"].as_f64().expect("a number");
+        prompt.push(token);
+    }
+    sum
+}
+
+#[tokio::test]
+async fn texts_are_scored_as_the_engine_s_own_probabilities_say() {
+    let Some(bench) = Bench::start().await else { return };
+    let story = bench.whole(score(&[("", PROSE), ("", "Na\u{ef}ve caf\u{e9}s \u{1f600}.")])).await;
+    assert_eq!((story.failed.as_deref(), story.scored.len()), (None, 2), "{story:?}");
+    for (scored, text) in story.scored.iter().zip([PROSE, "Na\u{ef}ve caf\u{e9}s \u{1f600}."]) {
+        assert_eq!((scored.error.as_deref(), scored.left_out), (None, 0));
+        let direct = summed(&bench, text).await;
+        let share = scored.log_likelihood / direct;
+        assert!((share - 1.0).abs() < 0.001, "{} beside {direct}", scored.log_likelihood);
+    }
+    let trained = perplexity(&story.scored[0]);
+    assert!((5.0..60.0).contains(&trained), "it knows such prose: {trained}");
+    bench.mesh.stop().await;
+
+    let Some(bench) = Bench::with(random_model()).await else { return };
+    let story = bench.whole(score(&[("", PROSE)])).await;
+    let random = perplexity(&story.scored[0]);
+    assert!((500.0..5000.0).contains(&random), "it knows nothing: {random}");
+    assert!(!story.scored[0].is_greedy);
+    bench.mesh.stop().await;
+}
+
+#[tokio::test]
+async fn continuations_are_scored_after_their_context_and_long_texts_in_windows() {
+    let Some(bench) = Bench::start().await else { return };
+    let engine = bench.node.engine("tiny").await;
+    let body = json!({"prompt": "Return a new list", "n_predict": 6, "temperature": 0});
+    let greedy = engine.post("/completion", &body).await.json()["content"].as_str().expect("text").to_owned();
+    let long = PROSE.repeat(20);
+    let story = bench
+        .whole(score(&[
+            ("Return a new list", &greedy),
+            ("Return a new list", " zebra zebra"),
+            ("Return a new list ", "of"),
+            ("Return a new list", " of"),
+            ("", &long),
+            (&long, " The end."),
+            ("x", ""),
+        ]))
+        .await;
+    let [likely, unlikely, spaced, plain, windows, cut, nothing] = &story.scored[..] else {
+        panic!("{story:?}")
+    };
+    assert!(likely.is_greedy, "{greedy:?}: {likely:?}");
+    assert!(!unlikely.is_greedy && unlikely.log_likelihood < likely.log_likelihood);
+    assert_eq!(spaced.log_likelihood, plain.log_likelihood, "the space is the text's");
+    assert!(windows.tokens > 1000 && (1.0..60.0).contains(&perplexity(windows)), "{windows:?}");
+    assert!(cut.left_out > 500 && cut.error.is_none(), "{cut:?}");
+    assert_eq!(nothing.error.as_deref(), Some("the engine makes no token of the text"));
     bench.mesh.stop().await;
 }

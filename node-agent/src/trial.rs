@@ -8,6 +8,7 @@
 
 mod asking;
 mod prompts;
+mod score;
 mod speed;
 mod watching;
 
@@ -104,6 +105,7 @@ impl Trials {
             match &trial.work {
                 Work::Speed(work) => speed::measure(&asker, *work, &loaded, began, &told).await,
                 Work::Ask(work) => ask_all(&asker, work, began, &told).await.map(|()| None),
+                Work::Score(work) => score::all(&asker, work, &loaded, &told).await.map(|()| None),
             }
         };
         let outcome = tokio::select! {

@@ -5,7 +5,7 @@ use crate::supervisor::Lease;
 use futures_util::StreamExt as _;
 use mesh_core::machine::EngineKind;
 use mesh_core::trial::{Question, Run};
-use reqwest::{Client, redirect};
+use reqwest::{Client, StatusCode, redirect};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -65,6 +65,39 @@ impl Asker {
         Run { id: question.id.clone(), ..run }
     }
 
+    /// A JSON document of the engine's own dialect.
+    pub(super) async fn document(&self, path: &str, body: Value) -> Result<Value, String> {
+        self.read_document(self.client.post(format!("{}{path}", self.base_url)).json(&body)).await
+    }
+
+    /// What llama.cpp says of the model that it serves.
+    pub(super) async fn props(&self) -> Result<Value, String> {
+        self.read_document(self.client.get(format!("{}/props", self.base_url))).await
+    }
+
+    async fn read_document(&self, mut request: reqwest::RequestBuilder) -> Result<Value, String> {
+        if let Some(key) = &self.api_key {
+            request = request.bearer_auth(key);
+        }
+        let asking = async {
+            let response = request.send().await.map_err(broke)?;
+            let status = response.status();
+            let (mut body, mut whole) = (response.bytes_stream(), Vec::new());
+            while let Some(chunk) = body.next().await {
+                whole.extend_from_slice(&chunk.map_err(broke)?);
+                if whole.len() > ANSWER_LIMIT {
+                    return Err(format!("more than {} MiB", ANSWER_LIMIT >> 20));
+                }
+            }
+            if !status.is_success() {
+                return Err(fault(status, &whole));
+            }
+            serde_json::from_slice(&whole).map_err(|_| "JSON that is none".to_owned())
+        };
+        let limit = format!("no end within {} s", self.patience.as_secs());
+        timeout(self.patience, asking).await.unwrap_or(Err(limit))
+    }
+
     /// Sends `body` and tells what came and when. What goes wrong is told too.
     pub(super) async fn send(&self, path: &str, mut body: Value, began: Instant) -> Run {
         body["model"] = self.upstream.clone().into();
@@ -85,8 +118,16 @@ impl Asker {
     }
 }
 
+fn broke(error: reqwest::Error) -> String {
+    format!("the connection broke: {}", error.without_url())
+}
+
+fn fault(status: StatusCode, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    format!("status {}: {}", status.as_u16(), cut(text.trim(), FAULT_LIMIT))
+}
+
 async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run) -> Result<(), String> {
-    let broke = |error: reqwest::Error| format!("the connection broke: {}", error.without_url());
     let response = request.send().await.map_err(broke)?;
     let status = response.status();
     let is_json = response
@@ -115,13 +156,12 @@ async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run)
             }
         }
     }
-    let text = String::from_utf8_lossy(&whole);
     if !status.is_success() {
-        return Err(format!("status {}: {}", status.as_u16(), cut(text.trim(), FAULT_LIMIT)));
+        return Err(fault(status, &whole));
     }
     if is_json {
         reading.take(&whole).map_err(|error| error.to_string())?;
-        run.raw = Some(cut(&text, TEXT_LIMIT).to_owned());
+        run.raw = Some(cut(&String::from_utf8_lossy(&whole), TEXT_LIMIT).to_owned());
         run.ttft_s = Some(sent.elapsed().as_secs_f64());
     }
     let reply = match reading.end() {
