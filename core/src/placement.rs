@@ -245,7 +245,7 @@ pub struct OnDemand {
 }
 
 impl Plan {
-    /// Whether every mode gets all that it wants.
+    /// Whether every mode has a place for all of its copies, though with less than it wants where [`Serves::short`] says so.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.unplaced.is_empty() && self.problems.iter().all(|problem| !problem.fatal)

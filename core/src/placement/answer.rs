@@ -50,6 +50,13 @@ pub(super) fn unknown_names(world: &World, wishes: &Wishes) -> Vec<WishProblem> 
             Some(site) if site.held(&pin.model).is_none() && !site.stored.contains_key(&pin.model) => {
                 format!("`{}` has no model `{}`", pin.machine, pin.model)
             }
+            Some(site) if site.held(&pin.model).is_none() && !site.is_lost => {
+                let (model, machine) = (&pin.model, &pin.machine);
+                format!(
+                    "`{model}` is on the disk of `{machine}` and not in its memory: it stays there once it is loaded, \
+                     meshctl model load {model} --node {machine}"
+                )
+            }
             Some(_) => continue,
         };
         found(format!("pins.{}", pin.model), message);

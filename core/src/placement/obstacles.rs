@@ -1,11 +1,12 @@
 //! What is not placed: why, for each model and machine, and what would make it possible.
 
 use super::catalogue::{KnownModel, Size};
-use super::offers::{Offers, largest_pool};
+use super::offers::{MOST_COPIES, Offers, largest_pool};
+use super::site::{CORDONED, DRAINED, OFFLINE};
 use super::small::{Solution, Take};
 use super::{Obstacle, Plan, Site, Standing, Unplaced, World};
 use crate::fit::Pools;
-use crate::id::ModelId;
+use crate::id::{MachineId, ModelId};
 use crate::machine::Reading;
 use crate::memory::CacheType;
 use crate::strategy::{Residency, Wish, Wishes};
@@ -79,7 +80,7 @@ impl Look<'_> {
         for option in task.map(|task| self.smallest(task)).unwrap_or_default() {
             let offer = &self.offers.offers[option];
             let (model, machine) = (offer.model.clone(), world.sites[offer.site].machine.clone());
-            let why = self.crowded(option);
+            let why = self.crowded(wish, option);
             obstacles.push((rank(&model), Obstacle { model, machine, why }));
         }
         obstacles.sort_by(|(a, one), (b, other)| a.cmp(b).then_with(|| one.machine.cmp(&other.machine)));
@@ -98,6 +99,9 @@ impl Look<'_> {
                      under [models.\"{model}\"] so that it can be planned"
                 )),
             }
+        }
+        if would_help.is_empty() && with_help && copies < wish.copies {
+            would_help.extend(models.first().map(|model| fewer(wish, model, wish.copies - copies)));
         }
         if would_help.is_empty() && with_help {
             let least = wish.least_context;
@@ -125,10 +129,14 @@ impl Look<'_> {
     }
 
     /// Why a model that the machine could hold is not there: others have its memory.
-    fn crowded(&self, option: usize) -> String {
+    fn crowded(&self, wish: &Wish, option: usize) -> String {
         let offer = &self.offers.offers[option];
         let machine = &self.world.sites[offer.site].machine;
-        if self.plan.find(machine, &offer.model).is_some() {
+        if let Some(placed) = self.plan.find(machine, &offer.model) {
+            let of_mode = placed.serves.iter().find(|serves| serves.mode == wish.mode);
+            if let Some(most) = of_mode.map(|serves| serves.copies).filter(|copies| *copies >= MOST_COPIES) {
+                return format!("it is there with {most} copies, the most that one process has");
+            }
             return "it is there, and its slots are taken by other copies".into();
         }
         let short = |take: &Take| {
@@ -244,6 +252,55 @@ fn without(plan: &Plan, site: &Site, model: &ModelId, fits: impl Fn(&Pools) -> b
     }
 }
 
+/// Two models of a mode may lack the same.
+fn told_once(would_help: &mut Vec<String>, text: String) {
+    if !would_help.contains(&text) {
+        would_help.push(text);
+    }
+}
+
+/// What a person can do about a machine that is not used.
+fn remedy(machine: &MachineId, why: &str) -> String {
+    match why {
+        DRAINED | CORDONED => format!("; use it again: meshctl node resume {machine}"),
+        OFFLINE => "; start it, or its agent: mesh-agent run".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// More room for copies, or so many as there are.
+fn fewer(wish: &Wish, model: &ModelId, placed: u32) -> String {
+    let most = if placed >= MOST_COPIES {
+        format!(" (one process has at most {MOST_COPIES} copies as its slots)")
+    } else {
+        String::new()
+    };
+    format!("another machine that can hold {model}{most}, or copies={placed} for the mode {}", wish.mode)
+}
+
+/// Why no machine can be thought of.
+fn nowhere(world: &World, wish: &Wish) -> String {
+    let mode = &wish.mode;
+    let is_named = |site: &&Site| wish.machines.is_empty() || wish.machines.contains(&site.machine);
+    let mut named = world.sites.iter().filter(is_named).peekable();
+    if world.sites.is_empty() {
+        return "a machine: meshctl token create --role node".to_owned();
+    }
+    if named.peek().is_none() {
+        let names: Vec<&str> = wish.machines.iter().map(|machine| machine.as_str()).collect();
+        return format!("the mode {mode} may only be on {}, and no such machine is here", names.join(", "));
+    }
+    if !named.any(|site| wish.labels.is_subset(&site.labels)) {
+        let labels: Vec<&str> = wish.labels.iter().map(String::as_str).collect();
+        return format!(
+            "no machine that the mode {mode} allows has the label {}: give it to one (`labels` under [machines.NAME] \
+             in router.toml), or take it from the mode (labels=)",
+            labels.join(" and ")
+        );
+    }
+    format!("no machine that the mode {mode} allows can load models")
+}
+
 /// What would bring `model` onto a machine: one that has room beside the plan, else the largest.
 fn help(
     world: &World,
@@ -266,11 +323,11 @@ fn help(
     sites.truncate(TOLD);
     let roomy = sites.iter().find(|site| has_room(site));
     let Some(site) = roomy.or(sites.first()).copied() else {
-        would_help.push(format!("no machine that the mode {} allows can load models", wish.mode));
+        told_once(would_help, nowhere(world, wish));
         return;
     };
     if let Standing::Closed(why) | Standing::Holds(why) = &site.standing {
-        would_help.push(format!("{} is not used: {why}", site.machine));
+        told_once(would_help, format!("{} is not used: {why}{}", site.machine, remedy(&site.machine, why)));
         return;
     }
     let fits = |context: u32, cache: CacheType, pools: &Pools| fits(context, cache, pools, site);
@@ -280,7 +337,9 @@ fn help(
             would_help.extend(without(plan, site, model, |pools| fits(least, cache, pools).fits));
         }
         if !site.stored.contains_key(model) {
-            would_help.push(format!("bring its file there: meshctl model pull {model} --node {machine}"));
+            would_help.push(format!(
+                "bring the file of {model} there: meshctl model pull {model} --node {machine}"
+            ));
         }
         return;
     }
@@ -322,7 +381,7 @@ fn help(
     if !empty.fits {
         let wanted = now.device.needs.0.max(now.host.needs.0);
         would_help.push(format!(
-            "a machine that gives models at least {}; {machine} is the largest with {}",
+            "a machine that gives {model} at least {}; {machine} is the largest with {}",
             Bytes(wanted.saturating_add(site.margin.beside(Bytes(wanted)).0)),
             Bytes(largest_pool(site))
         ));

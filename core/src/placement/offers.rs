@@ -35,6 +35,8 @@ const TOGETHER: f64 = 0.12;
 const FETCH_RATE: f64 = 1.1e8;
 /// The longest that a load or a fetch is counted with.
 const LONGEST_S: f64 = 3600.0;
+/// Copies of one mode that one process has as slots, at most: more than a machine serves at a pace that anybody wants.
+pub(super) const MOST_COPIES: u32 = 8;
 /// Sizes of one model on one machine.
 const MOST_SIZES: usize = 32;
 /// One way of having a model on a machine, in words.
@@ -352,7 +354,7 @@ impl Builder<'_> {
                 contexts.insert(wish.least_context);
             }
             for &context in &contexts {
-                for copies in 1..=wish.copies.clamp(1, 8) {
+                for copies in 1..=wish.copies.clamp(1, MOST_COPIES) {
                     for &cache in &wish.cache_types {
                         let slots = wish.slots.saturating_mul(copies);
                         sizes.insert(Size { context, slots, cache });

@@ -17,6 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Bytes a second that a load is taken to have where none was measured: a common NVMe disk.
 const LOAD_RATE: f64 = 1e9;
 
+/// Why a machine is closed or holds, where a command of a person ends it.
+pub(super) const OFFLINE: &str = "it is offline";
+pub(super) const DRAINED: &str = "it is drained";
+pub(super) const CORDONED: &str = "it is cordoned";
+
 /// What a machine may be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
@@ -312,10 +317,10 @@ fn standing(view: &MachineView, limits: &MachineLimits, conditions: Conditions) 
         return Standing::Holds("it has not reported yet".into());
     };
     if conditions.is_lost {
-        return Standing::Closed("it is offline".into());
+        return Standing::Closed(OFFLINE.into());
     }
     if limits.drained {
-        return Standing::Closed("it is drained".into());
+        return Standing::Closed(DRAINED.into());
     }
     if view.draining {
         return Standing::Closed("it is leaving".into());
@@ -335,7 +340,7 @@ fn standing(view: &MachineView, limits: &MachineLimits, conditions: Conditions) 
         }
     }
     if limits.cordoned {
-        return Standing::Holds("it is cordoned".into());
+        return Standing::Holds(CORDONED.into());
     }
     if view.liveness != Liveness::Alive {
         return Standing::Holds("it is silent".into());

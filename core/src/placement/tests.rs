@@ -443,3 +443,5 @@ proptest! {
         prop_assert_eq!(faults(&second, &world, &drawn.wishes), Vec::<String>::new());
     }
 }
+
+mod words;

@@ -54,6 +54,7 @@ pub(super) fn tasks(offers: &mut Offers, sites: &[Site], wishes: &Wishes) {
         let models = &offers.models[number];
         // Options of one group come one after the other: their model is looked up once.
         let mut rank = 0;
+        let mut told = None;
         for &option in &by_wish[number] {
             let offer = &offers.offers[option];
             if models.get(rank) != Some(&offer.model) {
@@ -66,6 +67,11 @@ pub(super) fn tasks(offers: &mut Offers, sites: &[Site], wishes: &Wishes) {
                     uses.push(Use { option, value, holds });
                 }
                 Err(why) => {
+                    // The longest context of a model comes first: what the shorter ones lack is no news.
+                    let group = offers.small.options[option].group;
+                    if offer.size.context < wish.least_context && told.replace(group) == Some(group) {
+                        continue;
+                    }
                     offers.rejected.insert((number, offer.model.clone(), site.machine.clone()), why);
                 }
             }
@@ -103,7 +109,8 @@ fn worth(wish: &Wish, rank: usize, offer: &Offer, pace: Pace, site: &Site) -> Re
         ));
     }
     if offer.size.slots < wish.slots && !offer.fixed {
-        return Err(format!("it has {} slots there, the mode needs {}", offer.size.slots, wish.slots));
+        let slots = if offer.size.slots == 1 { "slot" } else { "slots" };
+        return Err(format!("it has {} {slots} there, the mode needs {}", offer.size.slots, wish.slots));
     }
     let cache = wish.cache_types.iter().position(|cache| *cache == offer.size.cache);
     let Some(cache) = cache.or(offer.fixed.then_some(0)) else {
