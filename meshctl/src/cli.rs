@@ -342,7 +342,7 @@ pub(crate) enum NodeCommand {
         #[arg(long)]
         profile: bool,
     },
-    /// Move its models elsewhere and give it nothing new
+    /// Have its models leave, elsewhere where the plan has room, and give it nothing new
     Drain {
         /// The machine
         node: MachineId,

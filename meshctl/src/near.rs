@@ -6,8 +6,8 @@ const PROPOSED: usize = 3;
 /// The names most like `typed`, best first; none where nothing is alike.
 pub(crate) fn near<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let typed = plain(typed);
-    // Half of a short name may be wrong; five letters off are another name however long it is.
-    let bound = typed.len().div_ceil(2).clamp(1, 5);
+    // A third of a name may be wrong; five letters off are another name however long it is.
+    let bound = (typed.len() / 3).clamp(1, 5);
     let mut scored: Vec<(usize, &str)> = names
         .into_iter()
         .map(|name| (steps(&typed, &plain(name)), name))
@@ -67,6 +67,7 @@ mod tests {
         let names = ["msi-4070", "strix-1", "strix-2"];
         assert_eq!(near("strix1", names), ["strix-1", "strix-2"]);
         assert_eq!(near("beelink", names), Vec::<&str>::new());
+        assert_eq!(near("nope", ["code", "mode"]), Vec::<&str>::new(), "half of it is another word");
         assert_eq!(did_you_mean("strx-1", ["strix-1"]).as_deref(), Some("did you mean strix-1?"));
     }
 }

@@ -11,7 +11,8 @@ pub(crate) struct PlanArgs {
     /// Plan by this strategy [default: what is wished now]
     #[arg(long, value_name = "NAME")]
     pub(crate) strategy: Option<String>,
-    /// Plan as if: +node=NAME, -node=NAME, +files (all can be fetched) or model=NAME=SIZE; may be repeated
+    /// Plan as if: +node=KIND, -node=NAME, +files (all can be fetched) or model=NAME=SIZE; may be repeated. KIND:
+    /// strix-128, rtx-16, cpu-32, or a node for another like it, under a new name
     #[arg(long, value_name = "CHANGE", allow_hyphen_values = true, value_parser = what_if, conflicts_with = "apply")]
     pub(crate) what_if: Vec<String>,
     /// Make it the mesh's plan: models are loaded and unloaded until it is so
@@ -41,7 +42,8 @@ fn what_if(text: &str) -> Result<String, String> {
     } else {
         let shown: String = text.chars().take(64).collect();
         return Err(format!(
-            "`{shown}` is none: write +node=NAME, -node=NAME, +files or model=NAME=SIZE, as in model=qwen3:32b=20GiB"
+            "`{shown}` is nothing to suppose: write +node=KIND, -node=NAME, +files or model=NAME=SIZE, as in \
+             model=qwen3:32b=20GiB"
         ));
     }
     Ok(text.to_owned())

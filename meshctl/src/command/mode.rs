@@ -41,6 +41,8 @@ struct Changed<'a> {
     changes: &'a [ModeChange],
     /// What is wrong with the mode although it can be wished so.
     warnings: &'a [String],
+    /// It was made by hand, and there is no such mode any more.
+    gone: bool,
     /// off, following
     state: &'a str,
 }
@@ -118,14 +120,18 @@ async fn change(request: SetModeRequest, operators: &mut Operators, screen: &Scr
         }
         Err(failure) => return Err(failure),
     };
+    let gone = asked.settings.is_empty() && is_gone(&reply.mode, operators).await;
     if screen.is_json() {
         let SetModeReply { mode, strategy, changes, state, warnings } = &reply;
-        let document = Changed { mode, strategy, changes, warnings, state };
+        let document = Changed { mode, strategy, changes, warnings, gone, state };
         return screen.result(&render::json("mesh.mode-change/v1", &document, false));
     }
-    screen.result(&render::mode::changed(&reply, screen.look))?;
+    screen.result(&render::mode::changed(&reply, gone, screen.look))?;
     for warning in &reply.warnings {
         screen.note(&screen.commands(&format!("# {}\n", screen.look.text(warning))));
+    }
+    if reply.changes.iter().all(|change| change.before == change.after) {
+        return Ok(());
     }
     let next = match reply.state.as_str() {
         "following" => "the mesh plans anew: meshctl plan",
@@ -135,13 +141,19 @@ async fn change(request: SetModeRequest, operators: &mut Operators, screen: &Scr
     Ok(())
 }
 
+/// Whether nobody has a mode of this name any more.
+async fn is_gone(name: &str, operators: &mut Operators) -> bool {
+    let seen = seen(operators).await;
+    seen.is_ok_and(|(status, wishes, _)| view(&status, &wishes, name).is_err())
+}
+
 /// All modes: those that are served in the router's order, then those that are only wished.
 pub(super) fn views<'a>(status: &'a StatusReply, wishes: &'a Wishes) -> Vec<View<'a>> {
     let wish = |name: &str| wishes.modes.iter().find(|wish| wish.mode.as_str() == name);
-    let known = status.modes.iter().map(|mode| View { status: Some(mode), wish: wish(&mode.name) });
+    let known = status.modes.iter().map(|mode| View::new(Some(mode), wish(&mode.name), &status.models));
     let is_new = |name: &str| status.modes.iter().all(|mode| mode.name != name);
     let only_wished = wishes.modes.iter().filter(|wish| is_new(wish.mode.as_str()));
-    known.chain(only_wished.map(|wish| View { status: None, wish: Some(wish) })).collect()
+    known.chain(only_wished.map(|wish| View::new(None, Some(wish), &status.models))).collect()
 }
 
 /// The mode of this name or alias.
@@ -154,8 +166,8 @@ pub(super) fn view<'a>(status: &'a StatusReply, wishes: &'a Wishes, name: &str) 
     let name = found.as_ref().map_or(bare, |mode| mode.name.as_str());
     let wish = wishes.modes.iter().find(|wish| wish.mode.as_str() == name);
     match found {
-        Ok(mode) => Ok(View { status: Some(mode), wish }),
-        Err(_) if wish.is_some() => Ok(View { status: None, wish }),
+        Ok(mode) => Ok(View::new(Some(mode), wish, &status.models)),
+        Err(_) if wish.is_some() => Ok(View::new(None, wish, &status.models)),
         Err(failure) => Err(failure),
     }
 }

@@ -52,13 +52,13 @@ pub(super) async fn run(args: PlanArgs, way: &Way, screen: &Screen) -> Result<()
     };
     if !args.apply {
         show(&planned, asked, &mut operators, screen).await?;
-        return verdict(&planned.plan);
+        return verdict(&planned.plan, asked);
     }
     if !screen.is_json() {
         show(&planned, asked, &mut operators, screen).await?;
     }
     if is_contradictory(&planned.plan) {
-        return verdict(&planned.plan);
+        return verdict(&planned.plan, asked);
     }
     if is_empty(&planned.plan) {
         return Err(Failure::new(Kind::Failed, "nothing is wished, so there is nothing to apply")
@@ -77,7 +77,7 @@ pub(super) async fn run(args: PlanArgs, way: &Way, screen: &Screen) -> Result<()
         let page = page(&applied, &[], asked);
         screen.result(&screen.commands(&format!("\n{}", page.conclusion(screen.look))))?;
     }
-    verdict(&applied.plan)
+    verdict(&applied.plan, asked)
 }
 
 /// Has the mesh stop following its plan.
@@ -179,7 +179,7 @@ fn question(plan: &Plan) -> String {
     }
 }
 
-fn verdict(plan: &Plan) -> Result<(), Failure> {
+fn verdict(plan: &Plan, asked: Asked<'_>) -> Result<(), Failure> {
     if is_contradictory(plan) {
         let fatal = plan.problems.iter().filter(|problem| problem.fatal);
         let said: Vec<String> =
@@ -189,11 +189,13 @@ fn verdict(plan: &Plan) -> Result<(), Failure> {
     let Some(first) = plan.unplaced.first() else { return Ok(()) };
     let (missing, all) = unserved(plan);
     let is = if missing == 1 { "is" } else { "are" };
-    Err(Failure::new(
-        Kind::DoesNotFit,
-        format!("{missing} of {} {is} not placed as wished", count(all, "mode")),
-    )
-    .hint(format!("every reason: meshctl explain mode={}", first.mode)))
+    let what = format!("{missing} of {} {is} not placed as wished", count(all, "mode"));
+    let failure = Failure::new(Kind::DoesNotFit, what);
+    // What was asked for with every reason has told them.
+    Err(match asked.verbose {
+        true => failure,
+        false => failure.hint(format!("every reason: {}", asked.reasons(&first.mode))),
+    })
 }
 
 #[cfg(test)]

@@ -62,7 +62,8 @@ pub(super) async fn run(args: WaitArgs, way: &Way, screen: &Screen) -> Result<()
             return Err(late(&args.conditions, &missing, limit));
         }
         if said != missing {
-            screen.note(&format!("waiting: {}\n", render::paint::printable(&missing)));
+            let line = format!("waiting: {}\n", render::paint::printable(&missing));
+            screen.note(&screen.commands(&line));
             said = missing;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -195,9 +196,18 @@ fn complete(plan: &Plan) -> Option<String> {
     if let Some(problem) = fatal {
         return Some(format!("the wishes contradict themselves: {}: {}", problem.key, problem.message));
     }
-    let unplaced: Vec<&str> = plan.unplaced.iter().map(|unplaced| unplaced.mode.as_str()).collect();
-    if !unplaced.is_empty() {
-        return Some(format!("not placed: {}", unplaced.join(", ")));
+    let (mut nowhere, mut in_part) = (Vec::new(), Vec::new());
+    for unplaced in &plan.unplaced {
+        match render::plan::part(unplaced, plan) {
+            Some(part) => in_part.push(format!("{} ({part})", unplaced.mode)),
+            None => nowhere.push(unplaced.mode.to_string()),
+        }
+    }
+    let lists = [("not placed", nowhere), ("placed in part", in_part)];
+    let told = lists.iter().filter(|(_, modes)| !modes.is_empty());
+    let told: Vec<String> = told.map(|(words, modes)| format!("{words}: {}", modes.join(", "))).collect();
+    if !told.is_empty() {
+        return Some(told.join("; "));
     }
     let left = plan.changes.len();
     (left > 0).then(|| format!("{} to go", render::plan::count(left, "change")))
@@ -227,7 +237,23 @@ fn done(conditions: &[Condition], took: Duration, screen: &Screen) -> Result<(),
 
 fn late(conditions: &[Condition], missing: &str, limit: Duration) -> Failure {
     let what = format!("{} is not so after {}", shown(conditions).join(" "), human_duration(limit));
-    Failure::new(Kind::TimedOut, what).cause(missing).hint("give it longer: --timeout 30m")
+    let mut failure = Failure::new(Kind::TimedOut, what).cause(missing);
+    let mut looks: Vec<&str> = conditions.iter().map(looked_at).collect();
+    looks.dedup();
+    for look in looks {
+        failure = failure.hint(format!("what is in the way: {look}"));
+    }
+    failure.hint("give it longer: --timeout 30m")
+}
+
+/// The command that shows more of it, whether there is something of its name or not.
+fn looked_at(condition: &Condition) -> &'static str {
+    match condition {
+        Condition::Loaded(..) => "meshctl model list",
+        Condition::NodeReady(_) | Condition::Drained(_) => "meshctl status",
+        Condition::ModeReady(_) => "meshctl mode list",
+        Condition::PlanComplete => "meshctl plan",
+    }
 }
 
 #[cfg(test)]

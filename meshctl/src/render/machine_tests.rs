@@ -4,11 +4,13 @@
 use super::fit::{Answer, Page, Verdict};
 use super::paint::Look;
 use mesh_core::fit::{Margin, Pools, plan};
-use mesh_core::id::ModelId;
+use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::*;
 use mesh_core::memory::{CacheType, Known, Layer, Options, Shape};
+use mesh_core::strategy::Pin;
 use mesh_core::units::{Bytes, Celsius};
 use mesh_proto::v1::MachineReport;
+use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -195,13 +197,21 @@ fn a_machine_with_one_pool_and_many_unknowns_says_so() {
 #[test]
 fn models_are_listed_with_what_is_on_its_way() {
     let machines = [("msi".to_owned(), laptop()), ("nuc".to_owned(), small())];
-    insta::assert_snapshot!(super::models::list(&machines, PIPE));
-    let narrow = super::models::list(&machines, Look { width: Some(60), ..PIPE });
+    let pins = BTreeSet::new();
+    insta::assert_snapshot!(super::models::list(&machines, &pins, PIPE));
+    let narrow = super::models::list(&machines, &pins, Look { width: Some(60), ..PIPE });
     assert!(
         narrow.lines().filter(|line| !line.starts_with('#')).all(|line| line.chars().count() <= 60),
         "{narrow}"
     );
-    let none = super::models::list(&[("nuc".to_owned(), small())], PIPE);
+    let pin = Pin {
+        model: ModelId::new("qwen3-8b-q4_k_m").expect("valid"),
+        machine: MachineId::new("msi").expect("valid"),
+    };
+    let pinned = super::models::list(&machines, &BTreeSet::from([pin]), PIPE);
+    assert_eq!(pinned.matches(", pinned").count(), 1, "{pinned}");
+    assert!(pinned.contains("  msi   loaded, pinned  4.6 GiB"), "{pinned}");
+    let none = super::models::list(&[("nuc".to_owned(), small())], &BTreeSet::new(), PIPE);
     assert!(none.contains("meshctl model pull"), "{none}");
 }
 
@@ -212,7 +222,7 @@ fn a_file_that_an_engine_serves_under_another_name_is_listed_once_under_that_one
     let file = store.models[0].model.clone();
     store.models[0] =
         StoredModel { model: model("file-of-it"), served_as: Some(file.clone()), ..store.models[0].clone() };
-    let list = super::models::list(&[("msi".to_owned(), report.clone())], PIPE);
+    let list = super::models::list(&[("msi".to_owned(), report.clone())], &BTreeSet::new(), PIPE);
     assert!(!list.contains("file-of-it"), "{list}");
     let lines: Vec<&str> = list.lines().filter(|line| line.starts_with(file.as_str())).collect();
     assert!(lines.len() == 1 && lines[0].contains("Q4_K_M"), "with what its file says: {list}");

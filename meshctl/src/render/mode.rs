@@ -1,6 +1,6 @@
 //! Modes: what they want, which models may answer, and where they are served.
 
-use super::paint::{self, Look};
+use super::paint::{self, Look, Paint};
 use super::quantity::{UNKNOWN, context, known, named, rate, seconds};
 use super::table::{Cell, Rank, Table};
 use super::wrap::wrapped;
@@ -16,9 +16,42 @@ pub(crate) struct View<'a> {
     pub(crate) status: Option<&'a ModeStatus>,
     /// What it wants; `None` = nobody said.
     pub(crate) wish: Option<&'a Wish>,
+    /// Tokens of the longest request that the model which answers takes where it is loaded, as far as all of them tell.
+    pub(crate) served_context: Option<u32>,
 }
 
 impl<'a> View<'a> {
+    /// A mode whose models are among `models`.
+    pub(crate) fn new(
+        status: Option<&'a ModeStatus>,
+        wish: Option<&'a Wish>,
+        models: &[ModelStatus],
+    ) -> Self {
+        let longest = |status: &ModeStatus| {
+            let model = models.iter().find(|model| model.name == status.model)?;
+            let is_there = |one: &&PlacedReplica| one.state == "loaded" && status.nodes.contains(&one.node);
+            let told: Option<Vec<u32>> =
+                model.replicas.iter().filter(is_there).map(|one| one.context).collect();
+            told?.into_iter().max()
+        };
+        Self { status, wish, served_context: status.and_then(longest) }
+    }
+
+    /// The context that is served and the one that is wanted, where it is less.
+    fn short_context(&self) -> Option<(u32, &'a Wish)> {
+        self.served_context.zip(self.wish).filter(|(is, wish)| *is < wish.context)
+    }
+
+    /// What it is served with less of than it wants, in words.
+    pub(crate) fn less(&self) -> Option<String> {
+        let (is, wish) = self.short_context()?;
+        let (is, wanted, least) = (context(is), context(wish.context), context(wish.least_context));
+        Some(match self.served_context < Some(wish.least_context) {
+            true => format!("{is} of context, less than the {least} that it needs at least"),
+            false => format!("{is} of context, less than the {wanted} that it wants"),
+        })
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &'a str {
         let wished = self.wish.map(|wish| wish.mode.as_str());
@@ -63,7 +96,7 @@ pub(crate) fn list(modes: &[View<'_>], look: Look) -> String {
             Cell::Text(state, paint),
             Cell::text(look.text(&named(mode.status.map_or("", |status| &status.model)))),
             Cell::List(nodes.iter().map(|node| look.text(node)).collect()),
-            Cell::text(known(mode.wish, |wish| context(wish.context))),
+            wanted_context(*mode),
             Cell::text(known(mode.wish, |wish| wish.slots.to_string())),
             Cell::text(known(mode.wish, |wish| wish.copies.to_string())),
             Cell::text(mode.wish.map_or(UNKNOWN, |wish| wish.residency.word())),
@@ -74,14 +107,28 @@ pub(crate) fn list(modes: &[View<'_>], look: Look) -> String {
             let text = look.text(&format!("{}: {reason}", mode.name()));
             reasons.extend(wrapped("# ", &text, look));
         }
+        let needs = mode.wish.map(|wish| wish.least_context);
+        if let Some(less) = mode.less().filter(|_| mode.served_context < needs) {
+            reasons.extend(wrapped("# ", &look.text(&format!("{}: served with {less}", mode.name())), look));
+        }
     }
     let mut lines = table.lines(look);
     lines.extend(reasons);
     lines.join("\n") + "\n"
 }
 
-/// `code of the strategy auto: context 32K -> 8K`, or that nothing changes.
-pub(crate) fn changed(reply: &SetModeReply, look: Look) -> String {
+/// `64k`, or `2k of 64k` where less is served.
+fn wanted_context(mode: View<'_>) -> Cell {
+    match mode.short_context() {
+        Some((is, wish)) => {
+            Cell::Text(format!("{} of {}", context(is), context(wish.context)), Paint::Yellow)
+        }
+        None => Cell::text(known(mode.wish, |wish| context(wish.context))),
+    }
+}
+
+/// `code of the strategy auto: context 32K -> 8K`, or that nothing changes; `is_gone` where there is no such mode any more.
+pub(crate) fn changed(reply: &SetModeReply, is_gone: bool, look: Look) -> String {
     let word = |word: &str| if word.is_empty() { "as usual".to_owned() } else { look.text(word) };
     let owner = if reply.strategy.is_empty() {
         String::new()
@@ -97,8 +144,11 @@ pub(crate) fn changed(reply: &SetModeReply, look: Look) -> String {
         }
     };
     let changes: Vec<String> = reply.changes.iter().map(told).collect();
-    let changes =
-        if changes.is_empty() { "nothing was changed by hand".to_owned() } else { changes.join(", ") };
+    let changes = match changes.as_slice() {
+        _ if is_gone => "it was made by hand, and is no more".to_owned(),
+        [] => "nothing was changed by hand".to_owned(),
+        changes => changes.join(", "),
+    };
     wrapped("", &format!("{}{owner}: {changes}", look.text(&reply.mode)), look).join("\n") + "\n"
 }
 
@@ -114,6 +164,9 @@ pub(crate) fn page(mode: View<'_>, models: &[ModelStatus], by_hand: &[&ModeSetti
         Some(wish) => {
             for (name, value) in wanted(wish) {
                 line(name, &look.text(&value));
+            }
+            if let Some(less) = mode.less() {
+                line("served", &less);
             }
         }
         None => line("wishes", "none: nothing is planned for it"),

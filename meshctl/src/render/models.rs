@@ -4,11 +4,13 @@ use super::paint::Look;
 use super::quantity::{UNKNOWN, bytes, context, known};
 use super::table::{Cell, Rank, Table};
 use mesh_core::machine::{ReplicaState, Report, Store, StoredModel, Transfer, TransferState};
+use mesh_core::strategy::Pin;
 use mesh_core::units::human_duration;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// One row for each model on each machine, with what is on its way below.
-pub(crate) fn list(machines: &[(String, Report)], look: Look) -> String {
+/// One row for each model on each machine, with what is on its way below. `pins` stay whatever is planned.
+pub(crate) fn list(machines: &[(String, Report)], pins: &BTreeSet<Pin>, look: Look) -> String {
     let mut table = Table::default()
         .left("MODEL", Rank::Essential)
         .left("NODE", Rank::Essential)
@@ -25,10 +27,12 @@ pub(crate) fn list(machines: &[(String, Report)], look: Look) -> String {
     }
     rows.sort();
     for row in rows {
+        let is_pinned = |pin: &Pin| pin.model.as_str() == row.model && pin.machine.as_str() == row.node;
+        let pinned = if pins.iter().any(is_pinned) { ", pinned" } else { "" };
         table.row([
             Cell::text(look.text(&row.model)),
             Cell::text(look.text(&row.node)),
-            Cell::text(row.state),
+            Cell::text(format!("{}{pinned}", row.state)),
             Cell::text(known(row.size, bytes)),
             Cell::text(look.text(&row.quantisation)),
             Cell::text(known(row.context, context)),

@@ -3,7 +3,7 @@
 
 mod remarks;
 
-pub(crate) use remarks::{changed, mode_obstacles, place};
+pub(crate) use remarks::{changed, mode_obstacles, part, place};
 
 use super::paint::{self, Look, Paint};
 use super::quantity::{UNKNOWN, bytes, context, known};
@@ -30,6 +30,18 @@ pub(crate) struct Asked<'a> {
     pub(crate) verbose: bool,
 }
 
+impl Asked<'_> {
+    /// What tells every reason about a mode: `explain` knows the mesh's own plan only.
+    pub(crate) fn reasons(self, mode: &ModeName) -> String {
+        match self.strategy {
+            _ if self.applied => format!("meshctl explain mode={mode}"),
+            _ if self.assumed => "the same with --verbose".to_owned(),
+            Some(strategy) => format!("meshctl plan --strategy {strategy} --verbose"),
+            None => format!("meshctl explain mode={mode}"),
+        }
+    }
+}
+
 /// All of it.
 pub(crate) struct Page<'a> {
     /// The plan.
@@ -51,7 +63,7 @@ pub(crate) struct Page<'a> {
 pub(crate) struct Document<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
-    /// Whether every mode gets all that it wants.
+    /// Whether every mode has a place for all of its copies; with less than it wants where `short` of `serves` says so.
     complete: bool,
     state: &'a str,
     next: &'a [String],
@@ -141,7 +153,8 @@ fn head(plan: &Plan, look: Look) -> Vec<String> {
     if look.width.is_none_or(|width| length <= width) {
         return vec![format!("{bold}   {size}   {painted}")];
     }
-    vec![format!("{bold}   {size}"), painted]
+    let verdict = wrapped("", &verdict, look).into_iter().map(|line| paint.on(&line, look.color));
+    std::iter::once(format!("{bold}   {size}")).chain(verdict).collect()
 }
 
 fn verdict(plan: &Plan) -> (String, Paint) {
@@ -153,13 +166,32 @@ fn verdict(plan: &Plan) -> (String, Paint) {
     }
     let free = plan.machines.iter().filter_map(least_free).min();
     let free = free.map_or_else(String::new, |free| format!(", at least {free} stay free"));
-    match unserved(plan) {
-        (0, _) => (format!("feasible{free}"), Paint::Green),
-        (missing, all) => {
-            let is = if missing == 1 { "is" } else { "are" };
-            (format!("not feasible: {missing} of {} {is} not placed{free}", count(all, "mode")), Paint::Red)
+    let (missing, all) = unserved(plan);
+    let parts: Vec<String> = plan.unplaced.iter().filter_map(|unplaced| part(unplaced, plan)).collect();
+    let is = |number: usize| if number == 1 { "is" } else { "are" };
+    let all = count(all, "mode");
+    let lack = match (missing.saturating_sub(parts.len()), parts.as_slice()) {
+        (0, []) => {
+            return match short(plan) {
+                0 => (format!("feasible{free}"), Paint::Green),
+                1 => (format!("feasible, 1 mode with less than it wants{free}"), Paint::Yellow),
+                short => (format!("feasible, {short} modes with less than they want{free}"), Paint::Yellow),
+            };
         }
-    }
+        (0, [part]) => format!("1 of {all} is placed in part ({part})"),
+        (0, parts) => format!("{} of {all} are placed in part", parts.len()),
+        (none, []) => format!("{none} of {all} {} not placed", is(none)),
+        (none, parts) => format!("{none} of {all} {} not placed, {} in part", is(none), parts.len()),
+    };
+    (format!("not feasible: {lack}{free}"), Paint::Red)
+}
+
+/// How many modes are served with less than they want.
+fn short(plan: &Plan) -> usize {
+    let served = plan.placed.iter().flat_map(|placed| &placed.serves);
+    let short: BTreeSet<&ModeName> =
+        served.filter(|serves| !serves.short.is_empty()).map(|serves| &serves.mode).collect();
+    short.len()
 }
 
 /// What is left where most is taken: of the pools that the plan uses, the one with the least.

@@ -10,7 +10,7 @@ use mesh_core::memory::{CacheType, Confidence, Footprint, Parts};
 use mesh_core::placement::{
     Change, Known, MachineAfter, Obstacle, OnDemand, Placed, Plan, PoolAfter, Serves, Stage, Unplaced,
 };
-use mesh_core::strategy::{MachineLimits, Residency, Wish, WishProblem, Wishes};
+use mesh_core::strategy::{MachineLimits, Pin, Residency, Wish, WishProblem, Wishes};
 use mesh_core::units::{Bytes, Celsius};
 use mesh_proto::v1::{
     ModeChange, ModeSetting, ModeStatus, ModelStatus, NodeStatus, PlacedReplica, SetModeReply, StatusReply,
@@ -227,6 +227,39 @@ fn a_plan_with_every_reason_tells_more_than_the_usual_ones() {
     assert!(!usual.contains("strix-2") && usual.contains("    1 more: meshctl explain mode=architect\n"));
     let all = page(&plan, "off", Asked { verbose: true, ..Asked::default() }).text(PIPE);
     assert!(all.contains("strix-2: needs 160.4 GiB") && !all.contains("1 more"), "{all}");
+    // The mesh itself may have no mode of this name, or another of it.
+    let other = page(&plan, "off", proposed()).text(PIPE);
+    assert!(other.contains("    1 more: meshctl plan --strategy spread --verbose\n"), "{other}");
+    let assumed = page(&plan, "off", Asked { assumed: true, ..proposed() }).text(PIPE);
+    assert!(assumed.contains("    1 more: the same with --verbose\n"), "{assumed}");
+    let applied = page(&plan, "following", Asked { applied: true, ..proposed() }).text(PIPE);
+    assert!(applied.contains("    1 more: meshctl explain mode=architect\n"), "{applied}");
+}
+
+#[test]
+fn a_mode_with_some_of_its_copies_is_placed_in_part() {
+    let mut plan = full();
+    plan.unplaced = vec![Unplaced { mode: mode_name("code"), copies: 1, ..impossible().unplaced.remove(0) }];
+    let text = page(&plan, "off", Asked::default()).text(PIPE);
+    assert!(
+        text.contains("not feasible: 1 of 6 modes is placed in part (2 of 3 copies), at least"),
+        "{text}"
+    );
+    assert!(text.contains("\n  code: deepseek-v3:iq1 (2 of 3 copies are placed)"), "{text}");
+    plan.unplaced.extend(impossible().unplaced);
+    let text = page(&plan, "off", Asked::default()).text(PIPE);
+    assert!(text.contains("not feasible: 1 of 6 modes is not placed, 1 in part, at least"), "{text}");
+}
+
+#[test]
+fn modes_with_less_than_they_want_are_counted() {
+    let mut plan = full();
+    let head = |plan: &Plan| page(plan, "off", Asked::default()).text(PIPE).lines().next().map(str::to_owned);
+    let said = head(&plan).expect("a line");
+    assert!(said.contains("   feasible, 1 mode with less than it wants, at least "), "{said}");
+    plan.placed[0].serves[1].short = vec!["context 2048 instead of 65536".into()];
+    let said = head(&plan).expect("a line");
+    assert!(said.contains("   feasible, 2 modes with less than they want, at least "), "{said}");
 }
 
 #[test]
@@ -379,9 +412,8 @@ fn wishes() -> Wishes {
 }
 
 fn views<'a>(status: &'a StatusReply, wishes: &'a Wishes) -> [View<'a>; 3] {
-    let known = |at: usize, wish: Option<usize>| View {
-        status: status.modes.get(at),
-        wish: wish.map(|at| &wishes.modes[at]),
+    let known = |at: usize, wish: Option<usize>| {
+        View::new(status.modes.get(at), wish.map(|at| &wishes.modes[at]), &status.models)
     };
     [known(0, Some(0)), known(1, None), known(9, Some(1))]
 }
@@ -391,6 +423,33 @@ fn modes_are_listed_with_what_they_want_and_get() {
     let (status, wishes) = (status(), wishes());
     insta::assert_snapshot!(mode::list(&views(&status, &wishes), columns(120)));
     assert!(mode::list(&[], PIPE).starts_with("no modes; "));
+}
+
+#[test]
+fn a_context_that_is_less_than_wanted_is_told_beside_it() {
+    let (mut status, wishes) = (status(), wishes());
+    status.models[0].replicas[0].context = Some(32_768);
+    let text = mode::list(&views(&status, &wishes), PIPE);
+    assert!(text.contains("  32k of 64k  ") && !text.contains("# code"), "{text}");
+    status.models[0].replicas[0].context = Some(2048);
+    let modes = views(&status, &wishes);
+    let text = mode::list(&modes, PIPE);
+    assert!(text.contains("  2k of 64k  "), "{text}");
+    assert!(
+        text.contains("# code: served with 2k of context, less than the 16k that it needs at least\n"),
+        "{text}"
+    );
+    let page = mode::page(modes[0], &status.models, &[], PIPE);
+    assert!(
+        page.contains("\nserved      2k of context, less than the 16k that it needs at least\n"),
+        "{page}"
+    );
+    let plan = full();
+    let mesh = Mesh { status: &status, wishes: &wishes, plan: &plan, state: "off" };
+    assert!(mesh.mode_page(modes[0], PIPE).contains("\nserved      2k of context"));
+    // What one of them does not tell is not known to be less.
+    status.models[0].replicas[0].context = None;
+    assert!(mode::list(&views(&status, &wishes), PIPE).contains("  64k  "));
 }
 
 #[test]
@@ -428,6 +487,10 @@ fn a_model_is_explained_by_each_machine() {
     insta::assert_snapshot!(
         mesh.model_page("qwen3-coder:30b", columns(100)) + "\n" + &mesh.model_page("qwen3:32b", PIPE)
     );
+    let pin = |at: &str| Pin { model: model("qwen3-coder:30b"), machine: machine(at) };
+    let pinned = Wishes { pins: [pin("strix-1"), pin("msi-5070ti")].into(), ..Wishes::default() };
+    let text = Mesh { wishes: &pinned, ..mesh }.model_page("qwen3-coder:30b", PIPE);
+    assert!(text.contains("\npinned      to msi-5070ti once it is loaded there, to strix-1\n"), "{text}");
     let plan = impossible();
     let mesh = Mesh { plan: &plan, ..mesh };
     let text = mesh.model_page("deepseek-v3:iq1", PIPE);
@@ -467,11 +530,13 @@ fn what_a_mode_was_set_to_is_told_with_what_it_was() {
     };
     let changes =
         vec![change("context", "32K", "64K"), change("models", "", "a,b"), change("slots", "2", "2")];
-    let told = mode::changed(&reply("auto", changes), columns(200));
+    let told = mode::changed(&reply("auto", changes), false, columns(200));
     assert_eq!(
         told,
         "code of the strategy auto: context 32K → 64K, models as usual → a,b, slots was 2 already\n"
     );
-    let told = mode::changed(&reply("", vec![]), columns(200));
+    let told = mode::changed(&reply("", vec![]), false, columns(200));
     assert_eq!(told, "code: nothing was changed by hand\n");
+    let told = mode::changed(&reply("auto", vec![change("models", "a", "")]), true, columns(200));
+    assert_eq!(told, "code of the strategy auto: it was made by hand, and is no more\n");
 }

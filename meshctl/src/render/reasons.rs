@@ -40,6 +40,8 @@ pub(crate) struct OfModel<'a> {
     model: &'a str,
     /// Where it is; absent when no machine has it.
     status: Option<&'a ModelStatus>,
+    /// Where a person pinned it.
+    pinned: Vec<&'a MachineId>,
     machines: Vec<Reason<'a>>,
     changes: Vec<&'a Change>,
     state: &'a str,
@@ -89,6 +91,7 @@ impl<'a> Mesh<'a> {
         for (name, value) in view.wish.map(mode::wanted).unwrap_or_default() {
             lines.extend(field(name, &value, look));
         }
+        lines.extend(view.less().iter().flat_map(|less| field("served", less, look)));
         if !of.placed.is_empty() {
             lines.push(String::new());
             lines.extend(plan::models(of.placed.iter().copied(), self.plan, look));
@@ -96,7 +99,7 @@ impl<'a> Mesh<'a> {
         }
         if let Some(unplaced) = of.unplaced {
             lines.extend([String::new(), paint::bold("Not placed", look.color)]);
-            lines.extend(mode_obstacles(unplaced, true, look));
+            lines.extend(mode_obstacles(unplaced, self.plan, None, look));
         }
         if let Some(on_demand) = of.on_demand {
             lines.push(String::new());
@@ -114,6 +117,13 @@ impl<'a> Mesh<'a> {
         OfModel {
             model: name,
             status: self.status.models.iter().find(|model| model.name == name),
+            pinned: self
+                .wishes
+                .pins
+                .iter()
+                .filter(|pin| pin.model.as_str() == name)
+                .map(|pin| &pin.machine)
+                .collect(),
             machines: self.plan.machines.iter().map(|machine| self.reason(machine, name)).collect(),
             changes: self.changes(|_, model| model.as_str() == name),
             state: self.state,
@@ -134,6 +144,18 @@ impl<'a> Mesh<'a> {
         let wanted = self.wanted_by(name);
         let wanted = if wanted.is_empty() { "no mode by its name".to_owned() } else { wanted.join(", ") };
         lines.extend(field("wanted by", &wanted, look));
+        if !of.pinned.is_empty() {
+            let replicas = || of.status.iter().flat_map(|status| &status.replicas);
+            let is_in_memory = |node: &str| {
+                replicas().any(|one| one.node == node && matches!(one.state.as_str(), "loaded" | "loading"))
+            };
+            let place = |node: &&MachineId| match is_in_memory(node.as_str()) {
+                true => format!("to {node}"),
+                false => format!("to {node} once it is loaded there"),
+            };
+            let places: Vec<String> = of.pinned.iter().map(place).collect();
+            lines.extend(field("pinned", &places.join(", "), look));
+        }
         if !of.machines.is_empty() {
             lines.push(String::new());
         }
@@ -180,7 +202,7 @@ impl<'a> Mesh<'a> {
             Some(barred) => format!("nothing new comes: {barred}"),
         };
         lines.extend(field("standing", &standing, look));
-        for (at, text) in limits(&of.limits).iter().enumerate() {
+        for (at, text) in limits(&of.limits, &node.name).iter().enumerate() {
             lines.extend(field(if at == 0 { "limits" } else { "" }, text, look));
         }
         if !of.placed.is_empty() {
@@ -284,13 +306,13 @@ fn because(placed: &Placed, look: Look) -> Vec<String> {
 }
 
 /// What a machine does not give, in words.
-fn limits(limits: &MachineLimits) -> Vec<String> {
+fn limits(limits: &MachineLimits, name: &str) -> Vec<String> {
     let clock = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
     let mut lines = Vec::new();
     if limits.drained {
-        lines.push("drained by a person: its models go elsewhere".to_owned());
+        lines.push(format!("drained by a person: its models leave; back: meshctl node resume {name}"));
     } else if limits.cordoned {
-        lines.push("cordoned by a person: what it holds stays".to_owned());
+        lines.push(format!("cordoned by a person: what it holds stays; back: meshctl node resume {name}"));
     }
     for (held, of) in [(limits.reserve_ram, "RAM"), (limits.reserve_vram, "each graphics memory")] {
         if held.0 > 0 {

@@ -7,6 +7,7 @@ use super::{LOOK_EVERY, STALE_FAILURE};
 use crate::cli::ModelArgs;
 use crate::connect::Operators;
 use crate::exit::{Failure, Kind};
+use crate::render::plan::count;
 use mesh_core::machine::{Report, StoreRefusal};
 use mesh_core::units::human_duration;
 use mesh_proto::v1::{DirectReply, DirectRequest, NodeStatus, ReplicaStatus};
@@ -163,16 +164,22 @@ fn failed(wish: Wish, args: &ModelArgs, why: &str) -> Failure {
 fn sizes(wish: Wish) -> String {
     let Wish::Load { context, slots, .. } = wish else { return String::new() };
     let context = context.map(|tokens| format!("a context of {tokens} tokens"));
-    let slots = slots.map(|slots| format!("{slots} slots"));
+    let slots = slots.map(|slots| count(slots as usize, "slot"));
     let asked: Vec<String> = context.into_iter().chain(slots).collect();
     if asked.is_empty() { String::new() } else { format!(" with {}", asked.join(" and ")) }
 }
 
 fn late(wish: Wish, args: &ModelArgs, node: &NodeStatus, limit: Duration) -> Failure {
     let word = if wish == Wish::Unload { "unloaded" } else { "loaded" };
-    let state = replicas(node, args.model.as_str()).map(|replica| replica.state.as_str()).next();
-    let cause = match state {
-        Some(state) => format!("it is {state} there; the machine is {}", node.state),
+    let cause = match replicas(node, args.model.as_str()).next() {
+        Some(replica) => {
+            let size = if replica.state == "loaded" {
+                sizes(Wish::Load { context: replica.context, slots: replica.slots, cache: false })
+            } else {
+                String::new()
+            };
+            format!("it is {}{size} there; the machine is {}", replica.state, node.state)
+        }
         None => format!("no engine of the machine knows this model; the machine is {}", node.state),
     };
     let sizes = sizes(wish);
@@ -235,6 +242,23 @@ mod tests {
             let wish = Wish::Load { context, slots, cache: false };
             assert_eq!(progress(wish, &node, "m"), expected, "{wish:?}");
         }
+    }
+
+    #[test]
+    fn a_load_in_a_size_that_does_not_come_tells_the_size_that_is_there() {
+        let mut node = machine(&[("m", "loaded")]);
+        let loaded = &mut node.engines[0].replicas[0];
+        (loaded.context, loaded.slots) = (Some(2048), Some(1));
+        node.state = "ready".into();
+        let model = mesh_core::id::ModelId::new("m").expect("valid");
+        let args =
+            ModelArgs { model, node: mesh_core::id::MachineId::new("msi").expect("valid"), no_wait: false };
+        let wish = Wish::Load { context: Some(999_999), slots: None, cache: false };
+        let failure = late(wish, &args, &node, Duration::from_secs(3));
+        assert_eq!(
+            failure.cause.as_deref(),
+            Some("it is loaded with a context of 2048 tokens and 1 slot there; the machine is ready")
+        );
     }
 
     #[test]

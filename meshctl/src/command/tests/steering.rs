@@ -67,6 +67,23 @@ async fn a_plan_ends_by_whether_everything_is_placed() {
 }
 
 #[tokio::test]
+async fn every_reason_is_told_by_a_command_that_knows_the_plan() {
+    for (line, hint) in [
+        ("meshctl plan", Some("every reason: meshctl explain mode=architect")),
+        ("meshctl plan --strategy spread", Some("every reason: meshctl plan --strategy spread --verbose")),
+        ("meshctl plan --what-if -node=msi", Some("every reason: the same with --verbose")),
+        ("meshctl plan --strategy spread --verbose", None),
+        (
+            "meshctl plan --strategy spread --apply --yes",
+            Some("every reason: meshctl explain mode=architect"),
+        ),
+    ] {
+        let failure = typed(line, planning(unplaced())).await.expect_err(line);
+        assert_eq!(failure.hints.first().map(String::as_str), hint, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_strategy_is_answered_with_those_like_it() {
     let failure = typed("meshctl plan --strategy spraed", planning(served())).await.expect_err("mistyped");
     assert_eq!((failure.kind, failure.hints[0].as_str()), (Kind::NotFound, "did you mean spread?"));
@@ -146,6 +163,10 @@ async fn a_model_is_pinned_where_it_is_and_unpinned_anywhere() {
         let failure = typed(line, service.clone()).await.expect_err(line);
         assert_eq!((failure.kind, failure.hints[0].as_str()), (Kind::NotFound, hint), "{line}");
     }
+    let failure =
+        typed("meshctl model unpin nope --node msi", service.clone()).await.expect_err("no such model");
+    let hints = failure.hints.join("\n");
+    assert!(!hints.contains("model pull") && hints.contains("meshctl model list --node msi"), "{hints}");
     service.mesh.send_modify(|mesh| mesh.nodes[0].engines.clear());
     service.desk.send_modify(|desk| {
         desk.pin(&PinModelRequest { model: "gone".into(), node: "msi".into(), pinned: true });
@@ -247,6 +268,10 @@ async fn waiting_for_a_drain_needs_the_wish_and_an_empty_machine() {
     let line = "meshctl wait --for node=msi,drained --timeout 1s";
     let failure = typed(line, service.clone()).await.expect_err("nobody drains it");
     assert_eq!(failure.kind, Kind::TimedOut);
+    assert_eq!(
+        failure.hints,
+        ["what is in the way: meshctl status", "give it longer: --timeout 30m"].map(String::from)
+    );
     assert_eq!(failure.cause.as_deref(), Some("msi is not to be drained: meshctl node drain msi"));
     assert_eq!(typed("meshctl node drain msi", service.clone()).await, Ok(()));
     let failure = typed(line, service.clone()).await.expect_err("it still holds a model");

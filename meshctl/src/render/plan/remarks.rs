@@ -36,7 +36,8 @@ impl Page<'_> {
     pub(super) fn not_placed(&self, look: Look) -> Vec<String> {
         let mut lines = Vec::new();
         for unplaced in &self.plan.unplaced {
-            lines.extend(mode_obstacles(unplaced, self.asked.verbose, look));
+            let rest = (!self.asked.verbose).then(|| self.asked.reasons(&unplaced.mode));
+            lines.extend(mode_obstacles(unplaced, self.plan, rest.as_deref(), look));
         }
         if !lines.is_empty() {
             lines.insert(0, bold("Not placed", look.color));
@@ -146,14 +147,28 @@ pub(crate) fn changed(change: &Change, plan: &Plan, look: Look) -> Vec<String> {
     wrapped(&format!("  {sign} "), &look.text(&text), look)
 }
 
-/// Why a mode does not get what it wants, and what would help.
-pub(crate) fn mode_obstacles(unplaced: &Unplaced, all: bool, look: Look) -> Vec<String> {
+/// `8 of 9 copies`, where some of a mode's copies are placed.
+pub(crate) fn part(unplaced: &Unplaced, plan: &Plan) -> Option<String> {
+    let served = plan.placed.iter().flat_map(|placed| &placed.serves);
+    let placed: u32 = served.filter(|serves| serves.mode == unplaced.mode).map(|serves| serves.copies).sum();
+    (placed > 0).then(|| format!("{placed} of {} copies", placed.saturating_add(unplaced.copies)))
+}
+
+/// Why a mode does not get what it wants, and what would help. Where `rest` is told are all reasons; `None` = here.
+pub(crate) fn mode_obstacles(
+    unplaced: &Unplaced,
+    plan: &Plan,
+    rest: Option<&str>,
+    look: Look,
+) -> Vec<String> {
     let models: Vec<&str> = unplaced.models.iter().map(|model| model.as_str()).collect();
     let mut head = match models.as_slice() {
         [] => "no model of the mesh can serve it".to_owned(),
         models => models.join(", "),
     };
-    if unplaced.copies > 1 {
+    if let Some(part) = part(unplaced, plan) {
+        head.push_str(&format!(" ({part} are placed)"));
+    } else if unplaced.copies > 1 {
         head.push_str(&format!(" ({} copies are missing)", unplaced.copies));
     }
     if unplaced.impossible {
@@ -161,7 +176,7 @@ pub(crate) fn mode_obstacles(unplaced: &Unplaced, all: bool, look: Look) -> Vec<
     }
     let mode = format!("  {}: ", look.text(unplaced.mode.as_str()));
     let mut lines = wrapped(&mode, &look.text(&head), look);
-    let told = if all { unplaced.obstacles.len() } else { TOLD };
+    let told = if rest.is_none() { unplaced.obstacles.len() } else { TOLD };
     for obstacle in unplaced.obstacles.iter().take(told) {
         let place = match models.as_slice() {
             [_] => format!("    {}: ", obstacle.machine),
@@ -169,9 +184,9 @@ pub(crate) fn mode_obstacles(unplaced: &Unplaced, all: bool, look: Look) -> Vec<
         };
         lines.extend(wrapped(&look.text(&place), &look.text(&obstacle.why), look));
     }
-    if unplaced.obstacles.len() > told {
+    if let Some(rest) = rest.filter(|_| unplaced.obstacles.len() > told) {
         let more = unplaced.obstacles.len() - told;
-        lines.push(format!("    {more} more: meshctl explain mode={}", unplaced.mode));
+        lines.push(format!("    {more} more: {}", look.text(rest)));
     }
     for help in &unplaced.would_help {
         lines.extend(wrapped("    would help: ", &look.text(help), look));
