@@ -70,7 +70,9 @@ impl WhatIf {
             return Ok(Self::Model(model, size));
         }
         Err(format!(
-            "`{shown}` is no supposition: write +node=KIND, -node=NAME, +files or model=NAME=SIZE, as in model=big=92GiB"
+            "`{shown}` is no supposition: write +node=KIND, -node=NAME, +files or model=NAME=SIZE, as in model=big=92GiB; \
+             the kinds are {}, and every node stands for another like it",
+            kinds()
         ))
     }
 }
@@ -114,16 +116,19 @@ fn names(world: &World) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
+fn kinds() -> String {
+    KINDS.map(|kind| kind.word).join(", ")
+}
+
 fn machine(world: &World, which: &str) -> Result<Site, String> {
     if let Some(kind) = KINDS.into_iter().find(|kind| kind.word == which) {
         return Ok(Site { pools: pools(kind), ..empty(free_name(world, kind.word)) });
     }
     let Some(like) = world.sites.iter().find(|site| site.machine.as_str() == which) else {
         let shown: String = which.chars().take(64).collect();
-        let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.word).collect();
         return Err(format!(
             "`{shown}` is no kind of machine and no node: the kinds are {}, the nodes {}",
-            kinds.join(", "),
+            kinds(),
             names(world)
         ));
     };
@@ -220,6 +225,16 @@ mod tests {
         );
         let strix = world.sites.last().expect("it is there");
         assert_eq!(strix.pools.devices[0].memory.available, Bytes(116 * GIB));
+    }
+
+    #[test]
+    fn the_kinds_are_in_the_help_and_in_the_manual() {
+        let help = include_str!("../../../meshctl/src/cli/steering.rs");
+        let manual = include_str!("../../../docs/meshctl.md");
+        for Kind { word, .. } in KINDS {
+            assert!(help.contains(word), "the help of `plan --what-if` lacks {word}");
+            assert!(manual.contains(&format!("`{word}`")), "docs/meshctl.md lacks {word}");
+        }
     }
 
     #[test]
