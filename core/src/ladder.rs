@@ -1,12 +1,43 @@
 //! The escalation ladder: a machine is climbed from the smallest model to the largest, each rung is measured, and the
 //! record says what to use and what to avoid. Here is the pure part: words, figures and judgement. Who climbs (loads,
 //! asks, writes the record down) is a shell, and tells all it saw in a [`Record`].
+//!
+//! ```text
+//! next(record, candidate) ─ Go ─► the shell measures ─► Rung ─┐
+//!        ▲                                                    │
+//!        └──────────────────────── record ◄───────────────────┘
+//!                                    └─► analyse ─► figures, steps, sweet spots, what to avoid, advice, configuration
+//! ```
 
+mod advice;
+mod analysis;
+mod avoid;
+mod cells;
 mod check;
+mod cost;
+mod counted;
+mod figures;
+mod goals;
+mod quality;
 mod record;
+mod scaling;
+mod stop;
+mod summary;
+mod sweet;
 
+pub use advice::{Advice, Need};
+pub use analysis::{Analysis, analyse};
+pub use avoid::{Avoided, LEAST_USEFUL, SUSTAINED, UNSTABLE};
+pub use cells::{CellSummary, Soak};
 pub use check::RecordProblem;
+pub use cost::{Amount, CloudPrice, Comparison, Cost, MachinePrice, Prices, cost};
+pub use figures::{FORMULAS, Figure, Times};
+pub use goals::HEADROOM;
 pub use record::{
     Answered, Cell, Evaluation, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling, Schema,
     Settings, Shape, Shortage, StopRule, Stopped,
 };
+pub use scaling::{Cause, Step};
+pub use stop::{Candidate, Next, next};
+pub use summary::{AnswerSummary, RungSummary, summarise, verdict};
+pub use sweet::{Kind, KindChoice, ModeChoice};

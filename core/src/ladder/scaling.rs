@@ -1,0 +1,125 @@
+//! What a larger model costs: the step from each rung to the next, and whether its size explains it.
+//!
+//! One request at a time reads all active weights for each token, so while memory bandwidth is the bound,
+//! tokens each second × bytes for each token stays what it is. Where it collapses something else happened: layers in
+//! RAM, a slower kernel, a processor that is held down.
+
+use super::figures::finite;
+use super::goals::{Climbed, number};
+use crate::fit::Offload;
+use crate::id::ModelId;
+use serde::Serialize;
+
+/// Rate × bytes may fall to this part from one rung to the next and still be one bandwidth: quantisations and layer sizes
+/// differ in how well kernels read them.
+const SAME_BANDWIDTH: f64 = 0.7;
+
+/// From one rung to the next that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Step {
+    /// The smaller model.
+    pub from: ModelId,
+    /// The larger one.
+    pub to: ModelId,
+    /// Change of tokens each second as a part: −0.34 = a third fewer.
+    pub change: f64,
+    /// What explains it.
+    pub cause: Cause,
+    /// In words, with the figures.
+    pub why: String,
+}
+
+/// What explains a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The bytes for each token: memory bandwidth is the bound.
+    Size,
+    /// More than the bytes: probably a part of the model is in RAM.
+    BeyondSize,
+    /// Sizes are not known.
+    Unknown,
+}
+
+/// Steps between rungs that were measured.
+pub(super) fn steps(climbed: &[Climbed<'_>]) -> Vec<Step> {
+    let measured: Vec<(&Climbed<'_>, f64)> =
+        climbed.iter().filter_map(|rung| Some((rung, rung.rate()?))).collect();
+    let pairs = measured.windows(2).filter_map(|pair| <&[_; 2]>::try_from(pair).ok());
+    pairs.filter_map(|[from, to]| step(*from, *to)).collect()
+}
+
+fn step((from, old): (&Climbed<'_>, f64), (to, new): (&Climbed<'_>, f64)) -> Option<Step> {
+    let change = finite(new / old - 1.0)?;
+    let seen = format!("{} → {} tok/s ({:+.0} %)", number(old), number(new), change * 100.0);
+    let (cause, said) = match (bandwidth(from), bandwidth(to)) {
+        (Some(before), Some(after)) if after >= before * SAME_BANDWIDTH => {
+            let kept = format!("rate × bytes goes {} → {} GB/s", number(before / 1e9), number(after / 1e9));
+            (Cause::Size, format!("its size explains that: {kept}{}", sparse(to)))
+        }
+        (Some(before), Some(after)) => {
+            let fell = format!("rate × bytes falls {} → {} GB/s", number(before / 1e9), number(after / 1e9));
+            (Cause::BeyondSize, format!("more than its size explains: {fell}{}; {}", sparse(to), suspect(to)))
+        }
+        _ => (Cause::Unknown, "sizes are not known, so nothing explains it".into()),
+    };
+    let why = format!("{seen}, {said}");
+    Some(Step { from: from.rung.model.clone(), to: to.rung.model.clone(), change, cause, why })
+}
+
+/// Bytes of weights read each second: the bandwidth that the machine shows for this model.
+pub(super) fn bandwidth(climbed: &Climbed<'_>) -> Option<f64> {
+    finite(climbed.rate()? * climbed.traffic()?).filter(|bytes| *bytes > 0.0)
+}
+
+fn sparse(climbed: &Climbed<'_>) -> String {
+    match (climbed.rung.active_parameters, climbed.rung.parameters) {
+        (Some(active), Some(all)) if active < all => {
+            format!(" (sparse: {} of {} B parameters for each token)", billions(active), billions(all))
+        }
+        _ => String::new(),
+    }
+}
+
+fn billions(parameters: u64) -> String {
+    format!("{:.1}", parameters as f64 / 1e9)
+}
+
+/// Why a rung is slower than its bytes say.
+fn suspect(climbed: &Climbed<'_>) -> String {
+    let offload = climbed.rung.subject.as_ref().and_then(|subject| subject.offload);
+    let slowed = climbed.summary.throttled_s.filter(|seconds| *seconds > 0.0);
+    let slowed = slowed.map(|seconds| format!(", and it was slowed down for {} s", number(seconds)));
+    let placed = match offload {
+        Some(Offload::Full) => "all of it is on the device, so it is no spill into RAM".into(),
+        Some(Offload::None) => "all of it is in RAM".into(),
+        Some(Offload::Layers(layers)) => {
+            format!("only {layers} layers are on the device, the rest is in RAM")
+        }
+        Some(Offload::ExpertsOfFirst(layers)) => format!("the experts of {layers} layers are in RAM"),
+        None => "it probably spills into RAM".into(),
+    };
+    placed + &slowed.unwrap_or_default()
+}
+
+/// The whole ladder in a sentence or two.
+pub(super) fn pattern(climbed: &[Climbed<'_>], steps: &[Step]) -> String {
+    let Some(last) = steps.last() else { return "fewer than two rungs were measured: no pattern".into() };
+    let broken: Vec<&Step> = steps.iter().filter(|step| step.cause == Cause::BeyondSize).collect();
+    let place = |model: &ModelId| climbed.iter().position(|rung| rung.rung.model == *model);
+    let until = broken.first().and_then(|step| place(&step.to)).unwrap_or(climbed.len());
+    let bound: Vec<f64> = climbed[..until].iter().filter_map(bandwidth).collect();
+    let low = bound.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = bound.iter().copied().fold(0.0, f64::max);
+    let mut said = Vec::new();
+    if bound.len() > 1 {
+        let to = broken.first().map_or(&last.to, |step| &step.from);
+        said.push(format!(
+            "up to {to} memory bandwidth is the bound: rate × bytes stays within {}–{} GB/s",
+            number(low / 1e9),
+            number(high / 1e9)
+        ));
+    }
+    said.extend(broken.iter().map(|step| format!("{}: {}", step.to, step.why)));
+    if said.is_empty() { "sizes are not known: no pattern".into() } else { said.join("; ") }
+}

@@ -1,0 +1,15 @@
+//! The escalation ladder, from records as a shell would write them: the owner's own climb, figures of a rung, rules,
+//! and laws that hold for any numbers.
+
+#[path = "ladder/built.rs"]
+mod built;
+#[path = "ladder/costs.rs"]
+mod costs;
+#[path = "ladder/figures.rs"]
+mod figures;
+#[path = "ladder/judgement.rs"]
+mod judgement;
+#[path = "ladder/laws.rs"]
+mod laws;
+#[path = "ladder/owners_climb.rs"]
+mod owners_climb;
