@@ -2,8 +2,8 @@
 
 use super::advice::{Advice, Need, advice, needs};
 use super::avoid::{Avoided, avoided};
-use super::goals::Climbed;
-use super::record::{ModeGoal, Record};
+use super::goals::{Climbed, misses};
+use super::record::{ModeGoal, Outcome, Record};
 use super::scaling::{Step, pattern, steps};
 use super::summary::{RungSummary, summarise};
 use super::sweet::{KindChoice, ModeChoice, of_kinds, of_mode, usable};
@@ -14,6 +14,8 @@ use serde::Serialize;
 pub struct Analysis {
     /// Each rung in figures, in the record's order.
     pub rungs: Vec<RungSummary>,
+    /// The last word on each rung, in a few words: `★ sweet spot: ask`, `avoid: …`, `slow for code (…)`, `ok`.
+    pub remarks: Vec<String>,
     /// From each measured rung to the next.
     pub steps: Vec<Step>,
     /// How speed follows size, in a sentence or two.
@@ -45,9 +47,11 @@ pub fn analyse(record: &Record) -> Analysis {
     let avoid = avoided(record, &climbed);
     let usable = usable(&climbed, &avoid);
     let modes: Vec<ModeChoice> = record.modes.iter().map(|goal| of_mode(goal, &usable)).collect();
+    let kinds = of_kinds(&usable);
     Analysis {
+        remarks: climbed.iter().map(|rung| remark(record, rung, &modes, &kinds, &avoid)).collect(),
         pattern: pattern(&climbed, &steps),
-        kinds: of_kinds(&usable),
+        kinds,
         needs: needs(&climbed),
         advice: advice(record, &climbed, &steps, &avoid, &modes),
         configuration: configuration(&record.modes, &modes),
@@ -56,6 +60,39 @@ pub fn analyse(record: &Record) -> Analysis {
         modes,
         avoid,
     }
+}
+
+/// The last word on a rung. Where modes say what they want the kinds are of no interest.
+fn remark(
+    record: &Record,
+    rung: &Climbed<'_>,
+    modes: &[ModeChoice],
+    kinds: &[KindChoice],
+    avoid: &[Avoided],
+) -> String {
+    let model = &rung.rung.model;
+    match &rung.summary.outcome {
+        Outcome::Skipped(why) => return format!("skipped: {why}"),
+        Outcome::Failed(why) => return format!("failed: {why}"),
+        Outcome::Done => {}
+    }
+    if let Some(reason) = avoid.iter().find(|one| one.model == *model).and_then(|one| one.reasons.first()) {
+        return format!("avoid: {reason}");
+    }
+    let of_modes = modes.iter().filter(|choice| choice.models.first() == Some(model));
+    let mut best: Vec<String> = of_modes.map(|choice| choice.mode.to_string()).collect();
+    if modes.is_empty() {
+        let of_kinds = kinds.iter().filter(|choice| choice.model.as_ref() == Some(model));
+        best.extend(of_kinds.map(|choice| choice.kind.to_string()));
+    }
+    if !best.is_empty() {
+        return format!("★ sweet spot: {}", best.join(", "));
+    }
+    let slow = record.modes.iter().find_map(|goal| {
+        let slow = misses(goal, rung, 0.0).into_iter().find(|miss| miss.is_slow())?;
+        Some(format!("slow for {} ({slow})", goal.mode))
+    });
+    slow.unwrap_or_else(|| "ok".into())
 }
 
 /// The choices as lines of TOML, for the router's file. Names of modes and models need no escapes: their grammar has

@@ -146,16 +146,15 @@ pub(super) fn seconds(cell: &Cell) -> Option<f64> {
     finite(seconds).filter(|seconds| *seconds > 0.0)
 }
 
-/// What the soak showed; of several the last. Heat is what it is about, so nothing is left out for it.
+/// What the soak showed; of several the last. Heat is what it is about, so nothing is left out for it. A request belongs to
+/// the first quarter if it began in it, and to the last if it reached into it; of a large model one may take minutes.
 pub(super) fn soak(cells: &[Cell]) -> Option<Soak> {
     let cell = cells.iter().rev().find(|cell| cell.work.soak_s.is_some())?;
     let seconds = seconds(cell)?;
-    let of = |from: f64, to: f64| {
-        let inside = cell.runs.iter().filter(|run| {
-            !run.warm_up && run.error.is_none() && (from * seconds..=to * seconds).contains(&run.at_s)
-        });
-        median(inside.filter_map(Run::decode))
-    };
-    let (first, last) = (of(0.0, 0.25)?, of(0.75, 1.0)?);
+    let (early, late) = (0.25 * seconds, 0.75 * seconds);
+    let runs = || cell.runs.iter().filter(|run| !run.warm_up && run.error.is_none());
+    let first = median(runs().filter(|run| run.at_s <= early).filter_map(Run::decode))?;
+    let last = runs().filter(|run| run.at_s > early && run.at_s + run.total_s >= late);
+    let last = median(last.filter_map(Run::decode))?;
     Some(Soak { seconds, first, last, share: finite(last / first)? })
 }

@@ -7,6 +7,7 @@ use super::quality::ranked;
 use super::record::ModeGoal;
 use crate::id::{ModeName, ModelId};
 use serde::Serialize;
+use std::fmt;
 
 /// What one mode should use.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,6 +32,17 @@ pub enum Kind {
     Quality,
     /// The best that is made for this: `code`.
     Specialised(String),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fast => write!(out, "fast"),
+            Self::Balanced => write!(out, "balanced"),
+            Self::Quality => write!(out, "quality"),
+            Self::Specialised(specialty) => write!(out, "specialised in {specialty}"),
+        }
+    }
 }
 
 /// What one kind should use.

@@ -105,6 +105,29 @@ fn a_soak_compares_its_last_quarter_with_its_first() {
 }
 
 #[test]
+fn a_soak_of_two_long_answers_compares_them() {
+    let runs = [(0.0, 10.0), (51.0, 2.5)].map(|(at_s, rate)| Run { at_s, ..run(0, rate) });
+    let mut soak = cell(1, runs.into());
+    soak.work.soak_s = Some(100);
+    let of = |cells| summarise(&Rung { cells, ..rung("m", 1.0) }).soak.map(|soak| soak.share);
+    assert!(near(of(vec![soak.clone()]), 0.25));
+    soak.runs.pop();
+    assert_eq!(of(vec![soak]), None, "one answer is compared with nothing");
+}
+
+#[test]
+fn absurd_rates_and_times_are_no_measurements() {
+    let runs = [1e300, 1e-300, 30.0].map(|rate| Run {
+        engine_decode: Some(rate),
+        ttft_s: Some(1e300),
+        ..run(0, 1.0)
+    });
+    let summary = summarise(&Rung { cells: vec![cell(1, runs.into())], ..rung("m", 1.0) });
+    assert_eq!(summary.decode.map(|decode| (decode.median, decode.n)), Some((30.0, 1)));
+    assert_eq!(summary.ttft, None);
+}
+
+#[test]
 fn answers_are_judged_and_counted_by_their_faults() {
     let mut cut = answered("The sky is", 1.0);
     cut.run.finish_reason = Some("length".into());

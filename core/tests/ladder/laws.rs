@@ -196,6 +196,7 @@ proptest! {
         let whys = analysis.modes.iter().map(|c| &c.why).chain(analysis.kinds.iter().map(|c| &c.why));
         prop_assert!(whys.chain(analysis.steps.iter().map(|step| &step.why)).all(|why| !why.is_empty()));
         prop_assert_eq!(analysis.modes.len(), record.modes.len());
+        prop_assert_eq!(analysis.remarks.len(), record.rungs.len());
         prop_assert!(analysis.rungs.iter().all(|rung| rung.throttled_s.is_none_or(|s| s <= rung.seconds)));
     }
 

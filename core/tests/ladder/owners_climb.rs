@@ -1,7 +1,7 @@
 //! The climb that the mesh's owner did by hand comes out as in his notes: speeds, steps, what to use, what to avoid.
 
 use crate::built::{GOOD, answered, goal, model, record, rung};
-use mesh_core::ladder::{Analysis, Cause, Kind, Record, Rung, StopRule, analyse};
+use mesh_core::ladder::{Analysis, Cause, Kind, Outcome, Record, Rung, StopRule, analyse};
 use mesh_core::ladder::{Candidate, Next, next};
 use mesh_core::trial::Sample;
 
@@ -91,6 +91,29 @@ fn the_model_to_avoid_is_the_one_with_empty_answers() {
         avoid[0].reasons,
         ["4 of 5 answers empty, 20 % success (4–62 %), 80 % wanted", "0.52 tok/s, at least 1 is of use"]
     );
+}
+
+#[test]
+fn each_rung_gets_its_last_word() {
+    let remarks = analyse(&climb()).remarks;
+    assert_eq!(
+        remarks,
+        [
+            "★ sweet spot: fast",
+            "★ sweet spot: balanced",
+            "★ sweet spot: quality",
+            "★ sweet spot: specialised in code",
+            "avoid: 4 of 5 answers empty, 20 % success (4–62 %), 80 % wanted",
+        ]
+    );
+    let mut asking = climb();
+    asking.modes = vec![goal("code", 40.0), goal("ask", 5.0)];
+    asking.rungs.push(Rung { outcome: Outcome::Skipped("no room".into()), ..rung("codellama:34b", 19.0) });
+    let remarks = analyse(&asking).remarks;
+    assert_eq!(remarks[0], "ok");
+    assert_eq!(remarks[1..3], ["★ sweet spot: code", "★ sweet spot: ask"]);
+    assert_eq!(remarks[3], "slow for code (8.96 tok/s of 40.0 wanted)");
+    assert_eq!(remarks[5], "skipped: no room");
 }
 
 #[test]
