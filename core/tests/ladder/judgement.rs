@@ -122,6 +122,24 @@ fn models_are_avoided_for_what_they_showed() {
 }
 
 #[test]
+fn a_rung_that_broke_off_is_no_step_and_no_choice() {
+    let broke = Rung { outcome: Outcome::Failed("it crashed".into()), ..measured("broke", 6.0, 90.0) };
+    let mut climbed = record(vec![measured("a", 4.0, 30.0), broke, measured("b", 8.0, 15.0)]);
+    climbed.modes = vec![goal("ask", 5.0)];
+    let found = analyse(&climbed);
+    let steps: Vec<(String, String)> =
+        found.steps.iter().map(|step| (step.from.to_string(), step.to.to_string())).collect();
+    assert_eq!(steps, [("a".to_owned(), "b".to_owned())]);
+    assert_eq!(found.modes[0].models, [model("b"), model("a")]);
+    assert_eq!(found.remarks[1], "failed: it crashed");
+    assert_eq!(
+        found.rungs[1].decode.map(|decode| decode.median.round()),
+        Some(90.0),
+        "its figures are shown"
+    );
+}
+
+#[test]
 fn evaluated_quality_comes_before_size_where_all_have_the_same() {
     let of = |passed| vec![Evaluation { suite: "mmlu".into(), mode: None, passed, tried: 100 }];
     let small = Rung { evaluations: of(70), ..measured("small", 4.0, 60.0) };
@@ -134,13 +152,40 @@ fn evaluated_quality_comes_before_size_where_all_have_the_same() {
     assert!(first.why.starts_with("best evaluated of 2 (mmlu 70 % of 100 (60–78 %))"), "{}", first.why);
     // For this mode another examination counts more, if both have it.
     let own = |passed| Evaluation { suite: "chat".into(), mode: Some(mode("ask")), passed, tried: 10 };
-    climbed.rungs[0].evaluations = vec![own(2)];
-    climbed.rungs[1].evaluations = vec![own(9)];
-    assert_eq!(choice(&climbed).models, [model("large"), model("small")]);
+    let of_all = |passed| Evaluation { mode: None, ..own(passed) };
+    climbed.rungs[0].evaluations = vec![of_all(2), own(9)];
+    climbed.rungs[1].evaluations = vec![of_all(9), own(2)];
+    assert_eq!(choice(&climbed).models, [model("small"), model("large")]);
     climbed.rungs[0].evaluations.clear();
     let by_size = choice(&climbed);
     assert_eq!(by_size.models, [model("large"), model("small")]);
     assert!(by_size.why.starts_with("the largest of 2 that meets"), "{}", by_size.why);
+}
+
+fn best_for_ask(small: Evaluation, large: Evaluation) -> (String, String) {
+    let small = Rung { evaluations: vec![small], ..measured("small", 4.0, 60.0) };
+    let large = Rung { evaluations: vec![large], ..measured("large", 8.0, 30.0) };
+    // The smaller one later: its place must not decide.
+    let mut climbed = record(vec![large, small]);
+    climbed.modes = vec![goal("ask", 20.0)];
+    let choice = analyse(&climbed).modes[0].clone();
+    (choice.models[0].to_string(), choice.why)
+}
+
+#[test]
+fn different_evaluations_are_not_compared() {
+    let of = |suite: &str, passed| Evaluation { suite: suite.into(), mode: None, passed, tried: 100 };
+    let (first, why) = best_for_ask(of("easy", 95), of("hard", 40));
+    assert_eq!(first, "large");
+    assert!(why.starts_with("the largest of 2"), "{why}");
+}
+
+#[test]
+fn of_two_that_are_as_good_the_larger_one_leads() {
+    let of = |passed| Evaluation { suite: "mmlu".into(), mode: None, passed, tried: 100 };
+    let (first, why) = best_for_ask(of(60), of(60));
+    assert_eq!(first, "large");
+    assert!(why.starts_with("best evaluated of 2 (mmlu 60 %"), "{why}");
 }
 
 #[test]
