@@ -280,6 +280,7 @@ async fn a_mode_that_is_set_to_what_cannot_be_stays_as_it_was() {
         "there is no mode `coed`; there are architect, ask, autocomplete, code",
     );
     refused(mesh.mode("Co de", &["slots=2"]).await, Code::InvalidArgument, "Co de");
+    refused(mesh.mode("code", &["nosuch"]).await, Code::InvalidArgument, "`nosuch` is no setting of a mode");
     refused(mesh.mode("code", &["slots=2", "slots"]).await, Code::InvalidArgument, "set and reset at once");
     let long = format!("models={}", "m,".repeat(5000));
     refused(mesh.mode("code", &[&long]).await, Code::InvalidArgument, "more than 8192");

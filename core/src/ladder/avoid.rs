@@ -56,6 +56,7 @@ fn answers(record: &Record, rung: &Climbed<'_>) -> Option<String> {
         (answers.empty, "empty"),
         (answers.repeated, "repeated"),
         (answers.gibberish, "gibberish"),
+        (answers.endless, "without an end"),
         (answers.cut, "cut"),
         (answers.failed, "failed"),
     ];

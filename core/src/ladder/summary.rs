@@ -68,7 +68,9 @@ pub struct AnswerSummary {
     pub repeated: u64,
     /// No text of any language.
     pub gibberish: u64,
-    /// Without an end.
+    /// That went on when they had to end.
+    pub endless: u64,
+    /// That stop before their end.
     pub cut: u64,
     /// No answer at all: an error.
     pub failed: u64,
@@ -138,7 +140,8 @@ fn outcome(rung: &Rung) -> Outcome {
 }
 
 fn answers(all: &[Answered]) -> Option<AnswerSummary> {
-    let (mut good, mut empty, mut repeated, mut gibberish, mut cut, mut failed) = (0, 0, 0, 0, 0, 0);
+    let (mut good, mut empty, mut repeated, mut gibberish) = (0, 0, 0, 0);
+    let (mut endless, mut cut, mut failed) = (0, 0, 0);
     for answer in all {
         if answer.run.error.is_some() {
             failed += 1;
@@ -150,6 +153,7 @@ fn answers(all: &[Answered]) -> Option<AnswerSummary> {
             Verdict::Cut(_) => &mut cut,
             Verdict::Repeated(_) => &mut repeated,
             Verdict::Gibberish(_) => &mut gibberish,
+            Verdict::Endless(_) => &mut endless,
         };
         *count += 1;
     }
@@ -157,7 +161,7 @@ fn answers(all: &[Answered]) -> Option<AnswerSummary> {
         all.iter().map(|answer| answer.run.text.split_whitespace().count()).filter(|words| *words > 0);
     let words = Figure::of(texts.map(|words| words as f64));
     let success = Share::wilson(good, all.len() as u64)?;
-    Some(AnswerSummary { success, empty, repeated, gibberish, cut, failed, words })
+    Some(AnswerSummary { success, empty, repeated, gibberish, endless, cut, failed, words })
 }
 
 /// The judge's word on an answer.
@@ -168,7 +172,11 @@ pub fn verdict(answered: &Answered) -> Verdict {
         text: &run.text,
         finish_reason: run.finish_reason.as_deref(),
         completion_tokens: run.output_tokens,
-        tool_call: run.raw.as_deref().is_some_and(|raw| raw.contains("\"tool_calls\"")),
+        // A list of calls, or the whole answer with one in it.
+        tool_call: run
+            .raw
+            .as_deref()
+            .is_some_and(|raw| raw.starts_with('[') || raw.contains("\"tool_calls\"")),
         reasoning: run.reasoning.as_deref(),
     };
     judge(&answer, answered.expected)

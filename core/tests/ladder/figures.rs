@@ -145,8 +145,8 @@ fn answers_are_judged_and_counted_by_their_faults() {
         tool,
     ];
     let answers = summarise(&Rung { answers: all, ..rung("m", 1.0) }).answers.expect("seven");
-    let counts = [answers.empty, answers.repeated, answers.gibberish, answers.cut, answers.failed];
-    assert_eq!(counts, [1, 1, 1, 1, 1]);
+    let faults = [answers.empty, answers.repeated, answers.gibberish, answers.cut, answers.failed];
+    assert_eq!((faults, answers.endless), ([1, 1, 1, 1, 1], 0));
     assert_eq!((answers.success.of, answers.success.n), (2, 7));
     assert!((answers.success.low - 0.0822).abs() < 1e-4 && (answers.success.high - 0.6411).abs() < 1e-4);
     // 13 words of the good one, 120 in circles, 1 of broken characters, 3 that were cut.

@@ -260,6 +260,13 @@ pub(super) async fn set_mode(parts: &OperatorParts, request: SetModeRequest) -> 
         }
     }
     for name in request.reset {
+        if !SETTINGS.contains(&name.as_str()) {
+            let shown: String = name.chars().take(64).collect();
+            return Err(refused(format!(
+                "`{shown}` is no setting of a mode; there are {}",
+                SETTINGS.join(", ")
+            )));
+        }
         if settings.insert(name.clone(), None).is_some() {
             return Err(refused(format!("{name} is set and reset at once")));
         }
