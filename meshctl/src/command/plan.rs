@@ -54,13 +54,16 @@ pub(super) async fn run(args: PlanArgs, way: &Way, screen: &Screen) -> Result<()
         show(&planned, asked, &mut operators, screen).await?;
         return verdict(&planned.plan, asked);
     }
-    if !screen.is_json() {
+    let (is_contradictory, is_empty) = (is_contradictory(&planned.plan), is_empty(&planned.plan));
+    if !screen.is_json() && (is_contradictory || is_empty) {
         show(&planned, asked, &mut operators, screen).await?;
+    } else if !screen.is_json() {
+        screen.result(&screen.commands(&page(&planned, &[], asked).proposal(screen.look)))?;
     }
-    if is_contradictory(&planned.plan) {
+    if is_contradictory {
         return verdict(&planned.plan, asked);
     }
-    if is_empty(&planned.plan) {
+    if is_empty {
         return Err(Failure::new(Kind::Failed, "nothing is wished, so there is nothing to apply")
             .hint("by a strategy: meshctl plan --strategy NAME --apply"));
     }

@@ -87,6 +87,11 @@ impl Page<'_> {
 
     /// For people.
     pub(crate) fn text(&self, look: Look) -> String {
+        format!("{}\n{}", self.proposal(look), self.conclusion(look))
+    }
+
+    /// Without what becomes of it: that is asked next.
+    pub(crate) fn proposal(&self, look: Look) -> String {
         let mut lines = head(self.plan, look);
         let parts = [
             models(self.plan.placed.iter(), self.plan, look),
@@ -95,7 +100,6 @@ impl Page<'_> {
             self.not_placed(look),
             self.on_demand(look),
             self.problems(look),
-            self.following(look),
         ];
         for part in parts.into_iter().filter(|part| !part.is_empty()) {
             lines.push(String::new());
