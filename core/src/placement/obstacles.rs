@@ -321,11 +321,23 @@ fn help(
     let mut sites: Vec<&Site> = world.sites.iter().filter(|site| is_allowed(wish, site)).collect();
     sites.sort_by_key(|site| (std::cmp::Reverse(largest_pool(site)), &site.machine));
     sites.truncate(TOLD);
+    let has_it = |site: &&&Site| site.stored.contains_key(model) || site.held(model).is_some();
+    let is_open_somewhere = sites.iter().filter(has_it).any(|site| site.standing == Standing::Open);
+    let closed = sites.iter().filter(has_it).find_map(|site| match &site.standing {
+        Standing::Closed(why) | Standing::Holds(why) => Some((&site.machine, why)),
+        Standing::Open => None,
+    });
+    let closed = closed.filter(|_| !is_open_somewhere);
     let roomy = sites.iter().find(|site| has_room(site));
     let Some(site) = roomy.or(sites.first()).copied() else {
         told_once(would_help, nowhere(world, wish));
         return;
     };
+    if let Some((machine, why)) = closed.filter(|(machine, _)| **machine != site.machine) {
+        // Nearer than to bring the file elsewhere.
+        let text = format!("{machine} has {model} and is not used: {why}{}", remedy(machine, why));
+        told_once(would_help, text);
+    }
     if let Standing::Closed(why) | Standing::Holds(why) = &site.standing {
         told_once(would_help, format!("{} is not used: {why}{}", site.machine, remedy(&site.machine, why)));
         return;

@@ -239,6 +239,22 @@ fn a_pinned_mode_comes_before_a_warm_one_that_wants_the_same_memory() {
 }
 
 #[test]
+fn a_closed_machine_that_has_the_file_is_the_nearest_help() {
+    let (mut one, two) = (site("one", 32.0, 0.0), site("two", 32.0, 0.0));
+    stored(&mut one, &["coder"]);
+    one.standing = Standing::Closed("it is drained".into());
+    let world = world(vec![one, two], &[("coder", 8.0)]);
+    let plan = plan(&world, &wishes(vec![wish("code", &["coder"])]));
+    assert_eq!(plan.unplaced.len(), 1, "nobody lends its file");
+    let help = &plan.unplaced[0].would_help;
+    assert_eq!(
+        help[0],
+        "one has coder and is not used: it is drained; use it again: meshctl node resume one"
+    );
+    assert!(help[1].contains("meshctl model pull coder --node two"), "{help:?}");
+}
+
+#[test]
 fn of_two_modes_pinned_to_a_machine_that_holds_one_the_other_is_told_why() {
     let mut one = site("one", 32.0, 0.0);
     stored(&mut one, &["coder", "thinker"]);

@@ -9,6 +9,10 @@ use mesh_core::units::human_duration;
 use mesh_proto::v1::{GpuStatus, HealthLine, ModeStatus, ModelStatus, NodeStatus, RouterStatus, StatusReply};
 use std::time::Duration;
 
+/// States that are as they should be: what a person closed, and what waits to be asked for, too.
+const SOUND_NODES: [&str; 4] = ["ready", "idle", "drained", "cordoned"];
+const SOUND_MODES: [&str; 2] = ["ready", "on-demand"];
+
 /// The whole screen. `address` is where the router was asked; `all_models` also lists models that are only
 /// on disk and in no mode; `notice` is a first health line of our own.
 pub(crate) fn screen(
@@ -44,12 +48,8 @@ pub(crate) fn not_ready(status: &StatusReply) -> Vec<String> {
         let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
         format!("{kind} {name} is {}{reason}", named(state))
     };
-    // What a person closed, and what waits to be asked for, is as it should be.
-    let nodes = status
-        .nodes
-        .iter()
-        .filter(|node| !["ready", "idle", "drained", "cordoned"].contains(&node.state.as_str()));
-    let modes = status.modes.iter().filter(|mode| !["ready", "on-demand"].contains(&mode.state.as_str()));
+    let nodes = status.nodes.iter().filter(|node| !SOUND_NODES.contains(&node.state.as_str()));
+    let modes = status.modes.iter().filter(|mode| !SOUND_MODES.contains(&mode.state.as_str()));
     let stopped = status.router.iter().filter(|router| router.plan == "following");
     let stopped = stopped.flat_map(|router| &router.plan_stopped);
     let empty = status.nodes.is_empty().then(|| "no machine has joined".to_owned());
@@ -276,8 +276,11 @@ fn sum(values: impl Iterator<Item = Option<u32>>) -> Option<u32> {
 fn health(status: &StatusReply, notice: Option<&str>, look: Look) -> Vec<String> {
     let mentioned = |name: &str| status.health.iter().any(|line| line.message.contains(name));
     let ours = |message: String| HealthLine { level: "warning".into(), message, hint: String::new() };
-    let nodes = status.nodes.iter().filter(|node| node.state != "ready" && !node.reason.is_empty());
-    let modes = status.modes.iter().filter(|mode| mode.state != "ready" && !mode.reason.is_empty());
+    let is_unsound = |sound: &[&str], state: &str| !sound.contains(&state);
+    let nodes =
+        status.nodes.iter().filter(|node| is_unsound(&SOUND_NODES, &node.state) && !node.reason.is_empty());
+    let modes =
+        status.modes.iter().filter(|mode| is_unsound(&SOUND_MODES, &mode.state) && !mode.reason.is_empty());
     let unsaid = nodes
         .filter(|node| !mentioned(&node.name))
         .map(|node| ours(format!("{} {}: {}", node.name, node.state, node.reason)))
