@@ -359,6 +359,18 @@ impl Steward {
         }
         self.seen = operator.clone();
         self.take_up(&operator).await;
+        // Who looks at the status now must not see what was wished before.
+        let strategy =
+            self.wished.strategy.as_ref().map(|strategy| strategy.name.clone()).unwrap_or_default();
+        let following = self.follows();
+        self.publish.send_if_modified(|old| {
+            let changed = (old.following, &old.wishes.strategy) != (following, &strategy);
+            if changed {
+                let planned = Arc::make_mut(old);
+                (planned.following, planned.wishes.strategy) = (following, strategy);
+            }
+            changed
+        });
     }
 
     async fn take_up(&mut self, operator: &OperatorWishes) {

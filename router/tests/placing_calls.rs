@@ -97,6 +97,13 @@ impl Mesh {
         (wishes, reply.state, applied.collect())
     }
 
+    /// Whose modes hold by the status, and whether the mesh follows its plan.
+    async fn told(&mut self) -> (String, String) {
+        let status = self.operator.status(StatusRequest {}).await.expect("it answers").into_inner();
+        let router = status.router.expect("there");
+        (router.strategy, router.plan)
+    }
+
     /// The first status of which `wanted` is true.
     async fn until_status(&mut self, wanted: impl Fn(&StatusReply) -> bool) {
         // The operator's door has no news of its own: each answer is a look.
@@ -163,7 +170,9 @@ async fn a_strategy_is_shown_applied_kept_over_a_restart_and_left() {
     let mut mesh = Mesh::start(data.path()).await;
     agent.attach(&mesh.router.fleet).await;
     assert_eq!(mesh.wishes().await.1, "following");
+    assert_eq!(mesh.told().await, ("auto".into(), "following".into()));
     let off = mesh.apply("off").await.expect("it stops");
+    assert_eq!(mesh.told().await, ("auto".into(), "off".into()), "at once");
     assert_eq!((off.state.as_str(), document(&off).strategy.as_str()), ("off", "auto"));
     let none = mesh.apply("none").await.expect("the strategy is left");
     assert_eq!((none.state.as_str(), document(&none).strategy.as_str()), ("off", ""));
