@@ -7,7 +7,7 @@
 
 use crate::fit::Offload;
 use crate::id::ModelId;
-use crate::machine::ThermalState;
+use crate::machine::{Gpu, ThermalState, Vitals};
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -270,6 +270,44 @@ pub struct Sample {
     pub thermal: ThermalState,
     /// Processors' load average over one minute.
     pub load: Option<f32>,
+}
+
+impl Sample {
+    /// What `vitals` say, `at_s` seconds after a trial's beginning.
+    #[must_use]
+    pub fn of(vitals: &Vitals, at_s: f64) -> Self {
+        let gpus = vitals.gpus.known().map(Vec::as_slice).unwrap_or_default();
+        let hottest = |values: &mut dyn Iterator<Item = f32>| values.reduce(f32::max);
+        let gpu_sensors = || gpus.iter().filter_map(|gpu| gpu.sensors.temperatures.known()).flatten();
+        let host_sensors = vitals.temperatures.known().into_iter().flatten();
+        let gpu_temperature = hottest(&mut gpu_sensors().map(|sensor| sensor.value.0));
+        let temperature = hottest(&mut host_sensors.map(|sensor| sensor.value.0).chain(gpu_temperature));
+        let watts: Vec<f32> = gpus.iter().filter_map(|gpu| gpu.sensors.power.known().copied()).collect();
+        let throttle = gpus.iter().filter_map(|gpu| gpu.sensors.throttle.known());
+        let slowed: Vec<bool> = throttle
+            .map(|causes| causes.iter().any(|cause| cause.is_throttling()))
+            .chain(vitals.cpu_throttled.known().copied())
+            .collect();
+        Self {
+            at_s,
+            temperature,
+            gpu_temperature,
+            watts: (!watts.is_empty()).then(|| watts.iter().sum()),
+            vram_used: vram_used(gpus),
+            ram_used: vitals.ram.known().map(|ram| Bytes(ram.total.0.saturating_sub(ram.available.0))),
+            throttled: (!slowed.is_empty()).then(|| slowed.contains(&true)),
+            thermal: vitals.thermal.state,
+            load: vitals.load.known().copied(),
+        }
+    }
+}
+
+/// Graphics memory in use, of all processors that tell.
+fn vram_used(gpus: &[Gpu]) -> Option<Bytes> {
+    let used = gpus.iter().filter_map(|gpu| gpu.memory.known());
+    used.map(|memory| memory.total.0.saturating_sub(memory.available.0))
+        .reduce(u64::saturating_add)
+        .map(Bytes)
 }
 
 /// How a trial ended.

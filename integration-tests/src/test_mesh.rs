@@ -84,6 +84,12 @@ impl TestMesh {
         &self.key
     }
 
+    /// The data folder, with the credentials of the operator on this machine.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
     /// A client with the API key.
     #[must_use]
     pub fn client(&self) -> Client {

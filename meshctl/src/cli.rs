@@ -1,7 +1,9 @@
 //! Everything that can be typed.
 
+mod ladder;
 mod steering;
 
+pub(crate) use ladder::{LadderCommand, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -111,6 +113,9 @@ pub(crate) enum Command {
     /// Show one machine with everything that it says of itself; drain it, cordon it, or resume
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Measure a machine's models from the smallest to the largest, and say which to use
+    #[command(subcommand)]
+    Ladder(LadderCommand),
     /// Trade an operator token for credentials on this machine
     Login(LoginArgs),
 }

@@ -3,6 +3,7 @@
 mod ask;
 mod explain;
 mod key;
+mod ladder;
 mod login;
 mod mode;
 mod model;
@@ -13,7 +14,7 @@ mod status;
 mod token;
 mod wait;
 
-use crate::cli::{Cli, Command, usual_data};
+use crate::cli::{Cli, Command, LadderCommand, usual_data};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
@@ -34,10 +35,12 @@ pub(crate) fn conclude(typed: Cli, screen: &Screen) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Kind::Failed, "cannot start").cause(error.to_string()))?;
+    // A climb has to put its machine back first.
+    let minds_itself = matches!(typed.command, Command::Ladder(LadderCommand::Run(_)));
     let ended = runtime.block_on(async {
         tokio::select! {
             ended = perform(typed.command, &way, screen) => ended,
-            () = interrupted() => Err(Failure::interrupted()),
+            () = interrupted(), if !minds_itself => Err(Failure::interrupted()),
         }
     });
     // Not by dropping: that waits for a thread that may still read stdin.
@@ -57,6 +60,7 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Key(command) => key::run(command, way, screen).await,
         Command::Model(command) => model::run(command, way, screen).await,
         Command::Node(command) => node::run(command, way, screen).await,
+        Command::Ladder(command) => ladder::run(command, way, screen, interrupted).await,
         Command::Login(args) => login::run(args, way, screen).await,
     }
 }

@@ -118,7 +118,8 @@ impl Operators {
         Ok(reply.into_inner())
     }
 
-    fn meaning(&self, status: &Status) -> Failure {
+    /// What a status of the router means for the person.
+    pub(crate) fn meaning(&self, status: &Status) -> Failure {
         let message =
             if status.message().is_empty() { status.code().description() } else { status.message() };
         let kind = match status.code() {

@@ -4,6 +4,7 @@
 pub(crate) mod access;
 pub(crate) mod explain;
 pub(crate) mod fit;
+pub(crate) mod ladder;
 pub(crate) mod mode;
 pub(crate) mod models;
 pub(crate) mod node;
@@ -34,6 +35,8 @@ pub(crate) fn json<T: Serialize>(schema: &'static str, body: &T, one_line: bool)
     text.expect("messages of numbers and texts are always JSON") + "\n"
 }
 
+#[cfg(test)]
+mod ladder_tests;
 #[cfg(test)]
 mod machine_tests;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The verbs against a scripted router: a real operator plane (gRPC over the mesh's TLS) on loopback.
 
+mod bench;
+mod climbs;
 mod desk;
 mod fit;
 mod steering;
@@ -7,7 +9,7 @@ mod steering;
 use super::*;
 use crate::cli::Format;
 use desk::Desk;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use mesh_core::id::MachineId;
 use mesh_proto::frame::alpn;
 use mesh_proto::identity::{Authority, Credentials, LocalKey, Role, tls};
@@ -46,6 +48,9 @@ type Reply<T> = Result<Response<T>, Status>;
 impl Operator for Scripted {
     async fn status(&self, _: Request<StatusRequest>) -> Reply<StatusReply> {
         self.asked.notify_one();
+        if let Some(bench) = &self.desk.borrow().bench {
+            return Ok(Response::new(bench.status()));
+        }
         Ok(Response::new(self.mesh.borrow().clone()))
     }
 
@@ -80,13 +85,20 @@ impl Operator for Scripted {
         Err(Status::invalid_argument("`a` begins more than one id"))
     }
 
-    async fn direct(&self, _: Request<DirectRequest>) -> Reply<DirectReply> {
+    async fn direct(&self, request: Request<DirectRequest>) -> Reply<DirectReply> {
+        if self.desk.borrow().bench.is_some() {
+            self.desk.send_modify(|desk| desk.direct(request.get_ref()));
+            return Ok(Response::new(DirectReply {}));
+        }
         self.directed.store(true, Ordering::Relaxed);
         self.mesh.send_modify(|mesh| mesh.nodes[0].engines[0].replicas[0].state = self.becomes.into());
         Ok(Response::new(DirectReply {}))
     }
 
     async fn machines(&self, _: Request<MachinesRequest>) -> Reply<MachinesReply> {
+        if let Some(bench) = &self.desk.borrow().bench {
+            return Ok(Response::new(MachinesReply { machines: vec![bench.machine()] }));
+        }
         let mut machines = self.machines.clone();
         if let Some(reason) = self.refuses.filter(|_| self.directed.load(Ordering::Relaxed)) {
             let refusal = StoreRefusal { model: "qwen3:4b".into(), reason: reason.into(), at_ms: 7 };
@@ -132,8 +144,11 @@ impl Operator for Scripted {
     type TrialStream = futures_util::stream::BoxStream<'static, Result<TrialEvent, Status>>;
 
     async fn trial(&self, request: Request<TrialRequest>) -> Reply<Self::TrialStream> {
-        let lines = self.desk.borrow().trial(request.get_ref())?;
-        Ok(Response::new(futures_util::StreamExt::boxed(stream::iter(lines.into_iter().map(Ok)))))
+        let mut reply = Err(Status::unknown("not asked"));
+        self.desk.send_modify(|desk| reply = desk.trial(request.get_ref()));
+        let (lines, ends) = reply?;
+        let lines = stream::iter(lines.into_iter().map(Ok));
+        Ok(Response::new(if ends { lines.boxed() } else { lines.chain(stream::pending()).boxed() }))
     }
 
     async fn wishes(&self, _: Request<WishesRequest>) -> Reply<WishesReply> {

@@ -1,11 +1,12 @@
 //! The desk of the scripted router: what it plans, what it is wished.
 
+use super::bench::Bench;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::placement::Plan;
 use mesh_core::strategy::{Pin, Wishes};
 use mesh_proto::v1::{
-    ModeChange, ModeSetting, PinModelRequest, PlanReply, PlanRequest, SetModeReply, SetModeRequest,
-    SetNodeRequest, StrategyLine, TrialEvent, TrialRequest, WishesReply,
+    DirectRequest, ModeChange, ModeSetting, PinModelRequest, PlanReply, PlanRequest, SetModeReply,
+    SetModeRequest, SetNodeRequest, StrategyLine, TrialEvent, TrialRequest, WishesReply,
 };
 use tonic::Status;
 
@@ -19,6 +20,8 @@ pub(super) struct Desk {
     pub(super) applied: Vec<String>,
     /// What was changed by hand.
     pub(super) settings: Vec<ModeSetting>,
+    /// The machine, where it is climbed.
+    pub(super) bench: Option<Bench>,
 }
 
 impl Desk {
@@ -90,12 +93,18 @@ impl Desk {
         Ok(SetModeReply { mode, strategy, changes, state, warnings: vec![] })
     }
 
-    /// Trials end at once, without a figure.
-    pub(super) fn trial(&self, request: &TrialRequest) -> Result<Vec<TrialEvent>, Status> {
-        let _trial: mesh_core::trial::Trial = serde_json::from_str(&request.trial_json)
+    pub(super) fn direct(&mut self, request: &DirectRequest) {
+        if let Some(bench) = &mut self.bench {
+            bench.direct(request);
+        }
+    }
+
+    /// The lines of a trial, and whether it ends with them.
+    pub(super) fn trial(&mut self, request: &TrialRequest) -> Result<(Vec<TrialEvent>, bool), Status> {
+        let trial = serde_json::from_str(&request.trial_json)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let ended = mesh_core::trial::Event::Ended(mesh_core::trial::Ended::default());
-        Ok(vec![TrialEvent { event_json: serde_json::to_string(&ended).expect("JSON") }])
+        let bench = self.bench.as_mut().ok_or_else(|| Status::failed_precondition("there is no machine"))?;
+        bench.trial(&trial)
     }
 
     pub(super) fn wishes(&self) -> WishesReply {

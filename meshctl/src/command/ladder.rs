@@ -1,0 +1,97 @@
+//! `meshctl ladder`: a machine is climbed from its smallest model to its largest, and what was seen is kept.
+//!
+//! `candidates`: which models. `hands`: what is asked of the mesh. `climb`: the order of things, and putting the machine
+//! back. `rung`: one model. `questions`: what it is asked. `keep`: the records on this disk. What a record says is
+//! [`mesh_core::ladder`]'s to find.
+
+mod candidates;
+mod climb;
+mod hands;
+mod keep;
+mod questions;
+mod rung;
+
+use crate::cli::{LadderCommand, ShowArgs};
+use crate::connect::Way;
+use crate::exit::{Failure, Kind};
+use crate::output::Screen;
+use crate::render::ladder::{Listed, list, rung as one_rung, show as page};
+use keep::Keep;
+use mesh_core::ladder::Record;
+use serde::Serialize;
+
+/// What `ladder list --json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    ladders: &'a [Listed],
+}
+
+/// Does what was typed; `leave` resolves at each Ctrl-C.
+///
+/// # Errors
+/// `NotFound` for a node, a model or a record that there is not, `Interrupted`, `Failed` for what cannot be read or kept,
+/// and what keeps the router from answering.
+pub(super) async fn run(
+    command: LadderCommand,
+    way: &Way,
+    screen: &Screen,
+    leave: impl AsyncFn(),
+) -> Result<(), Failure> {
+    match command {
+        LadderCommand::Run(args) => climb::run(&args, way, screen, leave).await,
+        LadderCommand::List => listed(&Keep::of(&way.data), screen),
+        LadderCommand::Show(args) => shown(&args, &Keep::of(&way.data), screen),
+    }
+}
+
+fn listed(keep: &Keep, screen: &Screen) -> Result<(), Failure> {
+    let ids = keep.ids()?;
+    let ladders: Vec<Listed> = ids.into_iter().map(|id| Listed::of(keep.read(&id), id)).collect();
+    if screen.is_json() {
+        let document = Document { ladders: &ladders };
+        return screen.result(&crate::render::json("mesh.ladders/v1", &document, false));
+    }
+    if ladders.is_empty() {
+        screen.note(&screen.commands("nothing was climbed yet: meshctl ladder run --node NODE\n"));
+        return Ok(());
+    }
+    screen.result(&list(&ladders, screen.look))
+}
+
+fn shown(args: &ShowArgs, keep: &Keep, screen: &Screen) -> Result<(), Failure> {
+    let record = keep.named(args.id.as_deref())?;
+    let named =
+        args.rung.as_ref().map(|model| (model, record.rungs.iter().find(|rung| rung.model == *model)));
+    if let Some((model, None)) = named {
+        let models = record.rungs.iter().map(|rung| rung.model.as_str());
+        let what = format!("climb {} has no rung `{model}`", record.id);
+        return Err(super::names::unknown(model.as_str(), what, models, "it has none"));
+    }
+    match named.and_then(|(_, rung)| rung) {
+        // Whole in any case: a reader that wants one rung can take it.
+        _ if screen.is_json() => screen.result(&json(&record)),
+        Some(rung) => screen.result(&one_rung(rung, args.samples, screen.look)),
+        None => screen.result(&screen.commands(&page(&record, args.samples, screen.look))),
+    }
+}
+
+/// The record as it is kept.
+fn json(record: &Record) -> String {
+    serde_json::to_string_pretty(record).expect("plain data") + "\n"
+}
+
+/// Whether nothing more can be done after `failure`, whatever the model.
+fn ends_all(failure: &Failure) -> bool {
+    match failure.kind {
+        Kind::Unreachable | Kind::Refused | Kind::Interrupted | Kind::PipeClosed | Kind::Usage => true,
+        Kind::Failed | Kind::Degraded | Kind::NotFound | Kind::DoesNotFit | Kind::TimedOut => false,
+    }
+}
+
+/// What failed and why, in one line.
+fn in_words(failure: &Failure) -> String {
+    match &failure.cause {
+        Some(cause) => format!("{}: {cause}", failure.what),
+        None => failure.what.clone(),
+    }
+}

@@ -1,0 +1,163 @@
+//! What a climb asks of the mesh: reports, loads, trials, and what a machine is to be.
+
+use super::candidates::{Loaded, loaded};
+use crate::cli::ModelArgs;
+use crate::command::model::change::{Became, Wish, bring_about};
+use crate::command::node::{machines, read};
+use crate::command::plan;
+use crate::connect::{Operators, Way};
+use crate::exit::{Failure, Kind};
+use mesh_core::id::{MachineId, ModelId};
+use mesh_core::ladder::ModeGoal;
+use mesh_core::machine::Report;
+use mesh_core::strategy::Wish as Wanted;
+use mesh_core::trial::{Event, Sample, Trial};
+use mesh_core::units::human_duration;
+use mesh_proto::v1::{DirectRequest, SetNodeRequest, TrialRequest};
+use std::time::Duration;
+
+/// Of one call: an agent may take 20 s to begin a trial.
+const CALL: Duration = Duration::from_secs(30);
+/// Of a load or an unload when `--timeout` says nothing: the largest models come from slow disks.
+const LOAD: Duration = Duration::from_secs(1800);
+/// What a trial may be silent beyond its requests' patience.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How a model is to be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Size {
+    pub(super) context: Option<u32>,
+    pub(super) slots: Option<u32>,
+    pub(super) cache: Option<&'static str>,
+}
+
+/// One machine, by way of its router.
+pub(super) struct Hands {
+    operators: Operators,
+    pub(super) node: MachineId,
+    patience: Duration,
+}
+
+impl Hands {
+    pub(super) async fn of(node: &MachineId, way: &Way) -> Result<Self, Failure> {
+        let operators = Way { timeout: Some(CALL), ..way.clone() }.dial().await?;
+        Ok(Self { operators, node: node.clone(), patience: way.timeout.unwrap_or(LOAD) })
+    }
+
+    /// What the machine says of itself.
+    pub(super) async fn report(&mut self) -> Result<Report, Failure> {
+        match machines(&mut self.operators, self.node.as_str()).await?.first() {
+            Some(machine) => read(machine),
+            None => Err(Failure::new(Kind::NotFound, format!("no node named `{}`", self.node))),
+        }
+    }
+
+    /// The machine now.
+    pub(super) async fn sample(&mut self) -> Result<Sample, Failure> {
+        let report = self.report().await?;
+        Ok(report.vitals.map(|vitals| Sample::of(&vitals, 0.0)).unwrap_or_default())
+    }
+
+    /// What modes that answer questions ask for.
+    pub(super) async fn goals(&mut self) -> Result<Vec<ModeGoal>, Failure> {
+        let (wishes, _) = plan::wishes(&mut self.operators).await?;
+        let wishes = wishes.modes.into_iter().filter(|wish| !wish.embeds);
+        let goal =
+            |wish: Wanted| ModeGoal { context: Some(wish.context), ..ModeGoal::new(wish.mode, wish.target) };
+        Ok(wishes.map(goal).collect())
+    }
+
+    /// Says what the machine is to be, and tells what it was: `open`, `cordoned`, `drained`.
+    pub(super) async fn stand(&mut self, wish: &str) -> Result<String, Failure> {
+        let request = SetNodeRequest { node: self.node.to_string(), wish: wish.into() };
+        let reply = self.operators.call(|mut client| async move { client.set_node(request).await }).await?;
+        Ok(reply.before)
+    }
+
+    /// Takes everything out of its memory that can be.
+    pub(super) async fn clear(&mut self) -> Result<(), Failure> {
+        let there = loaded(&self.report().await?);
+        for one in there.into_iter().filter(|one| one.can_leave) {
+            self.unload(&one.model).await?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `DoesNotFit` with the machine's words, and all that keeps a model from being loaded.
+    pub(super) async fn load(&mut self, model: &ModelId, size: Size) -> Result<Option<Duration>, Failure> {
+        let wish = Wish::Load { context: size.context, slots: size.slots, cache: size.cache.is_some() };
+        let request = DirectRequest {
+            context: size.context,
+            slots: size.slots,
+            cache_type: size.cache.unwrap_or_default().into(),
+            ..self.request("load", model)
+        };
+        self.change(wish, model, request).await
+    }
+
+    pub(super) async fn unload(&mut self, model: &ModelId) -> Result<(), Failure> {
+        let request = self.request("unload", model);
+        self.change(Wish::Unload, model, request).await.map(|_| ())
+    }
+
+    /// How long it took; `None` = it was so.
+    async fn change(
+        &mut self,
+        wish: Wish,
+        model: &ModelId,
+        request: DirectRequest,
+    ) -> Result<Option<Duration>, Failure> {
+        let args = ModelArgs { model: model.clone(), node: self.node.clone(), no_wait: false };
+        match bring_about(&mut self.operators, wish, &args, request, self.patience).await? {
+            Became::After(took) => Ok(Some(took)),
+            Became::WasSo | Became::Sent => Ok(None),
+        }
+    }
+
+    fn request(&self, action: &str, model: &ModelId) -> DirectRequest {
+        DirectRequest {
+            node: self.node.to_string(),
+            action: action.into(),
+            model: model.to_string(),
+            ..DirectRequest::default()
+        }
+    }
+
+    /// How the model is loaded now.
+    pub(super) async fn loaded(&mut self, model: &ModelId) -> Result<Option<Loaded>, Failure> {
+        Ok(loaded(&self.report().await?).into_iter().find(|one| one.model == *model))
+    }
+
+    /// Tries, and hands on each thing that the machine tells. Dropping it ends the trial on the machine.
+    ///
+    /// # Errors
+    /// Why it did not begin, or broke.
+    pub(super) async fn trial(&mut self, trial: &Trial, mut told: impl FnMut(Event)) -> Result<(), Failure> {
+        let broke = |why: String| {
+            Failure::new(Kind::Failed, format!("the trial of {} broke", trial.model)).cause(why)
+        };
+        let trial_json = serde_json::to_string(trial).map_err(|error| broke(error.to_string()))?;
+        let request = TrialRequest { node: self.node.to_string(), trial_json };
+        let mut lines = self.operators.call(|mut client| async move { client.trial(request).await }).await?;
+        let silence = Duration::from_secs(trial.patience_s.into()) + GRACE;
+        loop {
+            let line = tokio::time::timeout(silence, lines.message()).await;
+            let line = line.map_err(|_| broke(format!("nothing came for {}", human_duration(silence))))?;
+            let Some(line) = line.map_err(|status| self.operators.meaning(&status))? else {
+                return Err(broke("the machine stopped telling".into()));
+            };
+            match serde_json::from_str(&line.event_json) {
+                Ok(Event::Failed(why)) => return Err(broke(why)),
+                Ok(event @ Event::Ended(_)) => {
+                    told(event);
+                    return Ok(());
+                }
+                Ok(event) => told(event),
+                Err(error) => {
+                    return Err(broke(format!("what the machine tells is not understood: {error}")));
+                }
+            }
+        }
+    }
+}

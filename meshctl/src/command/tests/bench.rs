@@ -1,0 +1,239 @@
+//! A scripted machine that can be climbed: models that load where there is room for them, and trials that go as told.
+
+use mesh_core::id::ModelId;
+use mesh_core::machine::{
+    Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel,
+};
+use mesh_core::machine::{ThermalState, Vitals};
+use mesh_core::trial::{Ended, Event, Run, Sample, SpeedWork, Subject, Trial, Work};
+use mesh_core::units::Bytes;
+use mesh_proto::fleet_wire::report_to_wire;
+use mesh_proto::v1::{
+    DirectRequest, EngineStatus, MachineReport, NodeStatus, ReplicaStatus, StatusReply, TrialEvent,
+};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tonic::Status;
+
+/// How a model's trials go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// As they should.
+    Sound,
+    /// Four of five answers have no text.
+    Empty,
+    /// The engine dies in the middle of a speed.
+    Dies,
+    /// Speeds begin and never end.
+    Hangs,
+    /// The first speed is slowed down, the second disturbed by others.
+    Troubled,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Model {
+    pub(super) name: &'static str,
+    /// In billions; the file has as many bytes.
+    pub(super) parameters: u64,
+    /// Tokens of all its slots together that the memory has room for.
+    pub(super) room: u32,
+    pub(super) manner: Manner,
+    state: ReplicaState,
+    context: Option<u32>,
+    slots: Option<u32>,
+}
+
+impl Model {
+    pub(super) fn new(name: &'static str, parameters: u64, room: u32, manner: Manner) -> Self {
+        let state = ReplicaState::Available;
+        Self { name, parameters, room, manner, state, context: None, slots: None }
+    }
+
+    pub(super) fn loaded(self, context: u32, slots: u32) -> Self {
+        Self { state: ReplicaState::Loaded, context: Some(context), slots: Some(slots), ..self }
+    }
+}
+
+/// The machine `msi`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bench {
+    pub(super) models: Vec<Model>,
+    /// What it was told, and what was tried.
+    pub(super) journal: Vec<String>,
+    /// Told when a trial hangs.
+    pub(super) hanging: Arc<Notify>,
+    /// A folder that becomes a file with the second trial: nothing can be written there any more.
+    pub(super) full: Option<PathBuf>,
+    speeds: usize,
+    trials: usize,
+}
+
+impl Bench {
+    pub(super) fn of(models: impl IntoIterator<Item = Model>) -> Self {
+        Self { models: models.into_iter().collect(), ..Self::default() }
+    }
+
+    fn replicas(&self) -> impl Iterator<Item = Replica> {
+        self.models.iter().map(|model| {
+            let mut replica = Replica::new(id(model.name), model.state.clone());
+            (replica.context, replica.slots) = (model.context, model.slots);
+            replica
+        })
+    }
+
+    /// Names, contexts and slots of what is in memory.
+    pub(super) fn in_memory(&self) -> Vec<(&'static str, Option<u32>, Option<u32>)> {
+        let loaded = self.models.iter().filter(|model| model.state == ReplicaState::Loaded);
+        loaded.map(|model| (model.name, model.context, model.slots)).collect()
+    }
+
+    pub(super) fn status(&self) -> StatusReply {
+        let replicas = self.replicas().map(|replica| ReplicaStatus {
+            model: replica.model.to_string(),
+            state: replica.state.word().into(),
+            failure: match replica.state {
+                ReplicaState::Failed(why) => why,
+                ReplicaState::Available | ReplicaState::Loading | ReplicaState::Loaded => String::new(),
+            },
+            context: replica.context,
+            slots: replica.slots,
+            ..ReplicaStatus::default()
+        });
+        let engines = vec![EngineStatus { replicas: replicas.collect(), ..EngineStatus::default() }];
+        let node = NodeStatus { name: "msi".into(), state: "ready".into(), engines, ..NodeStatus::default() };
+        StatusReply { nodes: vec![node], ..StatusReply::default() }
+    }
+
+    pub(super) fn machine(&self) -> MachineReport {
+        let mut engine = Engine::new("llama-server", EngineKind::LlamaServer, true);
+        engine.capabilities =
+            Capabilities { can_load: true, can_unload: true, can_size: true, ..engine.capabilities };
+        engine.replicas = self.replicas().collect();
+        let stored = self.models.iter().map(|model| StoredModel {
+            parameters: Some(model.parameters * 1_000_000_000),
+            trained_context: Some(8192),
+            ..StoredModel::new(id(model.name), Bytes(model.parameters * 1_000_000_000))
+        });
+        let store = Store { models: stored.collect(), ..Store::default() };
+        let mut vitals = Vitals::unknown("a test");
+        vitals.thermal.state = ThermalState::Ok;
+        let (engines, store, vitals) = (Some(vec![engine]), Some(store), Some(vitals));
+        let report = Report { engines, store, vitals, ..Report::default() };
+        MachineReport {
+            node: "msi".into(),
+            report: Some(report_to_wire(&report)),
+            ..MachineReport::default()
+        }
+    }
+
+    pub(super) fn direct(&mut self, request: &DirectRequest) {
+        let size = match (request.context, request.slots) {
+            (Some(context), Some(slots)) => format!(" {context}x{slots}"),
+            _ => String::new(),
+        };
+        self.journal.push(format!("{} {}{size}", request.action, request.model));
+        let taken: u64 = self.in_memory().len() as u64;
+        let Some(model) = self.models.iter_mut().find(|model| model.name == request.model) else { return };
+        let (context, slots) = (request.context.unwrap_or(4096), request.slots.unwrap_or(1));
+        (model.state, model.context, model.slots) = match request.action.as_str() {
+            "load" if taken == 0 && context * slots <= model.room => {
+                (ReplicaState::Loaded, Some(context), Some(slots))
+            }
+            "load" => {
+                let why = format!("does not fit: needs {} tokens, {} are free", context * slots, model.room);
+                (ReplicaState::Failed(why), None, None)
+            }
+            _ => (ReplicaState::Available, None, None),
+        };
+    }
+
+    /// The lines of a trial, and whether it ends with them.
+    pub(super) fn trial(&mut self, trial: &Trial) -> Result<(Vec<TrialEvent>, bool), Status> {
+        let Some(model) = self.models.iter().find(|model| model.name == trial.model.as_str()) else {
+            return Err(Status::not_found("no engine of this machine has this model"));
+        };
+        if model.state != ReplicaState::Loaded {
+            return Err(Status::failed_precondition("node `msi`: the model is not loaded"));
+        }
+        let (manner, context, slots) = (model.manner, model.context, model.slots);
+        self.trials += 1;
+        if let Some(folder) = self.full.as_ref().filter(|_| self.trials == 2) {
+            std::fs::remove_dir_all(folder).expect("the records");
+            std::fs::write(folder, "no folder").expect("a file in their place");
+        }
+        let subject = Subject { build: "llama-server b1".into(), context, slots, ..Subject::default() };
+        let mut events = vec![Event::Began(subject), Event::Sample(Sample::default())];
+        let mut others = 0;
+        match &trial.work {
+            Work::Ask(work) => {
+                self.journal.push(format!("ask {}", trial.model));
+                let mut answers = work.questions.iter().enumerate();
+                events.extend(answers.by_ref().map(|(at, question)| {
+                    Event::Run(answer(&question.id, manner == Manner::Empty && at < 4))
+                }));
+            }
+            Work::Speed(work) => {
+                let (prompt, output, streams) = (work.prompt_tokens, work.output_tokens, work.streams);
+                self.journal.push(format!("speed {} {prompt}:{output}x{streams}", trial.model));
+                match manner {
+                    Manner::Dies => events.push(Event::Failed("the engine died: killed".into())),
+                    Manner::Hangs => {
+                        self.hanging.notify_one();
+                        return Ok((events.iter().map(line).collect(), false));
+                    }
+                    Manner::Troubled => {
+                        let throttled = Some(self.speeds == 0);
+                        events.push(Event::Sample(Sample { throttled, at_s: 0.5, ..Sample::default() }));
+                        others = u32::from(self.speeds == 2);
+                        self.speeds += 1;
+                    }
+                    Manner::Sound | Manner::Empty => {}
+                }
+                events.extend(runs(work, 100.0 / model_speed(trial.model.as_str())).map(Event::Run));
+            }
+        }
+        events.push(Event::Ended(Ended { seconds: 1.0, others }));
+        Ok((events.iter().map(line).collect(), true))
+    }
+}
+
+/// Seconds for a hundred tokens: longer names are larger models.
+fn model_speed(name: &str) -> f64 {
+    100.0 / name.len() as f64
+}
+
+fn runs(work: &SpeedWork, seconds: f64) -> impl Iterator<Item = Run> {
+    let all = (0..=work.repetitions).flat_map(|number| (0..work.streams).map(move |stream| (number, stream)));
+    all.map(move |(number, stream)| Run {
+        repetition: number.saturating_sub(1),
+        stream,
+        warm_up: number == 0,
+        ttft_s: Some(0.1),
+        total_s: 0.1 + seconds,
+        prompt_tokens: Some(512),
+        output_tokens: Some(101),
+        ..Run::default()
+    })
+}
+
+fn answer(id: &str, is_empty: bool) -> Run {
+    let text = "The sky is blue because the air scatters blue light more than red light.";
+    Run {
+        id: id.into(),
+        ttft_s: (!is_empty).then_some(0.1),
+        total_s: 1.0,
+        output_tokens: Some(if is_empty { 0 } else { 18 }),
+        finish_reason: Some("stop".into()),
+        text: if is_empty { String::new() } else { text.into() },
+        ..Run::default()
+    }
+}
+
+fn line(event: &Event) -> TrialEvent {
+    TrialEvent { event_json: serde_json::to_string(event).expect("JSON") }
+}
+
+fn id(name: &str) -> ModelId {
+    ModelId::new(name).expect("a good name")
+}

@@ -1,0 +1,247 @@
+//! Climbs of a scripted machine: what it is told, what is kept, and that it is put back however a climb ends.
+
+use super::bench::{Bench, Manner, Model};
+use super::*;
+use mesh_core::ladder::{Mark, Outcome, Record, StopRule, analyse};
+use std::path::Path;
+
+const LINE: &str =
+    "meshctl ladder run --node msi --matrix 512:128,4K:512 --streams 1,2 --repetitions 2 --yes";
+
+/// A machine with these models on its disk.
+fn climbed(models: impl IntoIterator<Item = Model>) -> Scripted {
+    let service = scripted("available", "available");
+    service.desk.send_modify(|desk| {
+        desk.bench = Some(Bench::of(models));
+    });
+    service
+}
+
+fn bench(service: &Scripted) -> Bench {
+    service.desk.borrow().bench.clone().expect("it was made")
+}
+
+fn is_cordoned(service: &Scripted) -> bool {
+    service.desk.borrow().wishes.machines.values().any(|limits| limits.cordoned)
+}
+
+fn sound(name: &'static str, parameters: u64) -> Model {
+    Model::new(name, parameters, 1 << 20, Manner::Sound)
+}
+
+fn records(data: &Path) -> Vec<Record> {
+    let files =
+        std::fs::read_dir(data.join("ladder")).map(|files| files.map(|file| file.expect("one").path()));
+    let read = |path| std::fs::read(path).expect("a file");
+    let files = files.into_iter().flatten();
+    files.map(|path| serde_json::from_slice(&read(path)).expect("a record")).collect()
+}
+
+/// Types `line` at a router with `service`, in a data folder that stays.
+async fn climb(data: &tempfile::TempDir, line: &str, service: &Scripted) -> Result<(), Failure> {
+    let router = Router::start(data, "127.0.0.1:0", service.clone()).await;
+    let ended = perform_line(line, &way(data, router.address)).await;
+    router.stop().await;
+    ended
+}
+
+#[tokio::test]
+async fn rungs_that_fail_or_find_no_room_are_told_and_the_machine_is_put_back() {
+    let data = prepared();
+    let service = climbed([
+        sound("one", 1).loaded(4096, 3),
+        Model::new("three", 3, 1 << 20, Manner::Dies),
+        // Room for 4K with one request, not with two.
+        Model::new("eight", 8, 6000, Manner::Sound),
+        Model::new("thirteen", 13, 100, Manner::Sound),
+        sound("seventy", 70),
+    ]);
+    assert_eq!(climb(&data, LINE, &service).await, Ok(()));
+
+    let records = records(data.path());
+    let [record] = records.as_slice() else { panic!("one record, not {}", records.len()) };
+    let outcomes: Vec<(&str, &Outcome)> =
+        record.rungs.iter().map(|rung| (rung.model.as_str(), &rung.outcome)).collect();
+    let died = Outcome::Failed("the trial of three broke: the engine died: killed".into());
+    let full = Outcome::Skipped("does not fit: needs 768 tokens, 100 are free".into());
+    assert_eq!(
+        outcomes,
+        [("one", &Outcome::Done), ("three", &died), ("eight", &Outcome::Done), ("thirteen", &full)]
+    );
+    let stopped = record.stopped.as_ref().expect("it stopped");
+    assert_eq!(
+        (stopped.rule, stopped.why.as_str()),
+        (
+            StopRule::DoesNotFit,
+            "thirteen has no room, and seventy is no smaller: does not fit: needs 768 tokens, 100 are free"
+        )
+    );
+    let works = |name: &str| {
+        let rung = record.rungs.iter().find(|rung| rung.model.as_str() == name).expect("climbed");
+        let cells = rung.cells.iter().filter(|cell| cell.ended.is_some());
+        cells.map(|cell| (cell.work.prompt_tokens, cell.work.streams)).collect::<Vec<_>>()
+    };
+    assert_eq!(works("one"), [(512, 1), (4096, 1), (512, 2), (4096, 2)]);
+    assert_eq!(
+        works("eight"),
+        [(512, 1), (4096, 1), (512, 2)],
+        "two at once have room for the short one only"
+    );
+    assert!(works("three").is_empty());
+
+    let bench = bench(&service);
+    let loads: Vec<&str> =
+        bench.journal.iter().filter(|line| line.starts_with("load")).map(String::as_str).collect();
+    assert_eq!(
+        loads,
+        [
+            "load one 4608x2",
+            "load three 4608x2",
+            "load eight 4608x2",
+            "load eight 4608x1",
+            "load eight 4608x2",
+            "load eight 768x2",
+            "load thirteen 4608x2",
+            "load thirteen 4608x1",
+            "load thirteen 768x1",
+            "load one 4096x3",
+        ]
+    );
+    assert_eq!((bench.in_memory(), is_cordoned(&service)), (vec![("one", Some(4096), Some(3))], false));
+}
+
+#[tokio::test]
+async fn a_model_that_answers_nothing_is_avoided_and_ends_the_climb() {
+    let data = prepared();
+    let empty = Model::new("gpt-oss:20b", 20, 1 << 20, Manner::Empty);
+    let service = climbed([sound("llama3:8b", 8), empty, sound("llama3.1:70b", 70)]);
+    let line =
+        "meshctl ladder run --node msi --from 1b --to 70b --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let record = records(data.path()).remove(0);
+    assert_eq!(record.rungs.len(), 2);
+    let stopped = record.stopped.clone().expect("it stopped");
+    assert_eq!(stopped.rule, StopRule::Success);
+    assert!(stopped.why.starts_with("1 of 5 answers of gpt-oss:20b were good"), "{}", stopped.why);
+    let avoid = analyse(&record).avoid;
+    assert_eq!((avoid.len(), avoid[0].model.as_str()), (1, "gpt-oss:20b"));
+    assert!(avoid[0].reasons[0].starts_with("4 of 5 answers empty"), "{avoid:?}");
+    assert!(bench(&service).in_memory().is_empty(), "nothing was there before");
+}
+
+#[tokio::test]
+async fn an_interrupted_climb_keeps_what_is_done_puts_the_machine_back_and_is_gone_on_with() {
+    let data = prepared();
+    let hangs = Model::new("three", 3, 1 << 20, Manner::Hangs);
+    let service = climbed([sound("one", 1).loaded(2048, 1), hangs]);
+    let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
+    let cli = <Cli as clap::Parser>::try_parse_from(LINE.split(' ')).expect("a valid line");
+    let Command::Ladder(command) = cli.command else { panic!("a climb was typed") };
+    let (leaving, hanging) = (Notify::new(), bench(&service).hanging);
+    let (way, screen) = (way(&data, router.address), Screen::plain(Format::Json));
+    let climb_it = ladder::run(command, &way, &screen, async || leaving.notified().await);
+    let (ended, ()) = tokio::join!(climb_it, async {
+        hanging.notified().await;
+        leaving.notify_one();
+    });
+    assert_eq!(ended, Err(Failure::interrupted()));
+    let record = records(data.path()).remove(0);
+    assert_eq!(record.stopped.as_ref().map(|stopped| stopped.rule), Some(StopRule::Operator));
+    assert_eq!((record.rungs.len(), record.rungs[1].answers.len(), record.rungs[1].cells.len()), (2, 5, 0));
+    let there = bench(&service);
+    assert_eq!((there.in_memory(), is_cordoned(&service)), (vec![("one", Some(2048), Some(1))], false));
+
+    // Its engine is well again.
+    service.desk.send_modify(|desk| {
+        let bench = desk.bench.as_mut().expect("it was made");
+        bench.journal.clear();
+        bench.models[1].manner = Manner::Sound;
+    });
+    let again = "meshctl ladder run --node msi --resume --yes";
+    assert_eq!(perform_line(again, &way).await, Ok(()));
+    let resumed = records(data.path());
+    assert_eq!((resumed.len(), &resumed[0].id), (1, &record.id));
+    assert_eq!(resumed[0].rungs[0], record.rungs[0], "what was done is not done again");
+    assert_eq!((&resumed[0].rungs[1].outcome, resumed[0].rungs[1].cells.len()), (&Outcome::Done, 4));
+    assert_eq!(resumed[0].stopped, None);
+    let journal = bench(&service).journal;
+    assert!(!journal.iter().any(|line| line.starts_with("ask")), "the answers were there: {journal:?}");
+    let failure = perform_line(again, &way).await.expect_err("it is complete");
+    assert_eq!(failure.kind, Kind::NotFound);
+    router.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_the_climb_with_its_words_and_the_machine_is_put_back() {
+    let data = prepared();
+    let service = climbed([sound("one", 1).loaded(2048, 1), sound("three", 3)]);
+    let folder = data.path().join("ladder");
+    service.desk.send_modify(|desk| {
+        desk.bench.as_mut().expect("it was made").full = Some(folder.clone());
+    });
+    let failure = climb(&data, LINE, &service).await.expect_err("nothing can be kept");
+    assert_eq!(failure.kind, Kind::Failed);
+    assert!(failure.what.starts_with(&format!("cannot write {}", folder.display())), "{failure:?}");
+    let there = bench(&service);
+    assert_eq!((there.in_memory(), is_cordoned(&service)), (vec![("one", Some(2048), Some(1))], false));
+    assert!(!there.journal.iter().any(|line| line == "load three 4608x2"), "it went no further");
+}
+
+#[tokio::test]
+async fn a_measurement_that_was_slowed_down_or_disturbed_is_marked_and_repeated_once() {
+    let data = prepared();
+    let service = climbed([Model::new("one", 1, 1 << 20, Manner::Troubled)]);
+    let line =
+        "meshctl ladder run --node msi --matrix 512:128,1K:128 --streams 1 --repetitions 2 --soak 5 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let cells = records(data.path()).remove(0).rungs.remove(0).cells;
+    let marks: Vec<(u32, Option<u32>, &[Mark])> =
+        cells.iter().map(|cell| (cell.work.prompt_tokens, cell.work.soak_s, cell.marks.as_slice())).collect();
+    assert_eq!(
+        marks,
+        [
+            (512, None, &[Mark::Throttled][..]),
+            (512, None, &[]),
+            (1024, None, &[Mark::Disturbed]),
+            (1024, None, &[]),
+            (512, Some(5), &[]),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_begin_changes_nothing() {
+    for (line, kind) in [
+        ("meshctl ladder run --node msi", Kind::Usage),
+        ("meshctl ladder run --node msi --models two --yes", Kind::NotFound),
+        ("meshctl ladder run --node msi --resume --yes", Kind::NotFound),
+        ("meshctl ladder run --node msi --resume 2026 --yes", Kind::NotFound),
+        ("meshctl ladder show", Kind::NotFound),
+    ] {
+        let (data, service) = (prepared(), climbed([sound("one", 1)]));
+        let failure = climb(&data, line, &service).await.expect_err(line);
+        assert_eq!(failure.kind, kind, "{line}");
+        assert_eq!((bench(&service).journal, is_cordoned(&service)), (vec![], false), "{line}");
+        assert!(records(data.path()).is_empty(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn records_are_listed_and_shown_and_a_broken_one_hides_no_other() {
+    let (data, service) = (prepared(), climbed([sound("one", 1)]));
+    assert_eq!(climb(&data, LINE, &service).await, Ok(()));
+    std::fs::write(data.path().join("ladder/0broken.json"), "{").expect("a file");
+    for (line, kind) in [
+        ("meshctl ladder list", None),
+        ("meshctl ladder show", None),
+        ("meshctl ladder show 20", None),
+        ("meshctl ladder show --rung one --samples", None),
+        ("meshctl ladder show --rung two", Some(Kind::NotFound)),
+        ("meshctl ladder show 0b", Some(Kind::Failed)),
+        ("meshctl ladder show 1999", Some(Kind::NotFound)),
+    ] {
+        let ended = climb(&data, line, &service).await;
+        // The broken one is the oldest by its name.
+        assert_eq!(ended.err().map(|failure| failure.kind), kind, "{line}");
+    }
+}
