@@ -3,7 +3,7 @@
 use super::candidates::Candidate;
 use super::climb::Climb;
 use super::hands::Size;
-use super::questions::{expected, questions};
+use super::questions::{MOST_TOKENS, expected, questions};
 use super::{ends_all, in_words};
 use crate::exit::{Failure, Kind};
 use crate::render::quantity::context as in_k;
@@ -18,6 +18,8 @@ use tokio::time::Instant;
 pub(super) const UNFINISHED: &str = "the climb was ended before this rung was done";
 /// llama.cpp gives contexts in steps of so many tokens.
 const STEP: u32 = 256;
+/// A question with its template, and its longest answer.
+const QUESTION: Shape = Shape { prompt: 100, output: MOST_TOKENS };
 /// How long a machine that was slowed down may cool.
 const COOLING: Duration = Duration::from_secs(180);
 /// Between two looks whether it has.
@@ -161,11 +163,10 @@ impl Climb<'_> {
     async fn ask(&mut self, model: &ModelId) -> Result<(), Broken> {
         let questions = questions(self.record.settings.seed);
         self.tell(&format!("{model}: {} questions", questions.len()));
-        let longest = Shape { prompt: 100, output: super::questions::MOST_TOKENS };
         let trial = Trial {
             model: model.clone(),
             work: Work::Ask(AskWork { streams: 1, questions }),
-            patience_s: patience(&longest, 1),
+            patience_s: patience(&QUESTION, 1),
         };
         let mut answers = Vec::new();
         let mut subject = None;
@@ -297,7 +298,7 @@ fn length(shape: &Shape) -> u64 {
 /// The contexts to load with, largest first: what each shape needs, no more than the model was trained for.
 fn contexts(matrix: &[Shape], trained: Option<u32>) -> Vec<Option<u32>> {
     let needed = matrix.iter().map(|shape| {
-        let whole = length(shape).next_multiple_of(STEP.into());
+        let whole = length(shape).max(length(&QUESTION)).next_multiple_of(STEP.into());
         let tokens = u32::try_from(whole).unwrap_or(u32::MAX);
         trained.map_or(tokens, |most| tokens.min(most))
     });
@@ -325,6 +326,7 @@ mod tests {
         assert_eq!(contexts(&matrix, None), [Some(17_408), Some(4608), Some(768)]);
         assert_eq!(contexts(&matrix, Some(2048)), [Some(2048), Some(768)]);
         assert_eq!(contexts(&matrix, Some(100)), [Some(100)]);
+        assert_eq!(contexts(&[shape(1, 1)], None), [Some(512)], "the questions have room");
     }
 
     #[test]
