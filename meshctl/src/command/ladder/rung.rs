@@ -178,7 +178,7 @@ impl Climb<'_> {
                     let (question, expected) = (run.id.clone(), expected(&run.id));
                     answers.push(Answered { question, expected, run });
                 }
-                Event::Sample(_) | Event::Ended(_) | Event::Failed(_) => {}
+                Event::Scored(_) | Event::Sample(_) | Event::Ended(_) | Event::Failed(_) => {}
             })
             .await;
         let rung = self.rung();
@@ -234,7 +234,7 @@ impl Climb<'_> {
                 Event::Run(run) => cell.runs.push(run),
                 Event::Sample(sample) => cell.samples.push(sample),
                 Event::Ended(ended) => cell.ended = Some(ended),
-                Event::Failed(_) => {}
+                Event::Scored(_) | Event::Failed(_) => {}
             })
             .await;
         let slowed = cell.samples.iter().any(|sample| sample.throttled == Some(true));

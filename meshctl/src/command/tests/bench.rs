@@ -192,6 +192,7 @@ impl Bench {
                 }
                 events.extend(runs(work, 100.0 / model_speed(trial.model.as_str())).map(Event::Run));
             }
+            Work::Score(_) => return Err(Status::invalid_argument("no climb scores texts")),
         }
         events.push(Event::Ended(Ended { seconds: 1.0, others }));
         Ok((events.iter().map(line).collect(), true))

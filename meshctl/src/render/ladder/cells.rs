@@ -87,7 +87,8 @@ fn facts(rung: &Rung, summary: &RungSummary, look: Look) -> Vec<String> {
             (answers.empty, "empty"),
             (answers.repeated, "in circles"),
             (answers.gibberish, "gibberish"),
-            (answers.cut, "without an end"),
+            (answers.endless, "without an end"),
+            (answers.cut, "cut short"),
             (answers.failed, "failed"),
         ];
         for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
