@@ -251,6 +251,17 @@ impl Plan {
         self.unplaced.is_empty() && self.problems.iter().all(|problem| !problem.fatal)
     }
 
+    /// Whether modes are wished and every one of them would go without a machine: none is placed, nothing is pinned, and
+    /// none could be loaded for a request.
+    #[must_use]
+    pub fn serves_nobody(&self) -> bool {
+        let is_of_use = |placed: &Placed| placed.pinned || !placed.serves.is_empty();
+        let could_be = |one: &OnDemand| one.place.as_ref().is_some_and(|(.., fits)| *fits);
+        !self.unplaced.is_empty()
+            && !self.placed.iter().any(is_of_use)
+            && !self.on_demand.iter().any(could_be)
+    }
+
     /// What is placed on `machine`: [`Plan::placed`] is sorted by machine.
     pub fn on<'a>(&'a self, machine: &MachineId) -> std::slice::Iter<'a, Placed> {
         let from = self.placed.partition_point(|placed| placed.machine < *machine);

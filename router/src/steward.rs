@@ -201,7 +201,11 @@ impl Steward {
         }
         let now = self.parts.clock.now();
         let each = Some(now.plus(if following { EACH } else { SELDOM }));
-        [each, self.course.next_change(now), self.watchman.next_change(now)].into_iter().flatten().min()
+        let headers = self.headers.next_change(now);
+        [each, self.course.next_change(now), self.watchman.next_change(now), headers]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Why the plan is not followed.
@@ -212,7 +216,7 @@ impl Steward {
         let fatal = plan.problems.iter().filter(|problem| problem.fatal);
         stopped.extend(fatal.map(|problem| format!("{}: {}", problem.key, problem.message)));
         stopped.extend(self.wished.broken.clone());
-        let reading = self.headers.underway();
+        let reading = self.headers.underway(now);
         if reading > 0 {
             // By their sizes alone models look larger than they are.
             stopped.push(format!("reading the headers of {reading} models first"));

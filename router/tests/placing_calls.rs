@@ -345,3 +345,36 @@ async fn a_plan_that_serves_nobody_or_whose_strategy_is_broken_is_not_applied() 
     assert_eq!(mesh.plan("", &[]).await.expect("a plan").stopped, Vec::<String>::new());
     mesh.end().await;
 }
+
+#[tokio::test]
+async fn what_was_set_can_be_taken_back_one_mode_after_another_when_a_file_no_longer_goes_with_it() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let folder = data.path().join("router/strategies");
+    std::fs::create_dir_all(&folder).expect("ours");
+    let write = |context: &str| {
+        let modes = ["ask", "code"]
+            .map(|mode| format!("[modes.{mode}]\nmodels = [\"m\"]\ncontext = \"{context}\"\n"))
+            .concat();
+        std::fs::write(folder.join("evening.toml"), format!("about = \"x\"\n{modes}")).expect("ours");
+    };
+    write("8K");
+    let mut mesh = Mesh::start(data.path()).await;
+    let _agent = Agent::start(&mesh.router.fleet, "a", 64 * GIB, &["m"], Manner::Obeys).await;
+    mesh.apply("evening").await.expect("it is applied");
+    for mode in ["ask", "code"] {
+        mesh.mode(mode, &["least_context=8K", "slots=2"]).await.expect("kept");
+    }
+    write("4K");
+    refused(mesh.mode("ask", &["slots=3"]).await, Code::InvalidArgument, "more than the context of 4096");
+    let half = mesh.mode("ask", &[]).await.expect("taking back is always possible");
+    assert!(half.warnings.iter().any(|why| why.contains("modes.code.least_context")), "{:?}", half.warnings);
+    let whole = mesh.mode("code", &["least_context"]).await.expect("kept");
+    assert_eq!(whole.warnings, Vec::<String>::new());
+    assert_eq!(mesh.plan("", &[]).await.expect("a plan").stopped, Vec::<String>::new());
+    // What still goes with the file cannot be made to contradict it by taking back a half.
+    mesh.mode("code", &["context=16K", "least_context=16K"]).await.expect("kept");
+    refused(mesh.mode("code", &["context"]).await, Code::InvalidArgument, "more than the context of 4096");
+    // To leave a strategy is no plan to be refused, whatever the modes that come back can be served by.
+    mesh.apply("none").await.expect("it is left");
+    mesh.end().await;
+}

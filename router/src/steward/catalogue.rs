@@ -19,6 +19,8 @@ use tokio::task::JoinSet;
 const AT_ONCE: usize = 2;
 /// A header that could not be read is asked for again after this long.
 const AGAIN: Duration = Duration::from_secs(300);
+/// How long plans wait for a header: it takes some round trips.
+const WORTH_WAITING: Duration = Duration::from_secs(5);
 /// Headers that are kept: far more than a mesh has models.
 const KEPT: usize = 4096;
 
@@ -32,7 +34,8 @@ pub(super) enum Key {
 
 #[derive(Debug, Clone)]
 enum Header {
-    Asked,
+    /// Since when, and for the first time.
+    Asked(Moment, bool),
     Read(Arc<Shape>),
     Failed(Moment),
 }
@@ -81,10 +84,11 @@ impl Headers {
                 let is_due = match self.known.get(&key) {
                     None => any || named.contains(name_of(stored)),
                     Some(Header::Failed(at)) => now.since(*at) >= AGAIN,
-                    Some(Header::Asked | Header::Read(_)) => false,
+                    Some(Header::Asked(..) | Header::Read(_)) => false,
                 };
                 if is_due {
-                    self.known.insert(key.clone(), Header::Asked);
+                    let is_first = !self.known.contains_key(&key);
+                    self.known.insert(key.clone(), Header::Asked(now, is_first));
                     let (blobs, machine, model) = (blobs.clone(), machine.id.clone(), stored.model.clone());
                     self.fetches.spawn(async move {
                         let header = blobs.model_header(Some(&machine), &model).await;
@@ -98,9 +102,23 @@ impl Headers {
         }
     }
 
-    /// Headers that are being read now.
-    pub(super) fn underway(&self) -> usize {
-        self.fetches.len()
+    /// Headers that are read for the first time and may come at any moment: worth to be waited for, but no longer than
+    /// [`WORTH_WAITING`], for a machine that hangs must not hold up the others.
+    pub(super) fn underway(&self, now: Moment) -> usize {
+        let is_new = |header: &&Header| match header {
+            Header::Asked(since, is_first) => *is_first && now.since(*since) < WORTH_WAITING,
+            Header::Read(_) | Header::Failed(_) => false,
+        };
+        self.known.values().filter(is_new).count()
+    }
+
+    /// When [`Headers::underway`] is over for the next of them.
+    pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
+        let over = self.known.values().filter_map(|header| match header {
+            Header::Asked(since, true) => Some(since.plus(WORTH_WAITING)),
+            Header::Asked(_, false) | Header::Read(_) | Header::Failed(_) => None,
+        });
+        over.filter(|at| *at > now).min()
     }
 
     /// The next header that came. For ever, while none is on its way.
@@ -134,7 +152,7 @@ impl Headers {
             for stored in &machine.store.models {
                 let shape = match self.known.get(&key_of(&machine.id, stored)) {
                     Some(Header::Read(shape)) => Some(shape.clone()),
-                    Some(Header::Asked | Header::Failed(_)) | None => None,
+                    Some(Header::Asked(..) | Header::Failed(_)) | None => None,
                 };
                 let fresh = of_file(stored, shape, written.get(name_of(stored)));
                 keep(&mut catalogue, name_of(stored), fresh);
@@ -194,5 +212,28 @@ fn keep(catalogue: &mut Catalogue, name: &ModelId, fresh: KnownModel) {
         Some(old) if rank(old) >= rank(&fresh) => {}
         Some(old) => *old = fresh,
         None => drop(catalogue.insert(name.clone(), fresh)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_wait_for_new_headers_a_little_and_for_repeated_ones_not_at_all() {
+        let at = |seconds: u64| Moment::default().plus(Duration::from_secs(seconds));
+        let key = |name: &str| {
+            let (machine, model) = (MachineId::new("a").expect("valid"), ModelId::new(name).expect("valid"));
+            Key::Place(machine, model, Bytes(1))
+        };
+        let mut headers = Headers::new(None);
+        headers.known.insert(key("new"), Header::Asked(at(10), true));
+        headers.known.insert(key("again"), Header::Asked(at(10), false));
+        headers.known.insert(key("failed"), Header::Failed(at(9)));
+        assert_eq!((headers.underway(at(10)), headers.underway(at(14))), (1, 1));
+        assert_eq!(headers.next_change(at(12)), Some(at(15)), "then the plan goes on without it");
+        assert_eq!((headers.underway(at(15)), headers.next_change(at(15))), (0, None));
+        headers.take((key("new"), Err("cut".into())), at(11));
+        assert_eq!(headers.underway(at(11)), 0);
     }
 }

@@ -196,8 +196,14 @@ impl Wished {
             }
         }
         after.retain(|_, changes| !changes.is_empty());
-        Self::lay(base, strategy, placement, &after)
-            .map_err(|problems| NotChanged::Contradiction(problems.join("; ")))?;
+        let lay = |changes| Self::lay(base, strategy, placement, changes);
+        if let Err(problems) = lay(&after) {
+            // Where a file no longer goes with several modes, each can be taken back although the others still contradict it.
+            let only_taken_back = change.settings.values().all(Option::is_none);
+            if !only_taken_back || lay(&before).is_ok() {
+                return Err(NotChanged::Contradiction(problems.join("; ")));
+            }
+        }
         let word = |all: &BTreeMap<ModeName, Changes>, setting: &String| {
             let changed = all.get(&mode).and_then(|changes| changes.get(setting)).cloned();
             let as_written = || written.modes.get(mode.as_str()).map(|mode| shown(mode, setting));

@@ -101,7 +101,7 @@ impl Page<'_> {
             _ if asked.assumed => None,
             _ if asked.applied => Some("meshctl wait --for plan,complete".to_owned()),
             // Nobody should apply what serves no mode.
-            _ if serves_nothing(self.plan) => None,
+            _ if self.plan.serves_nobody() => None,
             Some(strategy) => Some(format!("meshctl plan --strategy {} --apply", look.text(strategy))),
             None if follows => None,
             None => Some("meshctl plan --apply".to_owned()),
@@ -120,12 +120,6 @@ impl Page<'_> {
         lines.push(format!("next: {}", Paint::Cyan.on(&command, look.color)));
         lines
     }
-}
-
-/// Whether every mode would go without a machine.
-fn serves_nothing(plan: &Plan) -> bool {
-    let could_be = |one: &OnDemand| one.place.as_ref().is_some_and(|(.., fits)| *fits);
-    plan.placed.iter().all(|placed| placed.serves.is_empty()) && !plan.on_demand.iter().any(could_be)
 }
 
 /// One step in words.

@@ -72,8 +72,9 @@ pub(super) async fn apply(parts: &OperatorParts, request: &PlanRequest) -> Resul
                        into the router's configuration";
             return Err(Status::failed_precondition(why));
         }
-        if let Some(why) = serves_nothing(&planned.plan) {
-            return Err(Status::failed_precondition(why));
+        // Leaving a strategy is no plan that could be refused.
+        if planned.plan.serves_nobody() && request.strategy != NONE {
+            return Err(Status::failed_precondition(serves_nobody(&planned.plan)));
         }
         let named = Some(request.strategy.clone()).filter(|name| !name.is_empty());
         (named.or(kept), !is_empty)
@@ -84,16 +85,11 @@ pub(super) async fn apply(parts: &OperatorParts, request: &PlanRequest) -> Resul
 }
 
 /// Why a plan is not to be followed that would leave every mode without a machine: those that are served now would end.
-fn serves_nothing(plan: &Plan) -> Option<String> {
-    let is_served = plan.placed.iter().any(|placed| !placed.serves.is_empty() || placed.pinned);
-    let could_be = plan.on_demand.iter().any(|one| one.place.as_ref().is_some_and(|(.., fits)| *fits));
-    if is_served || could_be || plan.unplaced.is_empty() {
-        return None;
-    }
+fn serves_nobody(plan: &Plan) -> String {
     let modes: Vec<&str> = plan.unplaced.iter().map(|one| one.mode.as_str()).collect();
     let help = plan.unplaced.iter().find_map(|one| one.would_help.first());
     let help = help.map(|help| format!("; would help: {help}")).unwrap_or_default();
-    Some(format!("nothing is applied: no machine could serve any of its modes ({}){help}", modes.join(", ")))
+    format!("nothing is applied: no machine could serve any of its modes ({}){help}", modes.join(", "))
 }
 
 /// What a strategy's name means: nothing = what is wished now.
