@@ -315,7 +315,7 @@ fn vram_used(gpus: &[Gpu]) -> Option<Bytes> {
 pub struct Ended {
     /// Seconds that it took.
     pub seconds: f64,
-    /// The most requests of others that ran at one time beside it.
+    /// Requests of others that ran beside it.
     pub others: u32,
 }
 

@@ -107,6 +107,8 @@ async fn a_speed_has_the_tokens_that_were_asked_for_and_is_kept_in_the_profile()
         assert!(run.engine_decode.is_some() && run.decode() == run.engine_decode, "{run:?}");
         assert!(run.finish_reason.as_deref() == Some("length"), "{run:?}");
     }
+    let short = bench.whole(Work::Speed(speed(32, 8))).await;
+    assert_eq!((short.failed, short.others), (None, Some(0)));
     let speeds = |bench: &Bench| {
         let profile = bench.node.agent().reports.profile.borrow().clone();
         serde_json::to_string(&*profile).expect("JSON")
@@ -117,6 +119,9 @@ async fn a_speed_has_the_tokens_that_were_asked_for_and_is_kept_in_the_profile()
         decode.iter().any(|rate| told.contains(&rate.to_string())).then_some(())
     })
     .await;
+    let of_short = short.runs.iter().filter_map(Run::decode).collect::<Vec<_>>();
+    let told = speeds(&bench);
+    assert!(!of_short.iter().any(|rate| told.contains(&rate.to_string())), "eight tokens tell no speed");
     bench.mesh.stop().await;
 }
 

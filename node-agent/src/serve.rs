@@ -20,6 +20,7 @@ use mesh_proto::v1::response_head;
 use mesh_proto::v1::{BlobReply, BlobRequest, EngineAnswer, Refused, RequestHead, ResponseHead};
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -70,6 +71,8 @@ pub struct Serve {
     engines: EngineClient,
     metrics: Metrics,
     in_flight: watch::Sender<usize>,
+    /// Requests that ever began.
+    begun: AtomicU64,
     refusing: Mutex<Refusing>,
     draining: watch::Sender<bool>,
 }
@@ -92,6 +95,7 @@ impl Serve {
             engines: EngineClient::default(),
             metrics,
             in_flight: watch::Sender::new(0),
+            begun: AtomicU64::new(0),
             refusing: Mutex::default(),
             draining: watch::Sender::new(false),
         })
@@ -251,7 +255,7 @@ async fn tried(mut running: Running, body: &[u8]) -> Answer {
     };
     match trials.ready(body).await {
         Ok(ready) => {
-            let lines = trials.clone().begin(ready, serve.in_flight.subscribe());
+            let lines = trials.clone().begin(ready, running.others());
             let answer = EngineAnswer { status: 200, content_type: NDJSON.into(), ..EngineAnswer::default() };
             let head = ResponseHead { outcome: Some(response_head::Outcome::Answer(answer)) };
             Answer {
@@ -323,6 +327,7 @@ struct Running {
 
 impl Running {
     fn start(serve: Arc<Serve>, span: Span) -> Self {
+        serve.begun.fetch_add(1, Ordering::Relaxed);
         // Nobody waits for more of them, only for none.
         serve.in_flight.send_if_modified(|count| {
             *count += 1;
@@ -330,6 +335,17 @@ impl Running {
         });
         serve.metrics.in_flight.inc();
         Self { serve, span, outcome: Outcome::Cancelled, passed_on: 0 }
+    }
+
+    /// Counts the requests that run beside this one from now on, those that run already among them.
+    fn others(&self) -> impl Fn() -> u32 + Send + use<> {
+        let serve = self.serve.clone();
+        let there = serve.in_flight.borrow().saturating_sub(1) as u64;
+        let before = serve.begun.load(Ordering::Relaxed);
+        move || {
+            let since = serve.begun.load(Ordering::Relaxed).saturating_sub(before);
+            u32::try_from(there.saturating_add(since)).unwrap_or(u32::MAX)
+        }
     }
 
     fn refuse(&mut self, kind: &'static str, message: String) -> Answer {

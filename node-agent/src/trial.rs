@@ -24,12 +24,11 @@ use mesh_core::machine::{EngineKind, Vitals};
 use mesh_core::trial::{AskWork, Ended, Event, Question, Run, Subject, Trial, Work};
 use mesh_daemon::clock::unix_ms;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use watching::watch_machine;
+use watching::{Slowed, watch_machine};
 
 /// Lines that may wait for whoever asked.
 const WAITING: usize = 64;
@@ -78,14 +77,14 @@ impl Trials {
         Ok(Ready { trial, lease, loaded, asker })
     }
 
-    /// Begins. `running` counts the requests of this machine, this trial among them. Dropping the lines ends it.
+    /// Begins. `others` counts the requests that run beside it. Dropping the lines ends it.
     pub(crate) fn begin(
         self: Arc<Self>,
         ready: Ready,
-        running: watch::Receiver<usize>,
+        others: impl Fn() -> u32 + Send + 'static,
     ) -> BoxStream<'static, Bytes> {
         let (lines, told) = mpsc::channel(WAITING);
-        let task = AbortOnDropHandle::new(tokio::spawn(self.run(ready, running, Told { lines })));
+        let task = AbortOnDropHandle::new(tokio::spawn(self.run(ready, others, Told { lines })));
         let kept = move |event: Event| {
             // Held as long as its lines are wanted.
             let _task = &task;
@@ -96,11 +95,11 @@ impl Trials {
         ReceiverStream::new(told).map(kept).boxed()
     }
 
-    async fn run(self: Arc<Self>, ready: Ready, running: watch::Receiver<usize>, told: Told) {
+    async fn run(self: Arc<Self>, ready: Ready, others: impl Fn() -> u32 + Send, told: Told) {
         let Ready { trial, lease, loaded, asker } = ready;
         let began = Instant::now();
         told.event(Event::Began(self.subject(&loaded))).await;
-        let mut others = Others::default();
+        let slowed = Slowed::default();
         let work = async {
             match &trial.work {
                 Work::Speed(work) => speed::measure(&asker, *work, &loaded, began, &told).await,
@@ -110,16 +109,18 @@ impl Trials {
         };
         let outcome = tokio::select! {
             outcome = work => outcome,
-            () = watch_machine(self.vitals.clone(), began, &told) => Err("the machine's sensors ended".to_owned()),
-            () = others.count(running) => Err("the agent ends".to_owned()),
+            () = watch_machine(self.vitals.clone(), began, &told, &slowed) => {
+                Err("the machine's sensors ended".to_owned())
+            }
         };
-        let seconds = began.elapsed().as_secs_f64();
+        let (seconds, others) = (began.elapsed().as_secs_f64(), others());
         match outcome {
             Ok(figures) => {
-                if let Some(figures) = figures.filter(|_| others.most == 0) {
+                // What was measured beside others, or on a machine that was slowed down, must not become what is expected.
+                if let Some(figures) = figures.filter(|_| others == 0 && !slowed.was_seen()) {
                     self.keep(&loaded, figures);
                 }
-                told.event(Event::Ended(Ended { seconds, others: others.most })).await;
+                told.event(Event::Ended(Ended { seconds, others })).await;
             }
             Err(why) => told.event(Event::Failed(why)).await,
         }
@@ -150,25 +151,6 @@ impl Trials {
         let key = speed_key(loaded, &self.vitals.borrow());
         self.profile
             .change(|profile, at| profile.keep_speed(key.record(figures.prefill, figures.decode, at)));
-    }
-}
-
-/// The most requests of others that ran at one time.
-#[derive(Debug, Default)]
-struct Others {
-    most: u32,
-}
-
-impl Others {
-    async fn count(&mut self, mut running: watch::Receiver<usize>) {
-        /// A request that began and ended in between was too short to disturb a measurement.
-        const LOOK: Duration = Duration::from_millis(20);
-        loop {
-            let others = running.borrow_and_update().saturating_sub(1);
-            self.most = self.most.max(u32::try_from(others).unwrap_or(u32::MAX));
-            // Nobody is told when one more begins.
-            tokio::time::sleep(LOOK).await;
-        }
     }
 }
 

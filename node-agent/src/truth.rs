@@ -16,7 +16,7 @@ mod question;
 mod schedule;
 
 pub(crate) use examine::{RAM, speed_key};
-pub(crate) use question::HttpProber;
+pub(crate) use question::{HttpProber, LEAST_PROMPT, LEAST_TOKENS};
 
 use crate::profile::ProfileHandle;
 use crate::reservation::Ledger;

@@ -5,7 +5,7 @@ use crate::supervisor::Lease;
 use futures_util::StreamExt as _;
 use mesh_core::machine::EngineKind;
 use mesh_core::trial::{Question, Run};
-use reqwest::{Client, StatusCode, redirect};
+use reqwest::{Client, Response, redirect};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -80,18 +80,7 @@ impl Asker {
             request = request.bearer_auth(key);
         }
         let asking = async {
-            let response = request.send().await.map_err(broke)?;
-            let status = response.status();
-            let (mut body, mut whole) = (response.bytes_stream(), Vec::new());
-            while let Some(chunk) = body.next().await {
-                whole.extend_from_slice(&chunk.map_err(broke)?);
-                if whole.len() > ANSWER_LIMIT {
-                    return Err(format!("more than {} MiB", ANSWER_LIMIT >> 20));
-                }
-            }
-            if !status.is_success() {
-                return Err(fault(status, &whole));
-            }
+            let whole = whole(request.send().await.map_err(broke)?).await?;
             serde_json::from_slice(&whole).map_err(|_| "JSON that is none".to_owned())
         };
         let limit = format!("no end within {} s", self.patience.as_secs());
@@ -122,9 +111,23 @@ fn broke(error: reqwest::Error) -> String {
     format!("the connection broke: {}", error.without_url())
 }
 
-fn fault(status: StatusCode, body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    format!("status {}: {}", status.as_u16(), cut(text.trim(), FAULT_LIMIT))
+/// The whole of a good answer.
+async fn whole(response: Response) -> Result<Vec<u8>, String> {
+    let status = response.status();
+    let (mut body, mut whole) = (response.bytes_stream(), Vec::new());
+    while let Some(chunk) = body.next().await {
+        whole.extend_from_slice(&chunk.map_err(broke)?);
+        within(whole.len())?;
+    }
+    if status.is_success() {
+        return Ok(whole);
+    }
+    let text = String::from_utf8_lossy(&whole);
+    Err(format!("status {}: {}", status.as_u16(), cut(text.trim(), FAULT_LIMIT)))
+}
+
+fn within(bytes: usize) -> Result<usize, String> {
+    if bytes > ANSWER_LIMIT { Err(format!("more than {} MiB", ANSWER_LIMIT >> 20)) } else { Ok(bytes) }
 }
 
 async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run) -> Result<(), String> {
@@ -134,19 +137,20 @@ async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run)
         .headers()
         .get(reqwest::header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    let mut body = response.bytes_stream();
-    let (mut reading, mut bytes, mut whole, mut last) = (Reading::default(), 0, Vec::new(), None::<Instant>);
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(broke)?;
-        bytes += chunk.len();
-        if bytes > ANSWER_LIMIT {
-            return Err(format!("more than {} MiB", ANSWER_LIMIT >> 20));
-        }
-        if is_json || !status.is_success() {
-            whole.extend_from_slice(&chunk);
-            continue;
-        }
-        if reading.take(&chunk).map_err(|error| error.to_string())? {
+    let (mut reading, mut bytes, mut last) = (Reading::default(), 0, None::<Instant>);
+    if is_json || !status.is_success() {
+        let whole = whole(response).await?;
+        reading.take(&whole).map_err(|error| error.to_string())?;
+        run.raw = Some(cut(&String::from_utf8_lossy(&whole), TEXT_LIMIT).to_owned());
+        run.ttft_s = Some(sent.elapsed().as_secs_f64());
+    } else {
+        let mut body = response.bytes_stream();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(broke)?;
+            bytes = within(bytes + chunk.len())?;
+            if !reading.take(&chunk).map_err(|error| error.to_string())? {
+                continue;
+            }
             let now = Instant::now();
             if let Some(last) = last.replace(now) {
                 let gap = now.duration_since(last).as_secs_f64();
@@ -155,14 +159,6 @@ async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run)
                 run.ttft_s = Some(now.duration_since(sent).as_secs_f64());
             }
         }
-    }
-    if !status.is_success() {
-        return Err(fault(status, &whole));
-    }
-    if is_json {
-        reading.take(&whole).map_err(|error| error.to_string())?;
-        run.raw = Some(cut(&String::from_utf8_lossy(&whole), TEXT_LIMIT).to_owned());
-        run.ttft_s = Some(sent.elapsed().as_secs_f64());
     }
     let reply = match reading.end() {
         Ok(reply) => reply,

@@ -4,6 +4,7 @@ use super::asking::{Asker, cut};
 use super::prompts::words;
 use super::{GIVEN_UP, Silence as _, Told};
 use crate::supervisor::load_facts::Subject;
+use crate::truth::{LEAST_PROMPT, LEAST_TOKENS};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use mesh_core::machine::EngineKind;
@@ -83,9 +84,11 @@ pub(super) async fn measure(
         }
     }
     let is_plain = work.streams == 1 && work.prefix == Prefix::Cold && work.soak_s.is_none();
+    // Too few tokens tell more of what a request costs than of the model.
+    let (reads, writes) = (work.prompt_tokens >= LEAST_PROMPT, work.output_tokens >= LEAST_TOKENS);
     Ok(is_plain.then(|| Figures {
-        prefill: median(counted.iter().filter_map(|(prefill, _)| *prefill)),
-        decode: median(counted.iter().filter_map(|(_, decode)| *decode)),
+        prefill: median(counted.iter().filter_map(|(prefill, _)| prefill.filter(|_| reads))),
+        decode: median(counted.iter().filter_map(|(_, decode)| decode.filter(|_| writes))),
     }))
 }
 

@@ -17,9 +17,9 @@ const ANSWER_LIMIT: usize = 512 << 10;
 /// Tokens of the speed probe: enough for a mean, some seconds on a CPU.
 pub(super) const SPEED_TOKENS: u32 = 64;
 /// Fewer tokens than this tell no speed.
-const LEAST_TOKENS: u32 = 16;
+pub(crate) const LEAST_TOKENS: u32 = 16;
 /// Prompts shorter than this tell no speed of reading: the fixed cost of one step dominates.
-const LEAST_PROMPT: u32 = 64;
+pub(crate) const LEAST_PROMPT: u32 = 64;
 /// Contexts shorter than this get the short prompt: small vocabularies make two tokens of a word.
 const LONG_PROMPT_CONTEXT: u32 = 1024;
 
