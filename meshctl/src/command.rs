@@ -2,8 +2,11 @@
 
 mod ask;
 mod explain;
+mod hands;
+mod keep;
 mod key;
 mod ladder;
+mod loan;
 mod login;
 mod mode;
 mod model;
@@ -69,6 +72,14 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// What failed and why, in one line.
+fn in_words(failure: &Failure) -> String {
+    match &failure.cause {
+        Some(cause) => format!("{}: {cause}", failure.what),
+        None => failure.what.clone(),
     }
 }
 

@@ -116,6 +116,20 @@ impl Screen {
         }
     }
 
+    /// What is done now, on stderr: one line that the next takes the place of, where a terminal shows it.
+    pub(crate) fn doing(&self, what: &str) {
+        let text = self.look.text(what);
+        let in_place = io::stderr().is_terminal();
+        self.note(&if in_place { format!("\r\u{1b}[K{text}") } else { text + "\n" });
+    }
+
+    /// Takes that line away.
+    pub(crate) fn done_doing(&self) {
+        if io::stderr().is_terminal() {
+            self.note("\r\u{1b}[K");
+        }
+    }
+
     /// Our own words with commands that work as they are printed. Not for what models say.
     pub(crate) fn commands<'a>(&self, text: &'a str) -> Cow<'a, str> {
         self.repeated.within(text)

@@ -1,15 +1,15 @@
-//! What a climb asks of the mesh: reports, loads, trials, and what a machine is to be.
+//! What measurements ask of one machine: reports, loads, trials, and what it is to be.
 
-use super::candidates::{Loaded, loaded};
+use super::model::change::{Became, Wish, bring_about};
+use super::node::{machines, read};
+use super::plan;
 use crate::cli::ModelArgs;
-use crate::command::model::change::{Became, Wish, bring_about};
-use crate::command::node::{machines, read};
-use crate::command::plan;
 use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::ModeGoal;
-use mesh_core::machine::Report;
+use mesh_core::machine::{Engine, ReplicaState, Report};
+use mesh_core::memory::CacheType;
 use mesh_core::strategy::Wish as Wanted;
 use mesh_core::trial::{Event, Sample, Trial};
 use mesh_core::units::human_duration;
@@ -29,6 +29,37 @@ pub(super) struct Size {
     pub(super) context: Option<u32>,
     pub(super) slots: Option<u32>,
     pub(super) cache: Option<&'static str>,
+}
+
+/// A model in the machine's memory, and how it is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Loaded {
+    pub(super) model: ModelId,
+    pub(super) context: Option<u32>,
+    pub(super) slots: Option<u32>,
+    pub(super) cache: Option<CacheType>,
+    pub(super) can_size: bool,
+    /// Its engine can be told to let it go.
+    pub(super) can_leave: bool,
+}
+
+/// What is in memory, or on its way there.
+pub(super) fn loaded(report: &Report) -> Vec<Loaded> {
+    let of = |engine: &Engine| {
+        let is_there = |state: &ReplicaState| matches!(state, ReplicaState::Loaded | ReplicaState::Loading);
+        let here = engine.replicas.iter().filter(|replica| is_there(&replica.state));
+        let (can_size, can_leave) = (engine.capabilities.can_size, engine.capabilities.can_unload);
+        here.map(|replica| Loaded {
+            model: replica.model.clone(),
+            context: replica.context,
+            slots: replica.slots,
+            cache: replica.cache_type,
+            can_size,
+            can_leave,
+        })
+        .collect::<Vec<Loaded>>()
+    };
+    report.engines.iter().flatten().flat_map(of).collect()
 }
 
 /// One machine, by way of its router.

@@ -1,25 +1,52 @@
-//! The records of climbs on this machine's disk: one JSON file each, in `ladder/` of the data folder.
+//! What measurements left on this machine's disk: one JSON file each, in a folder of their kind in the data folder.
 
 use crate::exit::{Failure, Kind};
-use mesh_core::ladder::Record;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The longest file that is read, in bytes: a soak of a day with its answers.
 const LONGEST: u64 = 256 << 20;
 
-/// The folder.
-#[derive(Debug, Clone)]
-pub(super) struct Keep {
-    folder: PathBuf,
+/// What can be kept. Ids begin with the time, so that they sort by it.
+pub(super) trait Kept: Serialize + DeserializeOwned {
+    /// Its folder, and the verb of `meshctl` that makes, lists and shows it.
+    const FOLDER: &'static str;
+    /// What one of them is called.
+    const NOUN: &'static str;
+    /// The command that makes one.
+    const MAKE: &'static str;
+
+    fn id(&self) -> &str;
+
+    /// Why it must not be kept.
+    ///
+    /// # Errors
+    /// What is out of its bounds.
+    fn check(&self) -> Result<(), String>;
+
+    /// As it is kept, and printed by `--json`.
+    fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data") + "\n"
+    }
 }
 
-impl Keep {
+/// The folder of one kind.
+#[derive(Debug, Clone)]
+pub(super) struct Keep<T> {
+    folder: PathBuf,
+    kind: PhantomData<T>,
+}
+
+impl<T: Kept> Keep<T> {
     /// That of a data folder.
     pub(super) fn of(data: &Path) -> Self {
-        Self { folder: data.join("ladder") }
+        Self { folder: data.join(T::FOLDER), kind: PhantomData }
     }
 
     /// Where the record `id` is.
@@ -31,14 +58,13 @@ impl Keep {
     ///
     /// # Errors
     /// `Failed`, with the file and the system's words; the record as it was before stays.
-    pub(super) fn write(&self, record: &Record) -> Result<(), Failure> {
-        let file = self.file(&record.id);
+    pub(super) fn write(&self, record: &T) -> Result<(), Failure> {
+        let file = self.file(record.id());
         let failed = |cause: String| {
             Failure::new(Kind::Failed, format!("cannot write {}", file.display())).cause(cause)
         };
-        record.check().map_err(|problem| failed(problem.to_string()))?;
-        let text = super::json(record);
-        self.written(&file, &text).map_err(|error| failed(error.to_string()))
+        record.check().map_err(&failed)?;
+        self.written(&file, &record.json()).map_err(|error| failed(error.to_string()))
     }
 
     fn written(&self, file: &Path, text: &str) -> io::Result<()> {
@@ -85,7 +111,7 @@ impl Keep {
     ///
     /// # Errors
     /// `Failed` when it cannot be read, or is none.
-    pub(super) fn read(&self, id: &str) -> Result<Record, Failure> {
+    pub(super) fn read(&self, id: &str) -> Result<T, Failure> {
         let file = self.file(id);
         let failed = |cause: String| {
             Failure::new(Kind::Failed, format!("cannot read {}", file.display())).cause(cause)
@@ -104,7 +130,7 @@ impl Keep {
     ///
     /// # Errors
     /// `NotFound` where there is none, `Usage` where there is more than one, and as for [`Keep::read`].
-    pub(super) fn named(&self, prefix: Option<&str>) -> Result<Record, Failure> {
+    pub(super) fn named(&self, prefix: Option<&str>) -> Result<T, Failure> {
         let ids = self.ids()?;
         let Some(prefix) = prefix else {
             let newest = ids.first().ok_or_else(|| self.none())?;
@@ -114,24 +140,50 @@ impl Keep {
         match begun.as_slice() {
             [] if ids.is_empty() => Err(self.none()),
             [] => {
-                let what = format!("no climb `{prefix}`");
-                Err(crate::command::names::unknown(prefix, what, ids.iter().map(String::as_str), ""))
+                let what = format!("no {} `{prefix}`", T::NOUN);
+                Err(super::names::unknown(prefix, what, ids.iter().map(String::as_str), ""))
             }
             [one] => self.read(one),
             [one, ..] if *one == prefix => self.read(one),
             many => Err(Failure::new(Kind::Usage, format!("`{prefix}` begins {} ids", many.len()))
-                .hint("list all: meshctl ladder list")),
+                .hint(format!("list all: meshctl {} list", T::FOLDER))),
         }
     }
 
     /// The newest record that `is_it`; those that cannot be read are passed over.
-    pub(super) fn newest(&self, is_it: impl Fn(&Record) -> bool) -> Result<Option<Record>, Failure> {
+    pub(super) fn newest(&self, is_it: impl Fn(&T) -> bool) -> Result<Option<T>, Failure> {
         let ids = self.ids()?;
         Ok(ids.iter().filter_map(|id| self.read(id).ok()).find(is_it))
     }
 
     fn none(&self) -> Failure {
-        Failure::new(Kind::NotFound, format!("there is no climb in {}", self.folder.display()))
-            .hint("climb a machine: meshctl ladder run --node NODE")
+        Failure::new(Kind::NotFound, format!("there is no {} in {}", T::NOUN, self.folder.display()))
+            .hint(format!("to make one: {}", T::MAKE))
+    }
+}
+
+/// Now, in milliseconds since 1970.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The id of what begins then: `20261122-021503-128`, so that ids sort by time.
+pub(super) fn id_of(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1000).unwrap_or_default();
+    let at = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let (date, (hour, minute, second)) = (at.date(), at.time().as_hms());
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    format!("{year}{month:02}{day:02}-{hour:02}{minute:02}{second:02}-{:03}", unix_ms % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_time() {
+        assert_eq!(id_of(1_795_262_651_007), "20261121-120411-007");
+        assert!(id_of(1_795_262_651_007) < id_of(1_795_262_651_100));
     }
 }

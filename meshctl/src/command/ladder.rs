@@ -1,22 +1,19 @@
 //! `meshctl ladder`: a machine is climbed from its smallest model to its largest, and what was seen is kept.
 //!
-//! `candidates`: which models. `hands`: what is asked of the mesh. `climb`: the order of things, and putting the machine
-//! back. `rung`: one model. `questions`: what it is asked. `keep`: the records on this disk. What a record says is
-//! [`mesh_core::ladder`]'s to find.
+//! `candidates`: which models. `climb`: the order of things. `rung`: one model. `questions`: what it is asked. What a record
+//! says is [`mesh_core::ladder`]'s to find.
 
 mod candidates;
 mod climb;
-mod hands;
-mod keep;
 mod questions;
 mod rung;
 
+use super::keep::{Keep, Kept};
 use crate::cli::{LadderCommand, ShowArgs};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::ladder::{Listed, list, rung as one_rung, show as page};
-use keep::Keep;
 use mesh_core::ladder::Record;
 use serde::Serialize;
 
@@ -44,7 +41,7 @@ pub(super) async fn run(
     }
 }
 
-fn listed(keep: &Keep, screen: &Screen) -> Result<(), Failure> {
+fn listed(keep: &Keep<Record>, screen: &Screen) -> Result<(), Failure> {
     let ids = keep.ids()?;
     let ladders: Vec<Listed> = ids.into_iter().map(|id| Listed::of(keep.read(&id), id)).collect();
     if screen.is_json() {
@@ -58,7 +55,7 @@ fn listed(keep: &Keep, screen: &Screen) -> Result<(), Failure> {
     screen.result(&list(&ladders, screen.look))
 }
 
-fn shown(args: &ShowArgs, keep: &Keep, screen: &Screen) -> Result<(), Failure> {
+fn shown(args: &ShowArgs, keep: &Keep<Record>, screen: &Screen) -> Result<(), Failure> {
     let record = keep.named(args.id.as_deref())?;
     let named =
         args.rung.as_ref().map(|model| (model, record.rungs.iter().find(|rung| rung.model == *model)));
@@ -69,15 +66,24 @@ fn shown(args: &ShowArgs, keep: &Keep, screen: &Screen) -> Result<(), Failure> {
     }
     match named.and_then(|(_, rung)| rung) {
         // Whole in any case: a reader that wants one rung can take it.
-        _ if screen.is_json() => screen.result(&json(&record)),
+        _ if screen.is_json() => screen.result(&record.json()),
         Some(rung) => screen.result(&one_rung(rung, args.samples, screen.look)),
         None => screen.result(&screen.commands(&page(&record, args.samples, screen.look))),
     }
 }
 
-/// The record as it is kept.
-fn json(record: &Record) -> String {
-    serde_json::to_string_pretty(record).expect("plain data") + "\n"
+impl Kept for Record {
+    const FOLDER: &'static str = "ladder";
+    const NOUN: &'static str = "climb";
+    const MAKE: &'static str = "meshctl ladder run --node NODE";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn check(&self) -> Result<(), String> {
+        Self::check(self).map_err(|problem| problem.to_string())
+    }
 }
 
 /// Whether nothing more can be done after `failure`, whatever the model.
@@ -85,13 +91,5 @@ fn ends_all(failure: &Failure) -> bool {
     match failure.kind {
         Kind::Unreachable | Kind::Refused | Kind::Interrupted | Kind::PipeClosed | Kind::Usage => true,
         Kind::Failed | Kind::Degraded | Kind::NotFound | Kind::DoesNotFit | Kind::TimedOut => false,
-    }
-}
-
-/// What failed and why, in one line.
-fn in_words(failure: &Failure) -> String {
-    match &failure.cause {
-        Some(cause) => format!("{}: {cause}", failure.what),
-        None => failure.what.clone(),
     }
 }

@@ -4,8 +4,7 @@ use crate::cli::RunArgs;
 use crate::command::names::unknown;
 use crate::exit::{Failure, Kind};
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Engine, ReplicaState, Report, StoredModel};
-use mesh_core::memory::CacheType;
+use mesh_core::machine::{Report, StoredModel};
 use mesh_core::units::Bytes;
 use std::collections::BTreeMap;
 
@@ -80,37 +79,6 @@ impl Candidate {
         from.is_none_or(|least| parameters >= least as f64 * BELOW)
             && to.is_none_or(|most| parameters <= most as f64 * ABOVE)
     }
-}
-
-/// A model in the machine's memory, and how it is loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Loaded {
-    pub(super) model: ModelId,
-    pub(super) context: Option<u32>,
-    pub(super) slots: Option<u32>,
-    pub(super) cache: Option<CacheType>,
-    pub(super) can_size: bool,
-    /// Its engine can be told to let it go.
-    pub(super) can_leave: bool,
-}
-
-/// What is in memory, or on its way there.
-pub(super) fn loaded(report: &Report) -> Vec<Loaded> {
-    let of = |engine: &Engine| {
-        let is_there = |state: &ReplicaState| matches!(state, ReplicaState::Loaded | ReplicaState::Loading);
-        let here = engine.replicas.iter().filter(|replica| is_there(&replica.state));
-        let (can_size, can_leave) = (engine.capabilities.can_size, engine.capabilities.can_unload);
-        here.map(|replica| Loaded {
-            model: replica.model.clone(),
-            context: replica.context,
-            slots: replica.slots,
-            cache: replica.cache_type,
-            can_size,
-            can_leave,
-        })
-        .collect::<Vec<Loaded>>()
-    };
-    report.engines.iter().flatten().flat_map(of).collect()
 }
 
 /// The models to climb, smallest first, and a line for each that is left out.
@@ -191,7 +159,8 @@ fn known(report: &Report) -> BTreeMap<ModelId, Candidate> {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command, LadderCommand};
-    use mesh_core::machine::{Abilities, EngineKind, Replica, Store};
+    use crate::command::hands::loaded;
+    use mesh_core::machine::{Abilities, Engine, EngineKind, Replica, ReplicaState, Store};
 
     fn args(line: &str) -> RunArgs {
         let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");

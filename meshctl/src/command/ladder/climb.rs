@@ -6,12 +6,13 @@
 //!                            └── Ctrl-C, failure ──┘
 //! ```
 
-use super::candidates::{Candidate, Loaded, candidates, loaded};
-use super::hands::{Hands, Size};
-use super::keep::Keep;
+use super::candidates::{Candidate, candidates};
+use super::questions;
 use super::rung::{Broken, UNFINISHED, begun};
-use super::{in_words, json, questions};
 use crate::cli::RunArgs;
+use crate::command::hands::{Hands, Loaded, loaded};
+use crate::command::keep::{Keep, Kept as _, id_of, now};
+use crate::command::loan::{Loan, leaving};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
@@ -25,8 +26,7 @@ use mesh_core::machine::Report;
 use mesh_core::profile::Profile;
 use mesh_core::trial::{Prefix, Sample};
 use mesh_core::units::human_duration;
-use std::io::IsTerminal as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a hot machine may cool before its next rung.
@@ -38,16 +38,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Climb<'a> {
     pub(super) hands: Hands,
     pub(super) record: Record,
-    keep: Keep,
+    keep: Keep<Record>,
     candidates: Vec<Candidate>,
     screen: &'a Screen,
     lines: Lines,
-}
-
-/// The machine as it was.
-struct Before {
-    standing: String,
-    loaded: Vec<Loaded>,
 }
 
 /// # Errors
@@ -65,22 +59,16 @@ pub(super) async fn run(
     };
     let (mut climb, there) = prepared?;
     // From here on the machine is changed.
-    let standing = climb.hands.stand("cordon").await?;
-    let before = Before { standing, loaded: there };
-    let ended = tokio::select! {
-        ended = climb.all() => ended,
-        () = leave() => Err(Failure::interrupted()),
+    let (loan, stays) = Loan::take(&mut climb.hands, there, &leave).await?;
+    let ended = match stays {
+        Err(interrupted) => Err(interrupted),
+        Ok(()) => tokio::select! {
+            ended = climb.all() => ended,
+            () = leave() => Err(Failure::interrupted()),
+        },
     };
     let ended = climb.close(ended);
-    climb.tell("the machine is put back as it was");
-    let back = tokio::select! {
-        back = put_back(&mut climb.hands, &before) => back,
-        () = leave() => Err(Failure::interrupted()),
-    };
-    climb.untell();
-    if let Err(failure) = &back {
-        climb.tell_how_to_put_back(&before, failure);
-    }
+    let back = loan.end(&mut climb.hands, screen, &leave).await;
     climb.conclude(args, ended)?;
     back
 }
@@ -114,22 +102,10 @@ async fn prepare<'a>(
 
 fn question(args: &RunArgs, candidates: &[Candidate], there: &[Loaded]) -> String {
     let models: Vec<&str> = candidates.iter().map(|one| one.model.as_str()).collect();
-    let (leaving, staying): (Vec<&Loaded>, Vec<&Loaded>) = there.iter().partition(|one| one.can_leave);
-    let named = |all: &[&Loaded]| all.iter().map(|one| one.model.as_str()).collect::<Vec<&str>>().join(", ");
-    let leaves = match (leaving.as_slice(), staying.as_slice()) {
-        ([], []) => "nothing is loaded there".to_owned(),
-        (leaving, []) => format!("{} will leave its memory and come back at the end", named(leaving)),
-        ([], staying) => format!("{} cannot be unloaded and stays", named(staying)),
-        (leaving, staying) => {
-            let (leaving, staying) = (named(leaving), named(staying));
-            format!(
-                "{leaving} will leave its memory and come back at the end; {staying} cannot be unloaded and stays"
-            )
-        }
-    };
     format!(
-        "{} is cordoned meanwhile: it gets no new models. {leaves}.\nTo climb: {}. Begin?",
+        "{} is cordoned meanwhile: it gets no new models. {}.\nTo climb: {}. Begin?",
         args.node,
+        leaving(there),
         models.join(", ")
     )
 }
@@ -140,7 +116,7 @@ fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Rec
     let profile = profile.unwrap_or_default();
     Record {
         schema: Schema,
-        id: id(now),
+        id: id_of(now),
         node: args.node.clone(),
         meshctl: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms: now,
@@ -171,7 +147,7 @@ fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Rec
 }
 
 /// The record to go on with.
-fn resumed(keep: &Keep, id: &str, args: &RunArgs) -> Result<Record, Failure> {
+fn resumed(keep: &Keep<Record>, id: &str, args: &RunArgs) -> Result<Record, Failure> {
     let is_open = |record: &Record| {
         let by_hand = record.stopped.as_ref().is_some_and(|stopped| stopped.rule == StopRule::Operator);
         record.node == args.node && (record.ended_unix_ms.is_none() || by_hand)
@@ -277,17 +253,9 @@ impl Climb<'_> {
         self.keep.write(&self.record)
     }
 
-    /// What is done now, on stderr.
+    /// What is done now.
     pub(super) fn tell(&self, what: &str) {
-        let text = self.screen.look.text(what);
-        let in_place = std::io::stderr().is_terminal();
-        self.screen.note(&if in_place { format!("\r\u{1b}[K{text}") } else { text + "\n" });
-    }
-
-    fn untell(&self) {
-        if std::io::stderr().is_terminal() {
-            self.screen.note("\r\u{1b}[K");
-        }
+        self.screen.doing(what);
     }
 
     fn head(&self) -> Result<(), Failure> {
@@ -298,7 +266,7 @@ impl Climb<'_> {
     }
 
     fn row(&self, candidate: &Candidate) -> Result<(), Failure> {
-        self.untell();
+        self.screen.done_doing();
         if self.screen.is_json() {
             return Ok(());
         }
@@ -307,7 +275,7 @@ impl Climb<'_> {
 
     /// Ends the record, and keeps it.
     fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
-        self.untell();
+        self.screen.done_doing();
         match &ended {
             Ok(()) => self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms)),
             Err(failure) if failure.kind == Kind::Interrupted => {
@@ -327,7 +295,7 @@ impl Climb<'_> {
     fn conclude(&self, args: &RunArgs, ended: Result<(), Failure>) -> Result<(), Failure> {
         let Err(failure) = ended else {
             if self.screen.is_json() {
-                return self.screen.result(&json(&self.record));
+                return self.screen.result(&self.record.json());
             }
             let text = conclusion(&self.record, &analyse(&self.record), self.screen.look);
             self.screen.result(&self.screen.commands(&text))?;
@@ -346,34 +314,10 @@ impl Climb<'_> {
         self.screen.note(&self.screen.commands(&again));
         Err(failure)
     }
-
-    /// The commands that do what could not be done.
-    fn tell_how_to_put_back(&self, before: &Before, failure: &Failure) {
-        let node = &self.hands.node;
-        let mut text = format!("{node} is not as it was: {}; by hand:\n", in_words(failure));
-        for one in &before.loaded {
-            let context = one.context.map(|tokens| format!(" --context {tokens}")).unwrap_or_default();
-            let slots = one.slots.map(|slots| format!(" --slots {slots}")).unwrap_or_default();
-            text += &format!("  meshctl model load {} --node {node}{context}{slots}\n", one.model);
-        }
-        if let Some(wish) = wish(&before.standing) {
-            text += &format!("  meshctl node {wish} {node}\n");
-        }
-        self.screen.note(&self.screen.commands(&text));
-    }
 }
 
 fn is_unfinished(rung: &Rung) -> bool {
     rung.outcome == Outcome::Failed(UNFINISHED.into())
-}
-
-/// What brings a machine to what it was; it is cordoned now.
-fn wish(standing: &str) -> Option<&'static str> {
-    match standing {
-        "open" => Some("resume"),
-        "drained" => Some("drain"),
-        _ => None,
-    }
 }
 
 /// Which models were typed, as they are typed again.
@@ -384,51 +328,4 @@ fn which(args: &RunArgs) -> String {
     let models: Vec<&str> = args.models.iter().map(ModelId::as_str).collect();
     let models = if models.is_empty() { String::new() } else { format!(" --models {}", models.join(",")) };
     size("from", args.from) + &size("to", args.to) + &models
-}
-
-/// Loads what was loaded, in its size, and lets the machine be what it was. Goes on where one thing fails.
-async fn put_back(hands: &mut Hands, before: &Before) -> Result<(), Failure> {
-    let mut first: Result<(), Failure> = hands.clear().await;
-    for one in &before.loaded {
-        let size =
-            Size { context: one.context, slots: one.slots, cache: one.cache.map(|cache| cache.word()) };
-        let size = if one.can_size { size } else { Size::default() };
-        let done = if one.can_leave { hands.load(&one.model, size).await.map(|_| ()) } else { Ok(()) };
-        first = first.and(done);
-    }
-    if let Some(wish) = wish(&before.standing) {
-        first = first.and(hands.stand(wish).await.map(|_| ()));
-    }
-    first
-}
-
-/// Now, in milliseconds since 1970.
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The id of a climb that begins then: `20261122-021503-128`, so that ids sort by time.
-fn id(unix_ms: u64) -> String {
-    let seconds = i64::try_from(unix_ms / 1000).unwrap_or_default();
-    let at = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    let (date, (hour, minute, second)) = (at.date(), at.time().as_hms());
-    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-    format!("{year}{month:02}{day:02}-{hour:02}{minute:02}{second:02}-{:03}", unix_ms % 1000)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_sort_by_time() {
-        assert_eq!(id(1_795_262_651_007), "20261121-120411-007");
-        assert!(id(1_795_262_651_007) < id(1_795_262_651_100));
-    }
-
-    #[test]
-    fn a_machine_becomes_what_it_was() {
-        assert_eq!(["open", "drained", "cordoned"].map(wish), [Some("resume"), Some("drain"), None]);
-    }
 }

@@ -2,9 +2,10 @@
 
 use super::candidates::Candidate;
 use super::climb::Climb;
-use super::hands::Size;
+use super::ends_all;
 use super::questions::{MOST_TOKENS, expected, questions};
-use super::{ends_all, in_words};
+use crate::command::hands::Size;
+use crate::command::in_words;
 use crate::exit::{Failure, Kind};
 use crate::render::quantity::context as in_k;
 use mesh_core::id::ModelId;
