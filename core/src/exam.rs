@@ -25,6 +25,7 @@ mod page;
 mod pattern;
 mod python_text;
 mod question;
+mod record;
 mod report;
 mod run;
 mod shots;
@@ -42,6 +43,7 @@ pub use mark::{Failure, ItemScore, score};
 pub use question::{
     Answer, AskError, ContinuationScore, EngineCan, MOST_TOKENS, Message, Question, Role, ask,
 };
+pub use record::{LONGEST_ANSWER, Record, RecordProblem, SCHEMA, Sitting, Source};
 pub use report::{Interval, Method, Report, Score};
 pub use run::{ItemResult, Outcome, Run, RunError};
 pub use shots::{Shots, ShotsError};

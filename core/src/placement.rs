@@ -7,6 +7,7 @@
 
 mod answer;
 mod catalogue;
+mod grades;
 mod obstacles;
 mod offers;
 mod pace;
@@ -17,6 +18,7 @@ pub mod small;
 mod worth;
 
 pub use catalogue::{Body, Catalogue, KnownModel, Size};
+pub use grades::{LEAST_ITEMS, grade};
 pub use offers::Refused;
 pub use pace::Known;
 pub use site::{Conditions, Held, Pace, Site, Standing, Stored};

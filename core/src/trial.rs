@@ -19,6 +19,10 @@ pub const REPETITIONS: u32 = 100;
 pub const TOKENS: u32 = 1 << 20;
 /// Questions of one trial, at most.
 pub const QUESTIONS: usize = 1000;
+/// Findings of one trial, at most.
+pub const FINDINGS: usize = 64;
+/// The longest name of a suite, in bytes: as much as a profile keeps.
+pub const SUITE: usize = 120;
 /// The longest time of one request, in seconds: a 70B model that reads 64K tokens on a processor.
 pub const PATIENCE_S: u32 = 3600;
 /// The longest soak, in seconds.
@@ -45,6 +49,8 @@ pub enum Work {
     Ask(AskWork),
     /// How likely it takes texts to be.
     Score(ScoreWork),
+    /// Nothing: what was found of it elsewhere is kept in the machine's profile, where plans look.
+    Keep(KeepWork),
 }
 
 /// Made-up prompts of a fixed length, and answers of a fixed length where the engine allows that.
@@ -91,6 +97,24 @@ pub struct AskWork {
 pub struct ScoreWork {
     /// In this order.
     pub texts: Vec<Scoring>,
+}
+
+/// What examinations found of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepWork {
+    /// One for each suite.
+    pub findings: Vec<Finding>,
+}
+
+/// What one examination found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Which, with all that makes its figures comparable: how it was asked, after how many examples, and over which items.
+    pub suite: String,
+    /// Items done well.
+    pub passed: u32,
+    /// Items tried.
+    pub tried: u32,
 }
 
 /// A text, and what stands before it.
@@ -355,6 +379,16 @@ impl Trial {
                 let texts = u32::try_from(work.texts.len()).unwrap_or(u32::MAX);
                 within("texts", texts, 1, u32::try_from(QUESTIONS).unwrap_or(u32::MAX))
             }
+            Work::Keep(work) => {
+                let findings = u32::try_from(work.findings.len()).unwrap_or(u32::MAX);
+                within("findings", findings, 1, u32::try_from(FINDINGS).unwrap_or(u32::MAX))?;
+                work.findings.iter().try_for_each(|one| {
+                    let length = u32::try_from(one.suite.len()).unwrap_or(u32::MAX);
+                    within("bytes of a suite's name", length, 1, u32::try_from(SUITE).unwrap_or(u32::MAX))?;
+                    within("tried", one.tried, 1, u32::MAX)?;
+                    within("passed", one.passed, 0, one.tried)
+                })
+            }
         }
     }
 }
@@ -411,6 +445,16 @@ mod tests {
             let problem = trial(Work::Speed(wrong)).check().expect_err("out of bounds").to_string();
             assert!(problem.starts_with(said), "{problem}");
         }
+        let finding = |suite: &str, passed, tried| Finding { suite: suite.into(), passed, tried };
+        for (finding, field) in [
+            (finding("mmlu", 2, 1), "passed"),
+            (finding("mmlu", 0, 0), "tried"),
+            (finding(&"x".repeat(SUITE + 1), 1, 1), "bytes of a suite's name"),
+        ] {
+            let problem = trial(Work::Keep(KeepWork { findings: vec![finding] })).check();
+            assert_eq!(problem.expect_err("out of bounds").field, field);
+        }
+        assert_eq!(trial(Work::Keep(KeepWork { findings: vec![finding("mmlu", 1, 1)] })).check(), Ok(()));
         let nothing = Work::Ask(AskWork { streams: 1, questions: vec![] });
         assert!(trial(nothing).check().is_err_and(|problem| problem.field == "questions"));
     }

@@ -8,11 +8,13 @@
 //! - [`raw_client`]: a client below HTTP, for the same reason
 //! - [`resident`]: how much memory this process holds
 //! - [`client`]: an HTTP client that keeps what it got byte by byte
+//! - [`measured_machine`]: a machine with two models and a real engine, and a person who types at its mesh
 //! - [`relay`]: a network between a node and its router that can lose UDP
 //! - [`seen_logs`]: everything that was logged
 
 pub mod client;
 pub mod engine_fixture;
+pub mod measured_machine;
 pub mod raw_client;
 pub mod raw_engine;
 pub mod relay;

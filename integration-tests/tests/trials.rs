@@ -239,6 +239,9 @@ fn perplexity(scored: &Scored) -> f64 {
     (-scored.log_likelihood / f64::from(scored.tokens)).exp()
 }
 
+/// Tokens before the one that is asked for, at most: the context has 512.
+const MOST: usize = 511;
+
 /// The same by another way: every probability of the vocabulary at each place of the text, asked of the engine itself.
 async fn summed(bench: &Bench, text: &str) -> f64 {
     let engine = bench.node.engine("tiny").await;
@@ -246,9 +249,13 @@ async fn summed(bench: &Bench, text: &str) -> f64 {
     let tokens: Vec<u64> =
         answer.json()["tokens"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
     let begin = engine.post("/tokenize", &json!({"content": "<|endoftext|>", "parse_special": true})).await;
-    let mut prompt = vec![begin.json()["tokens"][0].as_u64().expect("a token")];
+    let all: Vec<u64> =
+        std::iter::once(begin.json()["tokens"][0].as_u64().expect("a token")).chain(tokens.clone()).collect();
     let mut sum = 0.0;
-    for token in tokens {
+    for (at, token) in tokens.into_iter().enumerate() {
+        // A text that is too long is asked in windows, and the last one is full.
+        let end = ((at / MOST + 1) * MOST).min(all.len() - 1);
+        let prompt = &all[end.saturating_sub(MOST)..=at];
         let body = json!({"prompt": prompt, "n_predict": 1, "n_probs": 1024, "temperature": 0,
             "logit_bias": [[38, 1000.0]]});
         let answer = engine.post("/completion", &body).await.json();
@@ -257,7 +264,6 @@ async fn summed(bench: &Bench, text: &str) -> f64 {
         let found =
             all.iter().find(|one| one["id"].as_u64() == Some(token)).expect("it is in the vocabulary");
         sum += found["logprob"].as_f64().expect("a number");
-        prompt.push(token);
     }
     sum
 }
@@ -292,6 +298,7 @@ async fn continuations_are_scored_after_their_context_and_long_texts_in_windows(
     let body = json!({"prompt": "Return a new list", "n_predict": 6, "temperature": 0});
     let greedy = engine.post("/completion", &body).await.json()["content"].as_str().expect("text").to_owned();
     let long = PROSE.repeat(20);
+    let two = PROSE.repeat(12);
     let story = bench
         .whole(score(&[
             ("Return a new list", &greedy),
@@ -301,15 +308,19 @@ async fn continuations_are_scored_after_their_context_and_long_texts_in_windows(
             ("", &long),
             (&long, " The end."),
             ("x", ""),
+            ("", &two),
         ]))
         .await;
-    let [likely, unlikely, spaced, plain, windows, cut, nothing] = &story.scored[..] else {
+    let [likely, unlikely, spaced, plain, windows, cut, nothing, two_windows] = &story.scored[..] else {
         panic!("{story:?}")
     };
     assert!(likely.is_greedy, "{greedy:?}: {likely:?}");
     assert!(!unlikely.is_greedy && unlikely.log_likelihood < likely.log_likelihood);
     assert_eq!(spaced.log_likelihood, plain.log_likelihood, "the space is the text's");
     assert!(windows.tokens > 1000 && (1.0..60.0).contains(&perplexity(windows)), "{windows:?}");
+    assert!((512..1000).contains(&two_windows.tokens), "{two_windows:?}");
+    let share = two_windows.log_likelihood / summed(&bench, &two).await;
+    assert!((share - 1.0).abs() < 0.001, "the last window is full: {share}");
     assert!(cut.left_out > 500 && cut.error.is_none(), "{cut:?}");
     assert_eq!(nothing.error.as_deref(), Some("the engine makes no token of the text"));
     bench.mesh.stop().await;

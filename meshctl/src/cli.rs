@@ -1,8 +1,10 @@
 //! Everything that can be typed.
 
+mod eval;
 mod ladder;
 mod steering;
 
+pub(crate) use eval::{BaselineArgs, CompareArgs, EvalCommand, EvalRunArgs, EvalShowArgs};
 pub(crate) use ladder::{LadderCommand, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
 
@@ -116,6 +118,9 @@ pub(crate) enum Command {
     /// Measure a machine's models from the smallest to the largest, and say which to use
     #[command(subcommand)]
     Ladder(LadderCommand),
+    /// Let models sit exams, compare two evaluations, keep baselines
+    #[command(subcommand)]
+    Eval(EvalCommand),
     /// Trade an operator token for credentials on this machine
     Login(LoginArgs),
 }

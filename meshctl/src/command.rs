@@ -1,6 +1,7 @@
 //! The verbs, one file each, and what is common to running them: the runtime and Ctrl-C.
 
 mod ask;
+mod eval;
 mod explain;
 mod hands;
 mod keep;
@@ -17,10 +18,11 @@ mod status;
 mod token;
 mod wait;
 
-use crate::cli::{Cli, Command, LadderCommand, usual_data};
+use crate::cli::{Cli, Command, EvalCommand, LadderCommand, usual_data};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
+pub(crate) use eval::{Judged, JudgedSuite, Side};
 
 /// Runs what was typed to its end, or until Ctrl-C drops it: every pending call and answer is cancelled.
 ///
@@ -38,8 +40,9 @@ pub(crate) fn conclude(typed: Cli, screen: &Screen) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Kind::Failed, "cannot start").cause(error.to_string()))?;
-    // A climb has to put its machine back first.
-    let minds_itself = matches!(typed.command, Command::Ladder(LadderCommand::Run(_)));
+    // What was lent a machine has to put it back first.
+    let minds_itself =
+        matches!(typed.command, Command::Ladder(LadderCommand::Run(_)) | Command::Eval(EvalCommand::Run(_)));
     let ended = runtime.block_on(async {
         tokio::select! {
             ended = perform(typed.command, &way, screen) => ended,
@@ -64,6 +67,7 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Model(command) => model::run(command, way, screen).await,
         Command::Node(command) => node::run(command, way, screen).await,
         Command::Ladder(command) => ladder::run(command, way, screen, interrupted).await,
+        Command::Eval(command) => eval::run(command, way, screen, interrupted).await,
         Command::Login(args) => login::run(args, way, screen).await,
     }
 }

@@ -2,6 +2,7 @@
 //! every screen is pinned by a snapshot. JSON is the same data, with the name of its schema in front.
 
 pub(crate) mod access;
+pub(crate) mod eval;
 pub(crate) mod explain;
 pub(crate) mod fit;
 pub(crate) mod ladder;

@@ -20,8 +20,10 @@ use asking::Asker;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt as _, StreamExt as _};
+use mesh_core::id::ModelId;
 use mesh_core::machine::{EngineKind, Vitals};
-use mesh_core::trial::{AskWork, Ended, Event, Question, Run, Subject, Trial, Work};
+use mesh_core::profile::TrialRecord;
+use mesh_core::trial::{AskWork, Ended, Event, Finding, KeepWork, Question, Run, Subject, Trial, Work};
 use mesh_daemon::clock::unix_ms;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -105,6 +107,10 @@ impl Trials {
                 Work::Speed(work) => speed::measure(&asker, *work, &loaded, began, &told).await,
                 Work::Ask(work) => ask_all(&asker, work, began, &told).await.map(|()| None),
                 Work::Score(work) => score::all(&asker, work, &loaded, &told).await.map(|()| None),
+                Work::Keep(work) => {
+                    self.note(&trial.model, work);
+                    Ok(None)
+                }
             }
         };
         let outcome = tokio::select! {
@@ -144,6 +150,17 @@ impl Trials {
             exact_prefix: exact,
             unix_ms: unix_ms(),
         }
+    }
+
+    /// Keeps what examinations found: plans order models by it.
+    fn note(&self, model: &ModelId, work: &KeepWork) {
+        self.profile.change(|profile, at| {
+            for Finding { suite, passed, tried } in &work.findings {
+                let (model, suite, mode) = (model.clone(), suite.clone(), String::new());
+                let (passed, tried) = (*passed, *tried);
+                profile.keep_trial(TrialRecord { model, suite, mode, passed, tried, at });
+            }
+        });
     }
 
     /// Keeps what was measured alone: routing and plans go by it.

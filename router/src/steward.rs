@@ -10,6 +10,7 @@
 //! | steward | snapshots of the fleet, operators' wishes, headers of models, time | a [`Planned`] after each plan, directives, other modes for the keeper | the router stops |
 
 mod catalogue;
+mod exams;
 mod handle;
 mod matters;
 pub mod on_demand;
@@ -26,6 +27,7 @@ use crate::metrics::{Metrics, ReasonLabel};
 use crate::modes::ModeSet;
 use crate::strategies::{Strategies, Strategy};
 use catalogue::Headers;
+use exams::Exams;
 use handle::Ask;
 pub use handle::{NoPlan, Of, Planned, StewardHandle};
 use matters::Matters;
@@ -100,6 +102,7 @@ pub fn start(parts: StewardParts, stop: CancellationToken) -> StewardHandle {
     let steward = Steward {
         watchman: Watchman::new(parts.expected.clone(), now),
         headers: Headers::new(parts.blobs.clone()),
+        exams: Exams::default(),
         course: Course::new(pace),
         wished: parts.wished.clone(),
         seen,
@@ -115,6 +118,7 @@ struct Steward {
     parts: StewardParts,
     watchman: Watchman,
     headers: Headers,
+    exams: Exams,
     course: Course,
     wished: Wished,
     /// What operators wished when that was looked at last.
@@ -428,9 +432,12 @@ impl Steward {
         self.watchman.look(&snapshot.view, now);
         self.headers.fetch(&snapshot.view, wishes, now);
         let written = Wished::written(self.strategy(of), &self.parts.placement);
+        let mut catalogue = self.headers.catalogue(&snapshot.view, &written);
+        self.exams.look(&snapshot.view);
+        self.exams.grade(&mut catalogue);
         World {
             sites: self.watchman.sites(&snapshot.view, wishes, (self.parts.minute_of_day)()),
-            catalogue: self.headers.catalogue(&snapshot.view, &written),
+            catalogue,
             refused: self.course.refused(),
         }
     }

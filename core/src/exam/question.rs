@@ -5,6 +5,7 @@
 
 use super::item::{HellaSwagItem, Item, MmluItem};
 use super::{Shots, ShotsError, Suite, Variant, page, python_text};
+use crate::machine::EngineKind;
 use serde::{Deserialize, Serialize};
 
 /// Tokens of an answer where the item says nothing: the harness's default (`max_gen_toks`).
@@ -22,6 +23,24 @@ pub struct EngineCan {
 }
 
 impl EngineCan {
+    /// What engines of a kind can be asked for. Token probabilities of a given text are known to be right for llama.cpp
+    /// only. Ollama, Lemonade and LocalAI put a chat template around completions; of unknown engines nobody knows.
+    #[must_use]
+    pub fn of(kind: EngineKind, can_chat: Option<bool>) -> Self {
+        let completions = match kind {
+            EngineKind::LlamaServer
+            | EngineKind::LlamaRouter
+            | EngineKind::LmStudio
+            | EngineKind::Vllm
+            | EngineKind::Sglang
+            | EngineKind::TabbyApi
+            | EngineKind::KoboldCpp => true,
+            EngineKind::Ollama | EngineKind::Lemonade | EngineKind::LocalAi | EngineKind::OpenAi => false,
+        };
+        let token_probabilities = kind == EngineKind::LlamaServer;
+        Self { token_probabilities, completions, chats: can_chat != Some(false) }
+    }
+
     /// Whether it can be asked in `variant`.
     #[must_use]
     pub fn answers(self, variant: Variant) -> bool {

@@ -45,7 +45,7 @@ pub struct KnownModel {
     pub trained_context: Option<u32>,
     /// It makes embeddings and no answers.
     pub embeds: bool,
-    /// How well it did in trials, 0 to 1.
+    /// How well it did in examinations, 0 to 1 ([`super::grade`]).
     pub quality: Option<f64>,
     /// Of its file.
     pub digest: Option<Digest>,

@@ -4,6 +4,7 @@
 mod ways;
 
 use super::catalogue::{Catalogue, KnownModel, Size};
+use super::grades::by_grade;
 use super::pace::{self, Pace};
 use super::sample::Sampler;
 use super::site::{Site, Standing};
@@ -145,20 +146,17 @@ impl Offers {
     }
 }
 
-/// The models that a wish may have, best first: its own, or all that do what it needs, by what trials found and then by
-/// size.
+/// The models that a wish may have, best first: its own, or all that do what it needs, by size, those that were examined
+/// among themselves by their grades.
 fn models_of(wish: &Wish, catalogue: &Catalogue) -> Vec<ModelId> {
     if !wish.models.is_empty() {
         return wish.models.clone();
     }
     let mut all: Vec<(&ModelId, &KnownModel)> =
         catalogue.iter().filter(|(_, model)| model.embeds == wish.embeds).collect();
-    let rank = |model: &KnownModel| (model.quality.unwrap_or(0.0), model.parameters.unwrap_or(model.size.0));
-    all.sort_by(|a, b| {
-        let ((qa, pa), (qb, pb)) = (rank(a.1), rank(b.1));
-        qb.total_cmp(&qa).then(pb.cmp(&pa)).then(a.0.cmp(b.0))
-    });
-    all.into_iter().map(|(model, _)| model.clone()).collect()
+    let size = |model: &KnownModel| model.parameters.unwrap_or(model.size.0);
+    all.sort_by(|a, b| size(b.1).cmp(&size(a.1)).then(a.0.cmp(b.0)));
+    by_grade(all.into_iter().map(|(model, _)| model.clone()).collect(), catalogue)
 }
 
 impl Builder<'_> {

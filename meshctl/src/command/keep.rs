@@ -123,7 +123,9 @@ impl<T: Kept> Keep<T> {
         if length as u64 > LONGEST {
             return Err(failed(format!("it is longer than {} MiB", LONGEST >> 20)));
         }
-        serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+        let record: T = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
+        record.check().map_err(failed)?;
+        Ok(record)
     }
 
     /// The record whose id begins with `prefix`, or the newest.

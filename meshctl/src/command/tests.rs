@@ -3,6 +3,7 @@
 mod bench;
 mod climbs;
 mod desk;
+mod evals;
 mod fit;
 mod steering;
 

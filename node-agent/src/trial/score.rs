@@ -105,7 +105,8 @@ impl Scorer<'_> {
         let given = if context.is_empty() { vec![self.begin] } else { given };
         let mut sum = Scored { is_greedy: true, ..Scored::default() };
         let mut before = given;
-        // As many at a time as there is room for, each window beginning with the last token of the one before.
+        // As many at a time as there is room for, each window after what still has room of all before it: after the last
+        // token, and the last window after more, so that it is full (`get_rolling_token_windows` of the harness).
         for window in scored.chunks(self.most) {
             let room = (self.most + 1).saturating_sub(window.len()).max(1);
             let out = before.len().saturating_sub(room);
@@ -120,7 +121,7 @@ impl Scorer<'_> {
                 sum.tokens += 1;
                 prompt.push(*token);
             }
-            before = prompt.split_off(prompt.len() - 1);
+            before = prompt;
         }
         Ok(sum)
     }

@@ -5,7 +5,7 @@ use mesh_core::machine::{
     Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel,
 };
 use mesh_core::machine::{ThermalState, Vitals};
-use mesh_core::trial::{Ended, Event, Run, Sample, SpeedWork, Subject, Trial, Work};
+use mesh_core::trial::{Ended, Event, Run, Sample, Scored, SpeedWork, Subject, Trial, Work};
 use mesh_core::units::Bytes;
 use mesh_proto::fleet_wire::report_to_wire;
 use mesh_proto::v1::{
@@ -65,6 +65,8 @@ pub(super) struct Bench {
     pub(super) hanging: Arc<Notify>,
     /// A folder that becomes a file with the second trial: nothing can be written there any more.
     pub(super) full: Option<PathBuf>,
+    /// Trials before one that begins, answers half, and never ends.
+    pub(super) sound_trials: Option<usize>,
     speeds: usize,
     trials: usize,
 }
@@ -162,14 +164,16 @@ impl Bench {
             std::fs::remove_dir_all(folder).expect("the records");
             std::fs::write(folder, "no folder").expect("a file in their place");
         }
+        let stuck = self.sound_trials == Some(self.trials - 1);
         let subject = Subject { build: "llama-server b1".into(), context, slots, ..Subject::default() };
         let mut events = vec![Event::Began(subject), Event::Sample(Sample::default())];
         let mut others = 0;
         match &trial.work {
             Work::Ask(work) => {
                 self.journal.push(format!("ask {}", trial.model));
-                let mut answers = work.questions.iter().enumerate();
-                events.extend(answers.by_ref().map(|(at, question)| {
+                let half = if stuck { work.questions.len() / 2 } else { work.questions.len() };
+                let answers = work.questions.iter().take(half).enumerate();
+                events.extend(answers.map(|(at, question)| {
                     Event::Run(answer(&question.id, manner == Manner::Empty && at < 4))
                 }));
             }
@@ -192,7 +196,29 @@ impl Bench {
                 }
                 events.extend(runs(work, 100.0 / model_speed(trial.model.as_str())).map(Event::Run));
             }
-            Work::Score(_) => return Err(Status::invalid_argument("no climb scores texts")),
+            Work::Keep(work) => self.journal.extend(work.findings.iter().map(|found| {
+                let suite = found.suite.split(' ').next().unwrap_or_default();
+                format!("keep {} {suite} {} of {}", trial.model, found.passed, found.tried)
+            })),
+            Work::Score(work) => {
+                self.journal.push(format!("score {} {}", trial.model, work.texts.len()));
+                let half = if stuck { work.texts.len() / 2 } else { work.texts.len() };
+                // The shortest choice is the likeliest; of equals the one that sorts first.
+                events.extend(work.texts.iter().take(half).map(|text| {
+                    let first = f64::from(text.text.bytes().last().unwrap_or_default());
+                    let log_likelihood = -(text.text.len() as f64) - first / 1000.0;
+                    Event::Scored(Scored {
+                        id: text.id.clone(),
+                        log_likelihood,
+                        tokens: 1,
+                        ..Scored::default()
+                    })
+                }));
+            }
+        }
+        if stuck {
+            self.hanging.notify_one();
+            return Ok((events.iter().map(line).collect(), false));
         }
         events.push(Event::Ended(Ended { seconds: 1.0, others }));
         Ok((events.iter().map(line).collect(), true))

@@ -1,0 +1,143 @@
+//! How good models are, by the examinations that machines' profiles tell of. Sizes say who is probably better; examinations
+//! say more, where models sat the same.
+
+use super::catalogue::Catalogue;
+use crate::id::ModelId;
+use crate::profile::TrialRecord;
+use crate::statistics::Share;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Fewer items than this tell nothing of which model is better: with 50 the interval has 26 points.
+pub const LEAST_ITEMS: u32 = 50;
+
+/// Writes each model's grade into `catalogue`: the mean share over the suites that all examined models sat; where there is
+/// none, over the one that most of them sat. Lower ends of 95 % intervals, so that few items count for less. Of two
+/// results of one suite the newer counts; results for one mode only, and of too few items, do not.
+pub fn grade<'a>(catalogue: &mut Catalogue, found: impl IntoIterator<Item = &'a TrialRecord>) {
+    let mut results: BTreeMap<&ModelId, BTreeMap<&str, &TrialRecord>> = BTreeMap::new();
+    for one in found {
+        if one.tried < LEAST_ITEMS || !one.mode.is_empty() || !catalogue.contains_key(&one.model) {
+            continue;
+        }
+        let of_model = results.entry(&one.model).or_default();
+        let is_newer = of_model.get(one.suite.as_str()).is_none_or(|known| known.at < one.at);
+        if is_newer {
+            of_model.insert(&one.suite, one);
+        }
+    }
+    let suites = common(results.values());
+    for (model, of_model) in &results {
+        let shares = suites.iter().map(|suite| {
+            let one = of_model.get(suite)?;
+            Some(Share::wilson(one.passed.into(), one.tried.into())?.low)
+        });
+        let shares: Option<Vec<f64>> = shares.collect();
+        let mean = shares.filter(|all| !all.is_empty()).map(|all| all.iter().sum::<f64>() / all.len() as f64);
+        if let Some(known) = catalogue.get_mut(*model) {
+            known.quality = mean;
+        }
+    }
+}
+
+/// The suites by which models are compared.
+fn common<'a>(
+    results: impl Iterator<Item = &'a BTreeMap<&'a str, &'a TrialRecord>> + Clone,
+) -> BTreeSet<&'a str> {
+    let suites = |one: &BTreeMap<&'a str, &TrialRecord>| one.keys().copied().collect::<BTreeSet<&str>>();
+    let all = results.clone().map(suites).reduce(|all, more| all.intersection(&more).copied().collect());
+    let all = all.unwrap_or_default();
+    if !all.is_empty() {
+        return all;
+    }
+    let mut sat: BTreeMap<&str, usize> = BTreeMap::new();
+    for suite in results.flat_map(|one| one.keys().copied()) {
+        *sat.entry(suite).or_default() += 1;
+    }
+    // Of equals the first by name.
+    let most = sat.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(a.0)));
+    most.map(|(suite, _)| suite).into_iter().collect()
+}
+
+/// `models`, sorted by size, with those that have a grade sorted by it among themselves: who was not examined keeps the place
+/// that the size gives.
+pub(super) fn by_grade(models: Vec<ModelId>, catalogue: &Catalogue) -> Vec<ModelId> {
+    let grade = |model: &ModelId| catalogue.get(model).and_then(|known| known.quality);
+    let mut graded: Vec<(f64, ModelId)> =
+        models.iter().filter_map(|model| Some((grade(model)?, model.clone()))).collect();
+    // Stable: of equals the larger stays first.
+    graded.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut graded = graded.into_iter().map(|(_, model)| model);
+    let placed =
+        |model: ModelId| if grade(&model).is_some() { graded.next().unwrap_or(model) } else { model };
+    models.into_iter().map(placed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::KnownModel;
+    use crate::units::Bytes;
+
+    fn id(name: &str) -> ModelId {
+        ModelId::new(name).expect("a good name")
+    }
+
+    fn result(model: &str, suite: &str, passed: u32, tried: u32, at: u64) -> TrialRecord {
+        TrialRecord { model: id(model), suite: suite.into(), mode: String::new(), passed, tried, at }
+    }
+
+    /// What each of the models is graded.
+    fn graded(found: &[TrialRecord]) -> BTreeMap<String, Option<u32>> {
+        let names = ["large", "middle", "small"];
+        let mut catalogue: Catalogue =
+            names.iter().map(|name| (id(name), KnownModel::of_file(Bytes(1), None))).collect();
+        grade(&mut catalogue, found);
+        let percent = |known: &KnownModel| known.quality.map(|grade| (grade * 100.0).round() as u32);
+        catalogue.iter().map(|(model, known)| (model.to_string(), percent(known))).collect()
+    }
+
+    fn expect(found: &[TrialRecord], large: Option<u32>, middle: Option<u32>, small: Option<u32>) {
+        let all = [("large", large), ("middle", middle), ("small", small)];
+        assert_eq!(graded(found), all.map(|(name, grade)| (name.to_owned(), grade)).into());
+    }
+
+    #[test]
+    fn models_are_graded_by_the_suites_that_all_of_them_sat() {
+        let mmlu = [result("large", "mmlu", 80, 100, 1), result("small", "mmlu", 60, 100, 1)];
+        expect(&mmlu, Some(71), None, Some(50));
+        let more = [mmlu.to_vec(), vec![result("large", "gsm8k", 0, 100, 1)]].concat();
+        expect(&more, Some(71), None, Some(50));
+        let apart = [result("large", "mmlu", 80, 100, 1), result("small", "gsm8k", 60, 100, 1)];
+        expect(&apart, None, None, Some(50));
+    }
+
+    #[test]
+    fn the_newest_result_counts_and_few_items_or_those_of_a_mode_do_not() {
+        let newer = [result("large", "mmlu", 80, 100, 2), result("large", "mmlu", 10, 100, 1)];
+        expect(&newer, Some(71), None, None);
+        expect(&[result("large", "mmlu", 40, LEAST_ITEMS - 1, 1)], None, None, None);
+        let of_mode = TrialRecord { mode: "code".into(), ..result("large", "mmlu", 80, 100, 1) };
+        expect(&[of_mode], None, None, None);
+        expect(&[result("gone", "mmlu", 80, 100, 1)], None, None, None);
+        expect(&[result("large", "mmlu", 101, 100, 1)], None, None, None);
+    }
+
+    #[test]
+    fn more_items_with_the_same_share_are_a_better_grade() {
+        let found = [result("large", "mmlu", 40, 50, 1), result("small", "mmlu", 800, 1000, 1)];
+        let grades = graded(&found);
+        assert!(grades["small"] > grades["large"], "{grades:?}");
+    }
+
+    #[test]
+    fn who_was_not_examined_keeps_the_place_of_its_size() {
+        let sizes = ["a", "b", "c", "d"];
+        let mut catalogue: Catalogue =
+            sizes.iter().map(|name| (id(name), KnownModel::of_file(Bytes(1), None))).collect();
+        for (name, quality) in [("b", 0.5), ("d", 0.7), ("a", 0.5)] {
+            catalogue.get_mut(&id(name)).expect("it is there").quality = Some(quality);
+        }
+        let sorted = by_grade(sizes.map(id).to_vec(), &catalogue);
+        assert_eq!(sorted.iter().map(ModelId::as_str).collect::<Vec<_>>(), ["d", "a", "c", "b"]);
+    }
+}

@@ -1,0 +1,466 @@
+//! The order of an evaluation: look, ask the person where the machine is changed, model by model, suite by suite, and put
+//! the machine back however it ended.
+
+use super::compare::{Judged, judged};
+use super::items::{Paper, paper, written};
+use super::sit::{Manner, sit};
+use crate::cli::EvalRunArgs;
+use crate::command::hands::{Hands, Loaded, Size, loaded};
+use crate::command::keep::{Keep, id_of, now};
+use crate::command::loan::{Loan, leaving};
+use crate::command::names::unknown;
+use crate::command::node::machines;
+use crate::connect::Way;
+use crate::exit::{Failure, Kind};
+use crate::output::Screen;
+use crate::render;
+use mesh_core::exam::{
+    AskError, EngineCan, Gate, Item, Record, Run, SCHEMA, Shots, Sitting, Source, Suite, ask,
+};
+use mesh_core::id::{MachineId, ModelId};
+use mesh_core::machine::{Engine, Report, StoredModel};
+use mesh_core::profile::Profile;
+use mesh_core::trial::{KeepWork, Trial, Work};
+use serde::Serialize;
+use std::time::Duration;
+
+/// Of the call that asks which machines there are.
+const CALL: Duration = Duration::from_secs(30);
+
+/// What `eval run --json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    evaluations: Vec<render::eval::Reported<'a>>,
+    comparisons: &'a [Judged],
+}
+
+/// An evaluation on its way.
+struct Evaluation<'a> {
+    hands: Hands,
+    keep: Keep<Record>,
+    screen: &'a Screen,
+    papers: Vec<(Paper, Shots)>,
+    at_once: u32,
+    /// One for each model.
+    records: Vec<Record>,
+}
+
+/// # Errors
+/// `NotFound` for an unknown node, model, record or file, `Usage` where it is not clear what is meant or nobody can be asked,
+/// `Failed` for items that are none and where the gate cannot tell, `Degraded` where it says worse, `DoesNotFit` for a model
+/// that finds no room, `Interrupted`, and what keeps the router from answering or the record from being kept.
+pub(super) async fn run(
+    args: &EvalRunArgs,
+    way: &Way,
+    screen: &Screen,
+    leave: impl AsyncFn(),
+) -> Result<(), Failure> {
+    let prepared = tokio::select! {
+        prepared = prepare(args, way, screen) => prepared,
+        () = leave() => Err(Failure::interrupted()),
+    };
+    let (mut evaluation, there, baselines) = prepared?;
+    let needs_loads =
+        evaluation.records.iter().any(|record| !there.iter().any(|one| one.model == record.model));
+    let ended = if needs_loads {
+        let (loan, stays) = Loan::take(&mut evaluation.hands, there, &leave).await?;
+        let ended = match stays {
+            Err(interrupted) => Err(interrupted),
+            Ok(()) => tokio::select! {
+                ended = evaluation.all(true) => ended,
+                () = leave() => Err(Failure::interrupted()),
+            },
+        };
+        let back = loan.end(&mut evaluation.hands, screen, &leave).await;
+        ended.and(back)
+    } else {
+        tokio::select! {
+            ended = evaluation.all(false) => ended,
+            () = leave() => Err(Failure::interrupted()),
+        }
+    };
+    screen.done_doing();
+    evaluation.conclude(args, ended, &baselines)
+}
+
+/// Looks, reads and asks; nothing is changed.
+async fn prepare<'a>(
+    args: &EvalRunArgs,
+    way: &Way,
+    screen: &'a Screen,
+) -> Result<(Evaluation<'a>, Vec<Loaded>, Vec<Record>), Failure> {
+    let keep = Keep::<Record>::of(&way.data);
+    let resumed = args.resume.as_deref().map(|id| resumed(&keep, id)).transpose()?;
+    let source = match &resumed {
+        Some(record) => record.source.clone(),
+        None => source(args)?,
+    };
+    let papers = source
+        .suites
+        .iter()
+        .map(|suite| {
+            let Paper { items, examples, .. } = paper(*suite, &source)?;
+            let shots = shots(*suite, &source, examples)?;
+            Ok((Paper { suite: *suite, items, examples: Vec::new() }, shots))
+        })
+        .collect::<Result<Vec<(Paper, Shots)>, Failure>>()?;
+    let node = match (&resumed, &args.node) {
+        (Some(record), _) => record.node.clone(),
+        (None, Some(node)) => node.clone(),
+        (None, None) => only_node(way).await?,
+    };
+    let mut hands = Hands::of(&node, way).await?;
+    let report = hands.report().await?;
+    let there = loaded(&report);
+    let records = match resumed {
+        Some(record) => vec![Record { ended_unix_ms: None, ..record }],
+        None => {
+            let models = models(args, &node, &report, &there)?;
+            let began = now();
+            // A millisecond apart, so that each has an id of its own.
+            let numbered = models.into_iter().zip(began..);
+            numbered.map(|(model, at)| fresh(&node, model, &report, source.clone(), at)).collect()
+        }
+    };
+    let baselines = match args.gate {
+        Some(_) => records.iter().map(|record| baseline(&keep, record, args)).collect::<Result<_, _>>()?,
+        None => Vec::new(),
+    };
+    let mut evaluation = Evaluation { hands, keep, screen, papers, at_once: args.at_once, records };
+    evaluation.begin(&report)?;
+    let missing: Vec<&str> = evaluation
+        .records
+        .iter()
+        .map(|record| record.model.as_str())
+        .filter(|model| !there.iter().any(|one| one.model.as_str() == *model))
+        .collect();
+    if !missing.is_empty() && !args.yes {
+        let question = format!(
+            "{} must be loaded for it. {node} is cordoned meanwhile: it gets no new models. {}. Begin?",
+            missing.join(", "),
+            leaving(&there)
+        );
+        screen.agreed(&question, "--yes").await?;
+    }
+    for record in &evaluation.records {
+        // What cannot be kept need not be asked.
+        evaluation.keep.write(record)?;
+    }
+    Ok((evaluation, there, baselines))
+}
+
+fn source(args: &EvalRunArgs) -> Result<Source, Failure> {
+    let suites = if args.suite.is_empty() { Suite::ALL.to_vec() } else { once(&args.suite) };
+    // Where no suite was named, those that cannot be asked so are asked as usual.
+    let named = args.suite.iter().find_map(|suite| {
+        let variant = args.variant.filter(|variant| !suite.variants().contains(variant))?;
+        Some(AskError::NoVariant { suite: *suite, variant })
+    });
+    if let Some(error) = named {
+        return Err(Failure::new(Kind::Usage, error.to_string()));
+    }
+    Ok(Source {
+        suites,
+        items: args.items.as_deref().map(written),
+        examples: args.examples.as_deref().map(written),
+        limit: args.limit.and_then(|limit| usize::try_from(limit).ok()),
+        shots: args.shots,
+        variant: args.variant,
+    })
+}
+
+/// Each of `all` once, in the order of their first.
+fn once<T: Clone + PartialEq>(all: &[T]) -> Vec<T> {
+    let mut seen: Vec<T> = Vec::new();
+    for one in all {
+        if !seen.contains(one) {
+            seen.push(one.clone());
+        }
+    }
+    seen
+}
+
+/// Those that were asked for go to the suites that have some; the usual number to each, where nothing was asked for.
+fn shots(suite: Suite, source: &Source, examples: Vec<Item>) -> Result<Shots, Failure> {
+    let has_some = suite.usual_shots() > 0 || !examples.is_empty();
+    let each = source.shots.filter(|_| has_some || source.suites.len() == 1).unwrap_or(suite.usual_shots());
+    Shots::first(each, examples).map_err(|error| {
+        Failure::new(Kind::Usage, format!("{} cannot be asked with {each} examples", suite.word()))
+            .cause(error.to_string())
+    })
+}
+
+async fn only_node(way: &Way) -> Result<MachineId, Failure> {
+    let mut operators = Way { timeout: Some(way.timeout.unwrap_or(CALL)), ..way.clone() }.dial().await?;
+    let machines = machines(&mut operators, "").await?;
+    let names: Vec<&str> = machines.iter().map(|machine| machine.node.as_str()).collect();
+    match names.as_slice() {
+        [one] => MachineId::new(*one)
+            .map_err(|error| Failure::new(Kind::Failed, "the machine has no name").cause(error.to_string())),
+        [] => Err(Failure::new(Kind::NotFound, "no machine has joined yet")),
+        many => {
+            Err(Failure::new(Kind::Usage, format!("there are {} machines: {}", many.len(), many.join(", ")))
+                .hint(format!("say which: --node {}", many[0])))
+        }
+    }
+}
+
+/// The models that are meant.
+fn models(
+    args: &EvalRunArgs,
+    node: &MachineId,
+    report: &Report,
+    there: &[Loaded],
+) -> Result<Vec<ModelId>, Failure> {
+    if args.models.is_empty() {
+        return match there {
+            [one] => Ok(vec![one.model.clone()]),
+            [] => Err(Failure::new(Kind::Usage, format!("{node} has no model in memory"))
+                .hint("name one that is on its disk: --models MODEL")),
+            many => {
+                let names: Vec<&str> = many.iter().map(|one| one.model.as_str()).collect();
+                Err(Failure::new(Kind::Usage, format!("{node} has {} models in memory", many.len()))
+                    .hint(format!("say which: --models {}", names.join(","))))
+            }
+        };
+    }
+    let stored = report.store.iter().flat_map(|store| &store.models).map(|stored| &stored.model);
+    let replicas = report.engines.iter().flatten().flat_map(|engine| &engine.replicas);
+    let known: Vec<&str> =
+        stored.chain(replicas.map(|replica| &replica.model)).map(ModelId::as_str).collect();
+    for model in &args.models {
+        if !known.contains(&model.as_str()) {
+            let what = format!("{node} has no model `{model}`");
+            return Err(unknown(model.as_str(), what, known.iter().copied(), "it has none"));
+        }
+    }
+    Ok(once(&args.models))
+}
+
+fn fresh(node: &MachineId, model: ModelId, report: &Report, source: Source, at: u64) -> Record {
+    let profile = report.profile.as_deref().and_then(|json| serde_json::from_str::<Profile>(json).ok());
+    let profile = profile.unwrap_or_default();
+    let is_it = |stored: &&StoredModel| stored.model == model || stored.served_as.as_ref() == Some(&model);
+    let stored = report.store.iter().flat_map(|store| &store.models).find(is_it);
+    let replicas = report.engines.iter().flatten().flat_map(|engine| &engine.replicas);
+    let replica = replicas.into_iter().find(|replica| replica.model == model);
+    Record {
+        schema: SCHEMA.into(),
+        id: id_of(at),
+        node: node.clone(),
+        meshctl: env!("CARGO_PKG_VERSION").into(),
+        started_unix_ms: at,
+        ended_unix_ms: None,
+        hardware: profile.hardware,
+        software: profile.software,
+        quantisation: stored.and_then(|stored| stored.quantisation.clone()),
+        size: stored.map(|stored| stored.size).or_else(|| replica.and_then(|replica| replica.size)),
+        digest: stored
+            .and_then(|stored| stored.digest.clone())
+            .or_else(|| replica.and_then(|replica| replica.digest.clone())),
+        model,
+        subject: None,
+        source,
+        baseline: false,
+        sittings: Vec::new(),
+    }
+}
+
+/// The evaluation to go on with.
+fn resumed(keep: &Keep<Record>, id: &str) -> Result<Record, Failure> {
+    let record = if id.is_empty() {
+        keep.newest(|record| !record.is_complete())?.ok_or_else(|| {
+            Failure::new(Kind::NotFound, "no evaluation was ended early")
+                .hint("those that there are: meshctl eval list")
+        })?
+    } else {
+        keep.named(Some(id))?
+    };
+    if record.is_complete() {
+        return Err(Failure::new(Kind::Usage, format!("evaluation {} is complete", record.id))
+            .hint(format!("look at it: meshctl eval show {}", record.id)));
+    }
+    Ok(record)
+}
+
+/// What an evaluation is to be compared with.
+pub(super) fn baseline(keep: &Keep<Record>, record: &Record, args: &EvalRunArgs) -> Result<Record, Failure> {
+    match &args.against {
+        Some(id) => keep.named(Some(id)),
+        None => super::compare::baseline_of(keep, &record.model),
+    }
+}
+
+/// What the engine that has, or will have, the model can be asked for.
+fn can(report: &Report, model: &ModelId) -> EngineCan {
+    let engines: Vec<&Engine> = report.engines.iter().flatten().collect();
+    let has = |engine: &&&Engine| engine.replicas.iter().any(|replica| replica.model == *model);
+    let Some(engine) =
+        engines.iter().find(has).or_else(|| engines.iter().find(|engine| engine.capabilities.can_load))
+    else {
+        return EngineCan::default();
+    };
+    let replica = engine.replicas.iter().find(|replica| replica.model == *model);
+    EngineCan::of(engine.kind, replica.and_then(|replica| replica.abilities.chat))
+}
+
+impl Evaluation<'_> {
+    /// Gives each record its exams, those that were not begun.
+    fn begin(&mut self, report: &Report) -> Result<(), Failure> {
+        for record in &mut self.records {
+            let can = can(report, &record.model);
+            for (paper, shots) in &self.papers {
+                let variant =
+                    record.source.variant.filter(|variant| paper.suite.variants().contains(variant));
+                let Some(variant) = variant.or_else(|| paper.suite.variant_for(can)) else {
+                    let what = format!("{} cannot be asked of {}", paper.suite.word(), record.model);
+                    let failure = Failure::new(Kind::Failed, what)
+                        .cause("its engine tells no token probabilities; llama-server does");
+                    return Err(match record.source.suites.as_slice() {
+                        [_] => failure,
+                        all => {
+                            let others: Vec<&str> =
+                                all.iter().filter(|one| **one != paper.suite).map(|one| one.word()).collect();
+                            failure.hint(format!("leave it out: --suite {}", others.join(",")))
+                        }
+                    });
+                };
+                if !can.answers(variant) {
+                    let what = format!("{} cannot be asked as {}", record.model, variant.word());
+                    return Err(Failure::new(Kind::Usage, what).cause("its engine cannot do that"));
+                }
+                for item in &paper.items {
+                    ask(item, variant, shots).map_err(|error| {
+                        let what = format!("{} cannot be asked", item.id());
+                        Failure::new(Kind::Usage, what).cause(error.to_string())
+                    })?;
+                }
+                let begun = Run::begin(paper.suite, variant, shots, &paper.items).map_err(|error| {
+                    let what = format!("the items of {} make no exam", paper.suite.word());
+                    Failure::new(Kind::Failed, what).cause(error.to_string())
+                })?;
+                match record.sittings.iter().find(|sitting| sitting.run.suite == paper.suite) {
+                    None => record.sittings.push(Sitting::new(begun)),
+                    Some(sitting) if is_same_exam(&sitting.run, &begun) => {}
+                    Some(_) => {
+                        let what =
+                            format!("the items of {} are not those that it began with", paper.suite.word());
+                        return Err(Failure::new(Kind::Failed, what)
+                            .cause("the file was changed since")
+                            .hint("begin anew: meshctl eval run, without --resume"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn all(&mut self, loads: bool) -> Result<(), Failure> {
+        for at in 0..self.records.len() {
+            let model = self.records[at].model.clone();
+            if loads && self.hands.loaded(&model).await?.is_none() {
+                self.screen.doing(&format!("{model}: loading"));
+                self.hands.clear().await?;
+                self.hands.load(&model, Size::default()).await?;
+            }
+            for number in 0..self.papers.len() {
+                self.exam(at, number).await?;
+            }
+            self.tell_the_machine(at).await?;
+            self.records[at].ended_unix_ms = Some(now().max(self.records[at].started_unix_ms));
+            self.keep.write(&self.records[at])?;
+        }
+        Ok(())
+    }
+
+    /// What was found goes where plans look: into the machine's profile.
+    async fn tell_the_machine(&mut self, at: usize) -> Result<(), Failure> {
+        let findings = self.records[at].findings();
+        if findings.is_empty() {
+            return Ok(());
+        }
+        let (model, work) = (self.records[at].model.clone(), Work::Keep(KeepWork { findings }));
+        self.hands.trial(&Trial { model, work, patience_s: 60 }, |_| {}).await
+    }
+
+    async fn exam(&mut self, at: usize, number: usize) -> Result<(), Failure> {
+        let Self { hands, keep, screen, papers, records, at_once } = self;
+        let (paper, shots) = &papers[number];
+        let record = &mut records[at];
+        let model = record.model.clone();
+        let Some(place) = record.sittings.iter().position(|sitting| sitting.run.suite == paper.suite) else {
+            return Ok(());
+        };
+        let mut sitting = record.sittings[place].clone();
+        let manner = Manner { variant: sitting.run.variant, at_once: *at_once };
+        let all = sitting.run.items.len();
+        let told = |sitting: &Sitting| {
+            let done = all - sitting.run.missing().count();
+            screen.doing(&format!("{model}: {}, {done} of {all}", paper.suite.word()));
+        };
+        told(&sitting);
+        sit(hands, &model, paper, shots, manner, &mut sitting, |sitting, subject| {
+            told(sitting);
+            record.subject = record.subject.take().or(subject);
+            record.sittings[place] = sitting.clone();
+            keep.write(record)
+        })
+        .await
+    }
+
+    fn conclude(
+        &self,
+        args: &EvalRunArgs,
+        ended: Result<(), Failure>,
+        baselines: &[Record],
+    ) -> Result<(), Failure> {
+        if let Err(failure) = ended {
+            for record in self.records.iter().filter(|record| !record.is_complete()) {
+                let items = record.sittings.iter().map(|sitting| sitting.run.items.len()).sum::<usize>();
+                let open = record.sittings.iter().map(|sitting| sitting.run.missing().count()).sum::<usize>();
+                let again = format!(
+                    "{}: {} of {items} items are answered and kept; to go on: meshctl eval run --resume {}\n",
+                    record.model,
+                    items - open,
+                    record.id
+                );
+                self.screen.note(&self.screen.commands(&again));
+            }
+            return Err(failure);
+        }
+        let gate = args
+            .gate
+            .map(Gate::new)
+            .transpose()
+            .map_err(|error| Failure::new(Kind::Usage, "that is no gate").cause(error.to_string()))?;
+        let mut comparisons = Vec::new();
+        for (record, baseline) in self.records.iter().zip(baselines) {
+            comparisons.push(judged(baseline, record, None, gate)?);
+        }
+        if self.screen.is_json() {
+            let evaluations = self.records.iter().map(render::eval::Reported::of).collect();
+            let document = Document { evaluations, comparisons: &comparisons };
+            self.screen.result(&render::json("mesh.evaluated/v1", &document, false))?;
+        } else {
+            for record in &self.records {
+                self.screen.result(&render::eval::page(record, self.screen.look))?;
+            }
+            for judged in &comparisons {
+                self.screen.result(&render::eval::comparison(judged, self.screen.look))?;
+            }
+            for record in &self.records {
+                let next = format!("next: meshctl eval show {} --wrong\n", record.id);
+                self.screen.note(&self.screen.commands(&next));
+            }
+        }
+        comparisons.iter().try_for_each(Judged::verdict)
+    }
+}
+
+/// Whether what was begun is asked the same way about the same items as `now`.
+fn is_same_exam(begun: &Run, now: &Run) -> bool {
+    let same_items = begun.items.len() == now.items.len()
+        && now.items.iter().all(|(id, item)| begun.items.get(id).is_some_and(|one| one.print == item.print));
+    (begun.variant, begun.shots, &begun.shots_print) == (now.variant, now.shots, &now.shots_print)
+        && same_items
+}

@@ -1,0 +1,329 @@
+//! One exam on one machine: items become questions of trials, and what comes back becomes answers.
+
+use super::items::Paper;
+use crate::command::hands::Hands;
+use crate::exit::{Failure, Kind};
+use mesh_core::exam::{Answer, ContinuationScore, Item, Question, Shots, Sitting, Variant, ask};
+use mesh_core::id::ModelId;
+use mesh_core::trial::{
+    self, AskWork, Event, PATIENCE_S, Run, ScoreWork, Scored, Scoring, Subject, Trial, Work,
+};
+use serde_json::json;
+use std::collections::BTreeMap;
+use tokio::time::Instant;
+
+/// Items of one trial: after each the record is kept.
+const ITEMS: usize = 25;
+/// Bytes of one trial's questions. A message of gRPC has 4 MiB at most, and JSON escapes what it must.
+const BYTES: usize = 1 << 20;
+/// What one item may have beyond that: it goes alone.
+const LONGEST: usize = 3 << 20;
+/// Bytes that a token has at least, nearly always: counted too many, patience is too long only.
+const TOKEN: usize = 2;
+
+/// How a model is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) variant: Variant,
+    pub(super) at_once: u32,
+}
+
+/// An item that is still to be asked.
+struct Asked<'a> {
+    item: &'a Item,
+    question: Question,
+}
+
+/// What came back for one trial.
+#[derive(Default)]
+struct Came {
+    runs: BTreeMap<String, Run>,
+    scores: BTreeMap<String, Scored>,
+}
+
+/// Asks what `sitting` has no answer to yet. After each trial `kept` is told, and may keep what there is.
+///
+/// # Errors
+/// Items that cannot be asked so, a trial that breaks, and what `kept` says.
+pub(super) async fn sit(
+    hands: &mut Hands,
+    model: &ModelId,
+    paper: &Paper,
+    shots: &Shots,
+    manner: Manner,
+    sitting: &mut Sitting,
+    mut kept: impl FnMut(&Sitting, Option<Subject>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let missing: std::collections::BTreeSet<_> = sitting.run.missing().cloned().collect();
+    let mut asked = Vec::new();
+    for item in paper.items.iter().filter(|item| missing.contains(&item.id())) {
+        let question = ask(item, manner.variant, shots).map_err(|error| {
+            Failure::new(Kind::Failed, format!("{} cannot be asked", item.id())).cause(error.to_string())
+        })?;
+        asked.push(Asked { item, question });
+    }
+    let mut rest = asked.as_slice();
+    while !rest.is_empty() {
+        let (batch, more) = rest.split_at(together(rest));
+        rest = more;
+        if let [one] = batch
+            && bytes(&one.question) > LONGEST
+        {
+            let why = format!("it has more than the {} MiB of one trial", LONGEST >> 20);
+            record(sitting, one.item, &Answer::Nothing { why })?;
+            kept(sitting, None)?;
+            continue;
+        }
+        let began = Instant::now();
+        let (mut came, mut subject) = (Came::default(), None);
+        let trial = trial(model, batch, manner);
+        let ended = hands
+            .trial(&trial, |event| match event {
+                Event::Began(found) => subject = Some(found),
+                Event::Run(run) => drop(came.runs.insert(run.id.clone(), run)),
+                Event::Scored(scored) => drop(came.scores.insert(scored.id.clone(), scored)),
+                Event::Sample(_) | Event::Ended(_) | Event::Failed(_) => {}
+            })
+            .await;
+        for (at, one) in batch.iter().enumerate() {
+            // Where the trial broke, what was not answered stays to be asked.
+            let Some(answer) = came.answer(at, &one.question, ended.is_ok()) else { continue };
+            if let Answer::Text { text, .. } = &answer {
+                sitting.answered(one.item.id(), text);
+            }
+            if came.is_clipped(at, &one.question) {
+                sitting.clipped.insert(one.item.id());
+            }
+            record(sitting, one.item, &answer)?;
+        }
+        sitting.seconds += began.elapsed().as_secs_f64();
+        kept(sitting, subject)?;
+        ended?;
+    }
+    Ok(())
+}
+
+fn record(sitting: &mut Sitting, item: &Item, answer: &Answer) -> Result<(), Failure> {
+    let recorded = sitting.run.record(item, answer).map(|_| ());
+    recorded.map_err(|error| Failure::new(Kind::Failed, "the answer has no place").cause(error.to_string()))
+}
+
+/// How many of the first go into one trial: one at least.
+fn together(asked: &[Asked<'_>]) -> usize {
+    let mut sum = 0;
+    let fits = asked.iter().take(ITEMS).take_while(|one| {
+        sum += bytes(&one.question);
+        sum <= BYTES
+    });
+    fits.count().max(1)
+}
+
+/// About how many bytes a question has on its way.
+fn bytes(question: &Question) -> usize {
+    match question {
+        Question::Continuations { context, choices } => {
+            choices.iter().map(|choice| context.len() + choice.len()).sum()
+        }
+        Question::Rolling { text } => text.len(),
+        Question::Complete { prompt, .. } => prompt.len(),
+        Question::Chat { messages, .. } => messages.iter().map(|message| message.content.len()).sum(),
+    }
+}
+
+fn trial(model: &ModelId, batch: &[Asked<'_>], manner: Manner) -> Trial {
+    let numbered = || batch.iter().enumerate().map(|(at, one)| (at, &one.question));
+    let work = if manner.variant == Variant::LogLikelihood {
+        Work::Score(ScoreWork {
+            texts: numbered().flat_map(|(at, question)| scorings(at, question)).collect(),
+        })
+    } else {
+        let questions = numbered().filter_map(|(at, question)| asking(at, question)).collect();
+        Work::Ask(AskWork { streams: manner.at_once, questions })
+    };
+    let longest = batch.iter().map(|one| tokens(&one.question)).max().unwrap_or_default();
+    Trial { model: model.clone(), work, patience_s: patience(longest, manner.at_once) }
+}
+
+fn scorings(at: usize, question: &Question) -> Vec<Scoring> {
+    match question {
+        Question::Continuations { context, choices } => {
+            let scoring = |(number, choice): (usize, &String)| Scoring {
+                id: format!("{at}/{number}"),
+                context: context.clone(),
+                text: choice.clone(),
+            };
+            choices.iter().enumerate().map(scoring).collect()
+        }
+        Question::Rolling { text } => {
+            vec![Scoring { id: format!("{at}/0"), context: String::new(), text: text.clone() }]
+        }
+        Question::Complete { .. } | Question::Chat { .. } => Vec::new(),
+    }
+}
+
+fn asking(at: usize, question: &Question) -> Option<trial::Question> {
+    let (path, stop, most_tokens, (name, content)) = match question {
+        Question::Complete { prompt, stop, most_tokens } => {
+            ("/v1/completions", stop, most_tokens, ("prompt", json!(prompt)))
+        }
+        Question::Chat { messages, stop, most_tokens } => {
+            ("/v1/chat/completions", stop, most_tokens, ("messages", json!(messages)))
+        }
+        Question::Continuations { .. } | Question::Rolling { .. } => return None,
+    };
+    let mut body = json!({
+        "max_tokens": most_tokens,
+        "temperature": 0,
+        "seed": 1,
+        "stream": true,
+        "stream_options": {"include_usage": true},
+    });
+    body[name] = content;
+    if !stop.is_empty() {
+        body["stop"] = json!(stop);
+    }
+    Some(trial::Question { id: at.to_string(), path: path.into(), body: body.to_string() })
+}
+
+/// Tokens to read and to write, counted too many.
+fn tokens(question: &Question) -> (usize, u32) {
+    let read = |texts: usize| texts / TOKEN;
+    match question {
+        Question::Continuations { context, choices } => {
+            (read(context.len() + choices.iter().map(String::len).max().unwrap_or_default()), 1)
+        }
+        // Each token is a request of its own, with all before it in the cache.
+        Question::Rolling { text } => (read(text.len()), 1),
+        Question::Complete { most_tokens, .. } | Question::Chat { most_tokens, .. } => {
+            (read(bytes(question)), *most_tokens)
+        }
+    }
+}
+
+/// Seconds that one request may take: a machine that reads 20 tokens each second and writes one in two seconds, shared by
+/// all.
+fn patience((read, write): (usize, u32), at_once: u32) -> u32 {
+    let alone = 60 + read as u64 / 20 + u64::from(write) * 2;
+    u32::try_from(alone.saturating_mul(at_once.into())).unwrap_or(u32::MAX).min(PATIENCE_S)
+}
+
+impl Came {
+    /// The answer to the question at `at`; none where nothing came because the trial broke.
+    fn answer(&self, at: usize, question: &Question, is_whole: bool) -> Option<Answer> {
+        let nothing = |why: &str| is_whole.then(|| Answer::Nothing { why: why.into() });
+        match question {
+            Question::Continuations { choices, .. } => {
+                let scored: Option<Vec<&Scored>> =
+                    (0..choices.len()).map(|number| self.scores.get(&format!("{at}/{number}"))).collect();
+                let Some(scored) = scored else { return nothing("the machine told no figure") };
+                if let Some(why) = scored.iter().find_map(|one| one.error.clone()) {
+                    return Some(Answer::Nothing { why });
+                }
+                let score = |one: &&Scored| ContinuationScore {
+                    log_likelihood: one.log_likelihood,
+                    is_greedy: one.is_greedy,
+                };
+                Some(Answer::Continuations(scored.iter().map(score).collect()))
+            }
+            Question::Rolling { .. } => match self.scores.get(&format!("{at}/0")) {
+                None => nothing("the machine told no figure"),
+                Some(Scored { error: Some(why), .. }) => Some(Answer::Nothing { why: why.clone() }),
+                Some(scored) => Some(Answer::Rolling { log_likelihood: scored.log_likelihood }),
+            },
+            Question::Complete { .. } | Question::Chat { .. } => match self.runs.get(&at.to_string()) {
+                None => nothing("the machine told no answer"),
+                Some(Run { error: Some(why), .. }) => Some(Answer::Nothing { why: why.clone() }),
+                Some(run) => {
+                    let cut = run.finish_reason.as_deref() == Some("length");
+                    Some(Answer::Text { text: run.text.clone(), cut })
+                }
+            },
+        }
+    }
+
+    /// The beginning of a prompt had no room. A long text is asked in windows: of it nothing is lost.
+    fn is_clipped(&self, at: usize, question: &Question) -> bool {
+        let Question::Continuations { choices, .. } = question else { return false };
+        let scored = (0..choices.len()).filter_map(|number| self.scores.get(&format!("{at}/{number}")));
+        scored.into_iter().any(|one| one.left_out > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::exam::{Message, Role};
+    use serde_json::Value;
+
+    fn chat(content: String) -> Question {
+        let messages = vec![Message { role: Role::User, content }];
+        Question::Chat { messages, stop: vec!["\n".into()], most_tokens: 256 }
+    }
+
+    fn item() -> Item {
+        let line = "{\"question\": \"1 + 1?\", \"answer\": \"#### 2\"}";
+        mesh_core::exam::Suite::Gsm8k.item(&mut serde_json::Deserializer::from_str(line)).expect("an item")
+    }
+
+    #[test]
+    fn trials_are_bounded_in_items_and_bytes_and_have_one_item_at_least() {
+        let item = item();
+        let of = |sizes: &[usize]| {
+            let asked: Vec<Asked<'_>> =
+                sizes.iter().map(|size| Asked { item: &item, question: chat("x".repeat(*size)) }).collect();
+            together(&asked)
+        };
+        assert_eq!(of(&[10; 40]), ITEMS);
+        assert_eq!(of(&[BYTES / 2, BYTES / 2, 1]), 2);
+        assert_eq!(of(&[BYTES * 2, 1]), 1);
+    }
+
+    #[test]
+    fn questions_are_asked_greedily_as_a_client_asks() {
+        let question = asking(3, &chat("Hello".into())).expect("a question");
+        let body: Value = serde_json::from_str(&question.body).expect("JSON");
+        assert_eq!((question.id.as_str(), question.path.as_str()), ("3", "/v1/chat/completions"));
+        assert_eq!(body["messages"], json!([{"role": "user", "content": "Hello"}]));
+        assert_eq!(
+            (&body["temperature"], &body["stop"], &body["max_tokens"]),
+            (&json!(0), &json!(["\n"]), &json!(256))
+        );
+        assert!(body.get("model").is_none(), "the agent names it");
+        let plain = Question::Complete { prompt: "a".into(), stop: vec![], most_tokens: 5 };
+        let body: Value = serde_json::from_str(&asking(0, &plain).expect("a question").body).expect("JSON");
+        assert!(body.get("stop").is_none() && body["prompt"] == "a");
+    }
+
+    #[test]
+    fn what_did_not_come_because_a_trial_broke_stays_to_be_asked() {
+        let choices =
+            Question::Continuations { context: "a".into(), choices: vec![" b".into(), " c".into()] };
+        let scored = |id: &str, error: Option<&str>| {
+            let scored = Scored {
+                id: id.into(),
+                log_likelihood: -1.0,
+                error: error.map(Into::into),
+                ..Scored::default()
+            };
+            (id.to_owned(), scored)
+        };
+        let came =
+            |scores: Vec<(String, Scored)>| Came { scores: scores.into_iter().collect(), ..Came::default() };
+        let half = came(vec![scored("0/0", None)]);
+        assert_eq!(half.answer(0, &choices, false), None);
+        assert!(matches!(half.answer(0, &choices, true), Some(Answer::Nothing { .. })));
+        let whole = came(vec![scored("0/0", None), scored("0/1", None)]);
+        assert!(
+            matches!(whole.answer(0, &choices, false), Some(Answer::Continuations(all)) if all.len() == 2)
+        );
+        let failed = came(vec![scored("0/0", None), scored("0/1", Some("no token"))]);
+        assert_eq!(failed.answer(0, &choices, false), Some(Answer::Nothing { why: "no token".into() }));
+        assert_eq!(Came::default().answer(0, &chat("a".into()), false), None);
+    }
+
+    #[test]
+    fn patience_has_an_end() {
+        assert_eq!(patience((200, 256), 1), 60 + 10 + 512);
+        assert_eq!(patience((1 << 20, 256), 8), PATIENCE_S);
+    }
+}

@@ -1,0 +1,226 @@
+//! Evaluations of a scripted machine: what is asked, what is kept, how two are compared, and what a gate makes of the exit code.
+
+use super::bench::{Bench, Manner, Model};
+use super::*;
+use mesh_core::exam::{Record, Suite, Variant};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+fn with(models: impl IntoIterator<Item = Model>) -> Scripted {
+    let service = scripted("available", "available");
+    service.desk.send_modify(|desk| desk.bench = Some(Bench::of(models)));
+    service
+}
+
+fn sound(name: &'static str) -> Model {
+    Model::new(name, 1, 1 << 20, Manner::Sound)
+}
+
+fn journal(service: &Scripted) -> Vec<String> {
+    service.desk.borrow().bench.clone().expect("it was made").journal
+}
+
+async fn evaluated(data: &tempfile::TempDir, line: &str, service: &Scripted) -> Result<(), Failure> {
+    let router = Router::start(data, "127.0.0.1:0", service.clone()).await;
+    let ended = perform_line(line, &way(data, router.address)).await;
+    router.stop().await;
+    ended
+}
+
+/// All records, oldest first.
+fn records(data: &Path) -> Vec<Record> {
+    let Ok(files) = std::fs::read_dir(data.join("eval")) else { return vec![] };
+    let mut paths: Vec<PathBuf> = files.map(|file| file.expect("one").path()).collect();
+    paths.sort();
+    let read = |path| std::fs::read(path).expect("a file");
+    paths.into_iter().map(|path| serde_json::from_slice(&read(path)).expect("a record")).collect()
+}
+
+/// A file of MMLU items. The scripted machine takes the letter A for the likeliest, always.
+fn items(folder: &Path, name: &str, count: usize, right: impl Fn(usize) -> bool) -> String {
+    let mut text = String::new();
+    for at in 0..count {
+        let answer = u8::from(!right(at));
+        writeln!(
+            text,
+            r#"{{"id": "q{at}", "question": "{at}?", "subject": "sums", "choices": ["1", "2", "3", "4"], "answer": {answer}}}"#
+        )
+        .expect("a string");
+    }
+    let file = folder.join(name);
+    std::fs::write(&file, text).expect("a file");
+    file.display().to_string()
+}
+
+#[tokio::test]
+async fn a_model_in_memory_is_asked_as_it_is_and_nothing_is_changed() {
+    let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+    let file = items(data.path(), "mmlu.jsonl", 30, |at| at % 3 > 0);
+    let line = format!("meshctl eval run --suite mmlu --shots 0 --items {file}");
+    assert_eq!(evaluated(&data, &line, &service).await, Ok(()));
+    assert_eq!(
+        journal(&service),
+        ["score one 100", "score one 20", "keep one mmlu 20 of 30"],
+        "25 items of four choices, then the rest"
+    );
+    let record = records(data.path()).remove(0);
+    assert_eq!((record.check(), record.is_complete(), record.node.as_str()), (Ok(()), true, "msi"));
+    let report = record.sitting(Suite::Mmlu).expect("it was sat").run.report();
+    assert_eq!((report.variant, report.scored, report.failed), (Variant::LogLikelihood, 30, 0));
+    let acc = &report.scores[0];
+    assert!((acc.value - 20.0 / 30.0).abs() < 1e-9 && acc.n == 30, "{acc:?}");
+}
+
+#[tokio::test]
+async fn models_on_the_disk_are_loaded_one_after_another_and_the_machine_is_put_back() {
+    let data = prepared();
+    let service = with([sound("one").loaded(2048, 2), sound("three"), sound("five")]);
+    let line = "meshctl eval run --models three,five --suite generation --limit 4 --yes";
+    assert_eq!(evaluated(&data, line, &service).await, Ok(()));
+    assert_eq!(
+        journal(&service),
+        [
+            "unload one",
+            "load three",
+            "ask three",
+            "unload three",
+            "load five",
+            "ask five",
+            "unload five",
+            "load one 2048x2"
+        ]
+    );
+    let models: Vec<String> = records(data.path()).iter().map(|record| record.model.to_string()).collect();
+    assert_eq!(models, ["three", "five"]);
+    let bench = service.desk.borrow().bench.clone().expect("it was made");
+    assert_eq!(bench.in_memory(), [("one", Some(2048), Some(2))]);
+    assert!(!service.desk.borrow().wishes.machines.values().any(|limits| limits.cordoned));
+}
+
+#[tokio::test]
+async fn an_interrupted_evaluation_goes_on_with_what_was_not_answered() {
+    let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+    let file = items(data.path(), "mmlu.jsonl", 60, |_| true);
+    service.desk.send_modify(|desk| {
+        if let Some(bench) = &mut desk.bench {
+            bench.sound_trials = Some(1);
+        }
+    });
+    let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
+    let line = format!("meshctl eval run --suite mmlu --shots 0 --items {file}");
+    let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
+    let Command::Eval(command) = cli.command else { panic!("an evaluation was typed") };
+    let (way, screen) = (way(&data, router.address), Screen::plain(Format::Json));
+    let hanging = service.desk.borrow().bench.clone().expect("it was made").hanging;
+    let leaving = Notify::new();
+    let run = eval::run(command, &way, &screen, async || leaving.notified().await);
+    let (ended, ()) = tokio::join!(run, async {
+        hanging.notified().await;
+        leaving.notify_one();
+    });
+    assert_eq!(ended, Err(Failure::interrupted()));
+    router.stop().await;
+    let record = records(data.path()).remove(0);
+    let missing = |record: &Record| record.sittings[0].run.missing().count();
+    assert_eq!((missing(&record), record.is_complete()), (35, false), "the first 25 are kept");
+
+    assert_eq!(evaluated(&data, "meshctl eval run --resume", &service).await, Ok(()));
+    let all = records(data.path());
+    assert_eq!((all.len(), missing(&all[0]), all[0].is_complete()), (1, 0, true));
+    assert_eq!(
+        journal(&service)[2..],
+        ["score one 100", "score one 40", "keep one mmlu 60 of 60"],
+        "35 items, no more"
+    );
+    let again = evaluated(&data, "meshctl eval run --resume", &service).await.expect_err("none is open");
+    assert_eq!(again.kind, Kind::NotFound);
+}
+
+#[tokio::test]
+async fn items_that_were_changed_since_are_not_mixed_with_those_before() {
+    let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+    let file = items(data.path(), "mmlu.jsonl", 5, |_| true);
+    let line = format!("meshctl eval run --suite mmlu --shots 0 --items {file}");
+    assert_eq!(evaluated(&data, &line, &service).await, Ok(()));
+    let mut record = records(data.path()).remove(0);
+    let id = record.sittings[0].run.items.keys().next().cloned().expect("one");
+    record.sittings[0].run.items.get_mut(&id).expect("it").outcome = mesh_core::exam::Outcome::Missing;
+    let path = data.path().join("eval").join(format!("{}.json", record.id));
+    std::fs::write(path, serde_json::to_string(&record).expect("JSON")).expect("a file");
+    items(data.path(), "mmlu.jsonl", 5, |at| at > 0);
+    let failure = evaluated(&data, "meshctl eval run --resume", &service).await.expect_err("other items");
+    assert!(failure.what.contains("not those that it began with"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_gate_says_worse_not_worse_and_that_it_cannot_tell_by_its_exit_code() {
+    for (worse, gate, ends) in
+        [(0, "0.02", Ok(())), (60, "0.02", Err(Kind::Degraded)), (3, "0.005", Err(Kind::Failed))]
+    {
+        let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+        let line = |file: &str| format!("meshctl eval run --suite mmlu --shots 0 --items {file}");
+        // The machine answers A; two files with the same questions stand for a model before and after.
+        let file = items(data.path(), "before.jsonl", 400, |_| true);
+        assert_eq!(evaluated(&data, &line(&file), &service).await, Ok(()));
+        assert_eq!(evaluated(&data, "meshctl eval baseline", &service).await, Ok(()));
+        assert_eq!(evaluated(&data, &line(&file), &service).await, Ok(()));
+        // What the second run got wrong, as if its model had answered otherwise.
+        let mut after = records(data.path()).remove(1);
+        for item in after.sittings[0].run.items.values_mut().take(worse) {
+            let mesh_core::exam::Outcome::Scored(mesh_core::exam::ItemScore::Marks { right, .. }) =
+                &mut item.outcome
+            else {
+                panic!("{item:?}")
+            };
+            right.values_mut().for_each(|right| *right = false);
+        }
+        let path = data.path().join("eval").join(format!("{}.json", after.id));
+        std::fs::write(path, serde_json::to_string(&after).expect("JSON")).expect("a file");
+        let compared =
+            evaluated(&data, &format!("meshctl eval compare {} --gate {gate}", after.id), &service).await;
+        assert_eq!(compared.map_err(|failure| failure.kind), ends, "{worse} of 400 wrong, {gate} allowed");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_begin_asks_and_keeps_nothing() {
+    for (line, kind) in [
+        ("meshctl eval run --models three --suite generation", Kind::Usage),
+        ("meshctl eval run --models two --suite generation", Kind::NotFound),
+        ("meshctl eval run --suite perplexity --variant chat", Kind::Usage),
+        ("meshctl eval run --suite mmlu --shots 9", Kind::Usage),
+        ("meshctl eval run --suite generation --shots 2", Kind::Usage),
+        ("meshctl eval run --suite mmlu --items /nowhere", Kind::NotFound),
+        ("meshctl eval run --suite mmlu --gate 0.02", Kind::NotFound),
+        ("meshctl eval run --suite mmlu --gate 0.02 --against 2026", Kind::NotFound),
+        ("meshctl eval run --resume 2026", Kind::NotFound),
+        ("meshctl eval show", Kind::NotFound),
+        ("meshctl eval baseline", Kind::NotFound),
+        ("meshctl eval compare 1 2", Kind::NotFound),
+    ] {
+        let (data, service) = (prepared(), with([sound("one").loaded(4096, 1), sound("three")]));
+        let failure = evaluated(&data, line, &service).await.expect_err(line);
+        assert_eq!(failure.kind, kind, "{line}: {failure:?}");
+        assert_eq!((journal(&service), records(data.path()).len()), (vec![], 0), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn evaluations_are_listed_and_shown_and_a_broken_one_hides_no_other() {
+    let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+    assert_eq!(evaluated(&data, "meshctl eval run --limit 2", &service).await, Ok(()));
+    std::fs::write(data.path().join("eval/0broken.json"), "{}").expect("a file");
+    for (line, kind) in [
+        ("meshctl eval list", None),
+        ("meshctl eval show", None),
+        ("meshctl eval show 20 --wrong --groups", None),
+        ("meshctl eval baseline 20", None),
+        ("meshctl eval baseline 20 --remove", None),
+        ("meshctl eval show 0b", Some(Kind::Failed)),
+        ("meshctl eval compare 20", Some(Kind::NotFound)),
+        ("meshctl eval compare 20 20", Some(Kind::Usage)),
+    ] {
+        let ended = evaluated(&data, line, &service).await;
+        assert_eq!(ended.err().map(|failure| failure.kind), kind, "{line}");
+    }
+}
