@@ -14,7 +14,7 @@
 //! | [sleep] | logind's announcements, clocks that run on | draining around a sleep, a reading anew after it | the links are stopped |
 //! | engine counters | the supervisor's engines | the metric `engine_up` | the links are stopped |
 //! | [control link](router_link::control) | vitals, engines, draining; directives from the router | reports and heartbeats to the router; directives to the supervisor; renewed certificates | the links are stopped |
-//! | [data link](router_link::data) | requests from the router | answers, one task for each request | the links are stopped; what still runs is reset |
+//! | [data link](router_link::data) | requests from the router | answers, one task for each request, and one for each trial among them | the links are stopped; what still runs is reset |
 //! | closing | the stop signal | draining, then the ends of all the others in order | everything above has ended |
 //!
 //! In `modemesh up` the two links are not started: the router in the same process reads
