@@ -81,7 +81,12 @@ fn step((from, old): (&Climbed<'_>, f64), (to, new): (&Climbed<'_>, f64)) -> Opt
         }
         (Some(before), Some(after)) => {
             let fell = format!("rate × bytes falls {} → {} GB/s", number(before / 1e9), number(after / 1e9));
-            (Cause::BeyondSize, format!("more than its size explains: {fell}{}; {}", sparse(to), suspect(to)))
+            let than = if change > 0.0 {
+                "less than its fewer bytes would give"
+            } else {
+                "more than its size explains"
+            };
+            (Cause::BeyondSize, format!("{than}: {fell}{}; {}", sparse(to), suspect(to)))
         }
         _ => (Cause::Unknown, "sizes are not known, so nothing explains it".into()),
     };
