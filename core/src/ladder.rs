@@ -18,7 +18,9 @@ mod cost;
 mod counted;
 mod figures;
 mod goals;
+mod mode_table;
 mod quality;
+mod recommend;
 mod record;
 mod scaling;
 mod stop;
@@ -33,6 +35,8 @@ pub use check::RecordProblem;
 pub use cost::{Amount, CloudPrice, Comparison, Cost, MachinePrice, Prices, cost};
 pub use figures::{FORMULAS, Figure, Times};
 pub use goals::HEADROOM;
+pub use mode_table::{Fit, ModeFit};
+pub use recommend::{Recommended, recommend};
 pub use record::{
     Answered, Cell, Evaluation, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling, Schema,
     Settings, Shape, Shortage, StopRule, Stopped,

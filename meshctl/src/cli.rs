@@ -5,10 +5,10 @@ mod ladder;
 mod steering;
 
 pub(crate) use eval::{BaselineArgs, CompareArgs, EvalCommand, EvalRunArgs, EvalShowArgs};
-pub(crate) use ladder::{LadderCommand, RunArgs, ShowArgs};
+pub(crate) use ladder::{LadderCommand, ReportArgs, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::Digest;
 use mesh_core::memory::CacheType;
@@ -36,6 +36,30 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// Reads what was typed.
+    ///
+    /// # Errors
+    /// What makes no sense, also help and version, which were asked for.
+    pub(crate) fn typed(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let typed = Self::try_parse_from(words)?;
+        let is_report = matches!(typed.command, Command::Ladder(LadderCommand::Report(_)));
+        let Some(output) = typed.globals.output else { return Ok(typed) };
+        let (is_taken, taken) = match output {
+            Format::Table => (!is_report, "md, csv, json or html"),
+            Format::Json => (true, ""),
+            Format::Md | Format::Csv | Format::Html => (is_report, "table or json"),
+        };
+        if is_taken {
+            return Ok(typed);
+        }
+        let word = output.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let whose = if is_report { "" } else { "; md, csv and html are for `meshctl ladder report`" };
+        let said = format!("--output {word} is not for this command, which takes {taken}{whose}");
+        Err(Self::command().error(clap::error::ErrorKind::InvalidValue, said))
+    }
+}
+
 /// Flags of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -49,9 +73,9 @@ pub(crate) struct Globals {
     /// When to colour
     #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto)]
     pub(crate) color: ColorChoice,
-    /// How to print results
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
+    /// How to print results [default: table; of ladder report: md, csv, json or html, default: md]
+    #[arg(short, long, global = true, value_enum, alias = "format")]
+    pub(crate) output: Option<Format>,
     /// Same as --output json
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -63,7 +87,7 @@ pub(crate) struct Globals {
 impl Globals {
     /// What `--output` and `--json` mean together.
     pub(crate) fn format(&self) -> Format {
-        if self.json { Format::Json } else { self.output }
+        if self.json { Format::Json } else { self.output.unwrap_or(Format::Table) }
     }
 }
 
@@ -85,6 +109,15 @@ pub(crate) enum Format {
     Table,
     /// For programs; fields are only ever added.
     Json,
+    /// A report to paste.
+    #[value(hide = true)]
+    Md,
+    /// A report for spreadsheets.
+    #[value(hide = true)]
+    Csv,
+    /// A report as one file for browsers.
+    #[value(hide = true)]
+    Html,
 }
 
 /// The verbs.

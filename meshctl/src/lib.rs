@@ -6,7 +6,6 @@
 //! router's operator plane. `render`: data to text, pure. `exit`: how a command may end. `output`: what
 //! the terminal can show.
 
-use clap::Parser;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -25,7 +24,7 @@ mod sse;
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let program = args.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let typed = match cli::Cli::try_parse_from(args) {
+    let typed = match cli::Cli::typed(args) {
         Ok(typed) => typed,
         Err(refused) => {
             // Help and version come this way too, on stdout and with code 0. A closed pipe is no news.

@@ -80,7 +80,7 @@ impl Surroundings {
 pub(crate) struct Screen {
     /// How results look.
     pub(crate) look: Look,
-    /// Table or JSON.
+    /// Table or JSON, or what a report is written in.
     pub(crate) format: Format,
     /// Whether a person reads stdout.
     pub(crate) is_terminal: bool,

@@ -13,6 +13,7 @@ pub(crate) mod paint;
 pub(crate) mod plan;
 pub(crate) mod quantity;
 pub(crate) mod reasons;
+pub(crate) mod report;
 pub(crate) mod status;
 mod table;
 mod wrap;
@@ -42,5 +43,7 @@ mod ladder_tests;
 mod machine_tests;
 #[cfg(test)]
 mod plan_tests;
+#[cfg(test)]
+mod report_tests;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,9 @@
 use super::advice::{Advice, Need, advice, needs};
 use super::avoid::{Avoided, avoided};
 use super::goals::{Climbed, misses};
-use super::record::{ModeGoal, Outcome, Record};
+use super::mode_table::{ModeFit, fits};
+use super::recommend::{Recommended, configuration};
+use super::record::{Outcome, Record};
 use super::scaling::{Step, pattern, steps};
 use super::summary::{RungSummary, summarise};
 use super::sweet::{KindChoice, ModeChoice, of_kinds, of_mode, usable};
@@ -22,6 +24,8 @@ pub struct Analysis {
     pub pattern: String,
     /// The sweet spot of each mode, in the record's order.
     pub modes: Vec<ModeChoice>,
+    /// Each mode with each model.
+    pub fits: Vec<ModeFit>,
     /// Fast, balanced, quality, and made for something.
     pub kinds: Vec<KindChoice>,
     /// Models not to use.
@@ -48,13 +52,17 @@ pub fn analyse(record: &Record) -> Analysis {
     let usable = usable(&climbed, &avoid);
     let modes: Vec<ModeChoice> = record.modes.iter().map(|goal| of_mode(goal, &usable)).collect();
     let kinds = of_kinds(&usable);
+    let chosen = record.modes.iter().zip(&modes);
+    let recommended: Vec<Recommended> =
+        chosen.map(|(goal, choice)| Recommended::of(goal, choice.clone(), None)).collect();
     Analysis {
         remarks: climbed.iter().map(|rung| remark(record, rung, &modes, &kinds, &avoid)).collect(),
         pattern: pattern(&climbed, &steps),
         kinds,
         needs: needs(&climbed),
         advice: advice(record, &climbed, &steps, &avoid, &modes),
-        configuration: configuration(&record.modes, &modes),
+        configuration: configuration(&recommended),
+        fits: fits(&record.modes, &modes, &climbed, &avoid),
         rungs: climbed.iter().map(|rung| rung.summary.clone()).collect(),
         steps,
         modes,
@@ -93,31 +101,4 @@ fn remark(
         Some(format!("slow for {} ({slow})", goal.mode))
     });
     slow.unwrap_or_else(|| "ok".into())
-}
-
-/// The choices as lines of TOML, for the router's file. Names of modes and models need no escapes: their grammar has
-/// neither quotes nor backslashes.
-fn configuration(goals: &[ModeGoal], choices: &[ModeChoice]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (goal, choice) in goals.iter().zip(choices) {
-        if !lines.is_empty() {
-            lines.push(String::new());
-        }
-        lines.push(format!("# {}: {}", choice.mode, choice.why));
-        if choice.models.is_empty() {
-            continue;
-        }
-        let models: Vec<String> = choice.models.iter().map(|model| format!("\"{model}\"")).collect();
-        lines.push(format!("[modes.{}]", choice.mode));
-        lines.push(format!("models = [{}]", models.join(", ")));
-        lines.extend(goal.context.map(|context| format!("context = {context}")));
-        lines.extend(milliseconds(goal.target.ttft_s).map(|ms| format!("ttft = \"{ms}ms\"")));
-        lines.extend(milliseconds(goal.target.tpot_s).map(|ms| format!("tpot = \"{ms}ms\"")));
-    }
-    lines
-}
-
-fn milliseconds(seconds: Option<f64>) -> Option<u64> {
-    let ms = (seconds? * 1000.0).round();
-    (1.0..1e12).contains(&ms).then_some(ms as u64)
 }

@@ -4,7 +4,7 @@ use super::counted::{Counted, Work, counted};
 use super::figures::{Figure, Times, finite};
 use super::record::{Cell, Mark, Shape};
 use crate::statistics::{mean, median};
-use crate::trial::Run;
+use crate::trial::{Run, Sample};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -39,8 +39,12 @@ pub struct CellSummary {
     pub tpot: Option<Figure>,
     /// Seconds to the end.
     pub response: Option<Times>,
+    /// Degrees Celsius of the hottest sensor, at most.
+    pub max_temperature: Option<f64>,
     /// Watts of the graphics processors, on average.
     pub watts: Option<f64>,
+    /// Looks at the machine that told watts.
+    pub looks: u64,
     /// Joules for each generated token.
     pub joules_per_token: Option<f64>,
 }
@@ -79,6 +83,7 @@ pub(super) fn summaries(cells: &[Cell]) -> Vec<CellSummary> {
 
 fn summary(work: Work, cells: &[(usize, &Cell)], counted: &Counted<'_>) -> CellSummary {
     let runs = || counted.runs.iter().map(|(_, run)| *run);
+    let samples = || cells.iter().flat_map(|(_, cell)| &cell.samples);
     let (watts, joules_per_token) = power(cells);
     CellSummary {
         shape: Shape { prompt: work.prompt, output: work.output },
@@ -95,7 +100,9 @@ fn summary(work: Work, cells: &[(usize, &Cell)], counted: &Counted<'_>) -> CellS
         ttft: Times::of(runs().filter_map(|run| run.ttft_s)),
         tpot: Figure::of(runs().filter_map(Run::tpot_s)),
         response: Times::of(runs().map(|run| run.total_s)),
+        max_temperature: samples().filter_map(degrees).reduce(f64::max),
         watts,
+        looks: samples().filter(|sample| sample.watts.is_some()).count() as u64,
         joules_per_token,
     }
 }
@@ -157,4 +164,9 @@ pub(super) fn soak(cells: &[Cell]) -> Option<Soak> {
     let last = runs().filter(|run| run.at_s > early && run.at_s + run.total_s >= late);
     let last = median(last.filter_map(Run::decode))?;
     Some(Soak { seconds, first, last, share: finite(last / first)? })
+}
+
+/// What the hottest sensor showed.
+pub(super) fn degrees(sample: &Sample) -> Option<f64> {
+    sample.temperature.or(sample.gpu_temperature).map(f64::from).and_then(finite)
 }

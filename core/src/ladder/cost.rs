@@ -4,7 +4,9 @@
 use super::figures::finite;
 use super::goals::number;
 use super::summary::RungSummary;
+use crate::id::MachineId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What things cost. All prices in one currency.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -16,8 +18,19 @@ pub struct Prices {
     pub per_kwh: Option<f64>,
     /// The machine; `null` = not given.
     pub machine: Option<MachinePrice>,
+    /// Machines by name, where they did not cost what [`Prices::machine`] says.
+    pub machines: BTreeMap<MachineId, MachinePrice>,
     /// What a cloud asks for.
     pub cloud: Vec<CloudPrice>,
+}
+
+impl Prices {
+    /// The prices of one machine.
+    #[must_use]
+    pub fn of(&self, node: &MachineId) -> Self {
+        let machine = self.machines.get(node).copied().or(self.machine);
+        Self { machine, ..self.clone() }
+    }
 }
 
 /// What the machine cost, and how long it is used.

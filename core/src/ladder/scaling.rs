@@ -2,7 +2,8 @@
 //!
 //! One request at a time reads all active weights for each token, so while memory bandwidth is the bound,
 //! tokens each second × bytes for each token stays what it is. Where it collapses something else happened: layers in
-//! RAM, a slower kernel, a processor that is held down.
+//! RAM, a slower kernel, a processor that is held down. Where two sizes are the same, or two rates lie within their spread,
+//! size explains nothing.
 
 use super::figures::finite;
 use super::goals::{Climbed, number};
@@ -13,6 +14,10 @@ use serde::Serialize;
 /// Rate × bytes may fall to this part from one rung to the next and still be one bandwidth: quantisations and layer sizes
 /// differ in how well kernels read them.
 const SAME_BANDWIDTH: f64 = 0.7;
+
+/// Sizes that differ by less than this part of the smaller one are the same: files of one model in one quantisation differ by
+/// as much, by what else is in them.
+const SAME_SIZE: f64 = 0.05;
 
 /// From one rung to the next that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,6 +40,10 @@ pub struct Step {
 pub enum Cause {
     /// The bytes for each token: memory bandwidth is the bound.
     Size,
+    /// Nothing has to: it is within the spread of the measurements.
+    Noise,
+    /// Not the bytes, which are the same.
+    SameSize,
     /// More than the bytes: probably a part of the model is in RAM.
     BeyondSize,
     /// Sizes are not known.
@@ -52,19 +61,48 @@ pub(super) fn steps(climbed: &[Climbed<'_>]) -> Vec<Step> {
 fn step((from, old): (&Climbed<'_>, f64), (to, new): (&Climbed<'_>, f64)) -> Option<Step> {
     let change = finite(new / old - 1.0)?;
     let seen = format!("{} → {} tok/s ({:+.0} %)", number(old), number(new), change * 100.0);
+    if let Some(spread) = spread(from, to).filter(|spread| (new - old).abs() <= *spread) {
+        let why = format!("{seen}, no more than the spread of ± {} tok/s: noise", number(spread));
+        let (from, to) = (from.rung.model.clone(), to.rung.model.clone());
+        return Some(Step { from, to, change, cause: Cause::Noise, why });
+    }
     let (cause, said) = match (bandwidth(from), bandwidth(to)) {
+        (Some(before), Some(after)) if after >= before * SAME_BANDWIDTH && is_same_size(from, to) => {
+            let bytes = |rung: &Climbed<'_>| number(rung.traffic().unwrap_or_default() / 1e9);
+            let sizes = format!("{} and {} GB for each token", bytes(from), bytes(to));
+            (
+                Cause::SameSize,
+                format!("both have the same size ({sizes}): something else makes the difference"),
+            )
+        }
         (Some(before), Some(after)) if after >= before * SAME_BANDWIDTH => {
             let kept = format!("rate × bytes goes {} → {} GB/s", number(before / 1e9), number(after / 1e9));
             (Cause::Size, format!("its size explains that: {kept}{}", sparse(to)))
         }
         (Some(before), Some(after)) => {
             let fell = format!("rate × bytes falls {} → {} GB/s", number(before / 1e9), number(after / 1e9));
-            (Cause::BeyondSize, format!("more than its size explains: {fell}{}; {}", sparse(to), suspect(to)))
+            let than = if change > 0.0 {
+                "less than its fewer bytes would give"
+            } else {
+                "more than its size explains"
+            };
+            (Cause::BeyondSize, format!("{than}: {fell}{}; {}", sparse(to), suspect(to)))
         }
         _ => (Cause::Unknown, "sizes are not known, so nothing explains it".into()),
     };
     let why = format!("{seen}, {said}");
     Some(Step { from: from.rung.model.clone(), to: to.rung.model.clone(), change, cause, why })
+}
+
+/// How far two rates lie apart by chance: the standard deviation of their difference. `None` where one was measured once.
+fn spread(from: &Climbed<'_>, to: &Climbed<'_>) -> Option<f64> {
+    finite(from.summary.decode?.sd?.hypot(to.summary.decode?.sd?))
+}
+
+/// Both read about as many bytes for each token.
+fn is_same_size(from: &Climbed<'_>, to: &Climbed<'_>) -> bool {
+    let Some((one, other)) = from.traffic().zip(to.traffic()) else { return false };
+    (one - other).abs() <= one.min(other) * SAME_SIZE
 }
 
 /// Bytes of weights read each second: the bandwidth that the machine shows for this model.
@@ -112,7 +150,9 @@ pub(super) fn pattern(climbed: &[Climbed<'_>], steps: &[Step]) -> String {
     let low = bound.iter().copied().fold(f64::INFINITY, f64::min);
     let high = bound.iter().copied().fold(0.0, f64::max);
     let mut said = Vec::new();
-    if bound.len() > 1 {
+    let mut explained = steps.iter().take_while(|step| step.cause != Cause::BeyondSize);
+    let is_bound = explained.any(|step| step.cause == Cause::Size);
+    if bound.len() > 1 && is_bound {
         let to = broken.first().map_or(&last.to, |step| &step.from);
         said.push(format!(
             "up to {to} memory bandwidth is the bound: rate × bytes stays within {}–{} GB/s",
@@ -121,5 +161,13 @@ pub(super) fn pattern(climbed: &[Climbed<'_>], steps: &[Step]) -> String {
         ));
     }
     said.extend(broken.iter().map(|step| format!("{}: {}", step.to, step.why)));
-    if said.is_empty() { "sizes are not known: no pattern".into() } else { said.join("; ") }
+    if !said.is_empty() {
+        return said.join("; ");
+    }
+    let unknown = steps.iter().all(|step| step.cause == Cause::Unknown);
+    if unknown {
+        "sizes are not known: no pattern".into()
+    } else {
+        "no step that size explains: no pattern".into()
+    }
 }

@@ -1,7 +1,7 @@
 //! A rung in figures. Nothing is guessed: what was not measured is `None`, and no figure is NaN.
 
-use super::cells::{CellSummary, Soak, seconds, soak, summaries};
-use super::figures::{Figure, Times, finite};
+use super::cells::{CellSummary, Soak, degrees, seconds, soak, summaries};
+use super::figures::{Figure, Times};
 use super::record::{Answered, Outcome, Rung};
 use crate::id::ModelId;
 use crate::statistics::{Share, sorted};
@@ -193,8 +193,6 @@ fn looks(rung: &Rung) -> impl Iterator<Item = &Sample> {
 
 /// At the start, at the end, at most.
 fn temperatures(rung: &Rung) -> (Option<f64>, Option<f64>, Option<f64>) {
-    let degrees =
-        |sample: &Sample| sample.temperature.or(sample.gpu_temperature).map(f64::from).and_then(finite);
     let mut in_time: Vec<(usize, f64, f64)> = Vec::new();
     for (at, cell) in rung.cells.iter().enumerate() {
         let known = cell.samples.iter().filter_map(|sample| Some((at, sample.at_s, degrees(sample)?)));

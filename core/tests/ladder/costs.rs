@@ -1,7 +1,9 @@
 //! What a million tokens cost: electricity, the machine, and a cloud beside them.
 
 use crate::built::measured;
+use mesh_core::id::MachineId;
 use mesh_core::ladder::{CloudPrice, MachinePrice, Prices, RungSummary, cost, summarise};
+use std::collections::BTreeMap;
 
 fn rung() -> RungSummary {
     RungSummary { joules_per_token: Some(3.6), ..summarise(&measured("m", 1.0, 50.0)) }
@@ -12,6 +14,7 @@ fn prices() -> Prices {
         currency: "€".into(),
         per_kwh: Some(0.3),
         machine: Some(MachinePrice { price: 3944.7, years: 3.0, hours_per_day: 4.0 }),
+        machines: BTreeMap::new(),
         cloud: vec![CloudPrice {
             model: "big".into(),
             per_million: 15.0,
@@ -57,4 +60,13 @@ fn what_is_not_given_is_not_guessed() {
     assert_eq!(nothing.cloud[0].share, None);
     let free = MachinePrice { price: 1.0, years: 0.0, hours_per_day: f64::NAN };
     assert_eq!(cost(&rung(), &Prices { machine: Some(free), ..prices() }).amortised, None);
+}
+
+#[test]
+fn a_machine_with_a_price_of_its_own_has_that() {
+    let (strix, other) = (MachineId::new("strix").expect("a name"), MachineId::new("other").expect("a name"));
+    let own = MachinePrice { price: 2000.0, years: 4.0, hours_per_day: 8.0 };
+    let prices = Prices { machines: BTreeMap::from([(strix.clone(), own)]), ..prices() };
+    assert_eq!(prices.of(&strix).machine, Some(own));
+    assert_eq!(prices.of(&other).machine, prices.machine);
 }

@@ -248,6 +248,38 @@ fn a_step_says_where_the_model_lies_and_how_sparse_it_is() {
     assert_eq!(steps[0].cause, Cause::Unknown);
 }
 
+/// A rung with five runs around this rate.
+fn around(name: &str, gigabytes: f64, rates: [f64; 5]) -> Rung {
+    let runs = (0..5).zip(rates).map(|(at, rate)| run(at, rate)).collect();
+    Rung { cells: vec![cell(1, runs)], ..measured(name, gigabytes, 1.0) }
+}
+
+#[test]
+fn a_difference_within_the_spread_is_noise_whatever_the_sizes() {
+    let small = around("small", 4.0, [48.0, 50.0, 50.0, 50.0, 52.0]);
+    let twin = around("twin", 4.1, [49.0, 51.0, 51.0, 51.0, 53.0]);
+    let twice = around("twice", 8.0, [48.0, 50.0, 50.0, 50.0, 52.0]);
+    let steps = analyse(&record(vec![small, twin, twice])).steps;
+    assert_eq!((steps[0].cause, steps[1].cause), (Cause::Noise, Cause::Noise));
+    assert_eq!(steps[0].why, "50.0 → 51.0 tok/s (+2 %), no more than the spread of ± 2.00 tok/s: noise");
+}
+
+#[test]
+fn of_two_models_of_one_size_their_size_explains_nothing() {
+    let steps = analyse(&record(vec![measured("dense", 4.0, 50.0), measured("other", 4.1, 42.0)])).steps;
+    assert_eq!(steps[0].cause, Cause::SameSize);
+    assert_eq!(
+        steps[0].why,
+        "50.0 → 42.0 tok/s (-16 %), both have the same size (4.00 and 4.10 GB for each token): something else \
+         makes the difference"
+    );
+    let pattern = analyse(&record(vec![measured("dense", 4.0, 50.0), measured("other", 4.1, 42.0)])).pattern;
+    assert_eq!(pattern, "no step that size explains: no pattern");
+    // A part of it in RAM shows in one of the same size, too.
+    let steps = analyse(&record(vec![measured("whole", 4.0, 50.0), measured("spilled", 4.1, 5.0)])).steps;
+    assert_eq!(steps[0].cause, Cause::BeyondSize);
+}
+
 #[test]
 fn advice_says_which_memory_or_bandwidth_moves_which_mode() {
     let absent = Rung {

@@ -158,7 +158,7 @@ proptest! {
             currency: "€".into(),
             per_kwh: Some(price),
             machine: Some(MachinePrice { price, years, hours_per_day: 4.0 }),
-            cloud: Vec::new(),
+            ..Prices::default()
         };
         for rung in &analysis.rungs {
             let debug = format!("{:?}", cost(rung, &prices));

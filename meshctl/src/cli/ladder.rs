@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::Shape;
 use mesh_core::trial::{REPETITIONS, SOAK_S, STREAMS, TOKENS};
+use std::path::PathBuf;
 
 /// Shapes and numbers of streams, at most: as many as a record may have.
 const FEW: usize = 64;
@@ -17,6 +18,8 @@ pub(crate) enum LadderCommand {
     List,
     /// Show one climb: its figures, sweet spots, what to avoid, and why it stopped
     Show(ShowArgs),
+    /// Print a report over one climb, or over several to compare them: -o md, csv, json or html
+    Report(ReportArgs),
 }
 
 /// `meshctl ladder run`
@@ -74,6 +77,17 @@ pub(crate) struct ShowArgs {
     /// Show the questions and what was answered, too
     #[arg(long)]
     pub(crate) samples: bool,
+}
+
+/// `meshctl ladder report`
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Which climbs: their ids or the beginnings of them [default: the newest]
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+    /// What electricity, the machine and clouds cost, as in configs/prices.toml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
 }
 
 /// A list that is typed as one word.

@@ -1,10 +1,9 @@
 //! What can be typed, and what makes no sense.
 
 use super::*;
-use clap::CommandFactory;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(line.split_whitespace())
+    Cli::typed(line.split_whitespace().map(OsString::from))
 }
 
 #[test]
@@ -47,6 +46,27 @@ fn global_flags_stand_before_or_after_the_verb() {
 }
 
 #[test]
+fn a_report_is_written_as_it_is_typed_and_other_commands_say_what_they_take() {
+    for (line, format) in [
+        ("meshctl ladder report", Format::Table),
+        ("meshctl ladder report -o md", Format::Md),
+        ("meshctl ladder report -o csv 2026", Format::Csv),
+        ("meshctl -o html ladder report", Format::Html),
+        ("meshctl ladder report --format html", Format::Html),
+        ("meshctl ladder report --output json", Format::Json),
+        ("meshctl ladder report --json", Format::Json),
+    ] {
+        assert_eq!(parse(line).expect(line).globals.format(), format, "{line}");
+    }
+    let refused = parse("meshctl status -o md").expect_err("a status is no report").to_string();
+    let said = "error: --output md is not for this command, which takes table or json; md, csv and html are for \
+                `meshctl ladder report`";
+    assert!(refused.starts_with(said), "{refused}");
+    let refused = parse("meshctl ladder report -o table").expect_err("a report is no table").to_string();
+    assert!(refused.contains("which takes md, csv, json or html"), "{refused}");
+}
+
+#[test]
 fn what_makes_no_sense_is_a_usage_error() {
     for line in [
         "meshctl",
@@ -75,6 +95,11 @@ fn what_makes_no_sense_is_a_usage_error() {
         "meshctl model load ../x --node a",
         "meshctl model load x --node UPPER",
         "meshctl status --check --watch",
+        "meshctl status -o md",
+        "meshctl ladder list -o html",
+        "meshctl -o csv ladder show",
+        "meshctl ladder report -o table",
+        "meshctl ladder report -o pdf",
     ] {
         let code = parse(line).expect_err(line).exit_code();
         assert_eq!(code, i32::from(crate::exit::Kind::Usage.code()), "{line}");

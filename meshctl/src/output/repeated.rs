@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::Path;
 
-const VERBS: [&str; 11] =
-    ["status", "explain", "ask", "token", "key", "model", "node", "login", "plan", "mode", "wait"];
+const VERBS: [&str; 12] =
+    ["status", "explain", "ask", "token", "key", "model", "node", "login", "plan", "mode", "wait", "ladder"];
 /// Words of hints whose commands are for another machine, or for another mesh.
 const ELSEWHERE: [&str; 3] = ["on the router", "on any other", "` there"];
 
