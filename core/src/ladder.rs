@@ -13,11 +13,11 @@ mod advice;
 mod analysis;
 mod avoid;
 mod cells;
-mod check;
+pub(crate) mod check;
 mod cost;
 mod counted;
 mod figures;
-mod goals;
+pub(crate) mod goals;
 mod quality;
 mod record;
 mod scaling;
@@ -33,6 +33,7 @@ pub use check::RecordProblem;
 pub use cost::{Amount, CloudPrice, Comparison, Cost, MachinePrice, Prices, cost};
 pub use figures::{FORMULAS, Figure, Times};
 pub use goals::HEADROOM;
+pub(crate) use record::of_form;
 pub use record::{
     Answered, Cell, Evaluation, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling, Schema,
     Settings, Shape, Shortage, StopRule, Stopped,
