@@ -131,7 +131,7 @@ fn checks(record: &Record, comparison: Option<&Comparison>) -> Vec<Check> {
     add(Topic::Tools, &tools);
     add(Topic::Needle, &needles);
     if let (Some(comparison), Some(champion)) = (comparison, champion) {
-        let Found { state, figure, why } = compare::found(comparison, champion);
+        let Found { state, figure, why } = compare::found(comparison, &record.candidate, champion);
         checks.push(Check { topic: Topic::Champion, state, figure, why, champion: None });
     }
     checks
@@ -188,6 +188,12 @@ fn why(verdict: Grade, checks: &[Check], comparison: Option<&Comparison>, record
         reasons.join("; ")
     };
     match verdict {
+        // What follows from not being there need not be said.
+        Grade::Poor
+            if checks.iter().any(|check| check.topic == Topic::Load && check.state != State::Passed) =>
+        {
+            reasons(&|check| check.topic == Topic::Load)
+        }
         Grade::Poor => reasons(&|check| is_fatal(check, checks)),
         Grade::Good => reasons(&|check| check.state != State::Passed),
         Grade::Excellent => {

@@ -2,6 +2,7 @@
 //!
 //! - [`test_mesh`]: a router and its nodes in one test process, joined as real machines join
 //! - [`test_node`]: one of those nodes, in the test's process or in one of its own that can be killed
+//! - [`desk`]: one machine with real models, and a person who types at it
 //! - [`engine_fixture`]: the real llama.cpp engine and the tiny models
 //! - [`scripted_engine`]: a simulator for faults that a real engine cannot be told to make
 //! - [`raw_engine`]: an engine below HTTP, for bytes that no HTTP library would send
@@ -12,6 +13,7 @@
 //! - [`seen_logs`]: everything that was logged
 
 pub mod client;
+pub mod desk;
 pub mod engine_fixture;
 pub mod raw_client;
 pub mod raw_engine;

@@ -1,94 +1,13 @@
 //! A climb with real engines, begun as a person begins it: the program's own entry, its own runtime, its own record.
 
-use integration_tests::engine_fixture::{random_model, real_engine, trained_model};
-use integration_tests::test_mesh::TestMesh;
-use integration_tests::test_node::TestNode;
+use integration_tests::desk::{Desk, NOISE, TRAINED};
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{Outcome, Record, analyse, summarise};
-use mesh_core::machine::ReplicaState;
-use mesh_proto::v1::{DirectRequest, WishesRequest};
-use std::ffi::OsString;
-use std::path::Path;
-
-/// The models of this repository by the names that they have here. Both have 1.4 M parameters.
-const TRAINED: &str = "trained";
-const NOISE: &str = "untrained";
-
-struct Ladder {
-    mesh: TestMesh,
-    node: TestNode,
-    _disk: tempfile::TempDir,
-}
-
-impl Ladder {
-    async fn start() -> Option<Self> {
-        if !real_engine().await {
-            return None;
-        }
-        let mesh = TestMesh::automatic().await;
-        let disk = tempfile::tempdir().expect("a temporary folder");
-        for (file, name) in [(trained_model(), TRAINED), (random_model(), NOISE)] {
-            std::fs::copy(file, disk.path().join(format!("{name}.gguf"))).expect("a folder of ours");
-        }
-        let settings = format!("model_folder = {:?}\n", disk.path().display().to_string());
-        let node = mesh.node_with(mesh.router().agents, "a", &[], &settings).await;
-        mesh.until("the models are on the disk", |snapshot| {
-            snapshot.view.machines.iter().any(|machine| machine.store.models.len() == 2)
-        })
-        .await;
-        Some(Self { mesh, node, _disk: disk })
-    }
-
-    /// Types a line, and gives the program's exit code.
-    async fn typed(&self, line: &str) -> u8 {
-        let data = self.mesh.data().display().to_string();
-        let words = ["meshctl", "--data", &data].into_iter().chain(line.split(' '));
-        let words: Vec<OsString> = words.map(OsString::from).collect();
-        // It makes a runtime of its own.
-        let ended = tokio::task::spawn_blocking(move || meshctl::run(words.into_iter()));
-        let code = ended.await.expect("no panic");
-        (0..=u8::MAX).find(|number| std::process::ExitCode::from(*number) == code).expect("a code")
-    }
-
-    /// The models in memory, with context and slots.
-    fn loaded(&self) -> Vec<(String, Option<u32>, Option<u32>)> {
-        let snapshot = self.mesh.router().fleet.snapshot();
-        let machine = snapshot.view.machine(&self.node.name).expect("it has joined");
-        let replicas = machine.engines.iter().flat_map(|engine| &engine.replicas);
-        let loaded = replicas.filter(|replica| replica.state == ReplicaState::Loaded);
-        loaded.map(|replica| (replica.model.to_string(), replica.context, replica.slots)).collect()
-    }
-
-    async fn is_cordoned(&self) -> bool {
-        let reply =
-            self.mesh.operator().await.wishes(WishesRequest {}).await.expect("it answers").into_inner();
-        let wishes: mesh_core::strategy::Wishes = serde_json::from_str(&reply.wishes_json).expect("wishes");
-        wishes.machines.get(&self.node.name).is_some_and(|limits| limits.cordoned)
-    }
-}
-
-/// The one record in the data folder.
-fn kept(data: &Path) -> Record {
-    let mut files: Vec<_> = std::fs::read_dir(data.join("ladder")).expect("it was made").collect();
-    assert_eq!(files.len(), 1, "one record and no half-written one: {files:?}");
-    let file = files.remove(0).expect("an entry").path();
-    serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("a record within its bounds")
-}
 
 #[tokio::test]
 async fn a_random_model_is_gibberish_a_trained_one_is_not_and_the_machine_is_put_back() {
-    let Some(ladder) = Ladder::start().await else { return };
-    let load = DirectRequest {
-        node: "a".into(),
-        action: "load".into(),
-        model: TRAINED.into(),
-        context: Some(512),
-        slots: Some(1),
-        ..DirectRequest::default()
-    };
-    ladder.mesh.operator().await.direct(load).await.expect("a wish that can be");
-    let before = vec![(TRAINED.to_owned(), Some(512), Some(1))];
-    integration_tests::eventually("it is loaded", async || (ladder.loaded() == before).then_some(())).await;
+    let Some(ladder) = Desk::start().await else { return };
+    let before = ladder.load_one().await;
 
     // Small figures: what is looked at is the way, not the speed. The trained model is so small that it goes in circles when
     // it is asked greedily for long, so no share of good answers is asked for: both are to be climbed.
@@ -96,7 +15,7 @@ async fn a_random_model_is_gibberish_a_trained_one_is_not_and_the_machine_is_put
                 --success 0 --yes";
     assert_eq!(ladder.typed(line).await, 0);
 
-    let record = kept(ladder.mesh.data());
+    let record: Record = serde_json::from_str(&ladder.kept("ladder")).expect("a record within its bounds");
     assert_eq!(record.check(), Ok(()));
     assert!(record.ended_unix_ms.is_some());
     let rung = |name: &str| {

@@ -2,9 +2,11 @@
 
 mod ladder;
 mod steering;
+mod validate;
 
 pub(crate) use ladder::{LadderCommand, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
+pub(crate) use validate::ValidateArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_core::id::{MachineId, ModelId};
@@ -22,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 #[derive(Debug, Parser)]
 #[command(name = "meshctl", bin_name = "meshctl", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded (status --check), 4 not found, 5 router \
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded (status --check, validate: poor), 4 not found, 5 router \
                         unreachable, 6 refused (certificate, token, key), 7 does not fit, 8 timeout, 130 interrupted"
 )]
 pub(crate) struct Cli {
@@ -116,6 +118,8 @@ pub(crate) enum Command {
     /// Measure a machine's models from the smallest to the largest, and say which to use
     #[command(subcommand)]
     Ladder(LadderCommand),
+    /// Try one model on one machine beside the one that does the work, and say whether to promote, keep or skip it
+    Validate(ValidateArgs),
     /// Trade an operator token for credentials on this machine
     Login(LoginArgs),
 }

@@ -15,6 +15,8 @@ mod node;
 mod plan;
 mod status;
 mod token;
+mod tried;
+mod validate;
 mod wait;
 
 use crate::cli::{Cli, Command, LadderCommand, usual_data};
@@ -38,8 +40,8 @@ pub(crate) fn conclude(typed: Cli, screen: &Screen) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Kind::Failed, "cannot start").cause(error.to_string()))?;
-    // A climb has to put its machine back first.
-    let minds_itself = matches!(typed.command, Command::Ladder(LadderCommand::Run(_)));
+    // Who measures has to put the machine back first.
+    let minds_itself = matches!(typed.command, Command::Ladder(LadderCommand::Run(_)) | Command::Validate(_));
     let ended = runtime.block_on(async {
         tokio::select! {
             ended = perform(typed.command, &way, screen) => ended,
@@ -64,6 +66,7 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Model(command) => model::run(command, way, screen).await,
         Command::Node(command) => node::run(command, way, screen).await,
         Command::Ladder(command) => ladder::run(command, way, screen, interrupted).await,
+        Command::Validate(args) => validate::run(&args, way, screen, interrupted).await,
         Command::Login(args) => login::run(args, way, screen).await,
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod quantity;
 pub(crate) mod reasons;
 pub(crate) mod status;
 mod table;
+pub(crate) mod validate;
 mod wrap;
 
 use serde::Serialize;
@@ -43,3 +44,5 @@ mod machine_tests;
 mod plan_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod validate_tests;

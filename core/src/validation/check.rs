@@ -134,11 +134,14 @@ pub(super) fn speed(evidence: &Evidence, asked: u32, at: usize, aims: &[Aim]) ->
         let why = format!("none of {} requests got an answer: {}", cell.failed, words.unwrap_or_default());
         return Found { state: State::Failed, figure: None, why: Some(why) };
     }
+    if cell.counted == 0 {
+        return Found::unchecked("it was not measured");
+    }
     let (Some(decode), true) = (cell.decode, cell.counted >= LEAST_RUNS) else {
-        return Found::unchecked(format!("{} requests are too few to tell a speed", cell.counted));
+        return Found::unchecked(format!("{} of at least {LEAST_RUNS} requests tell no speed", cell.counted));
     };
     let shorter = if prompt == reached.asked { String::new() } else { format!(" with {prompt}") };
-    let ttft = cell.ttft.map(|ttft| format!(", TTFT {} s", number(ttft.p50))).unwrap_or_default();
+    let ttft = cell.ttft.map(|ttft| format!(", TTFT {}", time(ttft.p50))).unwrap_or_default();
     let figure = format!("{} tok/s{ttft}{shorter}", number(decode.median));
     if cell.failed > 0 {
         let why = format!("{} of {} requests failed", cell.failed, cell.failed + cell.counted);
@@ -148,6 +151,11 @@ pub(super) fn speed(evidence: &Evidence, asked: u32, at: usize, aims: &[Aim]) ->
         None => Found::passed(figure),
         Some(why) => Found { state: State::Weak, figure: Some(figure), why: Some(why) },
     }
+}
+
+/// Seconds for people: `26 ms`, `1.05 s`.
+fn time(seconds: f64) -> String {
+    if seconds < 0.9995 { format!("{:.0} ms", seconds * 1000.0) } else { format!("{} s", number(seconds)) }
 }
 
 /// The rung as if nothing else had been measured.
@@ -211,8 +219,7 @@ pub(super) fn missed_by(evidence: &Evidence, aim: &Aim) -> Vec<String> {
 pub(super) fn coherence(evidence: &Evidence) -> Found {
     let summary = summarise(&evidence.rung).answers;
     let Some(answers) = summary.filter(|answers| answers.success.n >= LEAST_ANSWERS) else {
-        let n = evidence.rung.answers.len();
-        return Found::unchecked(format!("{n} answers are too few: {LEAST_ANSWERS} are needed"));
+        return Found::unchecked(too_few(evidence.rung.answers.len() as u64, LEAST_ANSWERS));
     };
     let faults = [
         (answers.empty, "empty"),
@@ -225,6 +232,10 @@ pub(super) fn coherence(evidence: &Evidence) -> Found {
     let faults = faults.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}"));
     let why = faults.collect::<Vec<String>>().join(", ");
     Found::of(answers.success.of, answers.success.n, COHERENT, share(answers.success), why)
+}
+
+fn too_few(n: u64, least: u64) -> String {
+    if n == 0 { "it was not asked".into() } else { format!("it was asked {n} of at least {least} times") }
 }
 
 /// `4 of 5 (38–96 %)`
@@ -247,7 +258,7 @@ fn tried(evidence: &Evidence, what: Ability, tries: &[(&Run, Option<String>)]) -
     }
     let n = tries.len() as u64;
     if n < LEAST_TRIES {
-        return Found::unchecked(format!("{n} tries are too few: {LEAST_TRIES} are needed"));
+        return Found::unchecked(too_few(n, LEAST_TRIES));
     }
     let good = tries.iter().filter(|(_, fault)| fault.is_none()).count() as u64;
     let figure = Share::wilson(good, n).map(share).unwrap_or_default();
@@ -276,11 +287,10 @@ pub(super) fn malformed(formed: &Formed) -> Option<String> {
     if let Some(extra) = keys.keys().find(|key| !formed.wanted.contains_key(*key)) {
         return Some(format!("nobody asked for the key `{}`", short(extra)));
     }
-    let wrong = formed.wanted.iter().find_map(|(key, wanted)| {
+    formed.wanted.iter().find_map(|(key, wanted)| {
         let is = keys.get(key).map(|piece| piece.sort).filter(|is| is != wanted)?;
         Some(format!("`{key}` is {} and must be {}", is.word(), wanted.word()))
-    });
-    wrong
+    })
 }
 
 /// Does it call a tool with what was asked for?

@@ -23,6 +23,9 @@ pub struct Comparison {
 /// Compares what both did. A larger model is taken for the better one: a handful of questions cannot tell.
 pub(super) fn compare(candidate: &Evidence, champion: &Evidence, aims: &[Aim]) -> Comparison {
     let mut comparison = Comparison::default();
+    if [candidate, champion].iter().any(|evidence| evidence.rung.outcome != Outcome::Done) {
+        return comparison;
+    }
     speeds(&mut comparison, candidate, champion, aims);
     let counts = |evidence: &Evidence| {
         let answers =
@@ -54,9 +57,10 @@ pub(super) fn compare(candidate: &Evidence, champion: &Evidence, aims: &[Aim]) -
 }
 
 fn speeds(comparison: &mut Comparison, candidate: &Evidence, champion: &Evidence, aims: &[Aim]) {
-    // A slower model does no harm where it is as fast as the champion's modes ask for.
-    let champions: Vec<&Aim> = aims.iter().filter(|aim| aim.models.contains(&champion.rung.model)).collect();
-    let is_enough = !champions.is_empty() && champions.iter().all(|aim| missed_by(candidate, aim).is_empty());
+    // A slower model does no harm where it is as fast as those modes ask for that the champion is fast enough for.
+    let served = aims.iter().filter(|aim| aim.models.contains(&champion.rung.model));
+    let met: Vec<&Aim> = served.filter(|aim| missed_by(champion, aim).is_empty()).collect();
+    let is_enough = !met.is_empty() && met.iter().all(|aim| missed_by(candidate, aim).is_empty());
     for (at, reached) in candidate.contexts.iter().enumerate() {
         let (Some((prompt, ours)), Some((other, theirs))) = (cell(candidate, at), cell(champion, at)) else {
             continue;
@@ -91,7 +95,11 @@ fn size(comparison: &mut Comparison, candidate: &Evidence, champion: &Evidence) 
     // Names are round, and so are parameters of the same base: less than SAME is the same model in another quantisation.
     let share = ours as f64 / theirs.max(1) as f64;
     if share > 1.0 + SAME {
-        comparison.better.push(format!("{} G parameters, {} G before", billions(ours), billions(theirs)));
+        comparison.better.push(format!(
+            "{} billion parameters, {} billion before",
+            billions(ours),
+            billions(theirs)
+        ));
     } else if share >= 1.0 - SAME && bytes as f64 > other as f64 * (1.0 + SAME) {
         comparison.better.push(format!(
             "{} GiB of about as many parameters, {} GiB before",
@@ -102,11 +110,13 @@ fn size(comparison: &mut Comparison, candidate: &Evidence, champion: &Evidence) 
 }
 
 /// The comparison as a check.
-pub(super) fn found(comparison: &Comparison, champion: &Evidence) -> Found {
+pub(super) fn found(comparison: &Comparison, candidate: &Evidence, champion: &Evidence) -> Found {
     let name = &champion.rung.model;
-    if let Outcome::Skipped(why) | Outcome::Failed(why) = &champion.rung.outcome {
-        let why = format!("{name} could not be measured: {why}");
-        return Found { state: State::NotChecked, figure: None, why: Some(why) };
+    for (name, rung) in [(name, &champion.rung), (&candidate.rung.model, &candidate.rung)] {
+        if let Outcome::Skipped(why) | Outcome::Failed(why) = &rung.outcome {
+            let why = format!("{name} could not be measured: {why}");
+            return Found { state: State::NotChecked, figure: None, why: Some(why) };
+        }
     }
     let figure = match (comparison.better.len(), comparison.worse.len()) {
         (0, 0) => "the same".to_owned(),

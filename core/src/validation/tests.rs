@@ -144,7 +144,10 @@ fn a_model_that_passes_all_and_is_better_is_promoted_before_the_champion() {
     let models = vec![model("new:30b"), model("old:14b")];
     let mode = ModeName::new("code").expect("a name");
     assert_eq!(validation.change, Change::Promote(vec![Promotion { mode, models }]));
-    assert_eq!(validation.why, "every check passed; better than old:14b: 30.0 G parameters, 14.0 G before");
+    assert_eq!(
+        validation.why,
+        "every check passed; better than old:14b: 30.0 billion parameters, 14.0 billion before"
+    );
     assert!(validation.checks.iter().all(|check| check.state == State::Passed && check.why.is_none()));
 }
 
@@ -169,6 +172,18 @@ fn being_slower_counts_from_a_tenth_on_and_only_where_the_modes_ask_for_more() {
     assert_eq!(of(35.9, code(34.0)), (Grade::Good, 3, 0), "no headroom: it is slower, and that counts");
     assert_eq!(of(35.9, code(30.0)), (Grade::Excellent, 0, 3), "as fast as its mode asks for with headroom");
     assert_eq!(of(44.1, code(30.0)), (Grade::Excellent, 0, 0));
+}
+
+#[test]
+fn a_mode_that_the_champion_is_too_slow_for_does_not_speak_against_a_slower_model() {
+    let modes = vec![aim("code", 16_384, 20.0, &["old:14b"]), aim("debug", 16_384, 50.0, &["old:14b"])];
+    let record = Record { modes, ..record(sound("new:30b", 30, 30.0), Some(sound("old:14b", 14, 40.0))) };
+    let validation = judge(&record);
+    assert_eq!(
+        (validation.verdict, validation.comparison.map(|one| one.harmless.len())),
+        (Grade::Excellent, Some(3))
+    );
+    assert_eq!(validation.but.as_deref(), Some("debug asks for more: 30.0 tok/s of 55.0 wanted"));
 }
 
 #[test]
@@ -203,7 +218,7 @@ fn coherence_is_weak_from_four_of_five_and_failed_below() {
     }
     let few = beside(changed(|evidence| drop(evidence.rung.answers.pop())));
     assert_eq!((state(&few, Topic::Coherence), few.verdict), (State::NotChecked, Grade::Poor));
-    assert_eq!(few.why, "coherence: 4 answers are too few: 5 are needed");
+    assert_eq!(few.why, "coherence: it was asked 4 of at least 5 times");
 }
 
 #[test]
@@ -332,7 +347,7 @@ fn a_context_without_room_is_not_checked_and_one_that_was_cut_says_so() {
         }
     }));
     assert_eq!((state(&cut, Topic::Speed(16_384)), cut.verdict), (State::NotChecked, Grade::Good));
-    assert_eq!(cut.checks[2].figure.as_deref(), Some("40.0 tok/s, TTFT 0.40 s with 1920"));
+    assert_eq!(cut.checks[2].figure.as_deref(), Some("40.0 tok/s, TTFT 400 ms with 1920"));
     assert_eq!(
         cut.checks[3].why.as_deref(),
         Some("its context of 2048 tokens has no room for such a prompt")

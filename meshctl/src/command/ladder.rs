@@ -3,10 +3,10 @@
 //! `candidates`: which models. `climb`: the order of things. `rung`: one model. `questions`: what it is asked. What a record
 //! says is [`mesh_core::ladder`]'s to find.
 
-mod candidates;
+pub(super) mod candidates;
 mod climb;
-mod questions;
-mod rung;
+pub(super) mod questions;
+pub(super) mod rung;
 
 use super::keep::{Keep, Kept};
 use crate::cli::{LadderCommand, ShowArgs};

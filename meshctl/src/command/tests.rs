@@ -4,7 +4,9 @@ mod bench;
 mod climbs;
 mod desk;
 mod fit;
+mod replies;
 mod steering;
+mod validations;
 
 use super::*;
 use crate::cli::Format;
