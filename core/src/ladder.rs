@@ -13,11 +13,11 @@ mod advice;
 mod analysis;
 mod avoid;
 mod cells;
-mod check;
+pub(crate) mod check;
 mod cost;
 mod counted;
 mod figures;
-mod goals;
+pub(crate) mod goals;
 mod mode_table;
 mod quality;
 mod recommend;
@@ -37,6 +37,7 @@ pub use figures::{FORMULAS, Figure, Times};
 pub use goals::HEADROOM;
 pub use mode_table::{Fit, ModeFit};
 pub use recommend::{Recommended, recommend};
+pub(crate) use record::of_form;
 pub use record::{
     Answered, Cell, Evaluation, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling, Schema,
     Settings, Shape, Shortage, StopRule, Stopped,

@@ -5,7 +5,7 @@
 //!
 //! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`profile`], [`health`], [`speed`], [`thermal`], [`verdict`],
 //! [`fleet`], [`strategy`], [`placement`], [`plan_check`], [`directive`], [`prefix`], [`routing`], [`admission`], [`retry_budget`], [`client_loop`],
-//! [`trial`], [`ladder`], [`exam`].
+//! [`trial`], [`ladder`], [`validation`], [`exam`].
 
 pub mod admission;
 pub mod client_loop;
@@ -34,4 +34,5 @@ pub mod strategy;
 pub mod thermal;
 pub mod trial;
 pub mod units;
+pub mod validation;
 pub mod verdict;

@@ -2,19 +2,19 @@
 //!
 //! - [`test_mesh`]: a router and its nodes in one test process, joined as real machines join
 //! - [`test_node`]: one of those nodes, in the test's process or in one of its own that can be killed
+//! - [`desk`]: one machine with real models, and a person who types at it
 //! - [`engine_fixture`]: the real llama.cpp engine and the tiny models
 //! - [`scripted_engine`]: a simulator for faults that a real engine cannot be told to make
 //! - [`raw_engine`]: an engine below HTTP, for bytes that no HTTP library would send
 //! - [`raw_client`]: a client below HTTP, for the same reason
 //! - [`resident`]: how much memory this process holds
 //! - [`client`]: an HTTP client that keeps what it got byte by byte
-//! - [`measured_machine`]: a machine with two models and a real engine, and a person who types at its mesh
 //! - [`relay`]: a network between a node and its router that can lose UDP
 //! - [`seen_logs`]: everything that was logged
 
 pub mod client;
+pub mod desk;
 pub mod engine_fixture;
-pub mod measured_machine;
 pub mod raw_client;
 pub mod raw_engine;
 pub mod relay;

@@ -1,6 +1,6 @@
 //! Evaluations with real engines, begun as a person begins them.
 
-use integration_tests::measured_machine::{MeasuredMachine, NOISE, TRAINED};
+use integration_tests::desk::{Desk, NOISE, TRAINED};
 use mesh_core::exam::{Metric, Record, Suite};
 use mesh_core::placement::Plan;
 use mesh_core::profile::Profile;
@@ -32,7 +32,7 @@ fn jsonl(folder: &Path, suite: Suite, lines: impl Iterator<Item = serde_json::Va
 
 #[tokio::test]
 async fn a_trained_model_foresees_prose_a_random_one_does_not_and_the_gate_says_so() {
-    let Some(machine) = MeasuredMachine::start().await else { return };
+    let Some(machine) = Desk::start().await else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     jsonl(folder.path(), Suite::Perplexity, PROSE.iter().map(|text| json!({"text": text})));
     let run = format!("eval run --node a --suite perplexity --items {} --yes", folder.path().display());
@@ -63,7 +63,7 @@ async fn a_trained_model_foresees_prose_a_random_one_does_not_and_the_gate_says_
 
 #[tokio::test]
 async fn what_was_found_is_in_the_machine_s_profile_and_orders_the_models_of_a_plan() {
-    let Some(machine) = MeasuredMachine::start().await else { return };
+    let Some(machine) = Desk::start().await else { return };
     // As `auto`, for models with as little context as these have.
     let strategies = machine.mesh.data().join("router/strategies");
     std::fs::create_dir_all(&strategies).expect("a folder of ours");
@@ -86,7 +86,7 @@ async fn what_was_found_is_in_the_machine_s_profile_and_orders_the_models_of_a_p
         json!({"prompt": format!("What does function {number} do?"), "checks": checks, "most_tokens": 24})
     });
     jsonl(folder.path(), Suite::Generation, items);
-    machine.load(TRAINED, 512, 2).await;
+    let before = machine.load_one().await;
     let line = format!(
         "eval run --node a --suite generation --items {} --at-once 2 --yes --models {TRAINED},{NOISE}",
         folder.path().display()
@@ -113,6 +113,6 @@ async fn what_was_found_is_in_the_machine_s_profile_and_orders_the_models_of_a_p
         (planned().await.as_deref() == Some(TRAINED)).then_some(())
     })
     .await;
-    assert_eq!(machine.loaded(), [(TRAINED.to_owned(), Some(512), Some(2))], "as it was");
+    assert_eq!(machine.loaded(), before, "as it was");
     machine.mesh.stop().await;
 }

@@ -1,23 +1,13 @@
 //! A climb with real engines, begun as a person begins it: the program's own entry, its own runtime, its own record.
 
-use integration_tests::measured_machine::{MeasuredMachine, NOISE, TRAINED};
+use integration_tests::desk::{Desk, NOISE, TRAINED};
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{Outcome, Record, analyse, summarise};
-use std::path::Path;
-
-/// The one record in the data folder.
-fn kept(data: &Path) -> Record {
-    let mut files: Vec<_> = std::fs::read_dir(data.join("ladder")).expect("it was made").collect();
-    assert_eq!(files.len(), 1, "one record and no half-written one: {files:?}");
-    let file = files.remove(0).expect("an entry").path();
-    serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("a record within its bounds")
-}
 
 #[tokio::test]
 async fn a_random_model_is_gibberish_a_trained_one_is_not_and_the_machine_is_put_back() {
-    let Some(ladder) = MeasuredMachine::start().await else { return };
-    ladder.load(TRAINED, 512, 1).await;
-    let before = vec![(TRAINED.to_owned(), Some(512), Some(1))];
+    let Some(ladder) = Desk::start().await else { return };
+    let before = ladder.load_one().await;
 
     // Small figures: what is looked at is the way, not the speed. The trained model is so small that it goes in circles when
     // it is asked greedily for long, so no share of good answers is asked for: both are to be climbed.
@@ -25,7 +15,7 @@ async fn a_random_model_is_gibberish_a_trained_one_is_not_and_the_machine_is_put
                 --success 0 --yes";
     assert_eq!(ladder.typed(line).await, 0);
 
-    let record = kept(ladder.mesh.data());
+    let record: Record = serde_json::from_str(&ladder.kept("ladder")).expect("a record within its bounds");
     assert_eq!(record.check(), Ok(()));
     assert!(record.ended_unix_ms.is_some());
     let rung = |name: &str| {

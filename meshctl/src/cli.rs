@@ -3,10 +3,12 @@
 mod eval;
 mod ladder;
 mod steering;
+mod validate;
 
 pub(crate) use eval::{BaselineArgs, CompareArgs, EvalCommand, EvalRunArgs, EvalShowArgs};
 pub(crate) use ladder::{LadderCommand, ReportArgs, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
+pub(crate) use validate::ValidateArgs;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use mesh_core::id::{MachineId, ModelId};
@@ -24,7 +26,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 #[derive(Debug, Parser)]
 #[command(name = "meshctl", bin_name = "meshctl", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded (status --check), 4 not found, 5 router \
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded (status --check, validate: poor), 4 not found, 5 router \
                         unreachable, 6 refused (certificate, token, key), 7 does not fit, 8 timeout, 130 interrupted"
 )]
 pub(crate) struct Cli {
@@ -154,6 +156,8 @@ pub(crate) enum Command {
     /// Let models sit exams, compare two evaluations, keep baselines
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Try one model on one machine beside the one that does the work, and say whether to promote, keep or skip it
+    Validate(ValidateArgs),
     /// Trade an operator token for credentials on this machine
     Login(LoginArgs),
 }

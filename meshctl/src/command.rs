@@ -16,6 +16,8 @@ mod node;
 mod plan;
 mod status;
 mod token;
+mod tried;
+mod validate;
 mod wait;
 
 use crate::cli::{Cli, Command, EvalCommand, LadderCommand, usual_data};
@@ -41,8 +43,10 @@ pub(crate) fn conclude(typed: Cli, screen: &Screen) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(Kind::Failed, "cannot start").cause(error.to_string()))?;
     // What was lent a machine has to put it back first.
-    let minds_itself =
-        matches!(typed.command, Command::Ladder(LadderCommand::Run(_)) | Command::Eval(EvalCommand::Run(_)));
+    let minds_itself = matches!(
+        typed.command,
+        Command::Ladder(LadderCommand::Run(_)) | Command::Eval(EvalCommand::Run(_)) | Command::Validate(_)
+    );
     let ended = runtime.block_on(async {
         tokio::select! {
             ended = perform(typed.command, &way, screen) => ended,
@@ -68,6 +72,7 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Node(command) => node::run(command, way, screen).await,
         Command::Ladder(command) => ladder::run(command, way, screen, interrupted).await,
         Command::Eval(command) => eval::run(command, way, screen, interrupted).await,
+        Command::Validate(args) => validate::run(&args, way, screen, interrupted).await,
         Command::Login(args) => login::run(args, way, screen).await,
     }
 }

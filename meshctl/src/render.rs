@@ -16,6 +16,7 @@ pub(crate) mod reasons;
 pub(crate) mod report;
 pub(crate) mod status;
 mod table;
+pub(crate) mod validate;
 mod wrap;
 
 use serde::Serialize;
@@ -47,3 +48,5 @@ mod plan_tests;
 mod report_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod validate_tests;

@@ -9,21 +9,21 @@ use std::fmt::Display;
 /// Rungs of one climb, at most.
 const RUNGS: usize = 64;
 /// Modes, at most.
-const MODES: usize = 64;
+pub(crate) const MODES: usize = 64;
 /// Cells of one rung, at most: 64 shapes with a few numbers of streams, some of them repeated.
-const CELLS: usize = 1024;
+pub(crate) const CELLS: usize = 1024;
 /// Requests of one cell, at most: a soak of a day with a request each second.
 const RUNS: usize = 100_000;
 /// Looks at the machine, at most: one each second of a day.
-const SAMPLES: usize = 100_000;
+pub(crate) const SAMPLES: usize = 100_000;
 /// Shapes, numbers of streams and evaluations, at most.
-const FEW: usize = 64;
+pub(crate) const FEW: usize = 64;
 /// The longest name or version, in bytes.
 const WORDS: usize = 256;
 /// The longest reason, in bytes.
-const REASON: usize = 4096;
+pub(crate) const REASON: usize = 4096;
 /// The longest text of an answer, in bytes: a million tokens.
-const TEXT: usize = 8 << 20;
+pub(crate) const TEXT: usize = 8 << 20;
 /// The longest time, in seconds: a year. Longer is a broken clock.
 const LONGEST_S: f64 = 366.0 * 86_400.0;
 
@@ -45,16 +45,9 @@ impl Record {
     /// # Errors
     /// The first field that does not.
     pub fn check(&self) -> Result<(), RecordProblem> {
-        let is_id = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if self.id.is_empty() || self.id.len() > 64 || !self.id.chars().all(is_id) {
-            let shown: String = self.id.chars().take(64).collect();
-            return Err(problem("id", format!("`{shown}`"), "1 to 64 of a-z, 0-9 and `-`"));
-        }
+        id(&self.id)?;
         words("meshctl", &self.meshctl)?;
-        if let Some(ended) = self.ended_unix_ms.filter(|ended| *ended < self.started_unix_ms) {
-            let wanted = format!("at least started_unix_ms, {}", self.started_unix_ms);
-            return Err(problem("ended_unix_ms", ended, &wanted));
-        }
+        times(self.started_unix_ms, self.ended_unix_ms)?;
         settings(&self.settings)?;
         count("modes", self.modes.len(), 0, MODES)?;
         each("modes", &self.modes, mode)?;
@@ -68,6 +61,26 @@ impl Record {
         }
         let stopped = self.stopped.as_ref().map_or("", |stopped| &stopped.why);
         length("stopped.why", stopped, REASON)
+    }
+}
+
+pub(crate) fn id(id: &str) -> Result<(), RecordProblem> {
+    let is_id = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if id.is_empty() || id.len() > 64 || !id.chars().all(is_id) {
+        let shown: String = id.chars().take(64).collect();
+        return Err(problem("id", format!("`{shown}`"), "1 to 64 of a-z, 0-9 and `-`"));
+    }
+    Ok(())
+}
+
+/// A record ends after it began.
+pub(crate) fn times(started_unix_ms: u64, ended_unix_ms: Option<u64>) -> Result<(), RecordProblem> {
+    match ended_unix_ms.filter(|ended| *ended < started_unix_ms) {
+        Some(ended) => {
+            let wanted = format!("at least started_unix_ms, {started_unix_ms}");
+            Err(problem("ended_unix_ms", ended, &wanted))
+        }
+        None => Ok(()),
     }
 }
 
@@ -97,7 +110,7 @@ fn settings(settings: &Settings) -> Result<(), RecordProblem> {
     maybe_between("settings.sampling.top_p", settings.sampling.top_p, 0.0, 1.0)
 }
 
-fn mode(mode: &ModeGoal) -> Result<(), RecordProblem> {
+pub(crate) fn mode(mode: &ModeGoal) -> Result<(), RecordProblem> {
     seconds("target.ttft_s", mode.target.ttft_s)?;
     seconds("target.tpot_s", mode.target.tpot_s)?;
     seconds("answer_s", mode.answer_s)?;
@@ -105,7 +118,7 @@ fn mode(mode: &ModeGoal) -> Result<(), RecordProblem> {
     length("how", mode.how.as_deref().unwrap_or_default(), REASON)
 }
 
-fn rung(rung: &Rung) -> Result<(), RecordProblem> {
+pub(crate) fn rung(rung: &Rung) -> Result<(), RecordProblem> {
     words("label", &rung.label)?;
     let texts = [
         ("quantisation", &rung.quantisation),
@@ -145,7 +158,7 @@ fn rung(rung: &Rung) -> Result<(), RecordProblem> {
     })
 }
 
-fn cell(rung: &Rung, cell: &Cell) -> Result<(), RecordProblem> {
+pub(crate) fn cell(rung: &Rung, cell: &Cell) -> Result<(), RecordProblem> {
     // The same bounds as those under which it was asked.
     let asked = Trial { model: rung.model.clone(), work: Work::Speed(cell.work), patience_s: 1 };
     asked.check().map_err(|found| problem(&format!("work.{}", found.field), found.value, &found.wanted))?;
@@ -156,7 +169,7 @@ fn cell(rung: &Rung, cell: &Cell) -> Result<(), RecordProblem> {
     seconds("ended.seconds", cell.ended.map(|ended| ended.seconds))
 }
 
-fn run(run: &Run) -> Result<(), RecordProblem> {
+pub(crate) fn run(run: &Run) -> Result<(), RecordProblem> {
     seconds("at_s", Some(run.at_s))?;
     seconds("ttft_s", run.ttft_s)?;
     seconds("total_s", Some(run.total_s))?;
@@ -170,7 +183,7 @@ fn run(run: &Run) -> Result<(), RecordProblem> {
     Ok(())
 }
 
-fn sample(sample: &Sample) -> Result<(), RecordProblem> {
+pub(crate) fn sample(sample: &Sample) -> Result<(), RecordProblem> {
     seconds("at_s", Some(sample.at_s))?;
     // A sensor that is off by this much is broken.
     maybe_between("temperature", sample.temperature.map(f64::from), -100.0, 300.0)?;
@@ -180,7 +193,7 @@ fn sample(sample: &Sample) -> Result<(), RecordProblem> {
 }
 
 /// Checks each of `all` and names the first that is wrong.
-fn each<T>(
+pub(crate) fn each<T>(
     field: &str,
     all: &[T],
     check: impl Fn(&T) -> Result<(), RecordProblem>,
@@ -189,47 +202,52 @@ fn each<T>(
     numbered.try_for_each(|(at, one)| check(one).map_err(|found| within(&format!("{field}[{at}]"), found)))
 }
 
-fn within(outer: &str, inner: RecordProblem) -> RecordProblem {
+pub(crate) fn within(outer: &str, inner: RecordProblem) -> RecordProblem {
     RecordProblem { field: format!("{outer}.{}", inner.field), ..inner }
 }
 
-fn count(field: &str, found: usize, least: usize, most: usize) -> Result<(), RecordProblem> {
+pub(crate) fn count(field: &str, found: usize, least: usize, most: usize) -> Result<(), RecordProblem> {
     if (least..=most).contains(&found) {
         return Ok(());
     }
     Err(problem(field, format!("{found} long"), &format!("between {least} and {most} long")))
 }
 
-fn words(field: &str, text: &str) -> Result<(), RecordProblem> {
+pub(crate) fn words(field: &str, text: &str) -> Result<(), RecordProblem> {
     if text.trim().is_empty() {
         return Err(problem(field, "empty", "a word"));
     }
     length(field, text, WORDS)
 }
 
-fn length(field: &str, text: &str, most: usize) -> Result<(), RecordProblem> {
+pub(crate) fn length(field: &str, text: &str, most: usize) -> Result<(), RecordProblem> {
     if text.len() <= most {
         return Ok(());
     }
     Err(problem(field, format!("{} bytes long", text.len()), &format!("at most {most} bytes long")))
 }
 
-fn seconds(field: &str, value: Option<f64>) -> Result<(), RecordProblem> {
+pub(crate) fn seconds(field: &str, value: Option<f64>) -> Result<(), RecordProblem> {
     maybe_between(field, value, 0.0, LONGEST_S)
 }
 
-fn maybe_between(field: &str, value: Option<f64>, least: f64, most: f64) -> Result<(), RecordProblem> {
+pub(crate) fn maybe_between(
+    field: &str,
+    value: Option<f64>,
+    least: f64,
+    most: f64,
+) -> Result<(), RecordProblem> {
     value.map_or(Ok(()), |value| between(field, value, least, most))
 }
 
 /// NaN is between nothing.
-fn between(field: &str, value: f64, least: f64, most: f64) -> Result<(), RecordProblem> {
+pub(crate) fn between(field: &str, value: f64, least: f64, most: f64) -> Result<(), RecordProblem> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
     Err(problem(field, value, &format!("between {least} and {most}")))
 }
 
-fn problem(field: &str, value: impl Display, wanted: &str) -> RecordProblem {
+pub(crate) fn problem(field: &str, value: impl Display, wanted: &str) -> RecordProblem {
     RecordProblem { field: field.into(), value: value.to_string(), wanted: wanted.into() }
 }

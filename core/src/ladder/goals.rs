@@ -1,7 +1,7 @@
 //! Does a rung meet what a mode asks for, and by how much?
 
 use super::record::{ModeGoal, Outcome, Rung};
-use super::summary::RungSummary;
+use super::summary::{RungSummary, summarise};
 use std::fmt;
 
 /// A sweet spot is better than its target by this part of it: a longer context, a warmer day and another program each
@@ -126,6 +126,12 @@ pub(super) fn misses(goal: &ModeGoal, climbed: &Climbed<'_>, headroom: f64) -> V
     misses
 }
 
+/// [`misses`] of a rung that stands alone, in words.
+pub(crate) fn missed(goal: &ModeGoal, rung: &Rung, headroom: f64) -> Vec<String> {
+    let climbed = Climbed { rung, summary: summarise(rung), place: 0 };
+    misses(goal, &climbed, headroom).iter().map(ToString::to_string).collect()
+}
+
 /// The figures by which a rung meets a goal.
 pub(super) fn figures(goal: &ModeGoal, climbed: &Climbed<'_>) -> String {
     let mut parts = Vec::new();
@@ -156,7 +162,7 @@ fn asked(target: Option<f64>) -> Option<f64> {
 }
 
 /// A rate or a time, for people: `148`, `54.7`, `0.52`.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
         1e6.. => format!("{value:.2e}"),

@@ -42,6 +42,24 @@ impl From<Schema> for String {
     }
 }
 
+/// Reads a form's name where only `form` will do: another one is refused before the rest of the document is read.
+///
+/// # Errors
+/// The name that is there and the one that must be.
+pub(crate) fn of_form<'de, D: Deserializer<'de>>(deserializer: D, form: &str) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == form {
+        return Ok(text);
+    }
+    let shown: String = text.chars().take(64).collect();
+    let problem = super::RecordProblem {
+        field: "schema".into(),
+        value: format!("`{shown}`"),
+        wanted: format!("`{form}`"),
+    };
+    Err(serde::de::Error::custom(problem))
+}
+
 /// One climb of one machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]

@@ -116,16 +116,16 @@ fn streams(text: &str) -> Result<Few<u32>, String> {
     Ok(streams)
 }
 
-fn few<T>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Few<T>, String> {
+pub(super) fn few<T>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Few<T>, String> {
     let all = text.split(',').map(|word| one(word.trim())).collect::<Result<Vec<T>, String>>()?;
     if all.len() > FEW {
-        return Err(format!("{} are more than the {FEW} that one climb may have", all.len()));
+        return Err(format!("{} are more than the {FEW} that there may be", all.len()));
     }
     Ok(Few(all))
 }
 
 /// Tokens: `512`, `4K`.
-fn tokens(text: &str) -> Result<u32, String> {
+pub(super) fn tokens(text: &str) -> Result<u32, String> {
     let bad = || format!("`{text}` is no number of tokens between 1 and {TOKENS}, as in 512 or 4K");
     let (digits, factor) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1024),

@@ -41,6 +41,8 @@ pub(super) struct Loaded {
     pub(super) can_size: bool,
     /// Its engine can be told to let it go.
     pub(super) can_leave: bool,
+    /// Its chat template knows tools; `None` = the engine does not tell.
+    pub(super) calls_tools: Option<bool>,
 }
 
 /// What is in memory, or on its way there.
@@ -56,6 +58,7 @@ pub(super) fn loaded(report: &Report) -> Vec<Loaded> {
             cache: replica.cache_type,
             can_size,
             can_leave,
+            calls_tools: replica.abilities.tools,
         })
         .collect::<Vec<Loaded>>()
     };
@@ -91,11 +94,18 @@ impl Hands {
 
     /// What modes that answer questions ask for.
     pub(super) async fn goals(&mut self) -> Result<Vec<ModeGoal>, Failure> {
+        Ok(self.modes().await?.into_iter().map(|(goal, _)| goal).collect())
+    }
+
+    /// What modes that answer questions ask for, and the models that they name.
+    pub(super) async fn modes(&mut self) -> Result<Vec<(ModeGoal, Vec<ModelId>)>, Failure> {
         let (wishes, _) = plan::wishes(&mut self.operators).await?;
         let wishes = wishes.modes.into_iter().filter(|wish| !wish.embeds);
-        let goal =
-            |wish: Wanted| ModeGoal { context: Some(wish.context), ..ModeGoal::new(wish.mode, wish.target) };
-        Ok(wishes.map(goal).collect())
+        let mode = |wish: Wanted| {
+            let goal = ModeGoal { context: Some(wish.context), ..ModeGoal::new(wish.mode, wish.target) };
+            (goal, wish.models)
+        };
+        Ok(wishes.map(mode).collect())
     }
 
     /// Says what the machine is to be, and tells what it was: `open`, `cordoned`, `drained`.

@@ -3,12 +3,12 @@
 //! `candidates`: which models. `climb`: the order of things. `rung`: one model. `questions`: what it is asked. `report`: climbs
 //! compared, with `prices`. What a record says is [`mesh_core::ladder`]'s to find.
 
-mod candidates;
+pub(super) mod candidates;
 mod climb;
 mod prices;
-mod questions;
+pub(super) mod questions;
 mod report;
-mod rung;
+pub(super) mod rung;
 
 use super::keep::{Keep, Kept};
 use crate::cli::{LadderCommand, ShowArgs};

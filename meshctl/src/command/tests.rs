@@ -5,7 +5,9 @@ mod climbs;
 mod desk;
 mod evals;
 mod fit;
+mod replies;
 mod steering;
+mod validations;
 
 use super::*;
 use crate::cli::Format;

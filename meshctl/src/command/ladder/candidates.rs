@@ -3,7 +3,7 @@
 use crate::cli::RunArgs;
 use crate::command::names::unknown;
 use crate::exit::{Failure, Kind};
-use mesh_core::id::ModelId;
+use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Report, StoredModel};
 use mesh_core::units::Bytes;
 use std::collections::BTreeMap;
@@ -16,15 +16,15 @@ const BELOW: f64 = 0.9;
 
 /// A model that can be climbed.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Candidate {
-    pub(super) model: ModelId,
-    pub(super) parameters: Option<u64>,
-    pub(super) size: Option<Bytes>,
-    pub(super) quantisation: Option<String>,
-    pub(super) digest: Option<String>,
-    pub(super) trained_context: Option<u32>,
+pub(in crate::command) struct Candidate {
+    pub(in crate::command) model: ModelId,
+    pub(in crate::command) parameters: Option<u64>,
+    pub(in crate::command) size: Option<Bytes>,
+    pub(in crate::command) quantisation: Option<String>,
+    pub(in crate::command) digest: Option<String>,
+    pub(in crate::command) trained_context: Option<u32>,
     /// The context and slots of its load can be chosen.
-    pub(super) can_size: bool,
+    pub(in crate::command) can_size: bool,
     can_chat: Option<bool>,
     can_embed: Option<bool>,
     architecture: Option<String>,
@@ -49,7 +49,7 @@ impl Candidate {
     }
 
     /// Its size in words: `8b`, `500m`.
-    pub(super) fn label(&self) -> String {
+    pub(in crate::command) fn label(&self) -> String {
         let Some(parameters) = self.parameters else { return "?".into() };
         let (value, unit) = if parameters < 1_000_000_000 {
             (parameters as f64 / 1e6, "m")
@@ -61,7 +61,7 @@ impl Candidate {
     }
 
     /// Why it is no model that answers, where it is none.
-    fn unfit(&self) -> Option<String> {
+    pub(in crate::command) fn unfit(&self) -> Option<String> {
         if let Some(why) = &self.broken {
             return Some(format!("its file is broken: {why}"));
         }
@@ -88,10 +88,7 @@ impl Candidate {
 pub(super) fn candidates(report: &Report, args: &RunArgs) -> Result<(Vec<Candidate>, Vec<String>), Failure> {
     let known = known(report);
     if let Some(missing) = args.models.iter().find(|model| !known.contains_key(model)) {
-        let what = format!("{} has no model `{missing}`", args.node);
-        let failure =
-            unknown(missing.as_str(), what, known.keys().map(ModelId::as_str), "it has no models at all");
-        return Err(failure.hint(format!("fetch it: meshctl model pull {missing} --node {}", args.node)));
+        return Err(missing_on(&args.node, missing, &known));
     }
     let (mut climbed, mut left_out) = (Vec::new(), Vec::new());
     for (model, candidate) in known {
@@ -123,13 +120,36 @@ pub(super) fn candidates(report: &Report, args: &RunArgs) -> Result<(Vec<Candida
     Ok((climbed, left_out))
 }
 
+/// One model of a machine, that answers.
+///
+/// # Errors
+/// `NotFound` where it is not there, `Usage` where it is no model that answers.
+pub(in crate::command) fn one(
+    report: &Report,
+    node: &MachineId,
+    model: &ModelId,
+) -> Result<Candidate, Failure> {
+    let known = known(report);
+    let candidate = known.get(model).ok_or_else(|| missing_on(node, model, &known))?;
+    match candidate.unfit() {
+        Some(why) => Err(Failure::new(Kind::Usage, format!("{model} cannot be measured")).cause(why)),
+        None => Ok(candidate.clone()),
+    }
+}
+
+fn missing_on(node: &MachineId, model: &ModelId, known: &BTreeMap<ModelId, Candidate>) -> Failure {
+    let what = format!("{node} has no model `{model}`");
+    let failure = unknown(model.as_str(), what, known.keys().map(ModelId::as_str), "it has no models at all");
+    failure.hint(format!("fetch it: meshctl model pull {model} --node {node}"))
+}
+
 /// Roughly the parameters of a file of this size: five bits each.
 fn by_size(candidate: &Candidate) -> u64 {
     candidate.size.map_or(0, |size| size.0 / 5 * 8)
 }
 
 /// Each model once, by its name towards clients: what the store knows of it, and what engines say.
-fn known(report: &Report) -> BTreeMap<ModelId, Candidate> {
+pub(in crate::command) fn known(report: &Report) -> BTreeMap<ModelId, Candidate> {
     let mut known: BTreeMap<ModelId, Candidate> = BTreeMap::new();
     for stored in report.store.iter().flat_map(|store| &store.models) {
         let name = stored.served_as.as_ref().unwrap_or(&stored.model);

@@ -6,9 +6,9 @@ use mesh_core::verdict::Expectation;
 use serde_json::json;
 
 /// The version of the set.
-pub(super) const VERSION: &str = "v1";
+pub(in crate::command) const VERSION: &str = "v1";
 /// The most tokens of an answer.
-pub(super) const MOST_TOKENS: u32 = 300;
+pub(in crate::command) const MOST_TOKENS: u32 = 300;
 
 /// Name, prompt, and what an answer is like. An end for want of tokens is no fault: some models think first.
 const ALL: [(&str, &str, Expectation); 5] = [
@@ -28,7 +28,7 @@ const ALL: [(&str, &str, Expectation); 5] = [
 ];
 
 /// All of them, as a client would ask.
-pub(super) fn questions(seed: u64) -> Vec<Question> {
+pub(in crate::command) fn questions(seed: u64) -> Vec<Question> {
     let question = |(id, prompt, _): &(&str, &str, Expectation)| Question {
         id: (*id).into(),
         path: "/v1/chat/completions".into(),
@@ -46,7 +46,7 @@ pub(super) fn questions(seed: u64) -> Vec<Question> {
 }
 
 /// What the answer to `id` is to be like.
-pub(super) fn expected(id: &str) -> Expectation {
+pub(in crate::command) fn expected(id: &str) -> Expectation {
     let known = ALL.iter().find(|(name, ..)| *name == id);
     known.map_or(Expectation::BEGINNING, |(_, _, expected)| *expected)
 }

@@ -3,14 +3,15 @@
 use super::candidates::Candidate;
 use super::climb::Climb;
 use super::ends_all;
-use super::questions::{MOST_TOKENS, expected, questions};
+use super::questions::{MOST_TOKENS, questions};
 use crate::command::hands::Size;
 use crate::command::in_words;
+use crate::command::tried::{Measured, answered, ask, measure, patience};
 use crate::exit::{Failure, Kind};
 use crate::render::quantity::context as in_k;
 use mesh_core::id::ModelId;
-use mesh_core::ladder::{Answered, Cell, Mark, Outcome, Rung, Shape};
-use mesh_core::trial::{AskWork, Event, PATIENCE_S, SpeedWork, Trial, Work};
+use mesh_core::ladder::{Mark, Outcome, Rung, Shape};
+use mesh_core::trial::SpeedWork;
 use mesh_core::units::human_duration;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -20,14 +21,14 @@ pub(super) const UNFINISHED: &str = "the climb was ended before this rung was do
 /// llama.cpp gives contexts in steps of so many tokens.
 const STEP: u32 = 256;
 /// A question with its template, and its longest answer.
-const QUESTION: Shape = Shape { prompt: 100, output: MOST_TOKENS };
+pub(in crate::command) const QUESTION: Shape = Shape { prompt: 100, output: MOST_TOKENS };
 /// How long a machine that was slowed down may cool.
 const COOLING: Duration = Duration::from_secs(180);
 /// Between two looks whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Why a rung goes no further.
-pub(super) enum Broken {
+pub(in crate::command) enum Broken {
     /// This rung only.
     Rung(Outcome),
     /// The climb.
@@ -164,29 +165,12 @@ impl Climb<'_> {
     async fn ask(&mut self, model: &ModelId) -> Result<(), Broken> {
         let questions = questions(self.record.settings.seed);
         self.tell(&format!("{model}: {} questions", questions.len()));
-        let trial = Trial {
-            model: model.clone(),
-            work: Work::Ask(AskWork { streams: 1, questions }),
-            patience_s: patience(&QUESTION, 1),
-        };
-        let mut answers = Vec::new();
-        let mut subject = None;
-        let ended = self
-            .hands
-            .trial(&trial, |event| match event {
-                Event::Began(found) => subject = Some(found),
-                Event::Run(run) => {
-                    let (question, expected) = (run.id.clone(), expected(&run.id));
-                    answers.push(Answered { question, expected, run });
-                }
-                Event::Scored(_) | Event::Sample(_) | Event::Ended(_) | Event::Failed(_) => {}
-            })
-            .await;
+        let asked = ask(&mut self.hands, model, questions, patience(&QUESTION, 1)).await;
         let rung = self.rung();
-        rung.subject = rung.subject.take().or(subject);
-        rung.answers = answers;
+        rung.subject = rung.subject.take().or(asked.subject);
+        rung.answers = asked.runs.into_iter().map(answered).collect();
         self.save().map_err(Broken::All)?;
-        Ok(ended?)
+        Ok(asked.ended?)
     }
 
     fn work(&self, shape: Shape, streams: u32) -> SpeedWork {
@@ -221,27 +205,8 @@ impl Climb<'_> {
         let shape = Shape { prompt: work.prompt_tokens, output: work.output_tokens };
         let soak = work.soak_s.map(|seconds| format!(", soak of {seconds} s")).unwrap_or_default();
         self.tell(&format!("{model}: {}:{} × {}{soak}", shape.prompt, shape.output, work.streams));
-        let trial = Trial {
-            model: model.clone(),
-            work: Work::Speed(work),
-            patience_s: patience(&shape, work.streams),
-        };
-        let mut cell = Cell { work, runs: vec![], samples: vec![], ended: None, marks: vec![] };
-        let mut subject = None;
-        let ended = self
-            .hands
-            .trial(&trial, |event| match event {
-                Event::Began(found) => subject = Some(found),
-                Event::Run(run) => cell.runs.push(run),
-                Event::Sample(sample) => cell.samples.push(sample),
-                Event::Ended(ended) => cell.ended = Some(ended),
-                Event::Scored(_) | Event::Failed(_) => {}
-            })
-            .await;
-        let slowed = cell.samples.iter().any(|sample| sample.throttled == Some(true));
-        let disturbed = cell.ended.is_some_and(|ended| ended.others > 0);
-        cell.marks.extend(slowed.then_some(Mark::Throttled));
-        cell.marks.extend(disturbed.then_some(Mark::Disturbed));
+        let Measured { cell, subject, ended } =
+            measure(&mut self.hands, model, work, patience(&shape, work.streams)).await;
         let marks = cell.marks.clone();
         let rung = self.rung();
         rung.subject = rung.subject.take().or(subject);
@@ -281,7 +246,7 @@ impl Climb<'_> {
 }
 
 /// A rung of which nothing is measured yet.
-pub(super) fn begun(candidate: &Candidate) -> Rung {
+pub(in crate::command) fn begun(candidate: &Candidate) -> Rung {
     Rung {
         parameters: candidate.parameters,
         quantisation: candidate.quantisation.clone(),
@@ -297,7 +262,7 @@ fn length(shape: &Shape) -> u64 {
 }
 
 /// The contexts to load with, largest first: what each shape needs, no more than the model was trained for.
-fn contexts(matrix: &[Shape], trained: Option<u32>) -> Vec<Option<u32>> {
+pub(in crate::command) fn contexts(matrix: &[Shape], trained: Option<u32>) -> Vec<Option<u32>> {
     let needed = matrix.iter().map(|shape| {
         let whole = length(shape).max(length(&QUESTION)).next_multiple_of(STEP.into());
         let tokens = u32::try_from(whole).unwrap_or(u32::MAX);
@@ -307,13 +272,6 @@ fn contexts(matrix: &[Shape], trained: Option<u32>) -> Vec<Option<u32>> {
     contexts.sort_unstable_by(|a, b| b.cmp(a));
     contexts.dedup();
     contexts.into_iter().map(Some).collect()
-}
-
-/// Seconds that one request may take: a machine that reads 20 tokens each second and writes one in two seconds, shared
-/// by all streams.
-fn patience(shape: &Shape, streams: u32) -> u32 {
-    let alone = 60 + u64::from(shape.prompt) / 20 + u64::from(shape.output) * 2;
-    u32::try_from(alone.saturating_mul(streams.into())).unwrap_or(u32::MAX).min(PATIENCE_S)
 }
 
 #[cfg(test)]
@@ -328,11 +286,5 @@ mod tests {
         assert_eq!(contexts(&matrix, Some(2048)), [Some(2048), Some(768)]);
         assert_eq!(contexts(&matrix, Some(100)), [Some(100)]);
         assert_eq!(contexts(&[shape(1, 1)], None), [Some(512)], "the questions have room");
-    }
-
-    #[test]
-    fn patience_is_for_slow_machines_and_has_an_end() {
-        assert_eq!(patience(&Shape { prompt: 512, output: 128 }, 1), 60 + 25 + 256);
-        assert_eq!(patience(&Shape { prompt: 65_536, output: 1024 }, 4), PATIENCE_S);
     }
 }

@@ -1,5 +1,6 @@
 //! A scripted machine that can be climbed: models that load where there is room for them, and trials that go as told.
 
+use super::replies::reply;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
     Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel,
@@ -29,6 +30,18 @@ pub(super) enum Manner {
     Hangs,
     /// The first speed is slowed down, the second disturbed by others.
     Troubled,
+    /// It finds nothing in a long text.
+    Forgetful,
+    /// It calls no tool.
+    Silent,
+    /// It calls the tool with something else.
+    Careless,
+    /// Its engine takes no tools.
+    Toolless,
+    /// Its template knows no tools, and the engine says so.
+    Plain,
+    /// It does not keep to a form.
+    Formless,
 }
 
 #[derive(Debug, Clone)]
@@ -80,6 +93,7 @@ impl Bench {
         self.models.iter().map(|model| {
             let mut replica = Replica::new(id(model.name), model.state.clone());
             (replica.context, replica.slots) = (model.context, model.slots);
+            replica.abilities.tools = (model.manner == Manner::Plain).then_some(false);
             replica
         })
     }
@@ -174,8 +188,14 @@ impl Bench {
                 let half = if stuck { work.questions.len() / 2 } else { work.questions.len() };
                 let answers = work.questions.iter().take(half).enumerate();
                 events.extend(answers.map(|(at, question)| {
-                    Event::Run(answer(&question.id, manner == Manner::Empty && at < 4))
+                    let plain = || answer(&question.id, manner == Manner::Empty && at < 4);
+                    Event::Run(reply(manner, question).unwrap_or_else(plain))
                 }));
+                // An agent gives an engine up that answers three questions with nothing but a status.
+                let is_refused = |event: &Event| matches!(event, Event::Run(run) if run.error.is_some());
+                if events.iter().filter(|event| is_refused(event)).count() >= 3 {
+                    events.push(Event::Failed("3 questions in a row got no answer: status 400".into()));
+                }
             }
             Work::Speed(work) => {
                 let (prompt, output, streams) = (work.prompt_tokens, work.output_tokens, work.streams);
@@ -192,7 +212,14 @@ impl Bench {
                         others = u32::from(self.speeds == 2);
                         self.speeds += 1;
                     }
-                    Manner::Sound | Manner::Empty => {}
+                    Manner::Sound
+                    | Manner::Empty
+                    | Manner::Forgetful
+                    | Manner::Silent
+                    | Manner::Careless
+                    | Manner::Toolless
+                    | Manner::Plain
+                    | Manner::Formless => {}
                 }
                 events.extend(runs(work, 100.0 / model_speed(trial.model.as_str())).map(Event::Run));
             }

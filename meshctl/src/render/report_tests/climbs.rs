@@ -207,7 +207,7 @@ fn rung(at: usize, made: &Made, build: &str, offload: Offload, idle: f32) -> Run
     let (name, label, all, active, gigabytes, rate, prefill) = *made;
     let size = Bytes((gigabytes * 1e9) as u64);
     let works = [(512, 128, 1), (4096, 512, 1), (16_384, 1024, 1), (512, 128, 2)];
-    let last = (at == 2).then_some(idle > 50.0).unwrap_or_default();
+    let last = at == 2 && idle > 50.0;
     let cells = works.iter().enumerate().map(|(work, (prompt, output, streams))| {
         let rate = rate * (1.0 - f64::from(*prompt) / 100_000.0) / f64::from(*streams).sqrt();
         let is_hot = last && work == 2;

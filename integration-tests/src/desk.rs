@@ -1,5 +1,4 @@
-//! A machine with two models on its disk and a real engine, and a person who types at its mesh: the program's own entry, its own
-//! runtime, its own records.
+//! A mesh of one machine with two real models on its disk, and a person who types at it.
 
 use crate::engine_fixture::{random_model, real_engine, trained_model};
 use crate::test_mesh::TestMesh;
@@ -8,27 +7,25 @@ use mesh_core::machine::ReplicaState;
 use mesh_proto::v1::{DirectRequest, WishesRequest};
 use std::ffi::OsString;
 
-// The models of this repository by the names that they have here. Both have 1.4 M parameters.
-
-/// It knows English-like technical sentences.
+/// The models of this repository by the names that they have here. Both have 1.4 M parameters.
 pub const TRAINED: &str = "trained";
-/// It knows nothing.
+/// Random weights.
 pub const NOISE: &str = "untrained";
 
-/// The machine.
-pub struct MeasuredMachine {
-    /// The mesh that it is in.
+/// The mesh, and its machine `a`.
+pub struct Desk {
+    /// The mesh.
     pub mesh: TestMesh,
     /// The machine.
     pub node: TestNode,
     _disk: tempfile::TempDir,
 }
 
-impl MeasuredMachine {
-    /// Starts it; `None` = no engine can be had here, which was said.
+impl Desk {
+    /// `None` where there is no real engine; the test must then return.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// When the mesh does not come up.
     pub async fn start() -> Option<Self> {
         if !real_engine().await {
             return None;
@@ -47,13 +44,13 @@ impl MeasuredMachine {
         Some(Self { mesh, node, _disk: disk })
     }
 
-    /// Types a line, and gives the program's exit code.
+    /// Types a line at `meshctl`, and gives the program's exit code.
     ///
     /// # Panics
     /// When the program does.
     pub async fn typed(&self, line: &str) -> u8 {
         let data = self.mesh.data().display().to_string();
-        let words = ["meshctl", "--data", &data].into_iter().chain(line.split(' '));
+        let words = ["meshctl", "--data", &data].into_iter().chain(line.split_whitespace());
         let words: Vec<OsString> = words.map(OsString::from).collect();
         // It makes a runtime of its own.
         let ended = tokio::task::spawn_blocking(move || meshctl::run(words.into_iter()));
@@ -61,28 +58,11 @@ impl MeasuredMachine {
         (0..=u8::MAX).find(|number| std::process::ExitCode::from(*number) == code).expect("a code")
     }
 
-    /// Loads a model in this size, and waits until it is there.
-    ///
-    /// # Panics
-    /// When it cannot be.
-    pub async fn load(&self, model: &str, context: u32, slots: u32) {
-        let load = DirectRequest {
-            node: self.node.name.to_string(),
-            action: "load".into(),
-            model: model.into(),
-            context: Some(context),
-            slots: Some(slots),
-            ..DirectRequest::default()
-        };
-        self.mesh.operator().await.direct(load).await.expect("a wish that can be");
-        let wanted = (model.to_owned(), Some(context), Some(slots));
-        crate::eventually("it is loaded", async || self.loaded().contains(&wanted).then_some(())).await;
-    }
-
     /// The models in memory, with context and slots.
     ///
     /// # Panics
-    /// When the machine has left.
+    /// When the machine has not joined.
+    #[must_use]
     pub fn loaded(&self) -> Vec<(String, Option<u32>, Option<u32>)> {
         let snapshot = self.mesh.router().fleet.snapshot();
         let machine = snapshot.view.machine(&self.node.name).expect("it has joined");
@@ -91,7 +71,26 @@ impl MeasuredMachine {
         loaded.map(|replica| (replica.model.to_string(), replica.context, replica.slots)).collect()
     }
 
-    /// Whether it gets no new models.
+    /// Loads the trained model with a context of 512 and one slot, and gives what is then in memory.
+    ///
+    /// # Panics
+    /// When it does not load.
+    pub async fn load_one(&self) -> Vec<(String, Option<u32>, Option<u32>)> {
+        let load = DirectRequest {
+            node: "a".into(),
+            action: "load".into(),
+            model: TRAINED.into(),
+            context: Some(512),
+            slots: Some(1),
+            ..DirectRequest::default()
+        };
+        self.mesh.operator().await.direct(load).await.expect("a wish that can be");
+        let there = vec![(TRAINED.to_owned(), Some(512), Some(1))];
+        crate::eventually("it is loaded", async || (self.loaded() == there).then_some(())).await;
+        there
+    }
+
+    /// Whether the machine gets no new models.
     ///
     /// # Panics
     /// When the router does not answer.
@@ -100,5 +99,18 @@ impl MeasuredMachine {
             self.mesh.operator().await.wishes(WishesRequest {}).await.expect("it answers").into_inner();
         let wishes: mesh_core::strategy::Wishes = serde_json::from_str(&reply.wishes_json).expect("wishes");
         wishes.machines.get(&self.node.name).is_some_and(|limits| limits.cordoned)
+    }
+
+    /// The text of the one record in this folder of the data folder.
+    ///
+    /// # Panics
+    /// When there is none, more than one, or a half-written one.
+    #[must_use]
+    pub fn kept(&self, folder: &str) -> String {
+        let files = std::fs::read_dir(self.mesh.data().join(folder)).expect("it was made");
+        let mut files: Vec<_> = files.collect();
+        assert_eq!(files.len(), 1, "one record and no half-written one: {files:?}");
+        let file = files.remove(0).expect("an entry").path();
+        std::fs::read_to_string(file).expect("a file")
     }
 }

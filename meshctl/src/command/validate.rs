@@ -1,0 +1,245 @@
+//! `meshctl validate`: one model tried on one machine, and the model that does the work now beside it.
+//!
+//! ```text
+//! look ─► ask ─► cordon ─► candidate ─► champion ─► put back ─► judge, tell
+//!                   └─────── Ctrl-C, failure ───────┘
+//! ```
+//!
+//! `measuring`: one model. `tasks`, `haystack`: what it is asked. What it all says is [`mesh_core::validation`]'s to find.
+
+mod haystack;
+mod measuring;
+mod tasks;
+
+use super::hands::{Hands, Loaded, loaded};
+use super::keep::{Keep, Kept, id_of, now};
+use super::ladder::candidates::{Candidate, one};
+use super::ladder::rung::{Broken, begun};
+use super::loan::{Loan, leaving};
+use crate::cli::ValidateArgs;
+use crate::connect::Way;
+use crate::exit::{Failure, Kind};
+use crate::output::Screen;
+use crate::render::validate::page;
+use mesh_core::ladder::Outcome;
+use mesh_core::machine::Report;
+use mesh_core::profile::Profile;
+use mesh_core::validation::{Aim, Evidence, Grade, Record, SCHEMA, Settings, judge};
+
+/// Tokens of each answer whose speed is measured: as in most published figures.
+const OUTPUT: u32 = 128;
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Candidate,
+    Champion,
+}
+
+/// A validation on its way.
+struct Validator<'a> {
+    hands: Hands,
+    record: Record,
+    keep: Keep<Record>,
+    models: Vec<(Who, Candidate)>,
+    screen: &'a Screen,
+}
+
+/// Does what was typed; `leave` resolves at each Ctrl-C.
+///
+/// # Errors
+/// `Degraded` for a poor model, `NotFound` for an unknown node or model, `Usage` for one that is its own champion or without
+/// anybody to ask, `Interrupted`, and what keeps the router from answering or the record from being kept. The machine is put
+/// back first.
+pub(super) async fn run(
+    args: &ValidateArgs,
+    way: &Way,
+    screen: &Screen,
+    leave: impl AsyncFn(),
+) -> Result<(), Failure> {
+    let prepared = tokio::select! {
+        prepared = prepare(args, way, screen) => prepared,
+        () = leave() => Err(Failure::interrupted()),
+    };
+    let (mut validator, there) = prepared?;
+    // From here on the machine is changed.
+    let (loan, stays) = Loan::take(&mut validator.hands, there, &leave).await?;
+    let ended = match stays {
+        Err(interrupted) => Err(interrupted),
+        Ok(()) => tokio::select! {
+            ended = validator.all() => ended,
+            () = leave() => Err(Failure::interrupted()),
+        },
+    };
+    let ended = validator.close(ended);
+    let back = loan.end(&mut validator.hands, screen, &leave).await;
+    let told = validator.conclude(ended);
+    // That the machine is not as it was matters more than what a model is worth.
+    match (told, back) {
+        (Err(failure), Err(back)) if failure.kind == Kind::Degraded => Err(back),
+        (told, back) => told.and(back),
+    }
+}
+
+/// Looks and asks; nothing is changed.
+async fn prepare<'a>(
+    args: &ValidateArgs,
+    way: &Way,
+    screen: &'a Screen,
+) -> Result<(Validator<'a>, Vec<Loaded>), Failure> {
+    if args.champion.as_ref() == Some(&args.model) {
+        let what = format!("{} cannot be its own champion", args.model);
+        return Err(Failure::new(Kind::Usage, what).hint("name the model that does its work now, or none"));
+    }
+    let mut hands = Hands::of(&args.node, way).await?;
+    let report = hands.report().await?;
+    let mut models = vec![(Who::Candidate, one(&report, &args.node, &args.model)?)];
+    if let Some(champion) = &args.champion {
+        models.push((Who::Champion, one(&report, &args.node, champion)?));
+    }
+    let modes = hands.modes().await?.into_iter().map(|(goal, models)| Aim { goal, models }).collect();
+    let record = fresh(args, &report, modes, &models, now());
+    let keep = Keep::of(&way.data);
+    let there = loaded(&report);
+    if !args.yes {
+        screen.agreed(&question(args, &there), "--yes").await?;
+    }
+    // What cannot be kept need not be measured.
+    keep.write(&record)?;
+    Ok((Validator { hands, record, keep, models, screen }, there))
+}
+
+fn question(args: &ValidateArgs, there: &[Loaded]) -> String {
+    let beside = args.champion.as_ref().map(|champion| format!(", then {champion}")).unwrap_or_default();
+    format!(
+        "{} is cordoned meanwhile: it gets no new models. {}.\nTo validate: {}{beside}. Begin?",
+        args.node,
+        leaving(there),
+        args.model
+    )
+}
+
+/// The record of a new validation.
+fn fresh(
+    args: &ValidateArgs,
+    report: &Report,
+    modes: Vec<Aim>,
+    models: &[(Who, Candidate)],
+    now: u64,
+) -> Record {
+    let profile = report.profile.as_deref().and_then(|json| serde_json::from_str::<Profile>(json).ok());
+    let profile = profile.unwrap_or_default();
+    let evidence = |who: Who| {
+        let of = models.iter().find(|(is, _)| *is == who).map(|(_, candidate)| candidate)?;
+        Some(Evidence::new(begun(of), of.trained_context))
+    };
+    Record {
+        schema: SCHEMA.into(),
+        id: id_of(now),
+        node: args.node.clone(),
+        meshctl: env!("CARGO_PKG_VERSION").into(),
+        started_unix_ms: now,
+        ended_unix_ms: None,
+        hardware: profile.hardware,
+        software: profile.software,
+        settings: Settings {
+            contexts: args.contexts.0.clone(),
+            output: OUTPUT,
+            repetitions: args.repetitions,
+            seed: args.seed,
+            questions: tasks::VERSION.into(),
+        },
+        modes,
+        candidate: evidence(Who::Candidate).expect("the first of the models is the candidate"),
+        champion: evidence(Who::Champion),
+        stopped: None,
+    }
+}
+
+impl Validator<'_> {
+    /// Both models, one after the other, each alone.
+    async fn all(&mut self) -> Result<(), Failure> {
+        for (who, candidate) in self.models.clone() {
+            let outcome = match self.measure(who, &candidate).await {
+                Ok(()) => Outcome::Done,
+                Err(Broken::Rung(outcome)) => outcome,
+                Err(Broken::All(failure)) => return Err(failure),
+            };
+            self.evidence(who).rung.outcome = outcome;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn evidence(&mut self, who: Who) -> &mut Evidence {
+        match (who, &mut self.record.champion) {
+            (Who::Champion, Some(champion)) => champion,
+            (Who::Champion, None) | (Who::Candidate, _) => &mut self.record.candidate,
+        }
+    }
+
+    /// Writes down what was seen so far.
+    fn save(&self) -> Result<(), Failure> {
+        self.keep.write(&self.record)
+    }
+
+    /// What is done now.
+    fn tell(&self, what: &str) {
+        self.screen.doing(what);
+    }
+
+    /// Ends the record, and keeps it.
+    fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
+        self.screen.done_doing();
+        self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms));
+        if let Err(failure) = &ended {
+            let by_hand = failure.kind == Kind::Interrupted;
+            let why = if by_hand { "ended by hand".to_owned() } else { super::in_words(failure) };
+            self.record.stopped = Some(why);
+        }
+        match (ended, self.save()) {
+            (Ok(()), kept) => kept,
+            (Err(failure), _) => Err(failure),
+        }
+    }
+
+    fn conclude(&self, ended: Result<(), Failure>) -> Result<(), Failure> {
+        let file = self.keep.file(&self.record.id);
+        if let Err(failure) = ended {
+            self.screen.note(&format!(
+                "not judged: it was not ended; what was seen is kept in {}\n",
+                file.display()
+            ));
+            return Err(failure);
+        }
+        let validation = judge(&self.record);
+        if self.screen.is_json() {
+            self.screen.result(&crate::render::validate::document(&self.record, &validation))?;
+        } else {
+            let text = page(&self.record, &validation, self.screen.look);
+            self.screen.result(&self.screen.commands(&text))?;
+        }
+        self.screen.note(&format!("kept in {}\n", file.display()));
+        match validation.verdict {
+            Grade::Excellent | Grade::Good => Ok(()),
+            Grade::Poor => {
+                let what = format!("{} is poor on {}", self.record.candidate.rung.model, self.record.node);
+                Err(Failure::new(Kind::Degraded, what).cause(validation.why))
+            }
+        }
+    }
+}
+
+impl Kept for Record {
+    const FOLDER: &'static str = "validate";
+    const NOUN: &'static str = "validation";
+    const MAKE: &'static str = "meshctl validate MODEL --node NODE";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn check(&self) -> Result<(), String> {
+        Self::check(self).map_err(|problem| problem.to_string())
+    }
+}

@@ -1,0 +1,196 @@
+//! A validation: each check with its figure beside the champion's, the verdict, and what to do.
+
+use super::ladder::said;
+use super::paint::{Look, Paint, bold};
+use super::quantity::{UNKNOWN, bytes, context, known};
+use super::table::{Cell, Rank, Table};
+use super::wrap::wrapped;
+use mesh_core::validation::{Change, Check, Evidence, Grade, Promotion, Record, State, Topic, Validation};
+use serde::Serialize;
+
+/// The record with its judgement.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    record: &'a Record,
+    validation: &'a Validation,
+}
+
+/// What `validate --json` prints. The record names its schema.
+pub(crate) fn document(record: &Record, validation: &Validation) -> String {
+    serde_json::to_string_pretty(&Document { record, validation }).expect("plain data") + "\n"
+}
+
+/// One validation.
+pub(crate) fn page(record: &Record, validation: &Validation, look: Look) -> String {
+    let mut lines = vec![head(&record.candidate, Some(record.node.as_str()), look)];
+    lines.extend(record.champion.iter().map(|champion| format!("beside {}", head(champion, None, look))));
+    lines.push(String::new());
+    lines.extend(table(record, validation, look));
+    lines.push(String::new());
+    lines.extend(reasons(record, validation, look));
+    if lines.last().is_some_and(|line| !line.is_empty()) {
+        lines.push(String::new());
+    }
+    let paint = match validation.verdict {
+        Grade::Excellent | Grade::Good => Paint::Green,
+        Grade::Poor => Paint::Red,
+    };
+    let mut verdict = wrapped(&format!("{}: ", validation.verdict.word()), &sentence(validation, look), look);
+    if let Some(first) = verdict.first_mut() {
+        let word = validation.verdict.word();
+        *first = first.replacen(word, &paint.on(word, look.color), 1);
+    }
+    lines.extend(verdict);
+    lines.extend(advice(record, validation, look));
+    lines.join("\n") + "\n"
+}
+
+/// Why checks did not pass, and what is different from the champion.
+fn reasons(record: &Record, validation: &Validation, look: Look) -> Vec<String> {
+    let mut lines = Vec::new();
+    let comparison = validation.comparison.as_ref();
+    let has_worse = comparison.is_some_and(|comparison| !comparison.worse.is_empty());
+    for check in &validation.checks {
+        let Some(why) = &check.why else { continue };
+        // What follows from not being there, or stands below word for word.
+        let is_said = !is_there(validation) && check.topic != Topic::Load;
+        if is_said || (check.topic == Topic::Champion && has_worse) {
+            continue;
+        }
+        lines.extend(wrapped(&format!("# {}: ", name(check.topic)), &said(why, look), look));
+    }
+    if let (Some(comparison), Some(champion)) = (comparison, &record.champion) {
+        let parts = [
+            ("better than", &comparison.better),
+            ("worse than", &comparison.worse),
+            ("slower than", &comparison.harmless),
+        ];
+        for (words, all) in parts {
+            for line in all {
+                let start = format!("# {words} {}: ", champion.rung.model);
+                lines.extend(wrapped(&start, &said(line, look), look));
+            }
+        }
+    }
+    lines
+}
+
+fn is_there(validation: &Validation) -> bool {
+    validation.checks.iter().any(|check| check.topic == Topic::Load && check.state == State::Passed)
+}
+
+/// The verdict's reason without what stands above it word for word.
+fn sentence(validation: &Validation, look: Look) -> String {
+    if !is_there(validation) {
+        return "it could not be measured".into();
+    }
+    let worse = validation.comparison.as_ref().map_or(0, |comparison| comparison.worse.len());
+    let said_of = |check: &Check| match (check.topic, check.state) {
+        (_, State::Passed) => None,
+        (Topic::Champion, State::Weak) if worse > 0 => Some("the champion is better in something".to_owned()),
+        (Topic::Champion, State::Weak) => Some("it is no better than the champion".to_owned()),
+        (topic, State::NotChecked) => Some(format!("{} was not checked", name(topic))),
+        (topic, State::Weak) => Some(format!("{} is weak", name(topic))),
+        (topic, State::Failed) => Some(format!("{} failed", name(topic))),
+    };
+    match validation.verdict {
+        Grade::Excellent => said(&validation.why, look),
+        Grade::Good | Grade::Poor => {
+            validation.checks.iter().filter_map(said_of).collect::<Vec<String>>().join(", ")
+        }
+    }
+}
+
+/// `new:30b   30b   Q4_K_M   18.6 GiB   llama-server b1   on strix-1`
+fn head(evidence: &Evidence, node: Option<&str>, look: Look) -> String {
+    let rung = &evidence.rung;
+    let parts = [
+        Some(look.text(&rung.label)),
+        rung.quantisation.as_ref().map(|name| look.text(name)),
+        rung.size.map(|size| bytes(size.0)),
+        rung.subject.as_ref().map(|subject| look.text(&subject.build)),
+        node.map(|node| format!("on {node}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    format!("{}   {}", bold(rung.model.as_str(), look.color), parts.join("   "))
+}
+
+fn table(record: &Record, validation: &Validation, look: Look) -> Vec<String> {
+    let base = Table::default()
+        .left("", Rank::Essential)
+        .left("CHECK", Rank::Essential)
+        .left("FOUND", Rank::Essential);
+    let cells = |check: &Check| {
+        let (sign, paint) = sign(check.state, look);
+        [
+            Cell::Text(sign.to_owned(), paint),
+            Cell::text(name(check.topic)),
+            Cell::text(known(check.figure.as_ref(), |figure| said(figure, look))),
+        ]
+    };
+    if record.champion.is_none() {
+        let mut table = base;
+        validation.checks.iter().for_each(|check| table.row(cells(check)));
+        return table.lines(look);
+    }
+    let mut table = base.left("CHAMPION", Rank::Important);
+    for check in &validation.checks {
+        let [sign, name, found] = cells(check);
+        let is_beside = check.topic == Topic::Champion;
+        let beside = check.champion.as_ref().map(|figure| said(figure, look));
+        let beside = beside.unwrap_or_else(|| if is_beside { String::new() } else { UNKNOWN.to_owned() });
+        table.row([sign, name, found, Cell::text(beside)]);
+    }
+    table.lines(look)
+}
+
+fn sign(state: State, look: Look) -> (&'static str, Paint) {
+    match state {
+        State::Passed => (look.sign("✓", "ok"), Paint::Green),
+        State::Weak => (look.sign("▲", "!"), Paint::Yellow),
+        State::Failed => (look.sign("✕", "x"), Paint::Red),
+        State::NotChecked => (look.sign("–", "-"), Paint::Dim),
+    }
+}
+
+/// `speed at 4k`
+fn name(topic: Topic) -> String {
+    match topic {
+        Topic::Speed(tokens) => format!("speed at {}", context(tokens)),
+        Topic::Load | Topic::Coherence | Topic::Json | Topic::Tools | Topic::Needle | Topic::Champion => {
+            topic.name()
+        }
+    }
+}
+
+/// What to do, as commands.
+fn advice(record: &Record, validation: &Validation, look: Look) -> Vec<String> {
+    let model = &record.candidate.rung.model;
+    let mut lines = match &validation.change {
+        Change::Promote(promotions) => {
+            let mut lines = vec!["Promote it:".to_owned()];
+            lines.extend(promotions.iter().map(command));
+            lines
+        }
+        Change::Keep => vec!["Keep it on the disk; modes stay as they are.".to_owned()],
+        Change::Skip => {
+            vec![format!(
+                "Skip it. To free its place on the disk: meshctl model rm {model} --node {}",
+                record.node
+            )]
+        }
+    };
+    if let Some(but) = &validation.but {
+        lines.extend(wrapped("# not more: ", &said(but, look), look));
+    }
+    if validation.verdict == Grade::Excellent {
+        lines.push("# A larger one or a finer quantisation may do as well: validate that next.".to_owned());
+    }
+    lines
+}
+
+fn command(promotion: &Promotion) -> String {
+    let models: Vec<&str> = promotion.models.iter().map(mesh_core::id::ModelId::as_str).collect();
+    format!("  meshctl mode set {} models={}", promotion.mode, models.join(","))
+}
