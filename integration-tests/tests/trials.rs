@@ -1,6 +1,7 @@
 //! Trials of a real engine by way of a router: what an operator gets is what the agent measured beside the engine.
 
 use integration_tests::engine_fixture::{random_model, real_engine, trained_model};
+use integration_tests::scripted_engine::{Script, ScriptedEngine};
 use integration_tests::test_mesh::TestMesh;
 use integration_tests::test_node::{EngineSpec, TestNode};
 use mesh_core::id::ModelId;
@@ -323,5 +324,20 @@ async fn continuations_are_scored_after_their_context_and_long_texts_in_windows(
     assert!((share - 1.0).abs() < 0.001, "the last window is full: {share}");
     assert!(cut.left_out > 500 && cut.error.is_none(), "{cut:?}");
     assert_eq!(nothing.error.as_deref(), Some("the engine makes no token of the text"));
+    bench.mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_model_of_an_engine_that_somebody_else_started_is_tried_too() {
+    let mesh = TestMesh::automatic().await;
+    let engine = ScriptedEngine::start("tiny").await;
+    engine.always(Script::whole_stream(&["It is", " blue."]));
+    let node = mesh.node("a", &[EngineSpec::scripted(&engine)]).await;
+    let operator = mesh.operator().await;
+    let bench = Bench { mesh, node, operator };
+    let body = json!({"messages": [{"role": "user", "content": "Why?"}], "stream": true});
+    let story = bench.whole(ask(vec![question("why", "/v1/chat/completions", body)])).await;
+    assert_eq!((story.failed, story.runs.len()), (None, 1));
+    assert_eq!((story.runs[0].text.as_str(), story.runs[0].error.as_deref()), ("It is blue.", None));
     bench.mesh.stop().await;
 }

@@ -128,8 +128,7 @@ impl Roster {
 
     /// A loaded model with all that is known of its load.
     pub(crate) fn subject(&self, engine: &str, model: &ModelId) -> Option<Subject> {
-        let subjects = self.lock().get(engine).map(Row::subjects).unwrap_or_default();
-        subjects.into_iter().find(|subject| subject.replica.model == *model)
+        self.lock().get(engine)?.subject(model)
     }
 
     /// Resolves when no engine that the agent starts has `model` in memory.

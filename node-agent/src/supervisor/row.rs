@@ -189,20 +189,26 @@ impl Row {
         if !self.engine.supervised && !self.engine.capabilities.can_load {
             return Vec::new();
         }
-        let of = |replica: &Replica| {
-            let known = self.known.get(&replica.model)?;
-            Some(Subject {
-                engine: self.engine.name.clone(),
-                kind: self.engine.kind,
-                supervised: self.engine.supervised,
-                version: self.engine.version.clone(),
-                load: known.load,
-                idle: self.is_idle(&replica.model),
-                facts: known.facts.clone(),
-                replica: Replica { health: known.health.clone(), ..replica.clone() },
-            })
-        };
-        self.engine.replicas.iter().filter_map(of).collect()
+        self.engine.replicas.iter().filter_map(|replica| self.subject_of(replica)).collect()
+    }
+
+    /// A loaded model, whoever started its engine.
+    pub(super) fn subject(&self, model: &ModelId) -> Option<Subject> {
+        self.replica(model).and_then(|replica| self.subject_of(replica))
+    }
+
+    fn subject_of(&self, replica: &Replica) -> Option<Subject> {
+        let known = self.known.get(&replica.model)?;
+        Some(Subject {
+            engine: self.engine.name.clone(),
+            kind: self.engine.kind,
+            supervised: self.engine.supervised,
+            version: self.engine.version.clone(),
+            load: known.load,
+            idle: self.is_idle(&replica.model),
+            facts: known.facts.clone(),
+            replica: Replica { health: known.health.clone(), ..replica.clone() },
+        })
     }
 
     /// What its loaded models hold, where that is known; models that the agent itself loaded are in the ledger.
