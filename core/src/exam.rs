@@ -32,6 +32,7 @@ mod shots;
 mod statistics;
 mod tails;
 
+pub use crate::trial::Finding;
 pub use check::{Check, CheckError};
 pub use compare::{Comparison, Incomparable, Test, compare};
 pub use gate::{Gate, GateError, GateVerdict};

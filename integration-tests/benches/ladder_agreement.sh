@@ -66,8 +66,8 @@ for streams in (1, 4):
         ours["TPOT"] += [(run["total_s"] - run["ttft_s"]) * 1000 / (run["output_tokens"] - 1) for run in runs]
         bench = json.load(open(f"{work}/bench-{streams}-{round}.json"))
         assert not bench["errors"] and not bench["incomplete"], bench
-        theirs["TTFT"].append(bench["ttft"]["p50"] / 1000)
-        theirs["TPOT"].append(bench["gap"]["p50"] / 1000)
+        theirs["TTFT"].append(bench["ttft"]["p50_us"] / 1000)
+        theirs["TPOT"].append(bench["chunk_gap"]["p50_us"] / 1000)
     for figure in ("TTFT", "TPOT"):
         here, there = statistics.median(ours[figure]), statistics.median(theirs[figure])
         apart = here / there - 1

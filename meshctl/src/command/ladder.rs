@@ -5,6 +5,7 @@
 
 pub(super) mod candidates;
 mod climb;
+mod examined;
 mod prices;
 pub(super) mod questions;
 mod report;

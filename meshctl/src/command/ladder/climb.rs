@@ -7,6 +7,7 @@
 //! ```
 
 use super::candidates::{Candidate, candidates};
+use super::examined::Examined;
 use super::questions;
 use super::rung::{Broken, UNFINISHED, begun};
 use crate::cli::RunArgs;
@@ -40,6 +41,7 @@ pub(super) struct Climb<'a> {
     pub(super) record: Record,
     keep: Keep<Record>,
     candidates: Vec<Candidate>,
+    examined: Examined,
     screen: &'a Screen,
     lines: Lines,
 }
@@ -96,8 +98,9 @@ async fn prepare<'a>(
     }
     // What cannot be kept need not be measured.
     keep.write(&record)?;
+    let examined = Examined::read(&Keep::of(&way.data))?;
     let lines = Lines::of(candidates.iter().map(|one| one.model.as_str()), screen.look);
-    Ok((Climb { hands, record, keep, candidates, screen, lines }, there))
+    Ok((Climb { hands, record, keep, candidates, examined, screen, lines }, there))
 }
 
 fn question(args: &RunArgs, candidates: &[Candidate], there: &[Loaded]) -> String {
@@ -184,7 +187,11 @@ impl Climb<'_> {
                 return Ok(());
             }
             // What was begun goes on as the last rung.
-            let rung = known.map_or_else(|| begun(&candidate), |at| self.record.rungs.remove(at));
+            let fresh = || Rung { evaluations: self.examined.of(&candidate), ..begun(&candidate) };
+            let rung = match known {
+                None => fresh(),
+                Some(at) => self.record.rungs.remove(at),
+            };
             self.record.rungs.push(rung);
             self.save()?;
             let outcome = match self.measure(&candidate).await {

@@ -183,6 +183,33 @@ async fn a_gate_says_worse_not_worse_and_that_it_cannot_tell_by_its_exit_code() 
 }
 
 #[tokio::test]
+async fn a_climb_goes_by_the_exams_that_its_models_sat() {
+    let (data, service) = (prepared(), with([sound("one"), sound("three")]));
+    let file = items(data.path(), "mmlu.jsonl", 60, |at| at % 2 == 0);
+    let line = format!("meshctl eval run --models one,three --suite mmlu --shots 0 --items {file} --yes");
+    assert_eq!(evaluated(&data, &line, &service).await, Ok(()));
+    // As if the smaller one had done better.
+    let small = records(data.path()).remove(0);
+    assert_eq!(small.model.as_str(), "one");
+    let path = data.path().join("eval").join(format!("{}.json", small.id));
+    let text = std::fs::read_to_string(&path).expect("a file").replace("\"acc\": false", "\"acc\": true");
+    std::fs::write(&path, text).expect("a file");
+
+    let line = "meshctl ladder run --node msi --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(evaluated(&data, line, &service).await, Ok(()));
+    let climb = std::fs::read_dir(data.path().join("ladder")).expect("it was made").next().expect("one");
+    let text = std::fs::read(climb.expect("an entry").path()).expect("a file");
+    let climb: mesh_core::ladder::Record = serde_json::from_slice(&text).expect("a record");
+    let told: Vec<(u32, u32)> =
+        climb.rungs.iter().flat_map(|rung| &rung.evaluations).map(|one| (one.passed, one.tried)).collect();
+    assert_eq!(told, [(60, 60), (30, 60)]);
+    let analysis = mesh_core::ladder::analyse(&climb);
+    let quality = analysis.kinds.iter().find(|kind| kind.kind == mesh_core::ladder::Kind::Quality);
+    let best = quality.and_then(|kind| kind.model.as_ref()).map(ToString::to_string);
+    assert_eq!(best.as_deref(), Some("one"), "the best is not the largest: {:?}", analysis.kinds);
+}
+
+#[tokio::test]
 async fn what_cannot_begin_asks_and_keeps_nothing() {
     for (line, kind) in [
         ("meshctl eval run --models three --suite generation", Kind::Usage),
