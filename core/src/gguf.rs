@@ -352,9 +352,39 @@ impl Header {
         self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.elements()))
     }
 
+    /// Parameters that one token uses, of a sparse model: `expert_used_count` of `expert_count` experts, and all else but the
+    /// input embeddings, of which one row is read, where the output has weights of its own (as OpenAI counts those of gpt-oss).
+    /// `None` for a dense model.
+    #[must_use]
+    pub fn active_parameters(&self) -> Option<u64> {
+        let (all, used) = (self.arch_number("expert_count")?, self.arch_number("expert_used_count")?);
+        if used == 0 || used >= all {
+            return None;
+        }
+        let is_untied = self.tensors.iter().any(|tensor| tensor.name == "output.weight");
+        let active = |tensor: &TensorInfo| {
+            let part = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+            if part.is_some_and(|(_, part)| is_expert(part)) {
+                return u64::try_from(u128::from(tensor.elements()) * u128::from(used) / u128::from(all))
+                    .unwrap_or(u64::MAX);
+            }
+            if is_untied && tensor.name == "token_embd.weight" { 0 } else { tensor.elements() }
+        };
+        Some(self.tensors.iter().map(active).fold(0, u64::saturating_add))
+    }
+
     /// Bytes of all tensors.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.bytes))
     }
+}
+
+/// Whether a part of a layer is its experts, which `--cpu-moe` keeps on the host: `ffn_(up|down|gate|gate_up)_(ch|)exps`.
+pub(crate) fn is_expert(part: &str) -> bool {
+    let Some(kind) = part.strip_prefix("ffn_") else { return false };
+    ["up_", "down_", "gate_up_", "gate_"]
+        .iter()
+        .filter_map(|prefix| kind.strip_prefix(prefix))
+        .any(|rest| rest.starts_with("exps") || rest.starts_with("chexps"))
 }

@@ -71,6 +71,8 @@ pub struct StoredModel {
     pub quantisation: Option<String>,
     /// Parameters, from its tensors.
     pub parameters: Option<u64>,
+    /// Parameters that one token uses, of a sparse model.
+    pub active_parameters: Option<u64>,
     /// Tokens it was trained for.
     pub trained_context: Option<u32>,
     /// Bytes of the file that turns images or sound into tokens for it, which is loaded with it.
@@ -92,6 +94,7 @@ impl StoredModel {
             architecture: None,
             quantisation: None,
             parameters: None,
+            active_parameters: None,
             trained_context: None,
             projector: None,
             broken: None,

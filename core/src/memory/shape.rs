@@ -5,7 +5,8 @@ mod recurrence;
 mod windows;
 
 use super::Confidence;
-use crate::gguf::{Header, Value};
+
+use crate::gguf::{Header, Value, is_expert};
 use crate::units::Bytes;
 use keys::Keys;
 use recurrence::Recurrence;
@@ -322,15 +323,6 @@ impl Shape {
             }
         }
     }
-}
-
-/// What `--cpu-moe` keeps on the host: `ffn_(up|down|gate|gate_up)_(ch|)exps`.
-fn is_expert(part: &str) -> bool {
-    let Some(kind) = part.strip_prefix("ffn_") else { return false };
-    ["up_", "down_", "gate_up_", "gate_"]
-        .iter()
-        .filter_map(|prefix| kind.strip_prefix(prefix))
-        .any(|rest| rest.starts_with("exps") || rest.starts_with("chexps"))
 }
 
 fn architecture_has_mla(architecture: &str) -> bool {

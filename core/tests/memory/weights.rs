@@ -32,6 +32,17 @@ fn weights_are_what_is_published_to_the_byte() {
 }
 
 #[test]
+fn a_sparse_model_uses_as_many_parameters_for_a_token_as_its_makers_say() {
+    // OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card" (2025), table 1: 3.61 and 5.13 billion.
+    let active = |name: &str| model(name).header.active_parameters();
+    let billions = |name: &str| active(name).map(|count| (count as f64 / 1e7).round() / 100.0);
+    assert_eq!((billions("gpt-oss-20b"), billions("gpt-oss-120b")), (Some(3.61), Some(5.13)));
+    // Qwen says 3.3 with the input embeddings, which are 0.31.
+    assert_eq!(billions("Qwen3-30B-A3B"), Some(3.04));
+    assert_eq!(active("Llama-3.1-8B"), None, "dense");
+}
+
+#[test]
 fn minimax_has_its_norms_beside_the_published_sum() {
     // The published sum counts matrices only: norms and the routers' biases are 844,288 numbers more.
     let header = model("MiniMax-M2.1").header;

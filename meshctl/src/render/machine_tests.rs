@@ -119,6 +119,7 @@ fn store() -> Store {
         architecture: Some("qwen3".into()),
         quantisation: Some("Q4_K_M".into()),
         parameters: Some(8_190_735_360),
+        active_parameters: None,
         trained_context: Some(40_960),
         projector: None,
         broken: broken.map(str::to_owned),

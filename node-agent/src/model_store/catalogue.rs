@@ -186,6 +186,7 @@ impl Model {
             architecture: header.and_then(|header| header.architecture()).map(str::to_owned),
             quantisation: header.and_then(|header| header::quantisation(header)),
             parameters: header.map(|header| header.parameters()),
+            active_parameters: header.and_then(|header| header.active_parameters()),
             trained_context: header
                 .and_then(|header| header.arch_number("context_length"))
                 .and_then(|tokens| u32::try_from(tokens).ok()),

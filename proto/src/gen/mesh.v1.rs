@@ -778,6 +778,9 @@ pub struct StoredModel {
     /// Another name, under which the configuration has an engine for this file.
     #[prost(string, optional, tag = "10")]
     pub served_as: ::core::option::Option<::prost::alloc::string::String>,
+    /// Parameters that one token uses, of a sparse model.
+    #[prost(uint64, optional, tag = "11")]
+    pub active_parameters: ::core::option::Option<u64>,
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -19,6 +19,8 @@ const BELOW: f64 = 0.9;
 pub(in crate::command) struct Candidate {
     pub(in crate::command) model: ModelId,
     pub(in crate::command) parameters: Option<u64>,
+    /// Of a sparse model, those that one token uses.
+    pub(super) active_parameters: Option<u64>,
     pub(in crate::command) size: Option<Bytes>,
     pub(in crate::command) quantisation: Option<String>,
     pub(in crate::command) digest: Option<String>,
@@ -36,6 +38,7 @@ impl Candidate {
         Self {
             model,
             parameters: None,
+            active_parameters: None,
             size: None,
             quantisation: None,
             digest: None,
@@ -156,6 +159,7 @@ pub(in crate::command) fn known(report: &Report) -> BTreeMap<ModelId, Candidate>
         let one = known.entry(name.clone()).or_insert_with(|| Candidate::new(name.clone()));
         let StoredModel { size, quantisation, parameters, trained_context, digest, .. } = stored.clone();
         (one.size, one.quantisation, one.parameters) = (Some(size), quantisation, parameters);
+        one.active_parameters = stored.active_parameters;
         (one.trained_context, one.digest) = (trained_context, digest.map(|digest| digest.to_string()));
         (one.architecture, one.broken) = (stored.architecture.clone(), stored.broken.clone());
     }

@@ -223,7 +223,7 @@ impl Climb<'_> {
             model: candidate.model.clone(),
             size: candidate.size,
             parameters: candidate.parameters,
-            active_parameters: None,
+            active_parameters: candidate.active_parameters,
             shortage: None,
             now,
         };

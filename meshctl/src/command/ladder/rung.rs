@@ -249,6 +249,7 @@ impl Climb<'_> {
 pub(in crate::command) fn begun(candidate: &Candidate) -> Rung {
     Rung {
         parameters: candidate.parameters,
+        active_parameters: candidate.active_parameters,
         quantisation: candidate.quantisation.clone(),
         size: candidate.size,
         digest: candidate.digest.clone(),
