@@ -18,6 +18,7 @@ mod cost;
 mod counted;
 mod figures;
 mod goals;
+mod import;
 mod mode_table;
 mod quality;
 mod recommend;
@@ -35,11 +36,12 @@ pub use check::RecordProblem;
 pub use cost::{Amount, CloudPrice, Comparison, Cost, MachinePrice, Prices, cost};
 pub use figures::{FORMULAS, Figure, Times};
 pub use goals::HEADROOM;
+pub use import::{About, BenchRow, ImportProblem, import};
 pub use mode_table::{Fit, ModeFit};
 pub use recommend::{Recommended, recommend};
 pub use record::{
-    Answered, Cell, Evaluation, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling, Schema,
-    Settings, Shape, Shortage, StopRule, Stopped,
+    Answered, Cell, Evaluation, Imported, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling,
+    Schema, Settings, Shape, Shortage, StopRule, Stopped,
 };
 pub use scaling::{Cause, Step};
 pub use stop::{Candidate, Next, next};

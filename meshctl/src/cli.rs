@@ -3,7 +3,7 @@
 mod ladder;
 mod steering;
 
-pub(crate) use ladder::{LadderCommand, ReportArgs, RunArgs, ShowArgs};
+pub(crate) use ladder::{ImportArgs, LadderCommand, ReportArgs, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};

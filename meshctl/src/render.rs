@@ -43,6 +43,4 @@ mod machine_tests;
 #[cfg(test)]
 mod plan_tests;
 #[cfg(test)]
-mod report_tests;
-#[cfg(test)]
 mod tests;

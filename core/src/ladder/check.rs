@@ -55,6 +55,10 @@ impl Record {
             let wanted = format!("at least started_unix_ms, {}", self.started_unix_ms);
             return Err(problem("ended_unix_ms", ended, &wanted));
         }
+        if let Some(imported) = &self.imported {
+            words("imported.from", &imported.from)?;
+            words("imported.build", &imported.build)?;
+        }
         settings(&self.settings)?;
         count("modes", self.modes.len(), 0, MODES)?;
         each("modes", &self.modes, mode)?;

@@ -4,6 +4,7 @@ mod bench;
 mod climbs;
 mod desk;
 mod fit;
+mod reports;
 mod steering;
 
 use super::*;

@@ -58,8 +58,8 @@ fn speed(report: &Report<'_>) -> Plot {
     Plot {
         title: "Tokens each second against size".into(),
         caption: "Generated tokens each second of one request; bars are ± one standard deviation. Both axes are of ratios: while \
-                  memory bandwidth is the bound, the line falls as straight as the size grows. A hollow marker is a model that \
-                  does not lie whole on the device."
+                  memory bandwidth is the bound, dense models lie on one straight line. A hollow marker is a model that does not lie \
+                  whole on the device."
             .into(),
         x: size_axis(),
         y: Axis { label: "tokens each second".into(), spacing: Spacing::Ratio },
@@ -164,14 +164,9 @@ fn sweet(report: &Report<'_>, climb: &Climb<'_>, ink: usize) -> Option<Band> {
     let sizes: Vec<f64> = best.filter_map(|(rung, ..)| gibibytes(rung)).filter(|size| *size > 0.0).collect();
     let low = sizes.iter().copied().reduce(f64::min)?;
     let high = sizes.iter().copied().reduce(f64::max)?;
-    let of = if report.is_comparison() { format!(" of {}", climb.name) } else { String::new() };
+    let name = if report.is_comparison() { format!("★ {}", climb.name) } else { "sweet spots".to_owned() };
     // A single one is a band, too.
-    Some(Band {
-        from: low / 1.06,
-        to: high * 1.06,
-        name: format!("sweet spots{of}"),
-        kind: BandKind::Of(ink),
-    })
+    Some(Band { from: low / 1.06, to: high * 1.06, name, kind: BandKind::Of(ink) })
 }
 
 /// Temperature over the time under work. Pauses are in no record, so they are left out.
@@ -216,7 +211,7 @@ fn heat(report: &Report<'_>, climb: &Climb<'_>) -> Plot {
              heat or power.{most}"
         ),
         x: Axis { label: "minutes under work".into(), spacing: Spacing::FromZero },
-        y: Axis { label: "°C".into(), spacing: Spacing::FromZero },
+        y: Axis { label: "°C".into(), spacing: Spacing::Within },
         series: vec![series],
         bands: throttled(&course),
         rules,

@@ -76,6 +76,7 @@ pub(super) fn owners() -> Record {
         meshctl: "0.1.0".into(),
         started_unix_ms: 1_795_262_651_007,
         ended_unix_ms: Some(1_795_263_000_000),
+        imported: None,
         hardware: HardwareFacts {
             hostname: "raider".into(),
             cpu: Some("i9-14900HX".into()),
@@ -85,7 +86,7 @@ pub(super) fn owners() -> Record {
         },
         software: SoftwareFacts::default(),
         settings: Settings {
-            prompts: "five of the owner's".into(),
+            prompts: "owner-5".into(),
             sampling: Sampling::default(),
             idle_below: None,
             sustained_below: None,
@@ -207,7 +208,7 @@ fn rung(at: usize, made: &Made, build: &str, offload: Offload, idle: f32) -> Run
     let (name, label, all, active, gigabytes, rate, prefill) = *made;
     let size = Bytes((gigabytes * 1e9) as u64);
     let works = [(512, 128, 1), (4096, 512, 1), (16_384, 1024, 1), (512, 128, 2)];
-    let last = (at == 2).then_some(idle > 50.0).unwrap_or_default();
+    let last = at == 2 && idle > 50.0;
     let cells = works.iter().enumerate().map(|(work, (prompt, output, streams))| {
         let rate = rate * (1.0 - f64::from(*prompt) / 100_000.0) / f64::from(*streams).sqrt();
         let is_hot = last && work == 2;
