@@ -190,7 +190,8 @@ fn heat(report: &Report<'_>, climb: &Climb<'_>) -> Plot {
     }
     let of = if report.is_comparison() { format!(" of {}", climb.name) } else { String::new() };
     let ink = report.climbs.iter().position(|other| std::ptr::eq(other, climb)).unwrap_or_default();
-    let points = thinned(&course).into_iter().map(|look| Point {
+    let course = thinned(&course);
+    let points = course.iter().map(|look| Point {
         x: look.minute,
         y: look.degrees,
         spread: None,
@@ -249,10 +250,13 @@ fn length(cell: &Cell, looks: &[Look<'_>]) -> f64 {
     told.unwrap_or(0.0).max(seen)
 }
 
-/// Of each stretch the hottest look.
+/// Of each stretch the hottest look; slowed down where any of them was.
 fn thinned<'a>(course: &[Look<'a>]) -> Vec<Look<'a>> {
     let stretch = course.len().div_ceil(COURSE).max(1);
-    let hottest = |looks: &[Look<'a>]| looks.iter().copied().max_by(|a, b| a.degrees.total_cmp(&b.degrees));
+    let hottest = |looks: &[Look<'a>]| {
+        let hottest = looks.iter().copied().max_by(|a, b| a.degrees.total_cmp(&b.degrees))?;
+        Some(Look { is_slowed: looks.iter().any(|look| look.is_slowed), ..hottest })
+    };
     course.chunks(stretch).filter_map(hottest).collect()
 }
 
