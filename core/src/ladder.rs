@@ -18,6 +18,7 @@ mod cost;
 mod counted;
 mod figures;
 pub(crate) mod goals;
+mod import;
 mod mode_table;
 mod quality;
 mod recommend;
@@ -35,12 +36,13 @@ pub use check::RecordProblem;
 pub use cost::{Amount, CloudPrice, Comparison, Cost, MachinePrice, Prices, cost};
 pub use figures::{FORMULAS, Figure, Times};
 pub use goals::HEADROOM;
+pub use import::{About, BenchRow, ImportProblem, import};
 pub use mode_table::{Fit, ModeFit};
 pub use recommend::{Recommended, recommend};
 pub(crate) use record::of_form;
 pub use record::{
-    Answered, Cell, Evaluation, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling, Schema,
-    Settings, Shape, Shortage, StopRule, Stopped,
+    Answered, Cell, Evaluation, Imported, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling,
+    Schema, Settings, Shape, Shortage, StopRule, Stopped,
 };
 pub use scaling::{Cause, Step};
 pub use stop::{Candidate, Next, next};

@@ -3,10 +3,14 @@
 
 #[path = "ladder/built.rs"]
 mod built;
+#[path = "ladder/choices.rs"]
+mod choices;
 #[path = "ladder/costs.rs"]
 mod costs;
 #[path = "ladder/figures.rs"]
 mod figures;
+#[path = "ladder/imported.rs"]
+mod imported;
 #[path = "ladder/judgement.rs"]
 mod judgement;
 #[path = "ladder/laws.rs"]

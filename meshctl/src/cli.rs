@@ -6,7 +6,7 @@ mod steering;
 mod validate;
 
 pub(crate) use eval::{BaselineArgs, CompareArgs, EvalCommand, EvalRunArgs, EvalShowArgs};
-pub(crate) use ladder::{LadderCommand, ReportArgs, RunArgs, ShowArgs};
+pub(crate) use ladder::{ImportArgs, LadderCommand, ReportArgs, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
 pub(crate) use validate::ValidateArgs;
 

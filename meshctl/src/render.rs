@@ -45,8 +45,6 @@ mod machine_tests;
 #[cfg(test)]
 mod plan_tests;
 #[cfg(test)]
-mod report_tests;
-#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod validate_tests;

@@ -48,6 +48,10 @@ impl Record {
         id(&self.id)?;
         words("meshctl", &self.meshctl)?;
         times(self.started_unix_ms, self.ended_unix_ms)?;
+        if let Some(imported) = &self.imported {
+            words("imported.from", &imported.from)?;
+            words("imported.build", &imported.build)?;
+        }
         settings(&self.settings)?;
         count("modes", self.modes.len(), 0, MODES)?;
         each("modes", &self.modes, mode)?;

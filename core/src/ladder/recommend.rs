@@ -60,11 +60,11 @@ impl Recommended {
         lines
     }
 
-    /// What has to be set for it without a restart: `ask models=a,b`. `None` where there is no model.
+    /// What has to be set of which mode without a restart: `models=a,b`. `None` where there is no model.
     #[must_use]
-    pub fn setting(&self) -> Option<String> {
+    pub fn setting(&self) -> Option<(&ModeName, String)> {
         let models: Vec<&str> = self.models.iter().map(ModelId::as_str).collect();
-        (!models.is_empty()).then(|| format!("{} models={}", self.mode, models.join(",")))
+        (!models.is_empty()).then(|| (&self.mode, format!("models={}", models.join(","))))
     }
 }
 
@@ -74,7 +74,8 @@ pub(super) fn configuration(recommended: &[Recommended]) -> Vec<String> {
     blocks.join(&String::new())
 }
 
-/// What `records` recommend for a mesh of their machines. Of several climbs of one machine the newest counts, and of several
+/// What `records` recommend for a mesh of their machines. Imported ones recommend nothing: their models have the names of
+/// files, and nobody saw an answer of them. Of several climbs of one machine the newest counts, and of several
 /// goals of one mode the newest.
 #[must_use]
 pub fn recommend(records: &[&Record]) -> Vec<Recommended> {
@@ -107,9 +108,10 @@ pub fn recommend(records: &[&Record]) -> Vec<Recommended> {
     goals.into_iter().map(of).collect()
 }
 
-/// The newest record of each machine, newest first.
+/// The newest climb of each machine, newest first.
 fn newest<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
-    let mut sorted = records.to_vec();
+    let mut sorted: Vec<&Record> =
+        records.iter().copied().filter(|record| record.imported.is_none()).collect();
     sorted.sort_by_key(|record| std::cmp::Reverse(record.started_unix_ms));
     let mut newest: Vec<&Record> = Vec::new();
     for record in sorted {

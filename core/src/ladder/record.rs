@@ -76,6 +76,9 @@ pub struct Record {
     pub started_unix_ms: u64,
     /// When it ended; `null` = it has not.
     pub ended_unix_ms: Option<u64>,
+    /// Whose measurements these are; `null` = our own.
+    #[serde(default)]
+    pub imported: Option<Imported>,
     /// The machine.
     pub hardware: HardwareFacts,
     /// What runs it.
@@ -102,6 +105,15 @@ impl<'de> Deserialize<'de> for Record {
         record.check().map_err(serde::de::Error::custom)?;
         Ok(record)
     }
+}
+
+/// Measurements that another program made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Which program: `llama-bench`.
+    pub from: String,
+    /// Its build.
+    pub build: String,
 }
 
 /// What was asked of each rung.

@@ -39,6 +39,7 @@ fn record() -> Record {
         meshctl: "0.3.1".into(),
         started_unix_ms: 10,
         ended_unix_ms: Some(20),
+        imported: None,
         hardware: HardwareFacts::default(),
         software: SoftwareFacts::default(),
         settings: Settings {

@@ -85,7 +85,11 @@ pub fn summarise(rung: &Rung) -> RungSummary {
     // Fewest streams, shortest prompt: what every rung can do.
     let best = cells.iter().find(|cell| cell.decode.is_some()).or(cells.first());
     let asked = || rung.answers.iter().map(|answer| &answer.run).filter(|run| run.error.is_none());
-    let measured_by = best.map_or_else(|| "questions".into(), words_of);
+    // Imported rungs read and generate in works of their own.
+    let reading =
+        best.filter(|best| best.prompt.is_none()).and(cells.iter().find(|cell| cell.prompt.is_some()));
+    let read_by = reading.map(|cell| format!("; prompts by {}", words_of(cell))).unwrap_or_default();
+    let measured_by = best.map_or_else(|| "questions".into(), words_of) + &read_by;
     let or_asked = |decode: Option<Figure>, of: fn(&Run) -> Option<f64>| {
         decode.or_else(|| Figure::of(asked().filter_map(of)).filter(|_| best.is_none()))
     };
@@ -96,7 +100,7 @@ pub fn summarise(rung: &Rung) -> RungSummary {
         label: rung.label.clone(),
         outcome: outcome(rung),
         decode: or_asked(best.and_then(|cell| cell.decode), Run::decode),
-        prompt: or_asked(best.and_then(|cell| cell.prompt), Run::prefill),
+        prompt: or_asked(reading.or(best).and_then(|cell| cell.prompt), Run::prefill),
         ttft: ttft.or_else(|| Times::of(asked().filter_map(|run| run.ttft_s)).filter(|_| best.is_none())),
         response: Times::of(asked().map(|run| run.total_s)).or(best.and_then(|cell| cell.response)),
         measured_by,

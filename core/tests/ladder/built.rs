@@ -28,6 +28,7 @@ pub(crate) fn record(rungs: Vec<Rung>) -> Record {
         meshctl: "0.1.0".into(),
         started_unix_ms: 1,
         ended_unix_ms: None,
+        imported: None,
         hardware: HardwareFacts::default(),
         software: SoftwareFacts::default(),
         settings: Settings {

@@ -3,7 +3,8 @@
 
 use crate::built::{answered, cell, goal, measured, mode, model, record, rung};
 use mesh_core::ladder::{
-    Candidate, Cell, MachinePrice, Mark, Next, Outcome, Prices, Record, Rung, Shortage, analyse, cost, next,
+    Candidate, Cell, Fit, MachinePrice, Mark, Next, Outcome, Prices, Recommended, Record, Rung, Shortage,
+    analyse, cost, next, recommend,
 };
 use mesh_core::trial::{Ended, Run, Sample};
 use mesh_core::units::Bytes;
@@ -172,6 +173,15 @@ proptest! {
     #[test]
     fn statements_agree_with_each_other(record in any_record()) {
         let analysis = analyse(&record);
+        prop_assert_eq!(analysis.fits.len(), record.modes.len() * record.rungs.len());
+        for fit in &analysis.fits {
+            let choice = analysis.modes.iter().find(|choice| choice.mode == fit.mode).expect("each has one");
+            prop_assert_eq!(fit.fit == Fit::Best, choice.models.first() == Some(&fit.model));
+            let meets = matches!(fit.fit, Fit::Best | Fit::Meets);
+            prop_assert_eq!(meets, choice.models.contains(&fit.model), "{:?}", fit);
+        }
+        let lines: Vec<Vec<String>> = recommend(&[&record]).iter().map(Recommended::lines).collect();
+        prop_assert_eq!(lines.join(&String::new()), analysis.configuration.clone());
         // Every rung is told of, and has one of three ends.
         prop_assert_eq!(analysis.rungs.len(), record.rungs.len());
         for (summary, rung) in analysis.rungs.iter().zip(&record.rungs) {

@@ -20,6 +20,8 @@ pub(crate) enum LadderCommand {
     Show(ShowArgs),
     /// Print a report over one climb, or over several to compare them: -o md, csv, json or html
     Report(ReportArgs),
+    /// Keep what llama-bench measured (-o json or -o jsonl) as if it were climbed
+    Import(ImportArgs),
 }
 
 /// `meshctl ladder run`
@@ -88,6 +90,17 @@ pub(crate) struct ReportArgs {
     /// What electricity, the machine and clouds cost, as in configs/prices.toml
     #[arg(long, value_name = "FILE")]
     pub(crate) prices: Option<PathBuf>,
+}
+
+/// `meshctl ladder import`
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// What llama-bench printed; `-` reads it from stdin
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The machine it was measured on
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: MachineId,
 }
 
 /// A list that is typed as one word.

@@ -1,11 +1,12 @@
 //! `meshctl ladder`: a machine is climbed from its smallest model to its largest, and what was seen is kept.
 //!
 //! `candidates`: which models. `climb`: the order of things. `rung`: one model. `questions`: what it is asked. `report`: climbs
-//! compared, with `prices`. What a record says is [`mesh_core::ladder`]'s to find.
+//! compared, with `prices`. `import`: what another program measured. What a record says is [`mesh_core::ladder`]'s to find.
 
 pub(super) mod candidates;
 mod climb;
 mod examined;
+mod import;
 mod prices;
 pub(super) mod questions;
 mod report;
@@ -41,6 +42,7 @@ pub(super) async fn run(
         LadderCommand::Run(args) => climb::run(&args, way, screen, leave).await,
         LadderCommand::List => listed(&Keep::of(&way.data), screen),
         LadderCommand::Show(args) => shown(&args, &Keep::of(&way.data), screen),
+        LadderCommand::Import(args) => import::run(&args, &Keep::of(&way.data), screen),
         LadderCommand::Report(args) => report::run(&args, &Keep::of(&way.data), screen),
     }
 }

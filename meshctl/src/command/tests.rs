@@ -6,6 +6,7 @@ mod desk;
 mod evals;
 mod fit;
 mod replies;
+mod reports;
 mod steering;
 mod validations;
 

@@ -213,6 +213,13 @@ fn choices(analysis: &Analysis, look: Look) -> Vec<String> {
 }
 
 fn stopped(record: &Record, look: Look) -> String {
+    if let Some(imported) = &record.imported {
+        return format!(
+            "Imported from {} ({}): nothing was asked, and nobody looked at the machine.",
+            look.text(&imported.from),
+            look.text(&imported.build)
+        );
+    }
     match (&record.stopped, record.ended_unix_ms) {
         (Some(stopped), _) => format!("Stopped: {}.", said(&stopped.why, look)),
         (None, Some(_)) => "All models were climbed.".into(),
@@ -228,7 +235,7 @@ pub(crate) struct Listed {
     started_unix_ms: Option<u64>,
     rungs: usize,
     largest: Option<String>,
-    /// complete, stopped, interrupted, unfinished, unreadable
+    /// complete, stopped, interrupted, unfinished, imported, unreadable
     state: &'static str,
     why: Option<String>,
 }
@@ -246,6 +253,7 @@ impl Listed {
         };
         let measured = || record.rungs.iter().filter(|rung| rung.outcome == Outcome::Done);
         let state = match (&record.stopped, record.ended_unix_ms) {
+            _ if record.imported.is_some() => "imported",
             (Some(stopped), _) if stopped.rule == StopRule::Operator => "interrupted",
             (Some(_), _) => "stopped",
             (None, Some(_)) => "complete",

@@ -99,6 +99,7 @@ fn climbed() -> Record {
         meshctl: "0.1.0".into(),
         started_unix_ms: 1_795_262_651_007,
         ended_unix_ms: Some(1_795_263_000_000),
+        imported: None,
         hardware: HardwareFacts { cpu: Some("i9-14900HX".into()), ..HardwareFacts::default() },
         software: SoftwareFacts::default(),
         settings: Settings {

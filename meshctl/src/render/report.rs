@@ -138,3 +138,6 @@ fn formulas() -> Section {
     ];
     Section { anchor: "formulas", title: "How the figures are computed", blocks }
 }
+
+#[cfg(test)]
+mod tests;

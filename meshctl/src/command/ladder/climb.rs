@@ -124,6 +124,7 @@ fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Rec
         meshctl: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms: now,
         ended_unix_ms: None,
+        imported: None,
         hardware: profile.hardware,
         software: profile.software,
         settings: Settings {
@@ -166,6 +167,11 @@ fn resumed(keep: &Keep<Record>, id: &str, args: &RunArgs) -> Result<Record, Fail
     if record.node != args.node {
         let what = format!("climb {} is of {}, not of {}", record.id, record.node, args.node);
         let hint = format!("meshctl ladder run --node {} --resume {}", record.node, record.id);
+        return Err(Failure::new(Kind::Usage, what).hint(hint));
+    }
+    if let Some(imported) = &record.imported {
+        let what = format!("{} is imported from {}, and cannot be gone on with", record.id, imported.from);
+        let hint = format!("climb anew: meshctl ladder run --node {}", record.node);
         return Err(Failure::new(Kind::Usage, what).hint(hint));
     }
     Ok(Record { ended_unix_ms: None, stopped: None, ..record })

@@ -5,6 +5,8 @@
 pub(super) enum Spacing {
     /// Equal differences are equally wide; 0 is on it.
     FromZero,
+    /// The same without the 0: what is between the least and the largest value.
+    Within,
     /// Equal ratios are equally wide.
     Ratio,
     /// The same, told at powers of two: tokens.
@@ -44,6 +46,13 @@ impl Scale {
         let (low, high) = ends?;
         let (low, high) = match spacing {
             Spacing::FromZero => (0.0, nice_above(if high > 0.0 { high } else { 1.0 })),
+            Spacing::Within => {
+                // A single value has a little around it.
+                let around = (low.abs() * 0.01).max(1.0);
+                let (low, high) = if high > low { (low, high) } else { (low - around, high + around) };
+                let step = round_step((high - low) / 5.0);
+                ((low / step).floor() * step, (high / step).ceil() * step)
+            }
             // Room for markers, and for a single value.
             Spacing::Ratio | Spacing::Doubling => {
                 let room = (high / low).powf(0.06).max(1.15);
@@ -56,7 +65,7 @@ impl Scale {
     /// Where `value` lies; what is beyond the ends is drawn at them.
     pub(super) fn at(&self, value: f64) -> f64 {
         let share = match self.spacing {
-            Spacing::FromZero => (value - self.low) / (self.high - self.low),
+            Spacing::FromZero | Spacing::Within => (value - self.low) / (self.high - self.low),
             Spacing::Ratio | Spacing::Doubling => {
                 (value.max(self.low) / self.low).ln() / (self.high / self.low).ln()
             }
@@ -68,7 +77,7 @@ impl Scale {
     /// Round values between the ends, with their words.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let values = match self.spacing {
-            Spacing::FromZero => even(self.low, self.high),
+            Spacing::FromZero | Spacing::Within => even(self.low, self.high),
             Spacing::Doubling => thinned(powers(2.0, &[1.0], self.low, self.high)),
             Spacing::Ratio => {
                 let fine = powers(10.0, &[1.0, 2.0, 5.0], self.low, self.high);
@@ -79,17 +88,21 @@ impl Scale {
                 }
             }
         };
+        // Neighbours that are told apart need as many digits as their distance.
+        let step = values.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
         let word = |value: f64| match self.spacing {
-            Spacing::Doubling if value >= 1024.0 => format!("{}K", words(value / 1024.0)),
-            Spacing::FromZero | Spacing::Ratio | Spacing::Doubling => words(value),
+            Spacing::FromZero | Spacing::Within => words(value, step),
+            Spacing::Doubling if value >= 1024.0 => format!("{}K", words(value / 1024.0, step / 1024.0)),
+            Spacing::Ratio | Spacing::Doubling => words(value, step.min(value)),
         };
-        values.into_iter().map(|value| (value, word(value))).collect()
+        values.iter().map(|value| (*value, word(*value))).collect()
     }
 }
 
 pub(super) fn can_be_drawn(spacing: Spacing, value: f64) -> bool {
     match spacing {
         Spacing::FromZero => value.is_finite() && (0.0..=*RATIOS.end()).contains(&value),
+        Spacing::Within => value.abs() <= *RATIOS.end(),
         Spacing::Ratio | Spacing::Doubling => RATIOS.contains(&value),
     }
 }
@@ -131,16 +144,10 @@ fn thinned(values: Vec<f64>) -> Vec<f64> {
     values.into_iter().step_by(stride).collect()
 }
 
-/// `0.05`, `20`, `1500`, `2e6`.
-fn words(value: f64) -> String {
-    if value == 0.0 {
-        return "0".into();
-    }
-    if !(1e-4..1e6).contains(&value.abs()) {
-        return format!("{value:.0e}");
-    }
-    // Enough digits for steps of a fifth of a decade.
-    let digits = (2.0 - value.abs().log10().floor()).clamp(0.0, 6.0) as usize;
+/// `0.05`, `20`, `1500`, with the digits that tell two values apart that are `step` away from each other.
+fn words(value: f64, step: f64) -> String {
+    let digits = (-step.log10()).ceil().clamp(0.0, 12.0) as usize;
     let text = format!("{value:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    if text == "-0" { "0".into() } else { text.to_owned() }
 }

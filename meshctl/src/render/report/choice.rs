@@ -33,7 +33,7 @@ fn of(climb: &Climb<'_>) -> Vec<Block> {
     }
     let kinds = analysis.kinds.iter().map(|choice| match &choice.model {
         Some(model) => format!("{}: {model}, {}", choice.kind, choice.why),
-        None => format!("{}: none, {}", choice.kind, choice.why),
+        None => format!("{}: {}", choice.kind, choice.why),
     });
     blocks.push(Block::words("Whatever the mode:"));
     blocks.push(Block::List(kinds.collect()));

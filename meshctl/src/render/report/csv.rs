@@ -176,7 +176,7 @@ fn speeds(summary: &RungSummary, cell: Option<&CellSummary>) -> Vec<Field> {
         let answers = summary.answers.as_ref().map(|answers| answers.success.n);
         let mut fields = vec![Field::or_unknown(answers.map(|_| summary.measured_by.as_str()))];
         fields.extend([(); 4].map(|()| Field::Unknown));
-        fields.push(Field::count(answers));
+        fields.push(Field::count(summary.decode.map(|decode| decode.n).or(answers)));
         fields.extend([Field::Unknown, Field::Unknown]);
         fields.extend(figure(summary.prompt));
         fields.extend(figure(summary.decode));

@@ -24,6 +24,15 @@ pub(super) fn section(report: &Report<'_>) -> Section {
         ));
         blocks.push(Block::Code(loads));
     }
+    for climb in &report.climbs {
+        if let Some(imported) = &climb.record.imported {
+            blocks.push(Block::words(format!(
+                "What {} measured on {} stands here under the names of files; meshctl model list says what the mesh calls them. \
+                 No answers were judged, so nothing of it is recommended for a mode.",
+                imported.from, climb.name
+            )));
+        }
+    }
     blocks.push(Block::Heading("Look whether it is so".into()));
     let mut look: Vec<String> = chosen.iter().map(|one| format!("meshctl mode test {}", one.mode)).collect();
     look.push("meshctl status".into());
@@ -44,7 +53,9 @@ fn with_modes(report: &Report<'_>, chosen: &[&Recommended]) -> Vec<Block> {
     vec![
         Block::Heading("Say which models serve which mode".into()),
         Block::words("At once; it outlives a restart, and meshctl mode reset MODE takes it back:"),
-        Block::Code(settings.map(|setting| format!("meshctl mode set {setting}")).collect()),
+        Block::Code(
+            settings.map(|(mode, models)| format!("meshctl mode set {mode} {}", word(&models))).collect(),
+        ),
         Block::words(
             "Or for good, in the router's file: these lines take the place of those modes in router.toml, and the router is \
              started again.",
@@ -82,7 +93,7 @@ fn without_modes(report: &Report<'_>) -> Vec<Block> {
 /// A command for each model that is somebody's best.
 fn loads(report: &Report<'_>, chosen: &[&Recommended]) -> Vec<String> {
     let mut loads: Vec<String> = Vec::new();
-    for climb in &report.climbs {
+    for climb in report.climbs.iter().filter(|climb| climb.record.imported.is_none()) {
         let of_modes = chosen.iter().filter(|one| one.node.as_ref() == Some(&climb.record.node));
         let of_modes: Vec<&ModelId> = of_modes.filter_map(|one| one.models.first()).collect();
         let of_kinds = climb.analysis.kinds.iter().filter_map(|choice| choice.model.as_ref());
@@ -90,7 +101,8 @@ fn loads(report: &Report<'_>, chosen: &[&Recommended]) -> Vec<String> {
         for model in best {
             let rung = climb.record.rungs.iter().find(|rung| rung.model == *model);
             let line = format!(
-                "meshctl model load {model} --node {}{}",
+                "meshctl model load {} --node {}{}",
+                word(model.as_str()),
                 climb.record.node,
                 rung.map(size).unwrap_or_default()
             );
@@ -100,6 +112,11 @@ fn loads(report: &Report<'_>, chosen: &[&Recommended]) -> Vec<String> {
         }
     }
     loads
+}
+
+/// `name` as a shell takes it: names may have parentheses.
+fn word(name: &str) -> String {
+    if name.contains(['(', ')']) { format!("'{name}'") } else { name.to_owned() }
 }
 
 /// ` --context 8192 --slots 1`, as far as it is known.

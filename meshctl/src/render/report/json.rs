@@ -1,7 +1,7 @@
 //! A report as JSON, `mesh.ladder-report/v1`: what is said of the records, by their ids. The raw measurements stay in the records.
 
 use super::Report;
-use mesh_core::ladder::{Analysis, Cost, FORMULAS, Prices, Recommended, Settings};
+use mesh_core::ladder::{Analysis, Cost, FORMULAS, Imported, Prices, Recommended, Settings};
 use mesh_core::profile::{HardwareFacts, SoftwareFacts};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ struct Climb<'a> {
     id: &'a str,
     node: &'a str,
     meshctl: &'a str,
+    imported: Option<&'a Imported>,
     started_unix_ms: u64,
     ended_unix_ms: Option<u64>,
     hardware: &'a HardwareFacts,
@@ -63,6 +64,7 @@ pub(super) fn document(report: &Report<'_>) -> String {
             id: &record.id,
             node: record.node.as_str(),
             meshctl: &record.meshctl,
+            imported: record.imported.as_ref(),
             started_unix_ms: record.started_unix_ms,
             ended_unix_ms: record.ended_unix_ms,
             hardware: &record.hardware,

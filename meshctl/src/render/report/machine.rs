@@ -17,8 +17,9 @@ pub(super) fn machines(report: &Report<'_>) -> Section {
     for climb in &report.climbs {
         grid = grid.left(climb.name.as_str());
     }
-    let facts: [(&str, Fact); 20] = [
+    let facts: [(&str, Fact); 21] = [
         ("climb", |record| record.id.clone()),
+        ("measured by", by),
         ("when", when),
         ("processor", processor),
         ("main memory", |record| known(record.hardware.ram, |ram| bytes(ram.0))),
@@ -42,9 +43,7 @@ pub(super) fn machines(report: &Report<'_>) -> Section {
             of_speeds(record, |settings| listed(settings.streams.iter().map(ToString::to_string)))
         }),
         ("repetitions", |record| {
-            of_speeds(record, |settings| {
-                format!("{}, beside a warm-up that does not count", settings.repetitions)
-            })
+            of_speeds(record, |settings| format!("{}; warm-ups do not count", settings.repetitions))
         }),
         ("cache", |record| {
             of_speeds(record, |settings| match settings.prefix {
@@ -52,8 +51,13 @@ pub(super) fn machines(report: &Report<'_>) -> Section {
                 Prefix::Warm => "warm: each repetition had the same prompt".into(),
             })
         }),
-        ("seed", |record| record.settings.seed.to_string()),
-        ("questions", |record| format!("set {}, {}", record.settings.prompts, sampling(&record.settings))),
+        ("seed", |record| match record.imported {
+            Some(_) => UNKNOWN.into(),
+            None => record.settings.seed.to_string(),
+        }),
+        ("questions", |record| {
+            of_answers(record, |settings| format!("set {}, {}", settings.prompts, sampling(settings)))
+        }),
         ("soak", |record| known(record.settings.soak_s, |seconds| format!("{seconds} s"))),
         ("climbs on while", limits),
         ("modes", |record| listed(record.modes.iter().map(|goal| goal.mode.to_string()))),
@@ -70,6 +74,17 @@ pub(super) fn machines(report: &Report<'_>) -> Section {
 fn of_speeds(record: &Record, told: fn(&Settings) -> String) -> String {
     let were_measured = record.rungs.iter().any(|rung| !rung.cells.is_empty());
     if were_measured { told(&record.settings) } else { UNKNOWN.into() }
+}
+
+/// How answers were asked for, where any were.
+fn of_answers(record: &Record, told: fn(&Settings) -> String) -> String {
+    let were_asked = record.rungs.iter().any(|rung| !rung.answers.is_empty());
+    if were_asked { told(&record.settings) } else { UNKNOWN.into() }
+}
+
+fn by(record: &Record) -> String {
+    let own = || "meshctl ladder run".to_owned();
+    record.imported.as_ref().map_or_else(own, |one| format!("{}, {}; imported", one.from, one.build))
 }
 
 fn when(record: &Record) -> String {
@@ -100,6 +115,9 @@ fn sampling(settings: &Settings) -> String {
 }
 
 fn limits(record: &Record) -> String {
+    if record.imported.is_some() {
+        return UNKNOWN.into();
+    }
     let settings = &record.settings;
     let success = format!("{:.0} % of the answers are good", settings.success_threshold * 100.0);
     let idle = settings.idle_below.map(|limit| format!("below {:.0} °C when idle", limit.0));
@@ -110,6 +128,7 @@ fn limits(record: &Record) -> String {
 /// Why it went no further.
 fn ended(record: &Record) -> String {
     match (&record.stopped, record.ended_unix_ms) {
+        _ if record.imported.is_some() => UNKNOWN.into(),
         (Some(stopped), _) => stopped.why.clone(),
         (None, Some(_)) => "all models were climbed".into(),
         (None, None) => "it was not climbed to its end".into(),

@@ -20,6 +20,8 @@ const MARKERS: usize = 8;
 const LEGEND: usize = 16;
 /// Letters of a name that have room beside the frame.
 const LETTERS: usize = 24;
+/// Two points with one name that are closer than this need it once.
+const CLOSE_BY: f64 = 12.0;
 /// The width of a letter of a label, about.
 const LETTER: f64 = 6.3;
 
@@ -164,15 +166,17 @@ fn axes(plot: &Plot, x: &Scale, y: &Scale) -> Tag {
         axes = axes.holding(line("grid", (LEFT, at), (RIGHT, at)));
         axes = axes.holding(word_at(LEFT - 6.0, at + 4.0, "end", &word).with("class", "axis"));
     }
+    // Names that would lie on one another are left out; points say them, too.
+    let mut free_from = LEFT;
     for (value, name) in &plot.rules {
         let at = x.at(*value);
         axes = axes.holding(line("rule", (at, TOP), (at, BOTTOM)));
-        let turned = format!("rotate(90 {} {})", px(at + 4.0), px(TOP + 4.0));
-        axes = axes.holding(
-            word_at(at + 4.0, TOP + 4.0, "start", &shortened(name))
-                .with("transform", &turned)
-                .with("class", "axis"),
-        );
+        if at >= free_from {
+            let turned = format!("rotate(-90 {} {})", px(at + 12.0), px(BOTTOM - 6.0));
+            let word = word_at(at + 12.0, BOTTOM - 6.0, "start", &shortened(name));
+            axes = axes.holding(word.with("transform", &turned).with("class", "axis name"));
+            free_from = at + 14.0;
+        }
     }
     let middle = f64::midpoint(TOP, BOTTOM);
     let turned = format!("rotate(-90 14 {})", px(middle));
@@ -239,12 +243,22 @@ fn marker(ink: usize, x: f64, y: f64, is_hollow: bool) -> Tag {
 struct Labels {
     /// Left, top, right, bottom of what must not be covered.
     avoid: Vec<[f64; 4]>,
+    /// Names with their points.
+    placed: Vec<(String, f64, f64)>,
     tags: Vec<Tag>,
 }
 
 impl Labels {
-    /// Beside, above or below the point; nowhere, where there is no room. The point itself says its name, too.
+    /// Beside, above or below the point; nowhere, where there is no room, or the same name stands close by. The point itself
+    /// says its name, too.
     fn place(&mut self, x: f64, y: f64, label: &str) {
+        if self
+            .placed
+            .iter()
+            .any(|(known, at_x, at_y)| *known == shortened(label) && (x - at_x).hypot(y - at_y) < CLOSE_BY)
+        {
+            return;
+        }
         let label = shortened(label);
         let width = label.chars().count() as f64 * LETTER;
         let places = [
@@ -259,7 +273,8 @@ impl Labels {
             let area = [left, at_y - 10.0, left + width, at_y + 3.0];
             let is_within = area[0] > LEFT && area[2] < RIGHT && area[1] > TOP && area[3] < BOTTOM;
             if is_within && !self.avoid.iter().any(|other| overlap(area, *other)) {
-                self.avoid.push(area);
+                self.avoid.push([area[0] - 4.0, area[1], area[2] + 4.0, area[3]]);
+                self.placed.push((label.clone(), x, y));
                 self.tags.push(word_at(at_x, at_y, anchor, &label).with("class", "name"));
                 return;
             }

@@ -58,8 +58,8 @@ fn speed(report: &Report<'_>) -> Plot {
     Plot {
         title: "Tokens each second against size".into(),
         caption: "Generated tokens each second of one request; bars are ± one standard deviation. Both axes are of ratios: while \
-                  memory bandwidth is the bound, the line falls as straight as the size grows. A hollow marker is a model that \
-                  does not lie whole on the device."
+                  memory bandwidth is the bound, dense models lie on one straight line. A hollow marker is a model that does not lie \
+                  whole on the device."
             .into(),
         x: size_axis(),
         y: Axis { label: "tokens each second".into(), spacing: Spacing::Ratio },
@@ -164,14 +164,9 @@ fn sweet(report: &Report<'_>, climb: &Climb<'_>, ink: usize) -> Option<Band> {
     let sizes: Vec<f64> = best.filter_map(|(rung, ..)| gibibytes(rung)).filter(|size| *size > 0.0).collect();
     let low = sizes.iter().copied().reduce(f64::min)?;
     let high = sizes.iter().copied().reduce(f64::max)?;
-    let of = if report.is_comparison() { format!(" of {}", climb.name) } else { String::new() };
+    let name = if report.is_comparison() { format!("★ {}", climb.name) } else { "sweet spots".to_owned() };
     // A single one is a band, too.
-    Some(Band {
-        from: low / 1.06,
-        to: high * 1.06,
-        name: format!("sweet spots{of}"),
-        kind: BandKind::Of(ink),
-    })
+    Some(Band { from: low / 1.06, to: high * 1.06, name, kind: BandKind::Of(ink) })
 }
 
 /// Temperature over the time under work. Pauses are in no record, so they are left out.
@@ -195,7 +190,8 @@ fn heat(report: &Report<'_>, climb: &Climb<'_>) -> Plot {
     }
     let of = if report.is_comparison() { format!(" of {}", climb.name) } else { String::new() };
     let ink = report.climbs.iter().position(|other| std::ptr::eq(other, climb)).unwrap_or_default();
-    let points = thinned(&course).into_iter().map(|look| Point {
+    let course = thinned(&course);
+    let points = course.iter().map(|look| Point {
         x: look.minute,
         y: look.degrees,
         spread: None,
@@ -216,7 +212,7 @@ fn heat(report: &Report<'_>, climb: &Climb<'_>) -> Plot {
              heat or power.{most}"
         ),
         x: Axis { label: "minutes under work".into(), spacing: Spacing::FromZero },
-        y: Axis { label: "°C".into(), spacing: Spacing::FromZero },
+        y: Axis { label: "°C".into(), spacing: Spacing::Within },
         series: vec![series],
         bands: throttled(&course),
         rules,
@@ -254,10 +250,13 @@ fn length(cell: &Cell, looks: &[Look<'_>]) -> f64 {
     told.unwrap_or(0.0).max(seen)
 }
 
-/// Of each stretch the hottest look.
+/// Of each stretch the hottest look; slowed down where any of them was.
 fn thinned<'a>(course: &[Look<'a>]) -> Vec<Look<'a>> {
     let stretch = course.len().div_ceil(COURSE).max(1);
-    let hottest = |looks: &[Look<'a>]| looks.iter().copied().max_by(|a, b| a.degrees.total_cmp(&b.degrees));
+    let hottest = |looks: &[Look<'a>]| {
+        let hottest = looks.iter().copied().max_by(|a, b| a.degrees.total_cmp(&b.degrees))?;
+        Some(Look { is_slowed: looks.iter().any(|look| look.is_slowed), ..hottest })
+    };
     course.chunks(stretch).filter_map(hottest).collect()
 }
 

@@ -88,6 +88,7 @@ fn step(step: &Step) -> String {
     let why = match step.cause {
         Cause::Noise => ", noise",
         Cause::SameSize => ", same size",
+        Cause::BeyondSize if step.change > 0.0 => ", less than size gives",
         Cause::BeyondSize => ", beyond size",
         Cause::Size | Cause::Unknown => "",
     };

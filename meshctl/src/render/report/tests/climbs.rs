@@ -76,6 +76,7 @@ pub(super) fn owners() -> Record {
         meshctl: "0.1.0".into(),
         started_unix_ms: 1_795_262_651_007,
         ended_unix_ms: Some(1_795_263_000_000),
+        imported: None,
         hardware: HardwareFacts {
             hostname: "raider".into(),
             cpu: Some("i9-14900HX".into()),
@@ -85,7 +86,7 @@ pub(super) fn owners() -> Record {
         },
         software: SoftwareFacts::default(),
         settings: Settings {
-            prompts: "five of the owner's".into(),
+            prompts: "owner-5".into(),
             sampling: Sampling::default(),
             idle_below: None,
             sustained_below: None,

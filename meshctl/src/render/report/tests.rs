@@ -1,9 +1,10 @@
 //! Reports: the owner's climb and two machines in each form, and what must hold whatever a record says.
 
 mod climbs;
+mod laws;
 mod well_formed;
 
-use super::report::Report;
+use super::Report;
 use climbs::{model, owners, prices, two_machines};
 use mesh_core::ladder::{Outcome, Record, Rung};
 use well_formed::{Page, elements};
@@ -149,6 +150,42 @@ fn tables_have_as_many_cells_as_heads_in_every_row() {
                 Some(heads) => assert_eq!(bars, heads, "{line}"),
             }
         }
+    }
+}
+
+/// The fields of a file as RFC 4180 reads it.
+fn fields(csv: &str) -> Vec<Vec<String>> {
+    let (mut rows, mut row, mut field, mut is_quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut letters = csv.chars().peekable();
+    while let Some(c) = letters.next() {
+        match c {
+            '"' if is_quoted && letters.next_if_eq(&'"').is_some() => field.push('"'),
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => row.push(std::mem::take(&mut field)),
+            '\r' if !is_quoted && letters.next_if_eq(&'\n').is_some() => {
+                row.push(std::mem::take(&mut field));
+                rows.push(std::mem::take(&mut row));
+            }
+            c => field.push(c),
+        }
+    }
+    assert!(row.is_empty() && field.is_empty(), "the last line has an end");
+    rows
+}
+
+#[test]
+fn csv_has_a_row_for_each_cell_and_a_field_for_each_head() {
+    for (records, cells) in [(vec![owners()], 5), (two_machines(), 29), (vec![hostile()], 7)] {
+        let rows = fields(&Report::of(&records, Some(&prices())).csv());
+        assert_eq!(rows.len(), cells + 1);
+        for row in &rows {
+            assert_eq!(row.len(), rows[0].len(), "{row:?}");
+            assert!(row.iter().all(|field| !field.starts_with(['=', '+', '@'])), "{row:?}");
+        }
+        let at = |head: &str| rows[0].iter().position(|known| known == head).expect("a head");
+        let models: Vec<&str> = rows[1..].iter().map(|row| row[at("model")].as_str()).collect();
+        assert_eq!(models[0], records[0].rungs[0].model.as_str());
+        assert!(rows[1..].iter().all(|row| row[at("n")].is_empty() || row[at("n")].parse::<u32>().is_ok()));
     }
 }
 

@@ -1,0 +1,106 @@
+//! Reports over kept climbs and what llama-bench measured, typed as people type it. No router is asked.
+
+use super::*;
+use crate::command::keep::Keep;
+use mesh_core::ladder::Record;
+
+const BENCH: &str = include_str!("../ladder/import_samples/llama-bench.json");
+
+/// Types a line where no router listens, and prints in `format`.
+async fn typed_at_home(data: &tempfile::TempDir, line: &str) -> Result<(), Failure> {
+    let words = line.split(' ').map(std::ffi::OsString::from);
+    let cli = Cli::typed(words).expect("a valid line");
+    let screen = Screen::plain(cli.globals.format());
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    perform(cli.command, &way(data, nowhere), &screen).await
+}
+
+fn kept(data: &tempfile::TempDir) -> Vec<Record> {
+    let keep = Keep::<Record>::of(data.path());
+    let ids = keep.ids().expect("a folder");
+    ids.iter().map(|id| keep.read(id).expect("a record")).collect()
+}
+
+fn file(data: &tempfile::TempDir, name: &str, text: &str) -> String {
+    let path = data.path().join(name);
+    std::fs::write(&path, text).expect("a file");
+    path.display().to_string()
+}
+
+#[tokio::test]
+async fn what_llama_bench_measured_is_kept_and_reported_in_every_form() {
+    let data = prepared();
+    let bench = file(&data, "bench.json", BENCH);
+    let prices = file(&data, "prices.toml", include_str!("../../../../configs/prices.toml"));
+    assert_eq!(typed_at_home(&data, &format!("meshctl ladder import {bench} --node msi")).await, Ok(()));
+    let records = kept(&data);
+    let [record] = records.as_slice() else { panic!("one record") };
+    assert_eq!((record.node.as_str(), record.rungs.len(), record.rungs[0].cells.len()), ("msi", 1, 3));
+    for line in [
+        "meshctl ladder report".to_owned(),
+        "meshctl ladder report -o md".to_owned(),
+        "meshctl ladder report -o csv".to_owned(),
+        "meshctl ladder report --json".to_owned(),
+        format!("meshctl ladder report {} -o html --prices {prices}", record.id),
+        "meshctl ladder list".to_owned(),
+        "meshctl ladder show".to_owned(),
+    ] {
+        assert_eq!(typed_at_home(&data, &line).await, Ok(()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn two_climbs_are_compared_and_none_twice() {
+    let data = prepared();
+    let bench = file(&data, "bench.json", BENCH);
+    for node in ["msi", "strix"] {
+        assert_eq!(
+            typed_at_home(&data, &format!("meshctl ladder import {bench} --node {node}")).await,
+            Ok(())
+        );
+        // Ids tell milliseconds apart.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let ids: Vec<String> = kept(&data).into_iter().map(|record| record.id).collect();
+    let [one, other] = ids.as_slice() else { panic!("two records") };
+    assert_eq!(typed_at_home(&data, &format!("meshctl ladder report {one} {other}")).await, Ok(()));
+    let failure =
+        typed_at_home(&data, &format!("meshctl ladder report {one} {one}")).await.expect_err("twice");
+    assert_eq!(failure.kind, Kind::Usage);
+    assert!(failure.what.ends_with(&format!("is named twice, the second time as `{one}`")), "{failure:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_reported_or_imported_says_why_and_keeps_nothing() {
+    let data = prepared();
+    let prices = file(&data, "prices.toml", "currency = \"€\"\nper_hour = 1\n");
+    let words = file(&data, "words.txt", "| model | size |\n");
+    let rows = file(
+        &data,
+        "rows.json",
+        "[\n{\"model_filename\": \"m.gguf\", \"n_gen\": 1, \"test_time\": \"now\"}\n]",
+    );
+    for (line, kind, cause) in [
+        ("meshctl ladder report".to_owned(), Kind::NotFound, None),
+        ("meshctl ladder import /nowhere.json --node msi".to_owned(), Kind::Failed, Some("No such file")),
+        (format!("meshctl ladder import {words} --node msi"), Kind::Failed, Some("line 1: expected value")),
+        (
+            format!("meshctl ladder import {rows} --node msi"),
+            Kind::Failed,
+            Some("line 2: test_time is `now`"),
+        ),
+    ] {
+        let failure = typed_at_home(&data, &line).await.expect_err(&line);
+        assert_eq!(failure.kind, kind, "{line}");
+        let found = failure.cause.unwrap_or_default();
+        assert!(cause.is_none_or(|cause| found.starts_with(cause)), "{line}: {found}");
+    }
+    assert!(kept(&data).is_empty());
+    let bench = file(&data, "bench.json", BENCH);
+    assert_eq!(typed_at_home(&data, &format!("meshctl ladder import {bench} --node msi")).await, Ok(()));
+    let line = format!("meshctl ladder report --prices {prices}");
+    let failure = typed_at_home(&data, &line).await.expect_err("no such price");
+    assert!(failure.cause.unwrap_or_default().starts_with("line 2: unknown field `per_hour`"));
+    let failure = typed_at_home(&data, "meshctl ladder report 1999").await.expect_err("no such climb");
+    assert_eq!(failure.kind, Kind::NotFound);
+}
