@@ -2,10 +2,12 @@
 
 mod ladder;
 mod steering;
+mod stress;
 mod validate;
 
 pub(crate) use ladder::{LadderCommand, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
+pub(crate) use stress::{Source, StressArgs};
 pub(crate) use validate::ValidateArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -120,6 +122,8 @@ pub(crate) enum Command {
     Ladder(LadderCommand),
     /// Try one model on one machine beside the one that does the work, and say whether to promote, keep or skip it
     Validate(ValidateArgs),
+    /// Let several models of a machine work at once, with downloads beside them, and say which can live together
+    Stress(StressArgs),
     /// Trade an operator token for credentials on this machine
     Login(LoginArgs),
 }

@@ -14,6 +14,7 @@ mod names;
 mod node;
 mod plan;
 mod status;
+mod stress;
 mod token;
 mod tried;
 mod validate;
@@ -41,7 +42,10 @@ pub(crate) fn conclude(typed: Cli, screen: &Screen) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(Kind::Failed, "cannot start").cause(error.to_string()))?;
     // Who measures has to put the machine back first.
-    let minds_itself = matches!(typed.command, Command::Ladder(LadderCommand::Run(_)) | Command::Validate(_));
+    let minds_itself = matches!(
+        typed.command,
+        Command::Ladder(LadderCommand::Run(_)) | Command::Validate(_) | Command::Stress(_)
+    );
     let ended = runtime.block_on(async {
         tokio::select! {
             ended = perform(typed.command, &way, screen) => ended,
@@ -67,6 +71,7 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Node(command) => node::run(command, way, screen).await,
         Command::Ladder(command) => ladder::run(command, way, screen, interrupted).await,
         Command::Validate(args) => validate::run(&args, way, screen, interrupted).await,
+        Command::Stress(args) => stress::run(&args, way, screen, interrupted).await,
         Command::Login(args) => login::run(args, way, screen).await,
     }
 }

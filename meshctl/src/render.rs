@@ -13,6 +13,7 @@ pub(crate) mod plan;
 pub(crate) mod quantity;
 pub(crate) mod reasons;
 pub(crate) mod status;
+pub(crate) mod stress;
 mod table;
 pub(crate) mod validate;
 mod wrap;
@@ -42,6 +43,8 @@ mod ladder_tests;
 mod machine_tests;
 #[cfg(test)]
 mod plan_tests;
+#[cfg(test)]
+mod stress_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod desk;
 mod fit;
 mod replies;
 mod steering;
+mod stresses;
 mod validations;
 
 use super::*;

@@ -46,16 +46,14 @@ fn person(manner: Manner, asked: &str) -> String {
 fn tool(manner: Manner, asked: &str, run: Run) -> Run {
     let town = asked.split(" in ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
     let city = if manner == Manner::Careless { "Rome" } else { town };
-    match manner {
-        Manner::Silent => Run { text: "It is sunny.".into(), ..run },
-        Manner::Toolless => {
-            Run { ttft_s: None, error: Some("status 400: does not support tools".into()), ..run }
-        }
-        _ => {
-            let arguments = json!({"city": city}).to_string();
-            Run { raw: Some(json!([{"name": "weather_now", "arguments": arguments}]).to_string()), ..run }
-        }
+    if manner == Manner::Silent {
+        return Run { text: "It is sunny.".into(), ..run };
     }
+    if manner == Manner::Toolless {
+        return Run { ttft_s: None, error: Some("status 400: does not support tools".into()), ..run };
+    }
+    let arguments = json!({"city": city}).to_string();
+    Run { raw: Some(json!([{"name": "weather_now", "arguments": arguments}]).to_string()), ..run }
 }
 
 /// It really looks for it.
