@@ -102,5 +102,6 @@ async fn two_models_and_two_downloads_at_once_are_measured_and_leave_nothing_beh
     // As it was: the model in its size, nobody holds the machine back, and nothing that came for the test is there.
     assert_eq!((desk.loaded(), desk.is_cordoned().await), (before, false));
     assert_eq!(desk.files(), files);
+    assert_eq!(desk.typed("stress --node b --yes").await, 4);
     desk.mesh.stop().await;
 }
