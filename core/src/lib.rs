@@ -5,7 +5,7 @@
 //!
 //! Words: [`id`], [`units`], [`mode`], [`machine`]. Rules: [`fit`], [`profile`], [`health`], [`speed`], [`thermal`], [`verdict`],
 //! [`fleet`], [`strategy`], [`placement`], [`plan_check`], [`directive`], [`prefix`], [`routing`], [`admission`], [`retry_budget`], [`client_loop`],
-//! [`trial`], [`ladder`], [`validation`], [`exam`].
+//! [`trial`], [`ladder`], [`validation`], [`stress`], [`exam`].
 
 pub mod admission;
 pub mod client_loop;
@@ -31,6 +31,7 @@ pub mod routing;
 pub mod speed;
 pub mod statistics;
 pub mod strategy;
+pub mod stress;
 pub mod thermal;
 pub mod trial;
 pub mod units;

@@ -18,7 +18,7 @@ pub struct Desk {
     pub mesh: TestMesh,
     /// The machine.
     pub node: TestNode,
-    _disk: tempfile::TempDir,
+    disk: tempfile::TempDir,
 }
 
 impl Desk {
@@ -41,7 +41,7 @@ impl Desk {
             snapshot.view.machines.iter().any(|machine| machine.store.models.len() == 2)
         })
         .await;
-        Some(Self { mesh, node, _disk: disk })
+        Some(Self { mesh, node, disk })
     }
 
     /// Types a line at `meshctl`, and gives the program's exit code.
@@ -88,6 +88,27 @@ impl Desk {
         let there = vec![(TRAINED.to_owned(), Some(512), Some(1))];
         crate::eventually("it is loaded", async || (self.loaded() == there).then_some(())).await;
         there
+    }
+
+    /// The files on the machine's disk for models, those that are on their way too.
+    ///
+    /// # Panics
+    /// When the folder cannot be read.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        let (mut folders, mut files) = (vec![self.disk.path().to_owned()], Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder of ours") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.push(path.display().to_string());
+                }
+            }
+        }
+        files.sort_unstable();
+        files
     }
 
     /// Whether the machine gets no new models.

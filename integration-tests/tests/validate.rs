@@ -46,6 +46,7 @@ async fn a_tiny_model_is_poor_by_its_answers_and_not_by_the_way_and_the_machine_
 
     assert_eq!((desk.loaded(), desk.is_cordoned().await), (before, false));
     assert_eq!(desk.typed("validate nobody --node a --yes").await, 4);
+    assert_eq!(desk.typed("validate trained --node b --yes").await, 4);
     assert_eq!(desk.typed("validate trained --node a --champion trained --yes").await, 2);
     desk.mesh.stop().await;
 }

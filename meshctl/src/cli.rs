@@ -3,11 +3,13 @@
 mod eval;
 mod ladder;
 mod steering;
+mod stress;
 mod validate;
 
 pub(crate) use eval::{BaselineArgs, CompareArgs, EvalCommand, EvalRunArgs, EvalShowArgs};
 pub(crate) use ladder::{ImportArgs, LadderCommand, ReportArgs, RunArgs, ShowArgs};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
+pub(crate) use stress::{Source, StressArgs};
 pub(crate) use validate::ValidateArgs;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
@@ -158,6 +160,8 @@ pub(crate) enum Command {
     Eval(EvalCommand),
     /// Try one model on one machine beside the one that does the work, and say whether to promote, keep or skip it
     Validate(ValidateArgs),
+    /// Let several models of a machine work at once, with downloads beside them, and say which can live together
+    Stress(StressArgs),
     /// Trade an operator token for credentials on this machine
     Login(LoginArgs),
 }

@@ -15,6 +15,7 @@ mod names;
 mod node;
 mod plan;
 mod status;
+mod stress;
 mod token;
 mod tried;
 mod validate;
@@ -45,7 +46,10 @@ pub(crate) fn conclude(typed: Cli, screen: &Screen) -> Result<(), Failure> {
     // What was lent a machine has to put it back first.
     let minds_itself = matches!(
         typed.command,
-        Command::Ladder(LadderCommand::Run(_)) | Command::Eval(EvalCommand::Run(_)) | Command::Validate(_)
+        Command::Ladder(LadderCommand::Run(_))
+            | Command::Eval(EvalCommand::Run(_))
+            | Command::Validate(_)
+            | Command::Stress(_)
     );
     let ended = runtime.block_on(async {
         tokio::select! {
@@ -73,6 +77,7 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Ladder(command) => ladder::run(command, way, screen, interrupted).await,
         Command::Eval(command) => eval::run(command, way, screen, interrupted).await,
         Command::Validate(args) => validate::run(&args, way, screen, interrupted).await,
+        Command::Stress(args) => stress::run(&args, way, screen, interrupted).await,
         Command::Login(args) => login::run(args, way, screen).await,
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod quantity;
 pub(crate) mod reasons;
 pub(crate) mod report;
 pub(crate) mod status;
+pub(crate) mod stress;
 mod table;
 pub(crate) mod validate;
 mod wrap;
@@ -44,6 +45,8 @@ mod ladder_tests;
 mod machine_tests;
 #[cfg(test)]
 mod plan_tests;
+#[cfg(test)]
+mod stress_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

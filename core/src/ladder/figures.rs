@@ -41,7 +41,7 @@ pub struct Figure {
 
 impl Figure {
     /// Of those values that are sensible: 0, or in [`SENSIBLE`].
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let values = sensible(values);
         let (median, n) = (median(values.iter().copied())?, values.len() as u64);
         Some(Self { median, sd: standard_deviation(values), n })
@@ -67,7 +67,7 @@ pub struct Times {
 
 impl Times {
     /// Of those values that are sensible: 0, or in [`SENSIBLE`].
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let values = sensible(values);
         let at = |percent| percentile(values.iter().copied(), percent);
         Some(Self { p50: at(50.0)?, p95: at(95.0)?, n: values.len() as u64 })

@@ -100,6 +100,13 @@ fn what_makes_no_sense_is_a_usage_error() {
         "meshctl -o csv ladder show",
         "meshctl ladder report -o table",
         "meshctl ladder report -o pdf",
+        "meshctl validate x",
+        "meshctl validate --node a",
+        "meshctl validate x --node a --repetitions 0",
+        "meshctl validate x --node a --contexts 0",
+        "meshctl stress",
+        "meshctl stress --node a --seconds 0",
+        "meshctl stress --node a --pull x",
     ] {
         let code = parse(line).expect_err(line).exit_code();
         assert_eq!(code, i32::from(crate::exit::Kind::Usage.code()), "{line}");

@@ -13,7 +13,7 @@ use mesh_core::memory::CacheType;
 use mesh_core::strategy::Wish as Wanted;
 use mesh_core::trial::{Event, Sample, Trial};
 use mesh_core::units::human_duration;
-use mesh_proto::v1::{DirectRequest, SetNodeRequest, TrialRequest};
+use mesh_proto::v1::{DirectReply, DirectRequest, SetNodeRequest, TrialRequest};
 use std::time::Duration;
 
 /// Of one call: an agent may take 20 s to begin a trial.
@@ -140,6 +140,23 @@ impl Hands {
     pub(super) async fn unload(&mut self, model: &ModelId) -> Result<(), Failure> {
         let request = self.request("unload", model);
         self.change(Wish::Unload, model, request).await.map(|_| ())
+    }
+
+    /// Has a file fetched; its report tells how far it is.
+    pub(super) async fn fetch(&mut self, model: &ModelId, url: &str) -> Result<(), Failure> {
+        let request = DirectRequest { url: url.into(), ..self.request("pull", model) };
+        self.direct(request).await
+    }
+
+    /// Has a file no longer fetched (`cancel`) or no longer there (`delete`).
+    pub(super) async fn forget(&mut self, action: &str, model: &ModelId) -> Result<(), Failure> {
+        let request = self.request(action, model);
+        self.direct(request).await
+    }
+
+    async fn direct(&mut self, request: DirectRequest) -> Result<(), Failure> {
+        let sent = self.operators.call(|mut client| async move { client.direct(request).await }).await;
+        sent.map(|_: DirectReply| ())
     }
 
     /// How long it took; `None` = it was so.

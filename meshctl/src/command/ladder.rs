@@ -93,7 +93,7 @@ impl Kept for Record {
 }
 
 /// Whether nothing more can be done after `failure`, whatever the model.
-fn ends_all(failure: &Failure) -> bool {
+pub(super) fn ends_all(failure: &Failure) -> bool {
     match failure.kind {
         Kind::Unreachable | Kind::Refused | Kind::Interrupted | Kind::PipeClosed | Kind::Usage => true,
         Kind::Failed | Kind::Degraded | Kind::NotFound | Kind::DoesNotFit | Kind::TimedOut => false,

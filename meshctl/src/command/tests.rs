@@ -8,6 +8,7 @@ mod fit;
 mod replies;
 mod reports;
 mod steering;
+mod stresses;
 mod validations;
 
 use super::*;

@@ -3,7 +3,8 @@
 use super::replies::reply;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
-    Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel,
+    Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel, Transfer,
+    TransferKind, TransferState,
 };
 use mesh_core::machine::{ThermalState, Vitals};
 use mesh_core::trial::{Ended, Event, Run, Sample, Scored, SpeedWork, Subject, Trial, Work};
@@ -28,6 +29,8 @@ pub(super) enum Manner {
     Dies,
     /// Speeds begin and never end.
     Hangs,
+    /// The first speed ends, the second never does.
+    Tires,
     /// The first speed is slowed down, the second disturbed by others.
     Troubled,
     /// It finds nothing in a long text.
@@ -80,6 +83,10 @@ pub(super) struct Bench {
     pub(super) full: Option<PathBuf>,
     /// Trials before one that begins, answers half, and never ends.
     pub(super) sound_trials: Option<usize>,
+    /// Tokens of all models together, where there is room for more than one.
+    pub(super) room: Option<u32>,
+    /// Files that were fetched, and how they stand.
+    pub(super) files: Vec<(String, TransferState)>,
     speeds: usize,
     trials: usize,
 }
@@ -131,7 +138,19 @@ impl Bench {
             trained_context: Some(8192),
             ..StoredModel::new(id(model.name), Bytes(model.parameters * 1_000_000_000))
         });
-        let store = Store { models: stored.collect(), ..Store::default() };
+        let came = self.files.iter().filter(|(_, state)| *state == TransferState::Done);
+        let came = came.map(|(name, _)| StoredModel::new(id(name), Bytes(1 << 20)));
+        let transfers = self.files.iter().map(|(name, state)| Transfer {
+            model: id(name),
+            kind: TransferKind::Download,
+            source: "127.0.0.1".into(),
+            state: state.clone(),
+            done: Bytes(1 << 20),
+            total: None,
+            rate: None,
+        });
+        let (transfers, models) = (transfers.collect(), stored.chain(came).collect());
+        let store = Store { models, transfers, ..Store::default() };
         let mut vitals = Vitals::unknown("a test");
         vitals.thermal.state = ThermalState::Ok;
         let (engines, store, vitals) = (Some(vec![engine]), Some(store), Some(vitals));
@@ -149,15 +168,38 @@ impl Bench {
             _ => String::new(),
         };
         self.journal.push(format!("{} {}{size}", request.action, request.model));
-        let taken: u64 = self.in_memory().len() as u64;
+        match request.action.as_str() {
+            "pull" if request.url.contains("broken") => {
+                let state = TransferState::Failed("connection refused".into());
+                return self.files.push((request.model.clone(), state));
+            }
+            "pull" => {
+                let is_short = request.url.contains("short");
+                let state = if is_short { TransferState::Done } else { TransferState::Running };
+                return self.files.push((request.model.clone(), state));
+            }
+            "cancel" => {
+                return self.files.retain(|(name, state)| {
+                    *name != request.model || matches!(state, TransferState::Done | TransferState::Failed(_))
+                });
+            }
+            "delete" => return self.files.retain(|(name, _)| *name != request.model),
+            _ => {}
+        }
+        let tokens =
+            |(_, context, slots): (_, Option<u32>, Option<u32>)| context.zip(slots).map_or(0, |(a, b)| a * b);
+        let used: u32 = self.in_memory().into_iter().map(tokens).sum();
+        // One alone, unless there is room for several.
+        let room = self.room.map(|room| room - used).or((used == 0).then_some(u32::MAX)).unwrap_or(0);
         let Some(model) = self.models.iter_mut().find(|model| model.name == request.model) else { return };
         let (context, slots) = (request.context.unwrap_or(4096), request.slots.unwrap_or(1));
         (model.state, model.context, model.slots) = match request.action.as_str() {
-            "load" if taken == 0 && context * slots <= model.room => {
+            "load" if context * slots <= model.room.min(room) => {
                 (ReplicaState::Loaded, Some(context), Some(slots))
             }
             "load" => {
-                let why = format!("does not fit: needs {} tokens, {} are free", context * slots, model.room);
+                let free = model.room.min(room);
+                let why = format!("does not fit: needs {} tokens, {free} are free", context * slots);
                 (ReplicaState::Failed(why), None, None)
             }
             _ => (ReplicaState::Available, None, None),
@@ -206,6 +248,8 @@ impl Bench {
                         self.hanging.notify_one();
                         return Ok((events.iter().map(line).collect(), false));
                     }
+                    Manner::Tires if self.speeds == 0 => self.speeds += 1,
+                    Manner::Tires => return Ok((events.iter().map(line).collect(), false)),
                     Manner::Troubled => {
                         let throttled = Some(self.speeds == 0);
                         events.push(Event::Sample(Sample { throttled, at_s: 0.5, ..Sample::default() }));

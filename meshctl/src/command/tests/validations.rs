@@ -153,6 +153,18 @@ async fn one_repetition_tells_no_speed() {
 }
 
 #[tokio::test]
+async fn a_speed_that_was_slowed_down_or_disturbed_is_measured_once_more() {
+    let service = machine([Model::new("newer", 30, 1 << 20, Manner::Troubled)]);
+    let line = "meshctl validate newer --node msi --yes --repetitions 2 --contexts 512,4K";
+    let (ended, record) = validated(line, &service).await;
+    assert_eq!(ended, Ok(()));
+    let cells = &record.candidate.rung.cells;
+    let marks: Vec<(u32, usize)> =
+        cells.iter().map(|cell| (cell.work.prompt_tokens, cell.marks.len())).collect();
+    assert_eq!(marks, [(512, 1), (512, 0), (4096, 1), (4096, 0)]);
+}
+
+#[tokio::test]
 async fn ctrl_c_keeps_what_was_seen_and_puts_the_machine_back() {
     let data = prepared();
     let service =
