@@ -7,7 +7,7 @@ mod stress;
 mod validate;
 
 pub(crate) use eval::{BaselineArgs, CompareArgs, EvalCommand, EvalRunArgs, EvalShowArgs};
-pub(crate) use ladder::{ImportArgs, LadderCommand, ReportArgs, RunArgs, ShowArgs};
+pub(crate) use ladder::{ImportArgs, LadderCommand, ReportArgs, RunArgs, ShowArgs, Wanted};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
 pub(crate) use stress::{Source, StressArgs};
 pub(crate) use validate::ValidateArgs;

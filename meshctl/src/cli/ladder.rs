@@ -1,10 +1,13 @@
 //! What can be typed about the ladder.
 
+use super::stress::Source;
 use clap::{Args, Subcommand};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::Shape;
 use mesh_core::trial::{REPETITIONS, SOAK_S, STREAMS, TOKENS};
+use reqwest::Url;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Shapes and numbers of streams, at most: as many as a record may have.
 const FEW: usize = 64;
@@ -25,7 +28,7 @@ pub(crate) enum LadderCommand {
 }
 
 /// `meshctl ladder run`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     /// The machine
     #[arg(long, value_name = "NODE")]
@@ -39,6 +42,9 @@ pub(crate) struct RunArgs {
     /// These models only, from the smallest to the largest
     #[arg(long, value_name = "MODEL,…", value_delimiter = ',', conflicts_with_all = ["from", "to"])]
     pub(crate) models: Vec<ModelId>,
+    /// Fetch this model first, from a machine of the mesh that has it or from a URL, and climb it too; may be repeated
+    #[arg(long, value_name = "MODEL[=URL]")]
+    pub(crate) pull: Vec<Wanted>,
     /// Go on with a climb that was ended early, with its settings [default: the node's newest]
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "",
           conflicts_with_all = ["matrix", "streams", "repetitions", "seed", "soak", "success"])]
@@ -101,6 +107,26 @@ pub(crate) struct ImportArgs {
     /// The machine it was measured on
     #[arg(long, value_name = "NODE")]
     pub(crate) node: MachineId,
+}
+
+/// A model to fetch, and from where: from the mesh, where nothing is said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) model: ModelId,
+    pub(crate) url: Option<Url>,
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.contains('=') {
+            let model = ModelId::new(text).map_err(|error| error.to_string())?;
+            return Ok(Self { model, url: None });
+        }
+        let Source { model, url } = text.parse()?;
+        Ok(Self { model, url: Some(url) })
+    }
 }
 
 /// A list that is typed as one word.
@@ -183,6 +209,17 @@ mod tests {
             assert!(matrix(text).expect_err(text).starts_with(said), "{text}");
         }
         assert!(matrix(&"1:1,".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn what_is_fetched_comes_from_the_mesh_or_from_a_url() {
+        let wanted =
+            |text: &str| text.parse::<Wanted>().map(|one| (one.model.to_string(), one.url.is_some()));
+        assert_eq!(wanted("qwen3:8b"), Ok(("qwen3:8b".into(), false)));
+        assert_eq!(wanted("new=https://example.org/a.gguf?b=c"), Ok(("new".into(), true)));
+        for text in ["", "../x", "new=", "new=ftp://example.org/x"] {
+            assert!(wanted(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@ use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::ModeGoal;
-use mesh_core::machine::{Engine, ReplicaState, Report};
+use mesh_core::machine::{Engine, ReplicaState, Report, StoreRefusal, Transfer};
 use mesh_core::memory::CacheType;
+use mesh_core::profile::Profile;
 use mesh_core::strategy::Wish as Wanted;
 use mesh_core::trial::{Event, Sample, Trial};
 use mesh_core::units::human_duration;
@@ -43,6 +44,34 @@ pub(super) struct Loaded {
     pub(super) can_leave: bool,
     /// Its chat template knows tools; `None` = the engine does not tell.
     pub(super) calls_tools: Option<bool>,
+}
+
+/// What the machine wrote down of itself.
+pub(super) fn profile(report: &Report) -> Profile {
+    let read = |json: &str| serde_json::from_str(json).ok();
+    report.profile.as_deref().and_then(read).unwrap_or_default()
+}
+
+/// How far a file is that is fetched, or how that ended.
+pub(super) fn transfer<'a>(report: &'a Report, model: &ModelId) -> Option<&'a Transfer> {
+    report.store.as_ref()?.transfers.iter().find(|transfer| transfer.model == *model)
+}
+
+/// Whether a model's file is on the machine's disk.
+pub(super) fn is_stored(report: &Report, model: &ModelId) -> bool {
+    report.store.iter().flat_map(|store| &store.models).any(|stored| stored.model == *model)
+}
+
+/// Refusals to fetch a model that are not among `old`.
+pub(super) fn not_fetched<'a>(
+    report: &'a Report,
+    model: &ModelId,
+    old: &[StoreRefusal],
+) -> Option<&'a StoreRefusal> {
+    let mut refusals = report.store.iter().flat_map(|store| &store.refusals);
+    refusals.find(|refusal| {
+        refusal.model == *model && refusal.reason.starts_with("not fetched") && !old.contains(refusal)
+    })
 }
 
 /// What is in memory, or on its way there.

@@ -1,11 +1,12 @@
 //! `meshctl ladder`: a machine is climbed from its smallest model to its largest, and what was seen is kept.
 //!
-//! `candidates`: which models. `climb`: the order of things. `rung`: one model. `questions`: what it is asked. `report`: climbs
+//! `candidates`: which models, `fetching`: those that come first. `climb`: the order of things. `rung`: one model. `questions`: what it is asked. `report`: climbs
 //! compared, with `prices`. `import`: what another program measured. What a record says is [`mesh_core::ladder`]'s to find.
 
 pub(super) mod candidates;
 mod climb;
 mod examined;
+mod fetching;
 mod import;
 mod prices;
 pub(super) mod questions;

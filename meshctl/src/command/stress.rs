@@ -10,7 +10,7 @@
 mod downloads;
 mod tenants;
 
-use super::hands::{Hands, Loaded, loaded};
+use super::hands::{Hands, Loaded, loaded, profile};
 use super::in_words;
 use super::keep::{Keep, Kept, id_of, now};
 use super::ladder::candidates::Candidate;
@@ -27,7 +27,6 @@ use futures_util::future::join_all;
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{ModeGoal, Shape};
 use mesh_core::machine::Report;
-use mesh_core::profile::Profile;
 use mesh_core::stress::{Download, Record, SCHEMA, Settings, Stint, analyse};
 use mesh_core::trial::{Prefix, SpeedWork};
 use tokio::time::Instant;
@@ -127,8 +126,7 @@ fn question(args: &StressArgs, candidates: &[Candidate], there: &[Loaded]) -> St
 }
 
 fn fresh(args: &StressArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Record {
-    let profile = report.profile.as_deref().and_then(|json| serde_json::from_str::<Profile>(json).ok());
-    let profile = profile.unwrap_or_default();
+    let profile = profile(report);
     Record {
         schema: SCHEMA.into(),
         id: id_of(now),

@@ -11,7 +11,7 @@ mod haystack;
 mod measuring;
 mod tasks;
 
-use super::hands::{Hands, Loaded, loaded};
+use super::hands::{Hands, Loaded, loaded, profile};
 use super::keep::{Keep, Kept, id_of, now};
 use super::ladder::candidates::{Candidate, one};
 use super::ladder::rung::{Broken, begun};
@@ -23,7 +23,6 @@ use crate::output::Screen;
 use crate::render::validate::page;
 use mesh_core::ladder::Outcome;
 use mesh_core::machine::Report;
-use mesh_core::profile::Profile;
 use mesh_core::validation::{Aim, Evidence, Grade, Record, SCHEMA, Settings, judge};
 
 /// Tokens of each answer whose speed is measured: as in most published figures.
@@ -127,8 +126,7 @@ fn fresh(
     models: &[(Who, Candidate)],
     now: u64,
 ) -> Record {
-    let profile = report.profile.as_deref().and_then(|json| serde_json::from_str::<Profile>(json).ok());
-    let profile = profile.unwrap_or_default();
+    let profile = profile(report);
     let evidence = |who: Who| {
         let of = models.iter().find(|(is, _)| *is == who).map(|(_, candidate)| candidate)?;
         Some(Evidence::new(begun(of), of.trained_context))

@@ -5,7 +5,7 @@ use super::compare::{Judged, judged};
 use super::items::{Paper, paper, written};
 use super::sit::{Manner, sit};
 use crate::cli::EvalRunArgs;
-use crate::command::hands::{Hands, Loaded, Size, loaded};
+use crate::command::hands::{Hands, Loaded, Size, loaded, profile};
 use crate::command::keep::{Keep, id_of, now};
 use crate::command::loan::{Loan, leaving};
 use crate::command::names::unknown;
@@ -19,7 +19,6 @@ use mesh_core::exam::{
 };
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Engine, Report, StoredModel};
-use mesh_core::profile::Profile;
 use mesh_core::trial::{KeepWork, Trial, Work};
 use serde::Serialize;
 use std::time::Duration;
@@ -238,8 +237,7 @@ fn models(
 }
 
 fn fresh(node: &MachineId, model: ModelId, report: &Report, source: Source, at: u64) -> Record {
-    let profile = report.profile.as_deref().and_then(|json| serde_json::from_str::<Profile>(json).ok());
-    let profile = profile.unwrap_or_default();
+    let profile = profile(report);
     let is_it = |stored: &&StoredModel| stored.model == model || stored.served_as.as_ref() == Some(&model);
     let stored = report.store.iter().flat_map(|store| &store.models).find(is_it);
     let replicas = report.engines.iter().flatten().flat_map(|engine| &engine.replicas);

@@ -8,10 +8,11 @@
 
 use super::candidates::{Candidate, candidates};
 use super::examined::Examined;
+use super::fetching::{self, Fetched};
 use super::questions;
 use super::rung::{Broken, UNFINISHED, begun};
-use crate::cli::RunArgs;
-use crate::command::hands::{Hands, Loaded, loaded};
+use crate::cli::{RunArgs, Wanted};
+use crate::command::hands::{Hands, Loaded, loaded, profile};
 use crate::command::keep::{Keep, Kept as _, id_of, now};
 use crate::command::loan::{Loan, leaving};
 use crate::connect::Way;
@@ -20,13 +21,14 @@ use crate::output::Screen;
 use crate::render::ladder::{Lines, conclusion};
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{
-    Candidate as Asked, ModeGoal, Next, Outcome, Record, Rung, Sampling, Schema, Settings, StopRule, Stopped,
-    analyse, next,
+    Candidate as Asked, ModeGoal, Next, Outcome, Pull, Record, Rung, Sampling, Schema, Settings, StopRule,
+    Stopped, analyse, next,
 };
 use mesh_core::machine::Report;
-use mesh_core::profile::Profile;
 use mesh_core::trial::{Prefix, Sample};
 use mesh_core::units::human_duration;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -42,6 +44,8 @@ pub(super) struct Climb<'a> {
     keep: Keep<Record>,
     candidates: Vec<Candidate>,
     examined: Examined,
+    /// How the models came that were fetched first.
+    pulls: BTreeMap<ModelId, Pull>,
     screen: &'a Screen,
     lines: Lines,
 }
@@ -55,10 +59,19 @@ pub(super) async fn run(
     screen: &Screen,
     leave: impl AsyncFn(),
 ) -> Result<(), Failure> {
+    let fetches = Cell::new(false);
     let prepared = tokio::select! {
-        prepared = prepare(args, way, screen) => prepared,
+        prepared = prepare(args, way, screen, &fetches) => prepared,
         () = leave() => Err(Failure::interrupted()),
     };
+    if prepared.is_err() && fetches.get() {
+        screen.done_doing();
+        let mut text = "the machine goes on fetching; to stop it:\n".to_owned();
+        for Wanted { model, .. } in &args.pull {
+            text += &format!("  meshctl model pull {model} --node {} --cancel\n", args.node);
+        }
+        screen.note(&screen.commands(&text));
+    }
     let (mut climb, there) = prepared?;
     // From here on the machine is changed.
     let (loan, stays) = Loan::take(&mut climb.hands, there, &leave).await?;
@@ -80,27 +93,71 @@ async fn prepare<'a>(
     args: &RunArgs,
     way: &Way,
     screen: &'a Screen,
+    fetches: &Cell<bool>,
 ) -> Result<(Climb<'a>, Vec<Loaded>), Failure> {
     let mut hands = Hands::of(&args.node, way).await?;
-    let report = hands.report().await?;
+    let mut report = hands.report().await?;
     let keep = Keep::of(&way.data);
-    let (candidates, left_out) = candidates(&report, args)?;
-    for line in left_out {
-        screen.note(&(line + "\n"));
-    }
-    let record = match &args.resume {
+    let mut record = match &args.resume {
         Some(id) => resumed(&keep, id, args)?,
         None => fresh(args, &report, hands.goals().await?, now()),
     };
+    let mut fetched = Vec::new();
+    if !args.pull.is_empty() {
+        if !args.yes {
+            screen.agreed(&question_with(args, &loaded(&report)), "--yes").await?;
+        }
+        fetches.set(true);
+        fetched = fetching::fetch(&mut hands, &args.pull, |far| screen.doing(far)).await?;
+        fetches.set(false);
+        screen.done_doing();
+        report = hands.report().await?;
+    }
+    let (candidates, left_out) = candidates(&report, &chosen(args, &fetched))?;
+    for line in left_out {
+        screen.note(&(line + "\n"));
+    }
     let there = loaded(&report);
-    if !args.yes {
+    if !args.yes && args.pull.is_empty() {
         screen.agreed(&question(args, &candidates, &there), "--yes").await?;
+    }
+    for Fetched { model, outcome } in &fetched {
+        let Err(why) = outcome else { continue };
+        let why = format!("it could not be fetched: {why}");
+        screen.note(&format!("{model}: {}\n", screen.look.text(&why)));
+        record.rungs.retain(|rung| rung.model != *model);
+        record.rungs.push(Rung { outcome: Outcome::Failed(why), ..Rung::new(model.clone(), "?") });
     }
     // What cannot be kept need not be measured.
     keep.write(&record)?;
     let examined = Examined::read(&Keep::of(&way.data))?;
+    let came = |one: Fetched| Some((one.model, one.outcome.ok().flatten()?));
+    let pulls = fetched.into_iter().filter_map(came).collect();
     let lines = Lines::of(candidates.iter().map(|one| one.model.as_str()), screen.look);
-    Ok((Climb { hands, record, keep, candidates, examined, screen, lines }, there))
+    Ok((Climb { hands, record, keep, candidates, examined, pulls, screen, lines }, there))
+}
+
+/// The models to climb: those that were named, and those that were fetched with them.
+fn chosen(args: &RunArgs, fetched: &[Fetched]) -> RunArgs {
+    let mut chosen = args.clone();
+    let came = fetched.iter().filter(|one| one.outcome.is_ok()).map(|one| one.model.clone());
+    if !args.models.is_empty() {
+        chosen.models.extend(came);
+        let failed = |model: &ModelId| fetched.iter().any(|one| one.model == *model && one.outcome.is_err());
+        chosen.models.retain(|model| !failed(model));
+    }
+    chosen
+}
+
+/// The question before anything is fetched: what is to be climbed is not known yet.
+fn question_with(args: &RunArgs, there: &[Loaded]) -> String {
+    let models: Vec<&str> = args.pull.iter().map(|one| one.model.as_str()).collect();
+    format!(
+        "{} fetches {} and keeps them. Then it is cordoned and climbed: it gets no new models. {}. Begin?",
+        args.node,
+        models.join(", "),
+        leaving(there)
+    )
 }
 
 fn question(args: &RunArgs, candidates: &[Candidate], there: &[Loaded]) -> String {
@@ -115,8 +172,7 @@ fn question(args: &RunArgs, candidates: &[Candidate], there: &[Loaded]) -> Strin
 
 /// The record of a new climb.
 fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Record {
-    let profile = report.profile.as_deref().and_then(|json| serde_json::from_str::<Profile>(json).ok());
-    let profile = profile.unwrap_or_default();
+    let profile = profile(report);
     Record {
         schema: Schema,
         id: id_of(now),
@@ -193,7 +249,8 @@ impl Climb<'_> {
                 return Ok(());
             }
             // What was begun goes on as the last rung.
-            let fresh = || Rung { evaluations: self.examined.of(&candidate), ..begun(&candidate) };
+            let pull = self.pulls.get(&candidate.model).copied();
+            let fresh = || Rung { evaluations: self.examined.of(&candidate), pull, ..begun(&candidate) };
             let rung = match known {
                 None => fresh(),
                 Some(at) => self.record.rungs.remove(at),

@@ -1,11 +1,11 @@
 //! Files that are fetched while models work, and removed again.
 
 use crate::cli::Source;
-use crate::command::hands::Hands;
+use crate::command::hands::{Hands, is_stored, not_fetched, transfer};
 use crate::command::in_words;
 use crate::exit::{Failure, Kind};
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Report, StoreRefusal, Transfer, TransferState};
+use mesh_core::machine::{Report, StoreRefusal, TransferState};
 use mesh_core::stress::{Download, Fetched};
 use mesh_core::units::{Bytes, human_duration};
 use std::time::Duration;
@@ -87,12 +87,7 @@ impl Downloads {
         let Ok(report) = hands.report().await else { return };
         for download in told.iter_mut().filter(|download| download.state == Fetched::Running) {
             let model = &download.model;
-            let mut refusals = report.store.iter().flat_map(|store| &store.refusals);
-            let refused = refusals.find(|refusal| {
-                refusal.model == *model
-                    && refusal.reason.starts_with("not fetched")
-                    && !self.old.contains(refusal)
-            });
+            let refused = not_fetched(&report, model, &self.old);
             download.seconds = (start.elapsed().as_secs_f64() - download.began_s).max(0.0);
             if let Some(refused) = refused {
                 download.state = Fetched::Failed(refused.reason.clone());
@@ -153,12 +148,4 @@ fn gone(told: Result<(), Failure>) -> Result<(), Failure> {
         Err(failure) if failure.kind == Kind::NotFound => Ok(()),
         told => told,
     }
-}
-
-fn transfer<'a>(report: &'a Report, model: &ModelId) -> Option<&'a Transfer> {
-    report.store.as_ref()?.transfers.iter().find(|transfer| transfer.model == *model)
-}
-
-fn is_stored(report: &Report, model: &ModelId) -> bool {
-    report.store.iter().flat_map(|store| &store.models).any(|stored| stored.model == *model)
 }

@@ -245,3 +245,38 @@ async fn records_are_listed_and_shown_and_a_broken_one_hides_no_other() {
         assert_eq!(ended.err().map(|failure| failure.kind), kind, "{line}");
     }
 }
+
+#[tokio::test]
+async fn a_model_that_cannot_be_fetched_fails_its_rung_and_the_others_are_climbed() {
+    let (data, service) = (prepared(), climbed([sound("one", 1)]));
+    let line = "meshctl ladder run --node msi --models one --pull gone=http://127.0.0.1/broken.gguf --pull one \
+                --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let record = records(data.path()).remove(0);
+    let outcomes: Vec<(&str, &Outcome)> =
+        record.rungs.iter().map(|rung| (rung.model.as_str(), &rung.outcome)).collect();
+    let failed = Outcome::Failed("it could not be fetched: connection refused".into());
+    assert_eq!(outcomes, [("gone", &failed), ("one", &Outcome::Done)]);
+    let journal = bench(&service).journal;
+    assert_eq!(journal[0], "pull gone");
+    assert!(!journal.contains(&"pull one".to_owned()), "it is there: {journal:?}");
+}
+
+#[tokio::test]
+async fn leaving_while_a_model_is_fetched_changes_nothing_on_the_machine() {
+    let (data, service) = (prepared(), climbed([sound("one", 1)]));
+    let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
+    let line = "meshctl ladder run --node msi --pull slow=http://127.0.0.1/long.gguf --yes";
+    let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
+    let Command::Ladder(command) = cli.command else { panic!("a climb was typed") };
+    let (way, screen) = (way(&data, router.address), Screen::plain(Format::Json));
+    let leave = async || {
+        let mut desk = service.desk.subscribe();
+        let is_told = |desk: &Desk| desk.bench.as_ref().is_some_and(|bench| !bench.journal.is_empty());
+        desk.wait_for(is_told).await.expect("the router is there");
+    };
+    assert_eq!(ladder::run(command, &way, &screen, leave).await, Err(Failure::interrupted()));
+    assert_eq!((bench(&service).journal, is_cordoned(&service)), (vec!["pull slow".to_owned()], false));
+    assert!(records(data.path()).is_empty());
+    router.stop().await;
+}
