@@ -1,15 +1,17 @@
 //! What measurements ask of one machine: reports, loads, trials, and what it is to be.
 
 use super::model::change::{Became, Wish, bring_about};
+use super::model::fit;
 use super::node::{machines, read};
 use super::plan;
 use crate::cli::ModelArgs;
 use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
+use mesh_core::fit::plan as fitted;
 use mesh_core::id::{MachineId, ModelId};
-use mesh_core::ladder::ModeGoal;
+use mesh_core::ladder::{ModeGoal, Shortage};
 use mesh_core::machine::{Engine, ReplicaState, Report, StoreRefusal, Transfer};
-use mesh_core::memory::CacheType;
+use mesh_core::memory::{CacheType, Options};
 use mesh_core::profile::Profile;
 use mesh_core::strategy::Wish as Wanted;
 use mesh_core::trial::{Event, Sample, Trial};
@@ -214,6 +216,18 @@ impl Hands {
     /// How the model is loaded now.
     pub(super) async fn loaded(&mut self, model: &ModelId) -> Result<Option<Loaded>, Failure> {
         Ok(loaded(&self.report().await?).into_iter().find(|one| one.model == *model))
+    }
+
+    /// What is missing to load a model into the memory as it is, for one request of so many tokens at a time; `None` where that
+    /// cannot be told, as of models that only an engine keeps.
+    pub(super) async fn shortage(&mut self, model: &ModelId, context: Option<u32>) -> Option<Shortage> {
+        let shape = fit::shape_of(model, &mut self.operators).await.ok()?;
+        let report = self.report().await.ok()?;
+        let trained = shape.trained_context.and_then(|tokens| u32::try_from(tokens).ok());
+        let options = Options::launched(u64::from(context.or(trained)?), 1);
+        let (choice, _) = fitted(&shape, &options, false, &fit::pools(&report)?, fit::margin(&report));
+        let (vram, ram) = (choice.fit.device.missing(), choice.fit.host.missing());
+        (vram.0 > 0 || ram.0 > 0).then_some(Shortage { vram, ram, ..Shortage::default() })
     }
 
     /// Tries, and hands on each thing that the machine tells. Dropping it ends the trial on the machine.

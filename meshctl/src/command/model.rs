@@ -1,7 +1,7 @@
 //! `meshctl model`: load and unload. The other verbs have files of their own.
 
 pub(super) mod change;
-mod fit;
+pub(super) mod fit;
 mod header;
 mod list;
 mod pin;

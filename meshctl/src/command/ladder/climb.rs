@@ -262,6 +262,12 @@ impl Climb<'_> {
                 Err(Broken::Rung(outcome)) => outcome,
                 Err(Broken::All(failure)) => return Err(failure),
             };
+            if matches!(outcome, Outcome::Skipped(_)) {
+                let least = self.record.settings.matrix.first().map(|shape| shape.prompt + shape.output);
+                let trained = candidate.trained_context;
+                let least = least.map(|tokens| trained.map_or(tokens, |most| tokens.min(most)));
+                self.rung().shortage = self.hands.shortage(&candidate.model, least).await;
+            }
             self.rung().outcome = outcome;
             self.save()?;
             self.row(&candidate)?;

@@ -2,6 +2,7 @@
 
 use super::header;
 use crate::cli::{FitArgs, FitSource};
+use crate::command::hands::profile;
 use crate::command::node::{machines, read};
 use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
@@ -9,9 +10,9 @@ use crate::output::Screen;
 use crate::render;
 use crate::render::fit::{Answer, Verdict};
 use mesh_core::fit::{Margin, Pools, plan};
+use mesh_core::id::ModelId;
 use mesh_core::machine::{Replica, ReplicaState, Report};
 use mesh_core::memory::{Options, Shape};
-use mesh_core::profile::Profile;
 use mesh_core::units::Bytes;
 use mesh_proto::v1::{MachineReport, ModelShapeRequest};
 use std::time::Duration;
@@ -60,20 +61,13 @@ async fn shape(args: &FitArgs, operators: &mut Operators) -> Result<(Shape, Stri
         }
         FitSource::Model(model) => {
             // On whichever machine has it: `--node` says where it would be loaded.
-            let request = ModelShapeRequest { model: model.to_string(), node: String::new() };
-            let reply = operators.call(|mut client| async move { client.model_shape(request).await }).await;
-            let reply = reply.map_err(|failure| {
+            let shape = shape_of(model, operators).await.map_err(|failure| {
                 if failure.kind != Kind::NotFound {
                     return failure;
                 }
                 failure
                     .hint("models that only an engine such as Ollama keeps cannot be read; name a URL or a file")
                     .hint("what there is: meshctl model list")
-            })?;
-            let shape = serde_json::from_str(&reply.shape_json).map_err(|error| {
-                Failure::new(Kind::Failed, "the router's answer is not understood")
-                    .cause(error.to_string())
-                    .hint("bring meshctl and the router to the same version")
             })?;
             return Ok((shape, model.to_string()));
         }
@@ -85,18 +79,41 @@ async fn shape(args: &FitArgs, operators: &mut Operators) -> Result<(Shape, Stri
     Ok((shape, name))
 }
 
+/// The shape of a model that a machine of the mesh has on its disk.
+///
+/// # Errors
+/// `NotFound` where none has, and what keeps the router from answering.
+pub(in crate::command) async fn shape_of(
+    model: &ModelId,
+    operators: &mut Operators,
+) -> Result<Shape, Failure> {
+    let request = ModelShapeRequest { model: model.to_string(), node: String::new() };
+    let reply = operators.call(|mut client| async move { client.model_shape(request).await }).await?;
+    serde_json::from_str(&reply.shape_json).map_err(|error| {
+        Failure::new(Kind::Failed, "the router's answer is not understood")
+            .cause(error.to_string())
+            .hint("bring meshctl and the router to the same version")
+    })
+}
+
+/// The memory that a machine's own engine can use; `None` = it has not told it.
+pub(in crate::command) fn pools(report: &Report) -> Option<Pools> {
+    let pools = Pools::of(report.vitals.as_ref()?);
+    let launch = report.hardware.as_ref().and_then(|hardware| hardware.launch.as_ref());
+    Some(match launch.filter(|launch| !launch.uses_gpu) {
+        None => pools,
+        Some(launch) => pools.host_only(&format!("its engine ({}) uses the processor only", launch.program)),
+    })
+}
+
 fn verdict(args: &FitArgs, shape: &Shape, machine: &MachineReport) -> Result<Verdict, Failure> {
     let report = read(machine)?;
     let unknown = |why: &str| Ok(Verdict::unknown(&machine.node, why));
     if machine.state == "offline" {
         return unknown(&format!("it is {}", machine.state));
     }
-    let Some(vitals) = &report.vitals else { return unknown("it has not told its memory yet") };
+    let Some(mut pools) = pools(&report) else { return unknown("it has not told its memory yet") };
     let launch = report.hardware.as_ref().and_then(|hardware| hardware.launch.clone());
-    let mut pools = Pools::of(vitals);
-    if let Some(launch) = launch.as_ref().filter(|launch| !launch.uses_gpu) {
-        pools = pools.host_only(&format!("its engine ({}) uses the processor only", launch.program));
-    }
     let mut notes = Vec::new();
     if launch.is_none() {
         notes.push(
@@ -154,7 +171,6 @@ fn projector(args: &FitArgs, report: &Report) -> Option<Bytes> {
 }
 
 /// What must stay free there, by what was measured.
-fn margin(report: &Report) -> Margin {
-    let profile = report.profile.as_deref().and_then(|json| serde_json::from_str::<Profile>(json).ok());
-    profile.map_or(Margin::Default, |profile| Margin::of(&profile.residuals()))
+pub(in crate::command) fn margin(report: &Report) -> Margin {
+    Margin::of(&profile(report).residuals())
 }

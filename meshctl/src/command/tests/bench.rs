@@ -6,7 +6,7 @@ use mesh_core::machine::{
     Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel, Transfer,
     TransferKind, TransferState,
 };
-use mesh_core::machine::{ThermalState, Vitals};
+use mesh_core::machine::{Capacity, Reading, ThermalState, Vitals};
 use mesh_core::trial::{Ended, Event, Run, Sample, Scored, SpeedWork, Subject, Trial, Work};
 use mesh_core::units::Bytes;
 use mesh_proto::fleet_wire::report_to_wire;
@@ -83,6 +83,8 @@ pub(super) struct Bench {
     pub(super) full: Option<PathBuf>,
     /// Trials before one that begins, answers half, and never ends.
     pub(super) sound_trials: Option<usize>,
+    /// Free main memory; `None` = it does not tell.
+    pub(super) ram: Option<Bytes>,
     /// Tokens of all models together, where there is room for more than one.
     pub(super) room: Option<u32>,
     /// Files that were fetched, and how they stand.
@@ -153,6 +155,9 @@ impl Bench {
         let store = Store { models, transfers, ..Store::default() };
         let mut vitals = Vitals::unknown("a test");
         vitals.thermal.state = ThermalState::Ok;
+        if let Some(available) = self.ram {
+            vitals.ram = Reading::Known(Capacity { total: available, available });
+        }
         let (engines, store, vitals) = (Some(vec![engine]), Some(store), Some(vitals));
         let report = Report { engines, store, vitals, ..Report::default() };
         MachineReport {

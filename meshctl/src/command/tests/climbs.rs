@@ -3,6 +3,7 @@
 use super::bench::{Bench, Manner, Model};
 use super::*;
 use mesh_core::ladder::{Mark, Outcome, Record, StopRule, analyse};
+use mesh_core::units::Bytes;
 use std::path::Path;
 
 const LINE: &str =
@@ -279,4 +280,24 @@ async fn leaving_while_a_model_is_fetched_changes_nothing_on_the_machine() {
     assert_eq!((bench(&service).journal, is_cordoned(&service)), (vec!["pull slow".to_owned()], false));
     assert!(records(data.path()).is_empty());
     router.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_model_without_room_is_missing_is_counted_from_its_header() {
+    let data = prepared();
+    let short = Model::new("one", 1, 100, Manner::Sound);
+    let service = Scripted { shape: super::fit::mesh([0, 0]).shape, ..climbed([short]) };
+    service.desk.send_modify(|desk| {
+        if let Some(bench) = &mut desk.bench {
+            bench.ram = Some(Bytes(1 << 20));
+        }
+    });
+    let line = "meshctl ladder run --node msi --matrix 64:16 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let rung = records(data.path()).remove(0).rungs.remove(0);
+    assert!(matches!(rung.outcome, Outcome::Skipped(_)), "{:?}", rung.outcome);
+    let shortage = rung.shortage.expect("the header tells what it takes");
+    assert!(shortage.ram.0 > 512 << 20 && shortage.vram.0 == 0, "with what must stay free: {shortage:?}");
+    let analysis = analyse(&records(data.path()).remove(0));
+    assert!(analysis.needs[0].why.contains("of main memory missing"), "{:?}", analysis.needs);
 }

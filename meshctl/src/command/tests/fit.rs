@@ -22,7 +22,7 @@ fn tiny() -> PathBuf {
 }
 
 /// A router that knows two machines with so much free RAM and the tiny model.
-fn mesh(ram: [u64; 2]) -> Scripted {
+pub(super) fn mesh(ram: [u64; 2]) -> Scripted {
     let header = match gguf::read(&std::fs::read(tiny()).expect("a model"), None).expect("a model") {
         Outcome::Complete(header) => header,
         Outcome::NeedMore { at_least } => panic!("{at_least} bytes of a whole file"),
