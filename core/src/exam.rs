@@ -44,7 +44,7 @@ pub use mark::{Failure, ItemScore, score};
 pub use question::{
     Answer, AskError, ContinuationScore, EngineCan, MOST_TOKENS, Message, Question, Role, ask,
 };
-pub use record::{LONGEST_ANSWER, Record, RecordProblem, SCHEMA, Sitting, Source};
+pub use record::{LONGEST_ANSWER, Record, SCHEMA, Sitting, Source};
 pub use report::{Interval, Method, Report, Score};
 pub use run::{ItemResult, Outcome, Run, RunError};
 pub use shots::{Shots, ShotsError};

@@ -5,6 +5,8 @@ use super::item::{ItemId, Print};
 use super::run::Run;
 use super::{Suite, Variant};
 use crate::id::{MachineId, ModelId};
+use crate::ladder::RecordProblem;
+use crate::ladder::check::{self, problem};
 use crate::machine::Digest;
 use crate::profile::{HardwareFacts, SoftwareFacts};
 use crate::trial::{Finding, Subject};
@@ -16,10 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const SCHEMA: &str = "mesh.eval/v1";
 /// The longest answer that is kept, in bytes: enough to see what a model made of a question.
 pub const LONGEST_ANSWER: usize = 2000;
-/// The longest name, version or path, in bytes.
-const WORDS: usize = 4096;
-/// The longest time, in seconds: a year. Longer is a broken clock.
-const LONGEST_S: f64 = 366.0 * 86_400.0;
+/// The longest path, in bytes.
+const PATH: usize = 4096;
 
 /// Exams of one model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -106,66 +106,28 @@ impl Sitting {
     }
 }
 
-/// What is wrong with a record.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {value}, and must be {wanted}")]
-pub struct RecordProblem {
-    /// Which part.
-    pub field: String,
-    /// What it is.
-    pub value: String,
-    /// What it must be.
-    pub wanted: String,
-}
-
 impl Record {
     /// Whether it keeps to its bounds. A file may come from anybody.
     ///
     /// # Errors
     /// The first field that does not.
     pub fn check(&self) -> Result<(), RecordProblem> {
-        let problem = |field: &str, value: &dyn std::fmt::Display, wanted: &str| {
-            let value: String = value.to_string().chars().take(64).collect();
-            Err(RecordProblem { field: field.into(), value, wanted: wanted.into() })
-        };
         if self.schema != SCHEMA {
-            return problem("schema", &self.schema, SCHEMA);
+            return Err(problem("schema", &self.schema, SCHEMA));
         }
-        let is_id = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if self.id.is_empty() || self.id.len() > 64 || !self.id.chars().all(is_id) {
-            return problem("id", &self.id, "1 to 64 of a-z, 0-9 and `-`");
+        check::id(&self.id)?;
+        check::times(self.started_unix_ms, self.ended_unix_ms)?;
+        check::words("meshctl", &self.meshctl)?;
+        self.quantisation.as_deref().map_or(Ok(()), |word| check::words("quantisation", word))?;
+        for (field, path) in [("items", &self.source.items), ("examples", &self.source.examples)] {
+            check::length(&format!("source.{field}"), path.as_deref().unwrap_or_default(), PATH)?;
         }
-        if let Some(ended) = self.ended_unix_ms.filter(|ended| *ended < self.started_unix_ms) {
-            return problem("ended_unix_ms", &ended, "at least started_unix_ms");
-        }
-        let paths = [&self.source.items, &self.source.examples];
-        for words in paths.into_iter().flatten().chain([&self.meshctl]).chain(&self.quantisation) {
-            if words.len() > WORDS {
-                return problem("a name", &words, "shorter than 4096 bytes");
-            }
-        }
+        check::each("sittings", &self.sittings, sitting)?;
         let mut seen = BTreeSet::new();
         for (at, sitting) in self.sittings.iter().enumerate() {
-            let field = |name: &str| format!("sittings[{at}].{name}");
-            let run = &sitting.run;
-            if !seen.insert(run.suite) {
-                return problem(&field("run.suite"), &run.suite.word(), "there once only");
-            }
-            if !run.suite.variants().contains(&run.variant) {
-                return problem(&field("run.variant"), &run.variant.word(), "one of its suite");
-            }
-            if run.items.is_empty() {
-                return problem(&field("run.items"), &0, "at least one");
-            }
-            if !(0.0..=LONGEST_S).contains(&sitting.seconds) {
-                return problem(&field("seconds"), &sitting.seconds, "between 0 and a year");
-            }
-            let ids = sitting.answers.keys().chain(&sitting.clipped);
-            if let Some(id) = ids.into_iter().find(|id| !run.items.contains_key(*id)) {
-                return problem(&field("answers"), id, "an item of the run");
-            }
-            if let Some(text) = sitting.answers.values().find(|text| text.len() > LONGEST_ANSWER) {
-                return problem(&field("answers"), &text.len(), "2000 bytes at most");
+            if !seen.insert(sitting.run.suite) {
+                let field = format!("sittings[{at}].run.suite");
+                return Err(problem(&field, sitting.run.suite.word(), "there once only"));
             }
         }
         Ok(())
@@ -206,6 +168,20 @@ impl Record {
     pub fn sitting(&self, suite: Suite) -> Option<&Sitting> {
         self.sittings.iter().find(|sitting| sitting.run.suite == suite)
     }
+}
+
+fn sitting(sitting: &Sitting) -> Result<(), RecordProblem> {
+    let run = &sitting.run;
+    if !run.suite.variants().contains(&run.variant) {
+        return Err(problem("run.variant", run.variant.word(), "one of its suite"));
+    }
+    check::count("run.items", run.items.len(), 1, super::run::MOST_ITEMS)?;
+    check::seconds("seconds", Some(sitting.seconds))?;
+    let mut ids = sitting.answers.keys().chain(&sitting.clipped);
+    if let Some(id) = ids.find(|id| !run.items.contains_key(*id)) {
+        return Err(problem("answers", id, "of an item of the run"));
+    }
+    sitting.answers.values().try_for_each(|text| check::length("answers", text, LONGEST_ANSWER))
 }
 
 #[cfg(test)]
@@ -264,7 +240,7 @@ mod tests {
             (Record { schema: "mesh.eval/v2".into(), ..record() }, "schema"),
             (Record { id: "../x".into(), ..record() }, "id"),
             (Record { ended_unix_ms: Some(0), ..record() }, "ended_unix_ms"),
-            (Record { meshctl: "x".repeat(WORDS + 1), ..record() }, "a name"),
+            (Record { meshctl: "x".repeat(PATH), ..record() }, "meshctl"),
             (Record { sittings: twice(), ..record() }, "sittings[1].run.suite"),
             (
                 Record { sittings: with(|one| one.run.variant = Variant::LogLikelihood), ..record() },

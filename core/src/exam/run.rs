@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Items of one run.
-const MOST_ITEMS: usize = 1_000_000;
+pub(super) const MOST_ITEMS: usize = 1_000_000;
 /// Bytes of a reason that is kept.
 const LONGEST_WHY: usize = 300;
 
