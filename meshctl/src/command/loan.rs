@@ -6,20 +6,68 @@ use crate::exit::Failure;
 use crate::output::Screen;
 use std::pin::pin;
 
+/// What a machine is lent to.
+pub(super) trait Borrower {
+    fn hands(&mut self) -> &mut Hands;
+
+    /// All that is to be measured. Dropped where somebody wants to leave.
+    async fn work(&mut self) -> Result<(), Failure>;
+
+    /// Ends what is kept of it, however it ended.
+    fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure>;
+
+    /// Takes away what it left on the machine.
+    async fn clean(&mut self, _leave: &impl AsyncFn()) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// How a loan ended.
+pub(super) struct Returned {
+    /// The work.
+    pub(super) ended: Result<(), Failure>,
+    /// The machine: what was left there is gone, and it is as it was.
+    pub(super) back: Result<(), Failure>,
+}
+
+/// Lends a machine, on which `loaded` is in memory, to `borrower`: it is cordoned, works, and is put back.
+///
+/// # Errors
+/// What keeps it from being cordoned; then nothing was changed.
+pub(super) async fn lend(
+    borrower: &mut impl Borrower,
+    loaded: Vec<Loaded>,
+    screen: &Screen,
+    leave: &impl AsyncFn(),
+) -> Result<Returned, Failure> {
+    let (loan, stays) = Loan::take(borrower.hands(), loaded, leave).await?;
+    let ended = match stays {
+        Err(interrupted) => Err(interrupted),
+        Ok(()) => tokio::select! {
+            ended = borrower.work() => ended,
+            () = leave() => Err(Failure::interrupted()),
+        },
+    };
+    let ended = borrower.close(ended);
+    let clean = borrower.clean(leave).await;
+    let back = loan.end(borrower.hands(), screen, leave).await;
+    Ok(Returned { ended, back: clean.and(back) })
+}
+
 /// The machine as it was.
 #[derive(Debug)]
-pub(super) struct Loan {
+struct Loan {
     standing: String,
     loaded: Vec<Loaded>,
 }
 
 impl Loan {
-    /// Cordons the machine, on which `loaded` is in memory. The call is waited for also where somebody wants to leave
-    /// meanwhile: who does not know whether a machine was changed cannot put it back.
+    /// Cordons the machine. The call is waited for also where somebody wants to leave meanwhile: who does not know whether a
+    /// machine was changed cannot put it back.
     ///
     /// # Errors
     /// What keeps the machine from being cordoned. With `Err` in the second place somebody wants to leave.
-    pub(super) async fn take(
+    async fn take(
         hands: &mut Hands,
         loaded: Vec<Loaded>,
         leave: &impl AsyncFn(),
@@ -36,12 +84,7 @@ impl Loan {
     ///
     /// # Errors
     /// The first thing that could not be done, or `Interrupted`.
-    pub(super) async fn end(
-        self,
-        hands: &mut Hands,
-        screen: &Screen,
-        leave: &impl AsyncFn(),
-    ) -> Result<(), Failure> {
+    async fn end(self, hands: &mut Hands, screen: &Screen, leave: &impl AsyncFn()) -> Result<(), Failure> {
         screen.doing("the machine is put back as it was");
         let back = tokio::select! {
             back = self.put_back(hands) => back,

@@ -15,7 +15,7 @@ use super::in_words;
 use super::keep::{Keep, Kept, id_of, now};
 use super::ladder::candidates::Candidate;
 use super::ladder::ends_all;
-use super::loan::{Loan, leaving};
+use super::loan::{Borrower, Returned, leaving, lend};
 use super::tried::{Measured, measure, patience};
 use crate::cli::StressArgs;
 use crate::connect::Way;
@@ -70,18 +70,8 @@ pub(super) async fn run(
     };
     let (mut stress, there) = prepared?;
     // From here on the machine is changed.
-    let (loan, stays) = Loan::take(&mut stress.hands, there, &leave).await?;
-    let ended = match stays {
-        Err(interrupted) => Err(interrupted),
-        Ok(()) => tokio::select! {
-            ended = stress.all() => ended,
-            () = leave() => Err(Failure::interrupted()),
-        },
-    };
-    let ended = stress.close(ended);
-    let removed = stress.remove(&leave).await;
-    let back = loan.end(&mut stress.hands, screen, &leave).await;
-    stress.conclude(ended).and(removed).and(back)
+    let Returned { ended, back } = lend(&mut stress, there, screen, &leave).await?;
+    stress.conclude(ended).and(back)
 }
 
 /// Looks and asks; nothing is changed.
@@ -151,9 +141,13 @@ fn fresh(args: &StressArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> 
     }
 }
 
-impl Stress<'_> {
+impl Borrower for Stress<'_> {
+    fn hands(&mut self) -> &mut Hands {
+        &mut self.hands
+    }
+
     /// Every phase, in its order.
-    async fn all(&mut self) -> Result<(), Failure> {
+    async fn work(&mut self) -> Result<(), Failure> {
         self.load().await?;
         let models: Vec<ModelId> = self.record.models.iter().map(|rung| rung.model.clone()).collect();
         for _ in &models {
@@ -161,26 +155,63 @@ impl Stress<'_> {
             self.crew.push(hands);
         }
         for model in &models {
-            self.work(std::slice::from_ref(model), false).await?;
+            self.together(std::slice::from_ref(model), false).await?;
         }
         if (3..=PAIRED).contains(&models.len()) {
             for (at, first) in models.iter().enumerate() {
                 for second in &models[at + 1..] {
-                    self.work(&[first.clone(), second.clone()], false).await?;
+                    self.together(&[first.clone(), second.clone()], false).await?;
                 }
             }
         }
         if models.len() > 1 {
-            self.work(&models, false).await?;
+            self.together(&models, false).await?;
         }
         if !self.downloads.names().is_empty() {
-            self.work(&models, true).await?;
+            self.together(&models, true).await?;
         }
         Ok(())
     }
 
+    /// Ends the record, and keeps it.
+    fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
+        self.screen.done_doing();
+        self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms));
+        if let Err(failure) = &ended {
+            let by_hand = failure.kind == Kind::Interrupted;
+            self.record.stopped = Some(if by_hand { "ended by hand".into() } else { in_words(failure) });
+        }
+        match (ended, self.save()) {
+            (Ok(()), kept) => kept,
+            (Err(failure), _) => Err(failure),
+        }
+    }
+
+    /// Takes away what was fetched, also after Ctrl-C; a second one leaves it there and says so.
+    async fn clean(&mut self, leave: &impl AsyncFn()) -> Result<(), Failure> {
+        if !self.downloads.begun {
+            return Ok(());
+        }
+        self.screen.doing("what was fetched is removed");
+        let removed = tokio::select! {
+            removed = self.downloads.remove(&mut self.hands) => removed,
+            () = leave() => Err(Failure::interrupted()),
+        };
+        self.screen.done_doing();
+        if let Err(failure) = &removed {
+            let mut text = format!("what was fetched may be there still: {}; by hand:\n", in_words(failure));
+            for model in self.downloads.names() {
+                text += &format!("  meshctl model rm {model} --node {}\n", self.record.node);
+            }
+            self.screen.note(&self.screen.commands(&text));
+        }
+        removed
+    }
+}
+
+impl Stress<'_> {
     /// These models work at the same time. What they did is in the record.
-    async fn work(&mut self, models: &[ModelId], fetches: bool) -> Result<(), Failure> {
+    async fn together(&mut self, models: &[ModelId], fetches: bool) -> Result<(), Failure> {
         let settings = self.record.settings;
         let fetching = if fetches { self.downloads.names() } else { Vec::new() };
         let names: Vec<&str> = models.iter().map(ModelId::as_str).collect();
@@ -237,41 +268,6 @@ impl Stress<'_> {
     /// Writes down what was seen so far.
     fn save(&self) -> Result<(), Failure> {
         self.keep.write(&self.record)
-    }
-
-    /// Takes away what was fetched, also after Ctrl-C; a second one leaves it there and says so.
-    async fn remove(&mut self, leave: &impl AsyncFn()) -> Result<(), Failure> {
-        if !self.downloads.begun {
-            return Ok(());
-        }
-        self.screen.doing("what was fetched is removed");
-        let removed = tokio::select! {
-            removed = self.downloads.remove(&mut self.hands) => removed,
-            () = leave() => Err(Failure::interrupted()),
-        };
-        self.screen.done_doing();
-        if let Err(failure) = &removed {
-            let mut text = format!("what was fetched may be there still: {}; by hand:\n", in_words(failure));
-            for model in self.downloads.names() {
-                text += &format!("  meshctl model rm {model} --node {}\n", self.record.node);
-            }
-            self.screen.note(&self.screen.commands(&text));
-        }
-        removed
-    }
-
-    /// Ends the record, and keeps it.
-    fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
-        self.screen.done_doing();
-        self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms));
-        if let Err(failure) = &ended {
-            let by_hand = failure.kind == Kind::Interrupted;
-            self.record.stopped = Some(if by_hand { "ended by hand".into() } else { in_words(failure) });
-        }
-        match (ended, self.save()) {
-            (Ok(()), kept) => kept,
-            (Err(failure), _) => Err(failure),
-        }
     }
 
     /// Tells what was seen, also of one that was ended early.

@@ -15,7 +15,7 @@ use super::hands::{Hands, Loaded, loaded, profile};
 use super::keep::{Keep, Kept, id_of, now};
 use super::ladder::candidates::{Candidate, one};
 use super::ladder::rung::{Broken, begun};
-use super::loan::{Loan, leaving};
+use super::loan::{Borrower, Returned, leaving, lend};
 use crate::cli::ValidateArgs;
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
@@ -62,16 +62,7 @@ pub(super) async fn run(
     };
     let (mut validator, there) = prepared?;
     // From here on the machine is changed.
-    let (loan, stays) = Loan::take(&mut validator.hands, there, &leave).await?;
-    let ended = match stays {
-        Err(interrupted) => Err(interrupted),
-        Ok(()) => tokio::select! {
-            ended = validator.all() => ended,
-            () = leave() => Err(Failure::interrupted()),
-        },
-    };
-    let ended = validator.close(ended);
-    let back = loan.end(&mut validator.hands, screen, &leave).await;
+    let Returned { ended, back } = lend(&mut validator, there, screen, &leave).await?;
     let told = validator.conclude(ended);
     // That the machine is not as it was matters more than what a model is worth.
     match (told, back) {
@@ -154,9 +145,13 @@ fn fresh(
     }
 }
 
-impl Validator<'_> {
+impl Borrower for Validator<'_> {
+    fn hands(&mut self) -> &mut Hands {
+        &mut self.hands
+    }
+
     /// Both models, one after the other, each alone.
-    async fn all(&mut self) -> Result<(), Failure> {
+    async fn work(&mut self) -> Result<(), Failure> {
         for (who, candidate) in self.models.clone() {
             let outcome = match self.measure(who, &candidate).await {
                 Ok(()) => Outcome::Done,
@@ -167,23 +162,6 @@ impl Validator<'_> {
             self.save()?;
         }
         Ok(())
-    }
-
-    fn evidence(&mut self, who: Who) -> &mut Evidence {
-        match (who, &mut self.record.champion) {
-            (Who::Champion, Some(champion)) => champion,
-            (Who::Champion, None) | (Who::Candidate, _) => &mut self.record.candidate,
-        }
-    }
-
-    /// Writes down what was seen so far.
-    fn save(&self) -> Result<(), Failure> {
-        self.keep.write(&self.record)
-    }
-
-    /// What is done now.
-    fn tell(&self, what: &str) {
-        self.screen.doing(what);
     }
 
     /// Ends the record, and keeps it.
@@ -199,6 +177,25 @@ impl Validator<'_> {
             (Ok(()), kept) => kept,
             (Err(failure), _) => Err(failure),
         }
+    }
+}
+
+impl Validator<'_> {
+    fn evidence(&mut self, who: Who) -> &mut Evidence {
+        match (who, &mut self.record.champion) {
+            (Who::Champion, Some(champion)) => champion,
+            (Who::Champion, None) | (Who::Candidate, _) => &mut self.record.candidate,
+        }
+    }
+
+    /// Writes down what was seen so far.
+    fn save(&self) -> Result<(), Failure> {
+        self.keep.write(&self.record)
+    }
+
+    /// What is done now.
+    fn tell(&self, what: &str) {
+        self.screen.doing(what);
     }
 
     fn conclude(&self, ended: Result<(), Failure>) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use super::sit::{Manner, sit};
 use crate::cli::EvalRunArgs;
 use crate::command::hands::{Hands, Loaded, Size, loaded, profile};
 use crate::command::keep::{Keep, id_of, now};
-use crate::command::loan::{Loan, leaving};
+use crate::command::loan::{Borrower, Returned, leaving, lend};
 use crate::command::names::unknown;
 use crate::command::node::machines;
 use crate::connect::Way;
@@ -40,6 +40,8 @@ struct Evaluation<'a> {
     screen: &'a Screen,
     papers: Vec<(Paper, Shots)>,
     at_once: u32,
+    /// Models that are not in memory are brought there.
+    loads: bool,
     /// One for each model.
     records: Vec<Record>,
 }
@@ -59,22 +61,14 @@ pub(super) async fn run(
         () = leave() => Err(Failure::interrupted()),
     };
     let (mut evaluation, there, baselines) = prepared?;
-    let needs_loads =
-        evaluation.records.iter().any(|record| !there.iter().any(|one| one.model == record.model));
-    let ended = if needs_loads {
-        let (loan, stays) = Loan::take(&mut evaluation.hands, there, &leave).await?;
-        let ended = match stays {
-            Err(interrupted) => Err(interrupted),
-            Ok(()) => tokio::select! {
-                ended = evaluation.all(true) => ended,
-                () = leave() => Err(Failure::interrupted()),
-            },
-        };
-        let back = loan.end(&mut evaluation.hands, screen, &leave).await;
+    let is_there = |record: &Record| there.iter().any(|one| one.model == record.model);
+    evaluation.loads = !evaluation.records.iter().all(is_there);
+    let ended = if evaluation.loads {
+        let Returned { ended, back } = lend(&mut evaluation, there, screen, &leave).await?;
         ended.and(back)
     } else {
         tokio::select! {
-            ended = evaluation.all(false) => ended,
+            ended = evaluation.work() => ended,
             () = leave() => Err(Failure::interrupted()),
         }
     };
@@ -125,7 +119,8 @@ async fn prepare<'a>(
         Some(_) => records.iter().map(|record| baseline(&keep, record, args)).collect::<Result<_, _>>()?,
         None => Vec::new(),
     };
-    let mut evaluation = Evaluation { hands, keep, screen, papers, at_once: args.at_once, records };
+    let mut evaluation =
+        Evaluation { hands, keep, screen, papers, at_once: args.at_once, loads: false, records };
     evaluation.begin(&report)?;
     let missing: Vec<&str> = evaluation
         .records
@@ -302,6 +297,36 @@ fn can(report: &Report, model: &ModelId) -> EngineCan {
     EngineCan::of(engine.kind, replica.and_then(|replica| replica.abilities.chat))
 }
 
+impl Borrower for Evaluation<'_> {
+    fn hands(&mut self) -> &mut Hands {
+        &mut self.hands
+    }
+
+    /// Each model, in memory or brought there, and each of its exams.
+    async fn work(&mut self) -> Result<(), Failure> {
+        for at in 0..self.records.len() {
+            let model = self.records[at].model.clone();
+            if self.loads && self.hands.loaded(&model).await?.is_none() {
+                self.screen.doing(&format!("{model}: loading"));
+                self.hands.clear().await?;
+                self.hands.load(&model, Size::default()).await?;
+            }
+            for number in 0..self.papers.len() {
+                self.exam(at, number).await?;
+            }
+            self.tell_the_machine(at).await?;
+            self.records[at].ended_unix_ms = Some(now().max(self.records[at].started_unix_ms));
+            self.keep.write(&self.records[at])?;
+        }
+        Ok(())
+    }
+
+    /// What was answered is kept already.
+    fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
+        ended
+    }
+}
+
 impl Evaluation<'_> {
     /// Gives each record its exams, those that were not begun.
     fn begin(&mut self, report: &Report) -> Result<(), Failure> {
@@ -353,24 +378,6 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    async fn all(&mut self, loads: bool) -> Result<(), Failure> {
-        for at in 0..self.records.len() {
-            let model = self.records[at].model.clone();
-            if loads && self.hands.loaded(&model).await?.is_none() {
-                self.screen.doing(&format!("{model}: loading"));
-                self.hands.clear().await?;
-                self.hands.load(&model, Size::default()).await?;
-            }
-            for number in 0..self.papers.len() {
-                self.exam(at, number).await?;
-            }
-            self.tell_the_machine(at).await?;
-            self.records[at].ended_unix_ms = Some(now().max(self.records[at].started_unix_ms));
-            self.keep.write(&self.records[at])?;
-        }
-        Ok(())
-    }
-
     /// What was found goes where plans look: into the machine's profile.
     async fn tell_the_machine(&mut self, at: usize) -> Result<(), Failure> {
         let findings = self.records[at].findings();
@@ -382,7 +389,7 @@ impl Evaluation<'_> {
     }
 
     async fn exam(&mut self, at: usize, number: usize) -> Result<(), Failure> {
-        let Self { hands, keep, screen, papers, records, at_once } = self;
+        let Self { hands, keep, screen, papers, records, at_once, .. } = self;
         let (paper, shots) = &papers[number];
         let record = &mut records[at];
         let model = record.model.clone();

@@ -14,7 +14,7 @@ use super::rung::{Broken, UNFINISHED, begun};
 use crate::cli::{RunArgs, Wanted};
 use crate::command::hands::{Hands, Loaded, loaded, profile};
 use crate::command::keep::{Keep, Kept as _, id_of, now};
-use crate::command::loan::{Loan, leaving};
+use crate::command::loan::{Borrower, Returned, leaving, lend};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
@@ -74,16 +74,7 @@ pub(super) async fn run(
     }
     let (mut climb, there) = prepared?;
     // From here on the machine is changed.
-    let (loan, stays) = Loan::take(&mut climb.hands, there, &leave).await?;
-    let ended = match stays {
-        Err(interrupted) => Err(interrupted),
-        Ok(()) => tokio::select! {
-            ended = climb.all() => ended,
-            () = leave() => Err(Failure::interrupted()),
-        },
-    };
-    let ended = climb.close(ended);
-    let back = loan.end(&mut climb.hands, screen, &leave).await;
+    let Returned { ended, back } = lend(&mut climb, there, screen, &leave).await?;
     climb.conclude(args, ended)?;
     back
 }
@@ -233,9 +224,13 @@ fn resumed(keep: &Keep<Record>, id: &str, args: &RunArgs) -> Result<Record, Fail
     Ok(Record { ended_unix_ms: None, stopped: None, ..record })
 }
 
-impl Climb<'_> {
+impl Borrower for Climb<'_> {
+    fn hands(&mut self) -> &mut Hands {
+        &mut self.hands
+    }
+
     /// Every rung, until a rule says no.
-    async fn all(&mut self) -> Result<(), Failure> {
+    async fn work(&mut self) -> Result<(), Failure> {
         self.head()?;
         for candidate in self.candidates.clone() {
             let known = self.record.rungs.iter().position(|rung| rung.model == candidate.model);
@@ -275,6 +270,27 @@ impl Climb<'_> {
         Ok(())
     }
 
+    /// Ends the record, and keeps it.
+    fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
+        self.screen.done_doing();
+        match &ended {
+            Ok(()) => self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms)),
+            Err(failure) if failure.kind == Kind::Interrupted => {
+                self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms));
+                let why = "ended by hand".to_owned();
+                self.record.stopped = Some(Stopped { rule: StopRule::Operator, why });
+            }
+            // A record without an end can be gone on with.
+            Err(_) => {}
+        }
+        match (ended, self.save()) {
+            (Ok(()), kept) => kept,
+            (Err(failure), _) => Err(failure),
+        }
+    }
+}
+
+impl Climb<'_> {
     /// Why the climb does not go on to `candidate`. A rung that could not be measured says nothing of the next.
     async fn refused(&mut self, candidate: &Candidate) -> Result<Option<Stopped>, Failure> {
         let no_room = self.record.rungs.iter().rev().find_map(|rung| match &rung.outcome {
@@ -347,25 +363,6 @@ impl Climb<'_> {
             return Ok(());
         }
         self.screen.result(&self.lines.row(&self.record, &candidate.model))
-    }
-
-    /// Ends the record, and keeps it.
-    fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
-        self.screen.done_doing();
-        match &ended {
-            Ok(()) => self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms)),
-            Err(failure) if failure.kind == Kind::Interrupted => {
-                self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms));
-                let why = "ended by hand".to_owned();
-                self.record.stopped = Some(Stopped { rule: StopRule::Operator, why });
-            }
-            // A record without an end can be gone on with.
-            Err(_) => {}
-        }
-        match (ended, self.save()) {
-            (Ok(()), kept) => kept,
-            (Err(failure), _) => Err(failure),
-        }
     }
 
     fn conclude(&self, args: &RunArgs, ended: Result<(), Failure>) -> Result<(), Failure> {
