@@ -149,7 +149,7 @@ impl Record {
             let run = &sitting.run;
             let report = run.report();
             let score = report.scores.iter().find(|score| score.metric.is_share())?;
-            let is_whole = report.missing == 0 && report.failed == 0 && !report.smoke;
+            let is_whole = why_not(sitting).is_none();
             let tried = u32::try_from(score.n).ok().filter(|_| is_whole)?;
             let mut print = Print::of(&run.shots_print);
             for item in run.items.values() {
@@ -163,10 +163,36 @@ impl Record {
         self.sittings.iter().filter_map(finding).collect()
     }
 
+    /// Why there are no findings, where something is wrong; `None` for samples and perplexities, of which none are made.
+    #[must_use]
+    pub fn why_nothing_found(&self) -> Option<String> {
+        let of_shares = |sitting: &&Sitting| sitting.run.suite != Suite::Perplexity && !sitting.run.smoke;
+        let why = |sitting: &Sitting| Some(format!("{}: {}", sitting.run.suite.word(), why_not(sitting)?));
+        self.sittings.iter().filter(of_shares).find_map(why)
+    }
+
     /// The exam of a suite.
     #[must_use]
     pub fn sitting(&self, suite: Suite) -> Option<&Sitting> {
         self.sittings.iter().find(|sitting| sitting.run.suite == suite)
+    }
+}
+
+/// Why an exam says nothing of its model.
+fn why_not(sitting: &Sitting) -> Option<String> {
+    let report = sitting.run.report();
+    let clipped = sitting.clipped.len();
+    match () {
+        () if report.smoke => Some("its items are samples".into()),
+        () if report.missing > 0 => {
+            Some(format!("{} of {} items were not asked", report.missing, report.asked))
+        }
+        () if report.failed > 0 => Some(format!("{} of {} items failed", report.failed, report.asked)),
+        // Another context would give another share under the same name.
+        () if clipped > 0 => {
+            Some(format!("{clipped} of {} items were longer than the context", report.asked))
+        }
+        () => None,
     }
 }
 
@@ -274,6 +300,8 @@ mod tests {
             record.findings()
         };
         assert!(with(|one| one.run.smoke = true).is_empty(), "samples");
+        let clipped = |one: &mut Sitting| one.clipped = one.answers.keys().cloned().collect();
+        assert!(with(clipped).is_empty(), "another context, another share");
         let missing = |one: &mut Sitting| {
             one.run.items.values_mut().for_each(|item| item.outcome = crate::exam::Outcome::Missing);
         };

@@ -138,6 +138,13 @@ impl Run {
         }
     }
 
+    /// Makes items on which the engine failed to be asked again.
+    pub fn forget_failures(&mut self) {
+        for result in self.items.values_mut().filter(|result| matches!(result.outcome, Outcome::Failed(_))) {
+            result.outcome = Outcome::Missing;
+        }
+    }
+
     /// Items that have no answer yet.
     pub fn missing(&self) -> impl Iterator<Item = &ItemId> {
         self.items.iter().filter(|(_, result)| result.outcome == Outcome::Missing).map(|(id, _)| id)

@@ -1,9 +1,10 @@
 //! A machine lent to a measurement: it gets no new models meanwhile, and is put back as it was however that ends.
 
-use super::hands::{Hands, Loaded, Size};
+use super::hands::{Hands, Loaded, Size, loaded};
 use super::in_words;
-use crate::exit::Failure;
+use crate::exit::{Failure, Kind};
 use crate::output::Screen;
+use crate::render::quantity::word;
 use std::pin::pin;
 
 /// What a machine is lent to.
@@ -30,17 +31,16 @@ pub(super) struct Returned {
     pub(super) back: Result<(), Failure>,
 }
 
-/// Lends a machine, on which `loaded` is in memory, to `borrower`: it is cordoned, works, and is put back.
+/// Lends a machine to `borrower`: it is cordoned, works, and is put back as it was when it was cordoned.
 ///
 /// # Errors
-/// What keeps it from being cordoned; then nothing was changed.
+/// What keeps it from being cordoned; then nothing was changed, or how to change it back was told.
 pub(super) async fn lend(
     borrower: &mut impl Borrower,
-    loaded: Vec<Loaded>,
     screen: &Screen,
     leave: &impl AsyncFn(),
 ) -> Result<Returned, Failure> {
-    let (loan, stays) = Loan::take(borrower.hands(), loaded, leave).await?;
+    let (loan, stays) = Loan::take(borrower.hands(), screen, leave).await?;
     let ended = match stays {
         Err(interrupted) => Err(interrupted),
         Ok(()) => tokio::select! {
@@ -62,22 +62,39 @@ struct Loan {
 }
 
 impl Loan {
-    /// Cordons the machine. The call is waited for also where somebody wants to leave meanwhile: who does not know whether a
-    /// machine was changed cannot put it back.
+    /// Cordons the machine, and looks what is in its memory: from now on that changes by nobody else. The calls are waited for
+    /// also where somebody wants to leave meanwhile: who does not know whether a machine was changed cannot put it back.
     ///
     /// # Errors
     /// What keeps the machine from being cordoned. With `Err` in the second place somebody wants to leave.
     async fn take(
         hands: &mut Hands,
-        loaded: Vec<Loaded>,
+        screen: &Screen,
         leave: &impl AsyncFn(),
     ) -> Result<(Self, Result<(), Failure>), Failure> {
-        let mut call = pin!(hands.stand("cordon"));
-        let (standing, stays) = tokio::select! {
-            standing = &mut call => (standing?, Ok(())),
-            () = leave() => (call.await?, Err(Failure::interrupted())),
+        let node = hands.node.clone();
+        let mut call = pin!(async {
+            let standing = hands.stand("cordon").await?;
+            match hands.report().await {
+                Ok(report) => Ok(Self { standing, loaded: loaded(&report) }),
+                Err(failure) => {
+                    if let Some(wish) = wish(&standing) {
+                        hands.stand(wish).await?;
+                    }
+                    Err(failure)
+                }
+            }
+        });
+        let (taken, stays) = tokio::select! {
+            taken = &mut call => (taken, Ok(())),
+            () = leave() => (call.await, Err(Failure::interrupted())),
         };
-        Ok((Self { standing, loaded }, stays))
+        // An answer that was lost says nothing of what was done.
+        if let Err(Failure { kind: Kind::TimedOut | Kind::Unreachable, .. }) = &taken {
+            let text = format!("{node} may be cordoned now; to open it: meshctl node resume {node}\n");
+            screen.note(&screen.commands(&text));
+        }
+        Ok((taken?, stays))
     }
 
     /// Puts the machine back, and tells how to do by hand what could not be done.
@@ -116,10 +133,13 @@ impl Loan {
     fn tell_how(&self, hands: &Hands, screen: &Screen, failure: &Failure) {
         let node = &hands.node;
         let mut text = format!("{node} is not as it was: {}; by hand:\n", in_words(failure));
-        for one in &self.loaded {
-            let context = one.context.map(|tokens| format!(" --context {tokens}")).unwrap_or_default();
-            let slots = one.slots.map(|slots| format!(" --slots {slots}")).unwrap_or_default();
-            text += &format!("  meshctl model load {} --node {node}{context}{slots}\n", one.model);
+        for one in self.loaded.iter().filter(|one| one.can_leave) {
+            let sized = one.can_size;
+            let context = one.context.filter(|_| sized).map(|tokens| format!(" --context {tokens}"));
+            let slots = one.slots.filter(|_| sized).map(|slots| format!(" --slots {slots}"));
+            let cache = one.cache.filter(|_| sized).map(|cache| format!(" --cache-type {}", cache.word()));
+            let size: String = [context, slots, cache].into_iter().flatten().collect();
+            text += &format!("  meshctl model load {} --node {node}{size}\n", word(one.model.as_str()));
         }
         if let Some(wish) = wish(&self.standing) {
             text += &format!("  meshctl node {wish} {node}\n");

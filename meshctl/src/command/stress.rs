@@ -68,18 +68,14 @@ pub(super) async fn run(
         prepared = prepare(args, way, screen) => prepared,
         () = leave() => Err(Failure::interrupted()),
     };
-    let (mut stress, there) = prepared?;
+    let mut stress = prepared?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut stress, there, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut stress, screen, &leave).await?;
     stress.conclude(ended).and(back)
 }
 
 /// Looks and asks; nothing is changed.
-async fn prepare<'a>(
-    args: &StressArgs,
-    way: &Way,
-    screen: &'a Screen,
-) -> Result<(Stress<'a>, Vec<Loaded>), Failure> {
+async fn prepare<'a>(args: &StressArgs, way: &Way, screen: &'a Screen) -> Result<Stress<'a>, Failure> {
     if args.pull.len() > DOWNLOADS {
         let what = format!(
             "{} downloads are more than the {DOWNLOADS} that a machine does at once",
@@ -92,14 +88,14 @@ async fn prepare<'a>(
     let candidates = tenants::chosen(&report, &args.node, &args.models)?;
     let downloads = Downloads::new(&args.pull, &report)?;
     let record = fresh(args, &report, hands.goals().await?, now());
-    let (keep, there) = (Keep::of(&way.data), loaded(&report));
+    let keep = Keep::of(&way.data);
     if !args.yes {
-        screen.agreed(&question(args, &candidates, &there), "--yes").await?;
+        screen.agreed(&question(args, &candidates, &loaded(&report)), "--yes").await?;
     }
     // What cannot be kept need not be measured.
     keep.write(&record)?;
     let (crew, way, start) = (Vec::new(), way.clone(), Instant::now());
-    Ok((Stress { hands, crew, way, record, keep, candidates, downloads, start, screen }, there))
+    Ok(Stress { hands, crew, way, record, keep, candidates, downloads, start, screen })
 }
 
 fn question(args: &StressArgs, candidates: &[Candidate], there: &[Loaded]) -> String {

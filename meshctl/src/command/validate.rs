@@ -60,9 +60,9 @@ pub(super) async fn run(
         prepared = prepare(args, way, screen) => prepared,
         () = leave() => Err(Failure::interrupted()),
     };
-    let (mut validator, there) = prepared?;
+    let mut validator = prepared?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut validator, there, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut validator, screen, &leave).await?;
     let told = validator.conclude(ended);
     // That the machine is not as it was matters more than what a model is worth.
     match (told, back) {
@@ -72,11 +72,7 @@ pub(super) async fn run(
 }
 
 /// Looks and asks; nothing is changed.
-async fn prepare<'a>(
-    args: &ValidateArgs,
-    way: &Way,
-    screen: &'a Screen,
-) -> Result<(Validator<'a>, Vec<Loaded>), Failure> {
+async fn prepare<'a>(args: &ValidateArgs, way: &Way, screen: &'a Screen) -> Result<Validator<'a>, Failure> {
     if args.champion.as_ref() == Some(&args.model) {
         let what = format!("{} cannot be its own champion", args.model);
         return Err(Failure::new(Kind::Usage, what).hint("name the model that does its work now, or none"));
@@ -90,13 +86,12 @@ async fn prepare<'a>(
     let modes = hands.modes().await?.into_iter().map(|(goal, models)| Aim { goal, models }).collect();
     let record = fresh(args, &report, modes, &models, now());
     let keep = Keep::of(&way.data);
-    let there = loaded(&report);
     if !args.yes {
-        screen.agreed(&question(args, &there), "--yes").await?;
+        screen.agreed(&question(args, &loaded(&report)), "--yes").await?;
     }
     // What cannot be kept need not be measured.
     keep.write(&record)?;
-    Ok((Validator { hands, record, keep, models, screen }, there))
+    Ok(Validator { hands, record, keep, models, screen })
 }
 
 fn question(args: &ValidateArgs, there: &[Loaded]) -> String {

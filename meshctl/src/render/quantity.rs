@@ -104,6 +104,11 @@ pub(crate) fn moment(unix_ms: u64) -> String {
         )
 }
 
+/// A name as a shell takes it: names of models may have parentheses.
+pub(crate) fn word(name: &str) -> String {
+    if name.contains(['(', ')']) { format!("'{name}'") } else { name.to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

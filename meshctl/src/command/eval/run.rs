@@ -6,6 +6,7 @@ use super::items::{Paper, paper, written};
 use super::sit::{Manner, sit};
 use crate::cli::EvalRunArgs;
 use crate::command::hands::{Hands, Loaded, Size, loaded, profile};
+use crate::command::in_words;
 use crate::command::keep::{Keep, id_of, now};
 use crate::command::loan::{Borrower, Returned, leaving, lend};
 use crate::command::names::unknown;
@@ -60,11 +61,9 @@ pub(super) async fn run(
         prepared = prepare(args, way, screen) => prepared,
         () = leave() => Err(Failure::interrupted()),
     };
-    let (mut evaluation, there, baselines) = prepared?;
-    let is_there = |record: &Record| there.iter().any(|one| one.model == record.model);
-    evaluation.loads = !evaluation.records.iter().all(is_there);
+    let (mut evaluation, baselines) = prepared?;
     let ended = if evaluation.loads {
-        let Returned { ended, back } = lend(&mut evaluation, there, screen, &leave).await?;
+        let Returned { ended, back } = lend(&mut evaluation, screen, &leave).await?;
         ended.and(back)
     } else {
         tokio::select! {
@@ -81,7 +80,7 @@ async fn prepare<'a>(
     args: &EvalRunArgs,
     way: &Way,
     screen: &'a Screen,
-) -> Result<(Evaluation<'a>, Vec<Loaded>, Vec<Record>), Failure> {
+) -> Result<(Evaluation<'a>, Vec<Record>), Failure> {
     let keep = Keep::<Record>::of(&way.data);
     let resumed = args.resume.as_deref().map(|id| resumed(&keep, id)).transpose()?;
     let source = match &resumed {
@@ -106,7 +105,7 @@ async fn prepare<'a>(
     let report = hands.report().await?;
     let there = loaded(&report);
     let records = match resumed {
-        Some(record) => vec![Record { ended_unix_ms: None, ..record }],
+        Some(record) => vec![again(record, &report)?],
         None => {
             let models = models(args, &node, &report, &there)?;
             let began = now();
@@ -115,10 +114,19 @@ async fn prepare<'a>(
             numbered.map(|(model, at)| fresh(&node, model, &report, source.clone(), at)).collect()
         }
     };
-    let baselines = match args.gate {
+    let baselines: Vec<Record> = match args.gate {
         Some(_) => records.iter().map(|record| baseline(&keep, record, args)).collect::<Result<_, _>>()?,
         None => Vec::new(),
     };
+    // Not after hours of asking.
+    for baseline in &baselines {
+        if !source.suites.iter().any(|suite| baseline.sitting(*suite).is_some()) {
+            let what = format!("{} has none of the suites that are asked now", baseline.id);
+            return Err(
+                Failure::new(Kind::Usage, what).hint("compare with another, or name its suites with --suite")
+            );
+        }
+    }
     let mut evaluation =
         Evaluation { hands, keep, screen, papers, at_once: args.at_once, loads: false, records };
     evaluation.begin(&report)?;
@@ -140,7 +148,11 @@ async fn prepare<'a>(
         // What cannot be kept need not be asked.
         evaluation.keep.write(record)?;
     }
-    Ok((evaluation, there, baselines))
+    // A person may have thought about it for long.
+    let there = loaded(&evaluation.hands.report().await?);
+    let is_there = |record: &Record| there.iter().any(|one| one.model == record.model);
+    evaluation.loads = !evaluation.records.iter().all(is_there);
+    Ok((evaluation, baselines))
 }
 
 fn source(args: &EvalRunArgs) -> Result<Source, Failure> {
@@ -261,18 +273,31 @@ fn fresh(node: &MachineId, model: ModelId, report: &Report, source: Source, at: 
 
 /// The evaluation to go on with.
 fn resumed(keep: &Keep<Record>, id: &str) -> Result<Record, Failure> {
-    let record = if id.is_empty() {
-        keep.newest(|record| !record.is_complete())?.ok_or_else(|| {
-            Failure::new(Kind::NotFound, "no evaluation was ended early")
-                .hint("those that there are: meshctl eval list")
-        })?
-    } else {
-        keep.named(Some(id))?
-    };
-    if record.is_complete() {
-        return Err(Failure::new(Kind::Usage, format!("evaluation {} is complete", record.id))
-            .hint(format!("look at it: meshctl eval show {}", record.id)));
+    if !id.is_empty() {
+        return keep.named(Some(id));
     }
+    keep.newest(|record| !record.is_complete())?.ok_or_else(|| {
+        Failure::new(Kind::NotFound, "no evaluation was ended early")
+            .hint("those that there are: meshctl eval list")
+    })
+}
+
+/// The evaluation as it goes on: what failed is asked again. Of one that is complete only what it found is told again.
+///
+/// # Errors
+/// `Usage` where another file has the model's name now: one figure must not be of two.
+fn again(record: Record, report: &Report) -> Result<Record, Failure> {
+    let now = fresh(&record.node, record.model.clone(), report, record.source.clone(), 0);
+    if let (Some(before), Some(now)) = (&record.digest, &now.digest)
+        && before != now
+    {
+        let what = format!("{} is another file now than when it was asked", record.model);
+        return Err(Failure::new(Kind::Usage, what)
+            .cause(format!("then {before}, now {now}"))
+            .hint("begin anew: meshctl eval run, without --resume"));
+    }
+    let mut record = Record { ended_unix_ms: None, digest: now.digest.or(record.digest), ..record };
+    record.sittings.iter_mut().for_each(|sitting| sitting.run.forget_failures());
     Ok(record)
 }
 
@@ -314,9 +339,9 @@ impl Borrower for Evaluation<'_> {
             for number in 0..self.papers.len() {
                 self.exam(at, number).await?;
             }
-            self.tell_the_machine(at).await?;
             self.records[at].ended_unix_ms = Some(now().max(self.records[at].started_unix_ms));
             self.keep.write(&self.records[at])?;
+            self.tell_the_machine(at).await;
         }
         Ok(())
     }
@@ -379,13 +404,26 @@ impl Evaluation<'_> {
     }
 
     /// What was found goes where plans look: into the machine's profile.
-    async fn tell_the_machine(&mut self, at: usize) -> Result<(), Failure> {
-        let findings = self.records[at].findings();
-        if findings.is_empty() {
-            return Ok(());
+    async fn tell_the_machine(&mut self, at: usize) {
+        let record = &self.records[at];
+        let (id, findings) = (record.id.clone(), record.findings());
+        let untold = match findings.is_empty() {
+            true => record.why_nothing_found(),
+            false => {
+                let (model, work) = (record.model.clone(), Work::Keep(KeepWork { findings }));
+                let told = self.hands.trial(&Trial { model, work, patience_s: 60 }, |_| {}).await;
+                told.err().map(|failure| in_words(&failure))
+            }
+        };
+        if let Some(why) = untold {
+            self.screen.done_doing();
+            let why = self.screen.look.text(&why);
+            let text = format!(
+                "{}: plans do not go by it: {why}\nto try again: meshctl eval run --resume {id}\n",
+                self.records[at].model
+            );
+            self.screen.note(&self.screen.commands(&text));
         }
-        let (model, work) = (self.records[at].model.clone(), Work::Keep(KeepWork { findings }));
-        self.hands.trial(&Trial { model, work, patience_s: 60 }, |_| {}).await
     }
 
     async fn exam(&mut self, at: usize, number: usize) -> Result<(), Failure> {
@@ -419,20 +457,26 @@ impl Evaluation<'_> {
         ended: Result<(), Failure>,
         baselines: &[Record],
     ) -> Result<(), Failure> {
-        if let Err(failure) = ended {
-            for record in self.records.iter().filter(|record| !record.is_complete()) {
-                let items = record.sittings.iter().map(|sitting| sitting.run.items.len()).sum::<usize>();
-                let open = record.sittings.iter().map(|sitting| sitting.run.missing().count()).sum::<usize>();
-                let again = format!(
-                    "{}: {} of {items} items are answered and kept; to go on: meshctl eval run --resume {}\n",
-                    record.model,
-                    items - open,
-                    record.id
-                );
-                self.screen.note(&self.screen.commands(&again));
+        let (complete, open): (Vec<&Record>, Vec<&Record>) =
+            self.records.iter().partition(|record| record.is_complete() && record.ended_unix_ms.is_some());
+        // What was answered is shown, whatever came after it.
+        if ended.is_err() && !self.screen.is_json() {
+            for record in complete {
+                self.screen.result(&render::eval::page(record, self.screen.look))?;
             }
-            return Err(failure);
         }
+        for record in open {
+            let items = record.sittings.iter().map(|sitting| sitting.run.items.len()).sum::<usize>();
+            let missing = record.sittings.iter().map(|sitting| sitting.run.missing().count()).sum::<usize>();
+            let again = format!(
+                "{}: {} of {items} items are answered and kept; to go on: meshctl eval run --resume {}\n",
+                record.model,
+                items - missing,
+                record.id
+            );
+            self.screen.note(&self.screen.commands(&again));
+        }
+        ended?;
         let gate = args
             .gate
             .map(Gate::new)

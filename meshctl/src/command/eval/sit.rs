@@ -2,12 +2,12 @@
 
 use super::items::Paper;
 use crate::command::hands::Hands;
+use crate::command::tried::patience;
 use crate::exit::{Failure, Kind};
 use mesh_core::exam::{Answer, ContinuationScore, Item, Question, Shots, Sitting, Variant, ask};
 use mesh_core::id::ModelId;
-use mesh_core::trial::{
-    self, AskWork, Event, PATIENCE_S, Run, ScoreWork, Scored, Scoring, Subject, Trial, Work,
-};
+use mesh_core::ladder::Shape;
+use mesh_core::trial::{self, AskWork, Event, Run, ScoreWork, Scored, Scoring, Subject, Trial, Work};
 use serde_json::json;
 use std::collections::BTreeMap;
 use tokio::time::Instant;
@@ -32,6 +32,7 @@ pub(super) struct Manner {
 struct Asked<'a> {
     item: &'a Item,
     question: Question,
+    weight: usize,
 }
 
 /// What came back for one trial.
@@ -60,14 +61,15 @@ pub(super) async fn sit(
         let question = ask(item, manner.variant, shots).map_err(|error| {
             Failure::new(Kind::Failed, format!("{} cannot be asked", item.id())).cause(error.to_string())
         })?;
-        asked.push(Asked { item, question });
+        let weight = weight(&question);
+        asked.push(Asked { item, question, weight });
     }
     let mut rest = asked.as_slice();
     while !rest.is_empty() {
         let (batch, more) = rest.split_at(together(rest));
         rest = more;
         if let [one] = batch
-            && bytes(&one.question) > LONGEST
+            && one.weight > LONGEST
         {
             let why = format!("it has more than the {} MiB of one trial", LONGEST >> 20);
             record(sitting, one.item, &Answer::Nothing { why })?;
@@ -112,13 +114,22 @@ fn record(sitting: &mut Sitting, item: &Item, answer: &Answer) -> Result<(), Fai
 fn together(asked: &[Asked<'_>]) -> usize {
     let mut sum = 0;
     let fits = asked.iter().take(ITEMS).take_while(|one| {
-        sum += bytes(&one.question);
+        sum += one.weight;
         sum <= BYTES
     });
     fits.count().max(1)
 }
 
-/// About how many bytes a question has on its way.
+/// How many bytes a question has on its way: JSON within JSON.
+fn weight(question: &Question) -> usize {
+    let texts = serde_json::to_string(&scorings(0, question)).map_or(usize::MAX, |json| json.len());
+    let asked = asking(0, question).and_then(|one| serde_json::to_string(&one).ok());
+    // Once more as the text of a message: escapes are doubled at most.
+    let escapes = |json: &str| json.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+    asked.map_or(texts, |json| json.len() + escapes(&json))
+}
+
+/// Bytes of what is to be read.
 fn bytes(question: &Question) -> usize {
     match question {
         Question::Continuations { context, choices } => {
@@ -140,8 +151,8 @@ fn trial(model: &ModelId, batch: &[Asked<'_>], manner: Manner) -> Trial {
         let questions = numbered().filter_map(|(at, question)| asking(at, question)).collect();
         Work::Ask(AskWork { streams: manner.at_once, questions })
     };
-    let longest = batch.iter().map(|one| tokens(&one.question)).max().unwrap_or_default();
-    Trial { model: model.clone(), work, patience_s: patience(longest, manner.at_once) }
+    let wait = batch.iter().map(|one| patience(&tokens(&one.question), manner.at_once)).max();
+    Trial { model: model.clone(), work, patience_s: wait.unwrap_or(1) }
 }
 
 fn scorings(at: usize, question: &Question) -> Vec<Scoring> {
@@ -186,29 +197,22 @@ fn asking(at: usize, question: &Question) -> Option<trial::Question> {
 }
 
 /// Tokens to read and to write, counted too many.
-fn tokens(question: &Question) -> (usize, u32) {
-    let read = |texts: usize| texts / TOKEN;
-    match question {
+fn tokens(question: &Question) -> Shape {
+    let (read, output) = match question {
         Question::Continuations { context, choices } => {
-            (read(context.len() + choices.iter().map(String::len).max().unwrap_or_default()), 1)
+            (context.len() + choices.iter().map(String::len).max().unwrap_or_default(), 1)
         }
         // Each token is a request of its own, with all before it in the cache.
-        Question::Rolling { text } => (read(text.len()), 1),
+        Question::Rolling { text } => (text.len(), 1),
         Question::Complete { most_tokens, .. } | Question::Chat { most_tokens, .. } => {
-            (read(bytes(question)), *most_tokens)
+            (bytes(question), *most_tokens)
         }
-    }
-}
-
-/// Seconds that one request may take: a machine that reads 20 tokens each second and writes one in two seconds, shared by
-/// all.
-fn patience((read, write): (usize, u32), at_once: u32) -> u32 {
-    let alone = 60 + read as u64 / 20 + u64::from(write) * 2;
-    u32::try_from(alone.saturating_mul(at_once.into())).unwrap_or(u32::MAX).min(PATIENCE_S)
+    };
+    Shape { prompt: u32::try_from(read / TOKEN).unwrap_or(u32::MAX), output }
 }
 
 impl Came {
-    /// The answer to the question at `at`; none where nothing came because the trial broke.
+    /// The answer to the question at `at`. Where the trial broke, what failed may have failed with it, and is asked again.
     fn answer(&self, at: usize, question: &Question, is_whole: bool) -> Option<Answer> {
         let nothing = |why: &str| is_whole.then(|| Answer::Nothing { why: why.into() });
         match question {
@@ -216,8 +220,8 @@ impl Came {
                 let scored: Option<Vec<&Scored>> =
                     (0..choices.len()).map(|number| self.scores.get(&format!("{at}/{number}"))).collect();
                 let Some(scored) = scored else { return nothing("the machine told no figure") };
-                if let Some(why) = scored.iter().find_map(|one| one.error.clone()) {
-                    return Some(Answer::Nothing { why });
+                if let Some(why) = scored.iter().find_map(|one| one.error.as_deref()) {
+                    return nothing(why);
                 }
                 let score = |one: &&Scored| ContinuationScore {
                     log_likelihood: one.log_likelihood,
@@ -227,12 +231,12 @@ impl Came {
             }
             Question::Rolling { .. } => match self.scores.get(&format!("{at}/0")) {
                 None => nothing("the machine told no figure"),
-                Some(Scored { error: Some(why), .. }) => Some(Answer::Nothing { why: why.clone() }),
+                Some(Scored { error: Some(why), .. }) => nothing(why),
                 Some(scored) => Some(Answer::Rolling { log_likelihood: scored.log_likelihood }),
             },
             Question::Complete { .. } | Question::Chat { .. } => match self.runs.get(&at.to_string()) {
                 None => nothing("the machine told no answer"),
-                Some(Run { error: Some(why), .. }) => Some(Answer::Nothing { why: why.clone() }),
+                Some(Run { error: Some(why), .. }) => nothing(why),
                 Some(run) => {
                     let cut = run.finish_reason.as_deref() == Some("length");
                     Some(Answer::Text { text: run.text.clone(), cut })
@@ -269,8 +273,10 @@ mod tests {
     fn trials_are_bounded_in_items_and_bytes_and_have_one_item_at_least() {
         let item = item();
         let of = |sizes: &[usize]| {
-            let asked: Vec<Asked<'_>> =
-                sizes.iter().map(|size| Asked { item: &item, question: chat("x".repeat(*size)) }).collect();
+            let asked: Vec<Asked<'_>> = sizes
+                .iter()
+                .map(|size| Asked { item: &item, question: chat("x".into()), weight: *size })
+                .collect();
             together(&asked)
         };
         assert_eq!(of(&[10; 40]), ITEMS);
@@ -317,13 +323,34 @@ mod tests {
             matches!(whole.answer(0, &choices, false), Some(Answer::Continuations(all)) if all.len() == 2)
         );
         let failed = came(vec![scored("0/0", None), scored("0/1", Some("no token"))]);
-        assert_eq!(failed.answer(0, &choices, false), Some(Answer::Nothing { why: "no token".into() }));
+        assert_eq!(failed.answer(0, &choices, true), Some(Answer::Nothing { why: "no token".into() }));
+        assert_eq!(failed.answer(0, &choices, false), None, "the engine may have died");
+        let clipped = |left_out| {
+            let (id, scored) = scored("0/1", None);
+            came(vec![(id, Scored { left_out, ..scored })]).is_clipped(0, &choices)
+        };
+        assert!(clipped(1) && !clipped(0));
         assert_eq!(Came::default().answer(0, &chat("a".into()), false), None);
     }
 
     #[test]
-    fn patience_has_an_end() {
-        assert_eq!(patience((200, 256), 1), 60 + 10 + 512);
-        assert_eq!(patience((1 << 20, 256), 8), PATIENCE_S);
+    fn what_a_question_weighs_is_no_less_than_what_travels() {
+        for text in ["plain", "\"quoted\" \\ and\nlines\t", "\u{1}\u{2}", "日本語"] {
+            for question in [
+                chat(text.repeat(50)),
+                Question::Rolling { text: text.repeat(50) },
+                Question::Complete { prompt: text.repeat(50), stop: vec![], most_tokens: 9 },
+            ] {
+                let item = item();
+                let asked = Asked { item: &item, weight: weight(&question), question };
+                let is_scored = matches!(asked.question, Question::Rolling { .. });
+                let manner = if is_scored { Variant::LogLikelihood } else { Variant::Chat };
+                let model = ModelId::new("m").expect("a good name");
+                let trial =
+                    trial(&model, std::slice::from_ref(&asked), Manner { variant: manner, at_once: 1 });
+                let json = serde_json::to_string(&trial).expect("JSON");
+                assert!(json.len() <= asked.weight + 200, "{} of {}", asked.weight, json.len());
+            }
+        }
     }
 }

@@ -72,9 +72,9 @@ pub(super) async fn run(
         }
         screen.note(&screen.commands(&text));
     }
-    let (mut climb, there) = prepared?;
+    let mut climb = prepared?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut climb, there, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut climb, screen, &leave).await?;
     climb.conclude(args, ended)?;
     back
 }
@@ -85,7 +85,7 @@ async fn prepare<'a>(
     way: &Way,
     screen: &'a Screen,
     fetches: &Cell<bool>,
-) -> Result<(Climb<'a>, Vec<Loaded>), Failure> {
+) -> Result<Climb<'a>, Failure> {
     let mut hands = Hands::of(&args.node, way).await?;
     let mut report = hands.report().await?;
     let keep = Keep::of(&way.data);
@@ -108,16 +108,19 @@ async fn prepare<'a>(
     for line in left_out {
         screen.note(&(line + "\n"));
     }
-    let there = loaded(&report);
     if !args.yes && args.pull.is_empty() {
-        screen.agreed(&question(args, &candidates, &there), "--yes").await?;
+        screen.agreed(&question(args, &candidates, &loaded(&report)), "--yes").await?;
     }
     for Fetched { model, outcome } in &fetched {
+        // What an earlier fetch said is over; what was measured then stays.
+        let is_empty = |rung: &Rung| rung.cells.is_empty() && rung.answers.is_empty();
+        record.rungs.retain(|rung| rung.model != *model || !is_empty(rung));
         let Err(why) = outcome else { continue };
         let why = format!("it could not be fetched: {why}");
         screen.note(&format!("{model}: {}\n", screen.look.text(&why)));
-        record.rungs.retain(|rung| rung.model != *model);
-        record.rungs.push(Rung { outcome: Outcome::Failed(why), ..Rung::new(model.clone(), "?") });
+        if record.rungs.iter().all(|rung| rung.model != *model) {
+            record.rungs.push(Rung { outcome: Outcome::Failed(why), ..Rung::new(model.clone(), "?") });
+        }
     }
     // What cannot be kept need not be measured.
     keep.write(&record)?;
@@ -125,7 +128,7 @@ async fn prepare<'a>(
     let came = |one: Fetched| Some((one.model, one.outcome.ok().flatten()?));
     let pulls = fetched.into_iter().filter_map(came).collect();
     let lines = Lines::of(candidates.iter().map(|one| one.model.as_str()), screen.look);
-    Ok((Climb { hands, record, keep, candidates, examined, pulls, screen, lines }, there))
+    Ok(Climb { hands, record, keep, candidates, examined, pulls, screen, lines })
 }
 
 /// The models to climb: those that were named, and those that were fetched with them.
@@ -400,5 +403,11 @@ fn which(args: &RunArgs) -> String {
     };
     let models: Vec<&str> = args.models.iter().map(ModelId::as_str).collect();
     let models = if models.is_empty() { String::new() } else { format!(" --models {}", models.join(",")) };
-    size("from", args.from) + &size("to", args.to) + &models
+    let pull = |one: &Wanted| {
+        let from = one.url.as_ref().map(|url| format!("={url}")).unwrap_or_default();
+        // A URL may have any sign in it.
+        format!(" --pull '{}{}'", one.model, from.replace('\'', "%27"))
+    };
+    let pulls: String = args.pull.iter().map(pull).collect();
+    size("from", args.from) + &size("to", args.to) + &models + &pulls
 }

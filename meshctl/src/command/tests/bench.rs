@@ -83,6 +83,8 @@ pub(super) struct Bench {
     pub(super) full: Option<PathBuf>,
     /// Trials before one that begins, answers half, and never ends.
     pub(super) sound_trials: Option<usize>,
+    /// It keeps no findings.
+    pub(super) forgets: bool,
     /// Free main memory; `None` = it does not tell.
     pub(super) ram: Option<Bytes>,
     /// Tokens of all models together, where there is room for more than one.
@@ -272,6 +274,7 @@ impl Bench {
                 }
                 events.extend(runs(work, 100.0 / model_speed(trial.model.as_str())).map(Event::Run));
             }
+            Work::Keep(_) if self.forgets => return Err(Status::invalid_argument("unknown variant `keep`")),
             Work::Keep(work) => self.journal.extend(work.findings.iter().map(|found| {
                 let suite = found.suite.split(' ').next().unwrap_or_default();
                 format!("keep {} {suite} {} of {}", trial.model, found.passed, found.tried)

@@ -211,6 +211,19 @@ async fn a_measurement_that_was_slowed_down_or_disturbed_is_marked_and_repeated_
 }
 
 #[tokio::test]
+async fn a_machine_is_opened_again_also_where_a_model_does_not_come_back() {
+    let data = prepared();
+    // It was loaded when there was room.
+    let large = Model::new("large", 8, 100, Manner::Sound).loaded(4096, 1);
+    let service = climbed([sound("one", 1), large]);
+    let line =
+        "meshctl ladder run --node msi --models one --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    let failure = climb(&data, line, &service).await.expect_err("one model is missing");
+    assert_eq!((failure.kind, is_cordoned(&service)), (Kind::DoesNotFit, false));
+    assert_eq!(records(data.path()).remove(0).rungs[0].outcome, Outcome::Done);
+}
+
+#[tokio::test]
 async fn what_cannot_begin_changes_nothing() {
     for (line, kind) in [
         ("meshctl ladder run --node msi", Kind::Usage),
@@ -261,6 +274,34 @@ async fn a_model_that_cannot_be_fetched_fails_its_rung_and_the_others_are_climbe
     let journal = bench(&service).journal;
     assert_eq!(journal[0], "pull gone");
     assert!(!journal.contains(&"pull one".to_owned()), "it is there: {journal:?}");
+}
+
+#[tokio::test]
+async fn a_model_that_came_at_the_second_try_is_climbed_and_what_was_measured_stays() {
+    let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2)]));
+    let measured = "--matrix 512:128 --streams 1 --repetitions 2 --yes";
+    let line = format!(
+        "meshctl ladder run --node msi --models one --pull gone=http://127.0.0.1/broken.gguf {measured}"
+    );
+    assert_eq!(climb(&data, &line, &service).await, Ok(()));
+    let mut record = records(data.path()).remove(0);
+    // As if it had been `two` that could not be fetched, and the climb had been ended then.
+    record.rungs[0].model = mesh_core::id::ModelId::new("two").expect("a good name");
+    record.ended_unix_ms = None;
+    let path = data.path().join("ladder").join(format!("{}.json", record.id));
+    std::fs::write(path, serde_json::to_string(&record).expect("JSON")).expect("a file");
+    let line = format!(
+        "meshctl ladder run --node msi --models one --pull two --pull one=http://127.0.0.1/broken.gguf --resume {} --yes",
+        record.id
+    );
+    assert_eq!(climb(&data, &line, &service).await, Ok(()));
+    let outcomes: Vec<(String, Outcome)> = records(data.path())
+        .remove(0)
+        .rungs
+        .into_iter()
+        .map(|rung| (rung.model.to_string(), rung.outcome))
+        .collect();
+    assert_eq!(outcomes, [("one".into(), Outcome::Done), ("two".into(), Outcome::Done)]);
 }
 
 #[tokio::test]

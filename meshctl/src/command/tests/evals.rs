@@ -137,6 +137,55 @@ async fn an_interrupted_evaluation_goes_on_with_what_was_not_answered() {
 }
 
 #[tokio::test]
+async fn a_machine_that_keeps_no_findings_hides_no_evaluation_and_is_told_again() {
+    let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+    let forgets = |forgets| {
+        service.desk.send_modify(|desk| {
+            if let Some(bench) = &mut desk.bench {
+                bench.forgets = forgets;
+            }
+        });
+    };
+    forgets(true);
+    let file = items(data.path(), "mmlu.jsonl", 4, |_| true);
+    let line = format!("meshctl eval run --suite mmlu --shots 0 --items {file}");
+    assert_eq!(evaluated(&data, &line, &service).await, Ok(()), "an agent of an earlier version");
+    let record = records(data.path()).remove(0);
+    assert!(record.is_complete() && record.ended_unix_ms.is_some());
+    forgets(false);
+    let again = format!("meshctl eval run --resume {}", record.id);
+    assert_eq!(evaluated(&data, &again, &service).await, Ok(()));
+    assert_eq!(journal(&service), ["score one 16", "keep one mmlu 4 of 4"], "nothing is asked twice");
+}
+
+#[tokio::test]
+async fn items_on_which_the_engine_failed_are_asked_again_when_it_goes_on() {
+    let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+    let file = items(data.path(), "mmlu.jsonl", 4, |_| true);
+    let line = format!("meshctl eval run --suite mmlu --shots 0 --items {file}");
+    assert_eq!(evaluated(&data, &line, &service).await, Ok(()));
+    let mut record = records(data.path()).remove(0);
+    let item = record.sittings[0].run.items.values_mut().next().expect("one");
+    item.outcome = mesh_core::exam::Outcome::Failed("no answer: it took too long".into());
+    assert!(record.findings().is_empty() && record.why_nothing_found().is_some());
+    let path = data.path().join("eval").join(format!("{}.json", record.id));
+    std::fs::write(path, serde_json::to_string(&record).expect("JSON")).expect("a file");
+    assert_eq!(evaluated(&data, &format!("meshctl eval run --resume {}", record.id), &service).await, Ok(()));
+    assert_eq!(journal(&service)[2..], ["score one 4", "keep one mmlu 4 of 4"], "one item of four choices");
+    assert!(records(data.path()).remove(0).why_nothing_found().is_none());
+}
+
+#[tokio::test]
+async fn a_baseline_without_a_common_suite_is_refused_before_anything_is_asked() {
+    let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+    assert_eq!(evaluated(&data, "meshctl eval run --suite generation --limit 2", &service).await, Ok(()));
+    assert_eq!(evaluated(&data, "meshctl eval baseline", &service).await, Ok(()));
+    let line = "meshctl eval run --suite mmlu --gate 0.02";
+    assert_eq!(evaluated(&data, line, &service).await.expect_err("nothing common").kind, Kind::Usage);
+    assert_eq!(journal(&service).len(), 1);
+}
+
+#[tokio::test]
 async fn items_that_were_changed_since_are_not_mixed_with_those_before() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     let file = items(data.path(), "mmlu.jsonl", 5, |_| true);

@@ -2,6 +2,7 @@
 
 use super::document::{Block, Entry, Grid, Section, Tone};
 use super::{Climb, Report};
+use crate::render::quantity::word;
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{Recommended, Rung};
 
@@ -112,11 +113,6 @@ fn loads(report: &Report<'_>, chosen: &[&Recommended]) -> Vec<String> {
         }
     }
     loads
-}
-
-/// `name` as a shell takes it: names may have parentheses.
-fn word(name: &str) -> String {
-    if name.contains(['(', ')']) { format!("'{name}'") } else { name.to_owned() }
 }
 
 /// ` --context 8192 --slots 1`, as far as it is known.
