@@ -220,6 +220,9 @@ pub struct TrialRecord {
     pub suite: String,
     /// The mode it was tried for.
     pub mode: String,
+    /// SHA-256 of the model's file; `null` = not known. Of another file of the same name it says nothing.
+    #[serde(default)]
+    pub digest: Option<String>,
     /// Tasks done well.
     pub passed: u32,
     /// Tasks tried.
@@ -371,7 +374,8 @@ impl Profile {
 
     /// Keeps what a trial found, in place of an earlier result of the same.
     pub fn keep_trial(&mut self, trial: TrialRecord) {
-        let trial = TrialRecord { suite: clipped(&trial.suite), mode: clipped(&trial.mode), ..trial };
+        let digest = trial.digest.as_deref().map(clipped);
+        let trial = TrialRecord { suite: clipped(&trial.suite), mode: clipped(&trial.mode), digest, ..trial };
         let same = |t: &TrialRecord| t.model == trial.model && t.suite == trial.suite && t.mode == trial.mode;
         self.trials.retain(|known| !same(known));
         self.trials.push(trial);

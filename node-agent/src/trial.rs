@@ -20,7 +20,6 @@ use asking::Asker;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt as _, StreamExt as _};
-use mesh_core::id::ModelId;
 use mesh_core::machine::{EngineKind, Vitals};
 use mesh_core::profile::TrialRecord;
 use mesh_core::trial::{AskWork, Ended, Event, Finding, KeepWork, Question, Run, Subject, Trial, Work};
@@ -108,7 +107,7 @@ impl Trials {
                 Work::Ask(work) => ask_all(&asker, work, began, &told).await.map(|()| None),
                 Work::Score(work) => score::all(&asker, work, &loaded, &told).await.map(|()| None),
                 Work::Keep(work) => {
-                    self.note(&trial.model, work);
+                    self.note(&loaded, work);
                     Ok(None)
                 }
             }
@@ -153,12 +152,14 @@ impl Trials {
     }
 
     /// Keeps what examinations found: plans order models by it.
-    fn note(&self, model: &ModelId, work: &KeepWork) {
+    fn note(&self, loaded: &Loaded, work: &KeepWork) {
+        let model = &loaded.replica.model;
+        let digest = loaded.replica.digest.as_ref().map(|digest| digest.as_str().to_owned());
         self.profile.change(|profile, at| {
             for Finding { suite, passed, tried } in &work.findings {
                 let (model, suite, mode) = (model.clone(), suite.clone(), String::new());
-                let (passed, tried) = (*passed, *tried);
-                profile.keep_trial(TrialRecord { model, suite, mode, passed, tried, at });
+                let (passed, tried, digest) = (*passed, *tried, digest.clone());
+                profile.keep_trial(TrialRecord { model, suite, mode, digest, passed, tried, at });
             }
         });
     }

@@ -83,7 +83,8 @@ async fn full() -> Value {
             });
         }
         let (suite, mode) = ("code 1".into(), "code".into());
-        profile.keep_trial(TrialRecord { model: name(), suite, mode, passed: 1, tried: 2, at: now });
+        let digest = Some("0f".repeat(32));
+        profile.keep_trial(TrialRecord { model: name(), suite, mode, digest, passed: 1, tried: 2, at: now });
     });
     let text = handle.watch().borrow().clone();
     serde_json::from_str(&text).expect("JSON")

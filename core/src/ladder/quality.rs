@@ -3,6 +3,7 @@
 use super::goals::Climbed;
 use super::record::Evaluation;
 use crate::id::ModeName;
+use crate::placement::LEAST_ITEMS;
 use crate::statistics::{Share, mean};
 use std::collections::BTreeSet;
 
@@ -51,15 +52,17 @@ fn evaluated(rungs: &[&Climbed<'_>], mode: Option<&ModeName>) -> Option<Vec<f64>
         .reduce(|all, more| all.intersection(&more).copied().collect())?;
     let share = |rung: &Climbed<'_>, suite: &str| {
         let one = told(rung, mode).find(|one| one.suite == suite)?;
-        Some(f64::from(one.passed) / f64::from(one.tried))
+        // As plans grade models: few items count for less.
+        Some(Share::wilson(one.passed.into(), one.tried.into())?.low)
     };
     let score = |rung: &&Climbed<'_>| mean(suites.iter().filter_map(|suite| share(rung, suite)));
     rungs.iter().map(score).collect()
 }
 
-/// Evaluations that tell of a mode: its own first, then those of no mode.
+/// Evaluations that tell of a mode, of enough items: its own first, then those of no mode.
 fn told<'a>(rung: &'a Climbed<'_>, mode: Option<&ModeName>) -> impl Iterator<Item = &'a Evaluation> {
-    let tried = || rung.rung.evaluations.iter().filter(|one| one.tried > 0 && one.passed <= one.tried);
+    let tried =
+        || rung.rung.evaluations.iter().filter(|one| one.tried >= LEAST_ITEMS && one.passed <= one.tried);
     let own = mode.cloned();
     let own = tried().filter(move |one| own.is_some() && one.mode == own);
     own.chain(tried().filter(|one| one.mode.is_none()))

@@ -10,13 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Fewer items than this tell nothing of which model is better: with 50 the interval has 26 points.
 pub const LEAST_ITEMS: u32 = 50;
 
-/// Writes each model's grade into `catalogue`: the mean share over the suites that all examined models sat; where there is
-/// none, over the one that most of them sat. Lower ends of 95 % intervals, so that few items count for less. Of two
-/// results of one suite the newer counts; results for one mode only, and of too few items, do not.
+/// Writes each model's grade into `catalogue`: the mean share over the suites that most of them sat together; who sat others
+/// gets none. Lower ends of 95 % intervals, so that few items count for less. Of two results of one suite the newer
+/// counts; results for one mode only, of too few items, and of another file of the same name do not.
 pub fn grade<'a>(catalogue: &mut Catalogue, found: impl IntoIterator<Item = &'a TrialRecord>) {
     let mut results: BTreeMap<&ModelId, BTreeMap<&str, &TrialRecord>> = BTreeMap::new();
     for one in found {
-        if one.tried < LEAST_ITEMS || !one.mode.is_empty() || !catalogue.contains_key(&one.model) {
+        let Some(known) = catalogue.get(&one.model) else { continue };
+        let is_other = |digest: &String| known.digest.as_ref().is_some_and(|known| known.as_str() != digest);
+        if one.tried < LEAST_ITEMS || !one.mode.is_empty() || one.digest.as_ref().is_some_and(is_other) {
             continue;
         }
         let of_model = results.entry(&one.model).or_default();
@@ -39,23 +41,18 @@ pub fn grade<'a>(catalogue: &mut Catalogue, found: impl IntoIterator<Item = &'a 
     }
 }
 
-/// The suites by which models are compared.
+/// The suites by which models are compared: of the sets that some model sat, and of single suites, the one that the most
+/// models have whole; of equals the larger, then the first by name.
 fn common<'a>(
     results: impl Iterator<Item = &'a BTreeMap<&'a str, &'a TrialRecord>> + Clone,
 ) -> BTreeSet<&'a str> {
-    let suites = |one: &BTreeMap<&'a str, &TrialRecord>| one.keys().copied().collect::<BTreeSet<&str>>();
-    let all = results.clone().map(suites).reduce(|all, more| all.intersection(&more).copied().collect());
-    let all = all.unwrap_or_default();
-    if !all.is_empty() {
-        return all;
-    }
-    let mut sat: BTreeMap<&str, usize> = BTreeMap::new();
-    for suite in results.flat_map(|one| one.keys().copied()) {
-        *sat.entry(suite).or_default() += 1;
-    }
-    // Of equals the first by name.
-    let most = sat.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(a.0)));
-    most.map(|(suite, _)| suite).into_iter().collect()
+    let sat: Vec<BTreeSet<&str>> = results.map(|one| one.keys().copied().collect()).collect();
+    let all = sat.iter().cloned().reduce(|all, more| all.intersection(&more).copied().collect());
+    let single = sat.iter().flatten().map(|suite| BTreeSet::from([*suite]));
+    let sets: BTreeSet<BTreeSet<&str>> = sat.iter().cloned().chain(all).chain(single).collect();
+    let have = |set: &BTreeSet<&str>| sat.iter().filter(|one| set.is_subset(one)).count();
+    let best = sets.into_iter().filter(|set| !set.is_empty()).rev().max_by_key(|set| (have(set), set.len()));
+    best.unwrap_or_default()
 }
 
 /// `models`, sorted by size, with those that have a grade sorted by it among themselves: who was not examined keeps the place
@@ -83,7 +80,15 @@ mod tests {
     }
 
     fn result(model: &str, suite: &str, passed: u32, tried: u32, at: u64) -> TrialRecord {
-        TrialRecord { model: id(model), suite: suite.into(), mode: String::new(), passed, tried, at }
+        TrialRecord {
+            model: id(model),
+            suite: suite.into(),
+            mode: String::new(),
+            digest: None,
+            passed,
+            tried,
+            at,
+        }
     }
 
     /// What each of the models is graded.
@@ -109,6 +114,32 @@ mod tests {
         expect(&more, Some(71), None, Some(50));
         let apart = [result("large", "mmlu", 80, 100, 1), result("small", "gsm8k", 60, 100, 1)];
         expect(&apart, None, None, Some(50));
+    }
+
+    #[test]
+    fn an_exam_that_one_model_sat_alone_changes_no_other_grade() {
+        let two = |model: &str, mmlu, gsm8k| {
+            [result(model, "mmlu", mmlu, 100, 1), result(model, "gsm8k", gsm8k, 100, 1)]
+        };
+        let both = [two("large", 80, 50), two("middle", 70, 60)].concat();
+        let before = graded(&both);
+        let after = graded(&[both, vec![result("small", "hellaswag", 90, 100, 1)]].concat());
+        assert_eq!((after["large"], after["middle"]), (before["large"], before["middle"]));
+        assert_eq!(after["small"], None, "it sat nothing that the others sat");
+    }
+
+    #[test]
+    fn a_result_of_another_file_of_the_same_name_counts_for_nothing() {
+        let digest = |byte: &str| byte.repeat(32);
+        let mut known = KnownModel::of_file(Bytes(1), None);
+        known.digest = Some(crate::machine::Digest::new(&digest("0f")).expect("a digest"));
+        let grade_of = |digest: Option<String>| {
+            let mut catalogue: Catalogue = [(id("large"), known.clone())].into();
+            grade(&mut catalogue, &[TrialRecord { digest, ..result("large", "mmlu", 80, 100, 1) }]);
+            catalogue[&id("large")].quality
+        };
+        assert!(grade_of(Some(digest("0f"))).is_some() && grade_of(None).is_some());
+        assert_eq!(grade_of(Some(digest("1f"))), None);
     }
 
     #[test]

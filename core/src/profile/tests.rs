@@ -97,6 +97,7 @@ fn a_profile_stays_within_a_mebibyte_whatever_is_put_into_it() {
         });
         let model = ModelId::new(format!("model-{n}")).expect("a name");
         profile.keep_trial(TrialRecord {
+            digest: Some(long.clone()),
             model,
             suite: long.clone(),
             mode: long.clone(),

@@ -85,7 +85,8 @@ fn what_was_imported_recommends_nothing_for_a_mode() {
 #[test]
 fn no_name_of_an_evaluation_can_begin_a_line_of_the_configuration() {
     let suite = "mmlu\n[security]\nopen = true";
-    let told = |passed| vec![Evaluation { suite: suite.into(), mode: None, passed, tried: 10 }];
+    let told =
+        |passed: u32| vec![Evaluation { suite: suite.into(), mode: None, passed: passed * 10, tried: 100 }];
     let rungs = vec![
         Rung { evaluations: told(5), ..measured("small", 2.0, 90.0) },
         Rung { evaluations: told(9), ..measured("mid", 4.0, 40.0) },

@@ -151,11 +151,21 @@ fn evaluated_quality_comes_before_size_where_all_have_the_same() {
     assert_eq!(first.models, [model("small"), model("large")]);
     assert!(first.why.starts_with("best evaluated of 2 (mmlu 70 % of 100 (60–78 %))"), "{}", first.why);
     // For this mode another examination counts more, if both have it.
-    let own = |passed| Evaluation { suite: "chat".into(), mode: Some(mode("ask")), passed, tried: 10 };
+    let own = |passed: u32| Evaluation {
+        suite: "chat".into(),
+        mode: Some(mode("ask")),
+        passed: passed * 10,
+        tried: 100,
+    };
     let of_all = |passed| Evaluation { mode: None, ..own(passed) };
     climbed.rungs[0].evaluations = vec![of_all(2), own(9)];
     climbed.rungs[1].evaluations = vec![of_all(9), own(2)];
     assert_eq!(choice(&climbed).models, [model("small"), model("large")]);
+    // Few items tell nothing of which model is better.
+    climbed.rungs.iter_mut().flat_map(|rung| &mut rung.evaluations).for_each(|one| {
+        (one.passed, one.tried) = (one.passed / 10, one.tried / 10);
+    });
+    assert_eq!(choice(&climbed).models, [model("large"), model("small")]);
     climbed.rungs[0].evaluations.clear();
     let by_size = choice(&climbed);
     assert_eq!(by_size.models, [model("large"), model("small")]);

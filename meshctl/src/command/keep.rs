@@ -64,7 +64,11 @@ impl<T: Kept> Keep<T> {
             Failure::new(Kind::Failed, format!("cannot write {}", file.display())).cause(cause)
         };
         record.check().map_err(&failed)?;
-        self.written(&file, &record.json()).map_err(|error| failed(error.to_string()))
+        let text = record.json();
+        if text.len() as u64 > LONGEST {
+            return Err(failed(format!("it is longer than the {} MiB that are read", LONGEST >> 20)));
+        }
+        self.written(&file, &text).map_err(|error| failed(error.to_string()))
     }
 
     fn written(&self, file: &Path, text: &str) -> io::Result<()> {
