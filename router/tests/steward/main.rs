@@ -4,6 +4,7 @@ mod scripted_agent;
 
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::ReplicaState;
+use mesh_core::placement::Serves;
 use mesh_core::strategy::Pin;
 use mesh_daemon::clock::Clock;
 use mesh_daemon::config_layers::KeyLines;
@@ -317,4 +318,22 @@ async fn a_supposed_machine_is_planned_and_nothing_moves() {
     let error = head.steward.plan(Of::Now, gone.to_vec()).await.expect_err("there is none");
     assert_eq!(error.to_string(), "there is no node `b`; there are a");
     assert_eq!(agent.directives(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn models_that_were_examined_come_in_the_order_of_their_grades() {
+    let found: &[(&str, u32)] = &[("a-model", 60), ("b-model", 80)];
+    let ask = |planned: &Planned| {
+        let has_ask = |serves: &Serves| serves.mode.as_str() == "ask";
+        let placed = planned.plan.placed.iter().find(|placed| placed.serves.iter().any(has_ask));
+        placed.map(|placed| placed.model.to_string())
+    };
+    // Both have the same size: without grades the first by name leads.
+    for (manner, best) in [(Manner::Obeys, "a-model"), (Manner::Examined(found), "b-model")] {
+        let settings = settings(&[("code", "a-model", "warm")], false);
+        let by_the_mesh = OperatorWishes { strategy: Some("auto".into()), ..OperatorWishes::default() };
+        let head = Head::start(&settings, by_the_mesh, &[]);
+        let _agent = Agent::start(&head.fleet, "a", 32 * GIB, &["a-model", "b-model"], manner).await;
+        head.until_planned(best, |planned| ask(planned).as_deref() == Some(best)).await;
+    }
 }

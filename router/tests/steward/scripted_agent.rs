@@ -6,6 +6,7 @@ use mesh_core::machine::{
     ReplicaMemory, ReplicaState, Report, Store, StoreRefusal, StoredModel, Vitals,
 };
 use mesh_core::memory::CacheType;
+use mesh_core::profile::{Profile, TrialRecord};
 use mesh_core::units::Bytes;
 use router::fleet_keeper::{FleetHandle, Session};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,8 @@ pub(crate) enum Manner {
     Lies(&'static str),
     /// Its process ends while it loads.
     DiesLoading,
+    /// As it is told; its profile has what exams of its models found: passed of 100.
+    Examined(&'static [(&'static str, u32)]),
 }
 
 struct Inside {
@@ -203,6 +206,24 @@ impl Inside {
         self.report()
     }
 
+    /// Its profile: with the shares of each model in one exam, where its manner has some.
+    fn profile(&self) -> Arc<str> {
+        let Manner::Examined(found) = &self.manner else { return "{}".into() };
+        let mut profile = Profile::default();
+        for (name, passed) in *found {
+            profile.keep_trial(TrialRecord {
+                model: ModelId::new(*name).expect("a good name"),
+                suite: "mmlu".into(),
+                mode: String::new(),
+                digest: None,
+                passed: *passed,
+                tried: 100,
+                at: 1,
+            });
+        }
+        serde_json::to_string(&profile).expect("JSON").into()
+    }
+
     fn report(&self) -> Report {
         let held = self.replicas.iter().filter_map(|replica| replica.memory).map(|memory| memory.host.0);
         let total = if matches!(self.manner, Manner::Lies(_)) { self.ram * 4 } else { self.ram };
@@ -247,7 +268,7 @@ impl Inside {
                 refusals: self.refusals.clone(),
                 ..Store::default()
             }),
-            profile: Some("{}".into()),
+            profile: Some(self.profile()),
             draining: Some(false),
         }
     }
