@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 
 /// Rungs of one climb, at most.
-const RUNGS: usize = 64;
+pub(super) const RUNGS: usize = 64;
 /// Modes, at most.
 pub(crate) const MODES: usize = 64;
 /// Cells of one rung, at most: 64 shapes with a few numbers of streams, some of them repeated.

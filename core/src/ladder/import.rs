@@ -9,6 +9,7 @@
 //! | both of them | left out: its rate is of both together, and is neither |
 //! | no single measurements | left out: an average has no spread |
 
+use super::check::RUNGS;
 use super::record::{Cell, Imported, Record, Rung, Sampling, Schema, Settings, Shape};
 use crate::fit::Offload;
 use crate::id::{MachineId, ModelId};
@@ -17,7 +18,10 @@ use crate::profile::{GpuFacts, HardwareFacts, SoftwareFacts};
 use crate::trial::{Ended, Prefix, REPETITIONS, Run, SpeedWork, Subject, TOKENS};
 use crate::units::Bytes;
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use way::{Way, grouped, names, stem};
+
+mod way;
 
 /// One row of llama-bench, as far as a record has a place for it.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -63,6 +67,9 @@ pub struct BenchRow {
     pub samples_ns: Vec<u64>,
     /// Tokens each second of each measurement.
     pub samples_ts: Vec<f64>,
+    /// All else that it says, as texts: `flash_attn`, `n_ubatch`, `avg_ts`.
+    #[serde(flatten, deserialize_with = "way::texts")]
+    pub other: BTreeMap<String, String>,
 }
 
 /// What only the importer knows.
@@ -103,20 +110,18 @@ pub fn import(rows: &[BenchRow], about: About) -> Result<(Record, Vec<String>), 
         let (value, wanted) = (format!("{} long", rows.len()), "at least one row of reading or generating");
         return Err(ImportProblem { row: 0, field: "the list of rows", value, wanted: wanted.into() });
     };
-    let mut ways: Vec<Vec<&BenchRow>> = Vec::new();
-    for row in &taken {
-        match ways.iter_mut().find(|way| way.first().is_some_and(|known| is_same_way(known, row))) {
-            Some(way) => way.push(row),
-            None => ways.push(vec![row]),
-        }
-    }
-    ways.sort_by_key(|way| way.first().map_or(0, |row| row.model_size));
+    let place = |row: &BenchRow| rows.iter().position(|one| std::ptr::eq(one, row)).unwrap_or_default();
+    let mut ways = grouped(&taken).map_err(|row| ImportProblem {
+        row: place(row),
+        field: "the list of models and ways to run them",
+        value: format!("{} long here", RUNGS + 1),
+        wanted: format!("at most {RUNGS} long: import fewer of them at once"),
+    })?;
+    ways.sort_by_key(|way| way.first.model_size);
     let mut rungs = Vec::new();
-    for way in &ways {
-        let Some(one) = way.first() else { continue };
-        let name = name(one, &ways);
+    for (way, name) in ways.iter().zip(names(&ways)) {
         let model = ModelId::new(&name).map_err(|problem| ImportProblem {
-            row: rows.iter().position(|row| std::ptr::eq(row, *one)).unwrap_or_default(),
+            row: place(way.first),
             field: "model_filename",
             value: format!("`{name}`"),
             wanted: problem.to_string(),
@@ -196,55 +201,9 @@ fn sorted_out(rows: &[BenchRow]) -> (Vec<&BenchRow>, Vec<String>) {
     (taken, left_out)
 }
 
-fn is_same_way(one: &BenchRow, other: &BenchRow) -> bool {
-    let file = |row: &BenchRow| (row.model_filename.clone(), row.model_size, row.build_commit.clone());
-    file(one) == file(other) && way(one) == way(other)
-}
-
-/// How a model was run, in the words of llama-bench's options.
-fn way(row: &BenchRow) -> [String; 5] {
-    [
-        format!("ngl{}", row.n_gpu_layers).replace('-', ""),
-        format!("t{}", row.n_threads),
-        format!("b{}", row.n_batch),
-        format!("ctk-{}", row.type_k),
-        format!("ctv-{}", row.type_v),
-    ]
-}
-
-/// The file's name, and what of the way it was run differs, where that is needed to tell two apart.
-fn name(row: &BenchRow, ways: &[Vec<&BenchRow>]) -> String {
-    let stem = stem(&row.model_filename);
-    let all = ways.iter().filter_map(|way| way.first());
-    let others: Vec<&&BenchRow> = all.filter(|other| self::stem(&other.model_filename) == stem).collect();
-    let differs = |at: usize| others.iter().any(|other| way(other)[at] != way(row)[at]);
-    let mut words: Vec<String> =
-        way(row).into_iter().enumerate().filter(|(at, _)| differs(*at)).map(|(_, word)| word).collect();
-    if others.iter().any(|other| other.build_commit != row.build_commit) {
-        words.push(format!("b{}", row.build_number));
-    }
-    // Files of one name in two folders.
-    let twins =
-        others.iter().filter(|other| way(other) == way(row) && other.build_commit == row.build_commit);
-    if twins.clone().count() > 1 {
-        let place = others.iter().position(|other| std::ptr::eq(**other, row)).unwrap_or_default();
-        words.push((place + 1).to_string());
-    }
-    if words.is_empty() { stem } else { format!("{stem}@{}", words.join("+")) }
-}
-
-/// The file's name as a model's: without folders and `.gguf`, and with `-` for what such names do not have.
-fn stem(path: &str) -> String {
-    let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
-    let file = file.strip_suffix(".gguf").unwrap_or(file);
-    let is_of_names = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '+');
-    let text: String = file.chars().take(200).map(|c| if is_of_names(c) { c } else { '-' }).collect();
-    text.trim_start_matches(['-', '.']).to_owned()
-}
-
-fn rung(model: ModelId, rows: &[&BenchRow]) -> Rung {
+fn rung(model: ModelId, way: &Way<'_>) -> Rung {
     let mut rung = Rung::new(model, "?");
-    let Some(first) = rows.first() else { return rung };
+    let first = way.first;
     let (size, rest) = words_of_type(&first.model_type);
     let by_count = || format!("{:.1}b", first.model_n_params as f64 / 1e9);
     rung.label = size.unwrap_or_else(by_count);
@@ -262,7 +221,7 @@ fn rung(model: ModelId, rows: &[&BenchRow]) -> Rung {
         unix_ms: unix_ms(&first.test_time).unwrap_or_default(),
         ..Subject::default()
     });
-    rung.cells = rows.iter().map(|row| cell(row)).collect();
+    rung.cells = way.rows.iter().map(|row| cell(row)).collect();
     rung
 }
 
@@ -366,8 +325,7 @@ fn words_of_type(text: &str) -> (Option<String>, Option<String>) {
 
 /// As much as a record takes, in bytes.
 fn shortened(text: &str) -> String {
-    let end = (0..=text.len().min(120)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-    text[..end].to_owned()
+    way::shortened(text, 120).to_owned()
 }
 
 fn tokens(count: u64) -> u32 {

@@ -2,13 +2,14 @@
 //!
 //! One request at a time reads all active weights for each token, so while memory bandwidth is the bound,
 //! tokens each second × bytes for each token stays what it is. Where it collapses something else happened: layers in
-//! RAM, a slower kernel, a processor that is held down. Where two sizes are the same, or two rates lie within their spread,
-//! size explains nothing.
+//! RAM, a slower kernel, a processor that is held down. Where two sizes are the same, or two medians differ by no more than chance
+//! explains, size explains nothing.
 
-use super::figures::finite;
+use super::figures::{Figure, finite};
 use super::goals::{Climbed, number};
 use crate::fit::Offload;
 use crate::id::ModelId;
+use crate::statistics::Z95;
 use serde::Serialize;
 
 /// Rate × bytes may fall to this part from one rung to the next and still be one bandwidth: quantisations and layer sizes
@@ -18,6 +19,10 @@ const SAME_BANDWIDTH: f64 = 0.7;
 /// Sizes that differ by less than this part of the smaller one are the same: files of one model in one quantisation differ by
 /// as much, by what else is in them.
 const SAME_SIZE: f64 = 0.05;
+
+/// √(π/2): by so much the standard error of a median of many normal values is larger than that of their mean, σ / √n.
+/// H. Cramér, "Mathematical Methods of Statistics", 1946, 28.5.
+const MEDIAN: f64 = 1.253_314_137_315_500_3;
 
 /// From one rung to the next that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,7 +45,7 @@ pub struct Step {
 pub enum Cause {
     /// The bytes for each token: memory bandwidth is the bound.
     Size,
-    /// Nothing has to: it is within the spread of the measurements.
+    /// Nothing has to: chance makes such a difference of two medians.
     Noise,
     /// Not the bytes, which are the same.
     SameSize,
@@ -61,8 +66,9 @@ pub(super) fn steps(climbed: &[Climbed<'_>]) -> Vec<Step> {
 fn step((from, old): (&Climbed<'_>, f64), (to, new): (&Climbed<'_>, f64)) -> Option<Step> {
     let change = finite(new / old - 1.0)?;
     let seen = format!("{} → {} tok/s ({:+.0} %)", number(old), number(new), change * 100.0);
-    if let Some(spread) = spread(from, to).filter(|spread| (new - old).abs() <= *spread) {
-        let why = format!("{seen}, no more than the spread of ± {} tok/s: noise", number(spread));
+    if let Some(chance) = chance(from, to).filter(|chance| (new - old).abs() <= *chance) {
+        let chance = number(chance);
+        let why = format!("{seen}, no more than the ± {chance} tok/s (95 %) of two such medians: noise");
         let (from, to) = (from.rung.model.clone(), to.rung.model.clone());
         return Some(Step { from, to, change, cause: Cause::Noise, why });
     }
@@ -94,9 +100,12 @@ fn step((from, old): (&Climbed<'_>, f64), (to, new): (&Climbed<'_>, f64)) -> Opt
     Some(Step { from: from.rung.model.clone(), to: to.rung.model.clone(), change, cause, why })
 }
 
-/// How far two rates lie apart by chance: the standard deviation of their difference. `None` where one was measured once.
-fn spread(from: &Climbed<'_>, to: &Climbed<'_>) -> Option<f64> {
-    finite(from.summary.decode?.sd?.hypot(to.summary.decode?.sd?))
+/// How far two medians of the same rate lie apart by chance, in 95 of 100 cases: 1.96 standard errors of their difference. More
+/// runs make it smaller. `None` where one was measured once: nothing is known of its chance.
+fn chance(from: &Climbed<'_>, to: &Climbed<'_>) -> Option<f64> {
+    let error =
+        |figure: Figure| Some(MEDIAN * figure.sd.filter(|_| figure.n > 1)? / (figure.n as f64).sqrt());
+    finite(Z95 * error(from.summary.decode?)?.hypot(error(to.summary.decode?)?))
 }
 
 /// Both read about as many bytes for each token.

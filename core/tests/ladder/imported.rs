@@ -97,6 +97,101 @@ fn one_model_run_in_two_ways_is_two_rungs_with_names_that_say_which() {
     assert_eq!((record.rungs.len(), record.check()), (2, Ok(())));
 }
 
+/// A row that also says `more`, as llama-bench prints it.
+fn saying(more: &str) -> BenchRow {
+    let said: BenchRow = serde_json::from_str(more).expect("a row");
+    BenchRow { other: said.other, ..row(0, 128, &[104.0]) }
+}
+
+fn names(rows: &[BenchRow]) -> Vec<String> {
+    let (record, left_out) = import(rows, about()).expect("rows");
+    assert_eq!((record.check(), left_out.len()), (Ok(()), 0));
+    record.rungs.iter().map(|rung| rung.model.to_string()).collect()
+}
+
+#[test]
+fn rows_that_differ_in_any_option_are_of_two_rungs_and_their_names_say_in_which() {
+    for (one, other, words) in [
+        (r#"{"flash_attn": false}"#, r#"{"flash_attn": true}"#, ["fa0", "fa1"]),
+        (r#"{"n_ubatch": 512}"#, r#"{"n_ubatch": 128}"#, ["ub512", "ub128"]),
+        (r#"{"split_mode": "layer"}"#, r#"{"split_mode": "row"}"#, ["sm-layer", "sm-row"]),
+        (r#"{"tensor_split": "0.00"}"#, r#"{"tensor_split": "3.00/1.00"}"#, ["ts0.00", "ts3.00-1.00"]),
+        (
+            r#"{"main_gpu": 0, "n_cpu_moe": 0}"#,
+            r#"{"main_gpu": 1, "n_cpu_moe": 8}"#,
+            ["mg0+ncmoe0", "mg1+ncmoe8"],
+        ),
+        (r#"{"no_kv_offload": false}"#, "{}", ["nkvo0", "nkvounknown"]),
+        (
+            r#"{"a new one": [1, {"b": null}]}"#,
+            r#"{"a new one": "x..y"}"#,
+            ["a-new-one-1-b-", "a-new-one-x--y"],
+        ),
+    ] {
+        let words = words.map(|word| format!("qwen2.5-7b-q4_k_m@{word}"));
+        assert_eq!(names(&[saying(one), saying(other), saying(one)]), words);
+    }
+    let elsewhere = BenchRow { gpu_info: "NVIDIA RTX 3060".into(), ..saying("{}") };
+    let words = ["gpu-NVIDIA-RTX-5070-Ti", "gpu-NVIDIA-RTX-3060"];
+    assert_eq!(names(&[saying("{}"), elsewhere]), words.map(|word| format!("qwen2.5-7b-q4_k_m@{word}")));
+    let few = BenchRow { n_gpu_layers: 1, ..saying("{}") };
+    let all = BenchRow { n_gpu_layers: -1, ..saying("{}") };
+    assert_eq!(names(&[few, all]), ["ngl1", "ngl-1"].map(|word| format!("qwen2.5-7b-q4_k_m@{word}")));
+}
+
+#[test]
+fn what_was_measured_and_when_makes_no_second_rung() {
+    let one = saying(r#"{"flash_attn": true, "avg_ns": 1, "stddev_ns": 2, "avg_ts": 3.5, "stddev_ts": 4}"#);
+    let other = saying(r#"{"flash_attn": true, "avg_ns": 5, "stddev_ns": 6, "avg_ts": 7.5, "stddev_ts": 8}"#);
+    let later = BenchRow { test_time: "2026-11-20T18:31:00Z".into(), n_depth: 4096, ..other };
+    assert_eq!(names(&[one, later]), ["qwen2.5-7b-q4_k_m"]);
+}
+
+#[test]
+fn two_builds_are_told_apart_by_their_numbers_and_those_of_one_number_by_their_commits() {
+    let built = |number: u64, commit: &str| {
+        let build_commit = commit.into();
+        BenchRow { build_number: number, build_commit, ..row(0, 128, &[100.0]) }
+    };
+    let named =
+        |words: &[&str]| words.iter().map(|word| format!("qwen2.5-7b-q4_k_m@{word}")).collect::<Vec<_>>();
+    assert_eq!(names(&[built(6082, "abc"), built(6083, "def")]), named(&["b6082", "b6083"]));
+    assert_eq!(names(&[built(0, "abc"), built(0, "def")]), named(&["commit-abc", "commit-def"]));
+    assert_eq!(
+        names(&[built(0, "abc"), built(0, "def"), built(7, "abc")]),
+        named(&["b0+commit-abc", "b0+commit-def", "b7+commit-abc"])
+    );
+}
+
+#[test]
+fn names_are_valid_and_no_two_the_same_whatever_differs() {
+    let long = |end: char| format!("{}{end}", "x".repeat(400));
+    let mut rows: Vec<BenchRow> =
+        ["/", ",", "a", ""].map(|text| saying(&format!(r#"{{"devices": "{text}"}}"#))).into();
+    for end in ['1', '2', '3'] {
+        rows.push(saying(&format!(r#"{{"{}": 1, "2": "{}"}}"#, long(end), long(end))));
+        let model_filename = format!("{}/a..b{}.gguf", long(end), long('c'));
+        rows.push(BenchRow { model_filename, cpu_info: long(end), ..saying("{}") });
+    }
+    let mut names = names(&rows);
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), rows.len(), "{names:#?}");
+}
+
+#[test]
+fn more_ways_than_a_record_has_rungs_are_refused_at_the_first_row_too_many() {
+    let way = |threads: u64| BenchRow { n_threads: threads, ..row(0, 128, &[100.0]) };
+    let mut rows: Vec<BenchRow> = (1..=64).chain(1..=64).map(way).collect();
+    assert_eq!(names(&rows).len(), 64);
+    rows.push(way(65));
+    let problem = import(&rows, about()).expect_err("one too many");
+    assert_eq!(problem.row, 128);
+    let said = "the list of models and ways to run them is 65 long here, and must be at most 64 long: \
+                import fewer of them at once";
+    assert_eq!(problem.to_string(), said);
+}
+
 #[test]
 fn a_row_that_is_none_is_refused_by_its_name() {
     let good = || row(0, 128, &[100.0]);

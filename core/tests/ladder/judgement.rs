@@ -258,20 +258,34 @@ fn a_step_says_where_the_model_lies_and_how_sparse_it_is() {
     assert_eq!(steps[0].cause, Cause::Unknown);
 }
 
-/// A rung with five runs around this rate.
-fn around(name: &str, gigabytes: f64, rates: [f64; 5]) -> Rung {
-    let runs = (0..5).zip(rates).map(|(at, rate)| run(at, rate)).collect();
+/// A rung with a run at each of these rates.
+fn around(name: &str, gigabytes: f64, rates: &[f64]) -> Rung {
+    let runs = (0..).zip(rates.iter().copied()).map(|(at, rate)| run(at, rate)).collect();
     Rung { cells: vec![cell(1, runs)], ..measured(name, gigabytes, 1.0) }
 }
 
 #[test]
-fn a_difference_within_the_spread_is_noise_whatever_the_sizes() {
-    let small = around("small", 4.0, [48.0, 50.0, 50.0, 50.0, 52.0]);
-    let twin = around("twin", 4.1, [49.0, 51.0, 51.0, 51.0, 53.0]);
-    let twice = around("twice", 8.0, [48.0, 50.0, 50.0, 50.0, 52.0]);
+fn a_difference_that_chance_explains_is_noise_whatever_the_sizes() {
+    let small = around("small", 4.0, &[48.0, 50.0, 50.0, 50.0, 52.0]);
+    let twin = around("twin", 4.1, &[49.0, 51.0, 51.0, 51.0, 53.0]);
+    let twice = around("twice", 8.0, &[48.0, 50.0, 50.0, 50.0, 52.0]);
     let steps = analyse(&record(vec![small, twin, twice])).steps;
     assert_eq!((steps[0].cause, steps[1].cause), (Cause::Noise, Cause::Noise));
-    assert_eq!(steps[0].why, "50.0 → 51.0 tok/s (+2 %), no more than the spread of ± 2.00 tok/s: noise");
+    // 1.96 · 1.2533 · √(2/5 + 2/5), with a variance of 2.
+    let said = "50.0 → 51.0 tok/s (+2 %), no more than the ± 2.20 tok/s (95 %) of two such medians: noise";
+    assert_eq!(steps[0].why, said);
+}
+
+#[test]
+fn more_runs_make_a_real_step_visible_and_one_run_says_nothing_of_chance() {
+    let cause = |of: fn(f64) -> Vec<f64>| {
+        let rungs = vec![around("small", 4.0, &of(50.0)), around("larger", 4.1, &of(49.0))];
+        analyse(&record(rungs)).steps[0].cause
+    };
+    let five = |middle: f64| [-2.0, 0.0, 0.0, 0.0, 2.0].map(|more| middle + more).to_vec();
+    let hundred = |middle: f64| [-2.0, 0.0, 0.0, 0.0, 2.0].map(|more| middle + more).repeat(20);
+    assert_eq!((cause(five), cause(hundred)), (Cause::Noise, Cause::SameSize));
+    assert_eq!(cause(|middle| vec![middle]), Cause::SameSize);
 }
 
 #[test]

@@ -20,9 +20,14 @@ pub(super) fn read(file: &Path) -> Result<Prices, Failure> {
             .cause(cause)
             .hint("copy configs/prices.toml of the project and change its figures")
     };
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let opened = std::fs::File::open(file).map_err(|error| failed(error.to_string()))?;
-    opened.take(LONGEST).read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
+    opened.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
+    // A part of it would be other prices.
+    if bytes.len() as u64 > LONGEST {
+        return Err(failed(format!("it is longer than {} MiB", LONGEST >> 20)));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
     parsed(&text).map_err(failed)
 }
 
@@ -159,6 +164,20 @@ mod tests {
         }
         let found = parsed("per_kwh = 1").expect_err("in which currency?");
         assert_eq!(found, "currency is missing: €, $, or what your bills are in");
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_refused_and_none_of_it_is_used() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("prices.toml");
+        let mut text = String::from("currency = \"€\"\n");
+        text.extend(std::iter::repeat_n('#', (1 << 20) - text.len()));
+        std::fs::write(&file, &text).expect("written");
+        assert!(read(&file).is_ok(), "as long as may be");
+        std::fs::write(&file, text + "\nper_kwh = 0.3\n").expect("written");
+        let failure = read(&file).expect_err("one line too many");
+        assert_eq!(failure.kind, Kind::Failed);
+        assert_eq!(failure.cause.as_deref(), Some("it is longer than 1 MiB"));
     }
 
     #[test]
