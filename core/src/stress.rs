@@ -18,7 +18,7 @@ mod record;
 pub use company::{Company, Livable};
 pub use course::Course;
 pub use figures::{LEAST_RUNS, Row};
-pub use record::{Download, Fetched, LeftOut, MODELS, Record, SCHEMA, Settings, Stint};
+pub use record::{Download, Fetched, LeftOut, MODELS, REASON, Record, SCHEMA, Settings, Stint};
 
 use serde::Serialize;
 

@@ -4,7 +4,7 @@
 //! | check | passed | weak | failed |
 //! |---|---|---|---|
 //! | load | it was in memory until the end | – | it was not, or its engine died |
-//! | speed, at each context | as fast as a mode that goes so far asks for | slower than all of them ask for, or some requests failed | no request got an answer |
+//! | speed, at each context | as fast as a mode that goes so far asks for | slower than all of them ask for, or some requests failed, or all were disturbed | no request got an answer |
 //! | coherence | all answers without a fault of form | at least 4 of 5 | fewer |
 //! | JSON, tools, needle | all tries | at least 2 of 3 | fewer |
 //! | champion | better in something, worse in nothing | else | – |
@@ -33,7 +33,7 @@ pub use record::{
 };
 
 use crate::id::{ModeName, ModelId};
-use check::{Found, coherence, json, load, missed_by, needles, speed, tools};
+use check::{Found, coherence, json, load, longest, missed_by, needles, speed, tools};
 use serde::Serialize;
 
 /// What a model is worth.
@@ -94,7 +94,7 @@ pub struct Validation {
     pub change: Change,
     /// Why the verdict is as it is, in one sentence.
     pub why: String,
-    /// Why not more is changed; `null` = nothing speaks against it.
+    /// Why not more is changed, and what is not known of what is; `null` = nothing speaks against it.
     pub but: Option<String>,
 }
 
@@ -229,6 +229,16 @@ fn promotion(record: &Record) -> (Change, Option<String>) {
         if !missed.is_empty() {
             but.push(format!("{mode} asks for more: {}", missed.join(", ")));
             continue;
+        }
+        let tried = longest(&record.candidate);
+        if let Some(wants) = aim.goal.context.filter(|wants| u64::from(*wants) > tried) {
+            but.push(format!(
+                "{mode} goes to {wants} tokens, and no more than {tried} were measured: validate it with --contexts {wants}"
+            ));
+            continue;
+        }
+        if record.candidate.trained_context.is_none() {
+            but.push(format!("{mode} may go further than it was trained for: nobody knows how far that is"));
         }
         let mut models = aim.models.clone();
         models.retain(|model| model != candidate);

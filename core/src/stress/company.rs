@@ -85,6 +85,9 @@ fn member(
         let why = format!("failed {} of {} requests", row.failed, row.failed + row.n);
         return (Livable::No, vec![], Some(why));
     }
+    let Some(alone) = alone else {
+        return (Livable::Unknown, vec![], Some("was not measured alone".into()));
+    };
     if row.n < LEAST_RUNS || row.slower.is_none() {
         return (
             Livable::Unknown,
@@ -92,9 +95,6 @@ fn member(
             Some("answered too few requests to compare; give it more seconds".into()),
         );
     }
-    let Some(alone) = alone else {
-        return (Livable::Unknown, vec![], Some("was not measured alone".into()));
-    };
     let Some(rung) = record.models.iter().find(|rung| rung.model == row.model) else {
         return (Livable::Unknown, vec![], Some("is not known".into()));
     };

@@ -3,7 +3,7 @@
 
 use crate::id::{MachineId, ModelId};
 use crate::ladder::check::{
-    FEW, MODES, REASON, between, cell, count, each, id, length, mode, problem, rung, seconds, times, within,
+    self, FEW, MODES, between, cell, count, each, id, length, mode, problem, rung, seconds, times, within,
     words,
 };
 use crate::ladder::{Cell, ModeGoal, RecordProblem, Rung, of_form};
@@ -17,6 +17,8 @@ use std::collections::BTreeSet;
 pub const SCHEMA: &str = "mesh.stress/v1";
 /// Models of one record, at most: so many on one machine are a mistake.
 pub const MODELS: usize = 16;
+/// The longest reason that a record takes, in bytes.
+pub const REASON: usize = check::REASON;
 /// Stints, at most: each model alone, in pairs, with all, with all and downloads.
 const STINTS: usize = 1024;
 

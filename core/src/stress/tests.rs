@@ -162,7 +162,13 @@ fn what_was_not_measured_is_not_known() {
     );
     assert_eq!(
         of(|r| drop(r.stints.remove(1))),
-        (Livable::Unknown, "b answered too few requests to compare; give it more seconds".into())
+        (Livable::Unknown, "b was not measured alone".into()),
+        "more seconds would not help"
+    );
+    assert_eq!(
+        of(|r| r.stints[1].cell.runs.truncate(1)),
+        (Livable::Unknown, "b answered too few requests to compare; give it more seconds".into()),
+        "alone once is nothing to compare with"
     );
     let few = of(|r| r.stints[2].cell.runs.truncate(1));
     assert_eq!(

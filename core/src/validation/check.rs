@@ -2,7 +2,7 @@
 
 use super::record::{Ability, Aim, Called, Evidence, Formed, Needle, Said};
 use crate::ladder::goals::{missed, number};
-use crate::ladder::{CellSummary, HEADROOM, Outcome, Rung, summarise};
+use crate::ladder::{CellSummary, HEADROOM, Mark, Outcome, Rung, summarise};
 use crate::statistics::Share;
 use crate::trial::Run;
 use serde::Serialize;
@@ -147,10 +147,22 @@ pub(super) fn speed(evidence: &Evidence, asked: u32, at: usize, aims: &[Aim]) ->
         let why = format!("{} of {} requests failed", cell.failed, cell.failed + cell.counted);
         return Found { state: State::Weak, figure: Some(figure), why: Some(why) };
     }
-    match too_slow(&alone, asked, aims) {
-        None => Found::passed(figure),
-        Some(why) => Found { state: State::Weak, figure: Some(figure), why: Some(why) },
+    let slow = too_slow(&alone, asked, aims);
+    let against: Vec<String> = marks(&cell).into_iter().chain(slow).collect();
+    if against.is_empty() {
+        return Found::passed(figure);
     }
+    Found { state: State::Weak, figure: Some(figure), why: Some(against.join("; ")) }
+}
+
+/// What speaks against all requests of a work; `None` = nothing, or there are others.
+fn marks(cell: &CellSummary) -> Option<String> {
+    let word = |mark: &Mark| match mark {
+        Mark::Throttled => "the machine was slowed down for heat or power",
+        Mark::Disturbed => "others used the machine",
+    };
+    let words: Vec<&str> = cell.marks.iter().map(word).collect();
+    (!words.is_empty()).then(|| format!("{} during all of its requests", words.join(", and ")))
 }
 
 /// Seconds for people: `26 ms`, `1.05 s`.
@@ -166,6 +178,15 @@ pub(super) fn measured_with(rung: &Rung, prompt: u32) -> Rung {
 
 /// The figures at one context, where they can be compared.
 pub(super) fn cell(evidence: &Evidence, at: usize) -> Option<(u32, CellSummary)> {
+    any_cell(evidence, at).filter(|(_, cell)| cell.marks.is_empty())
+}
+
+/// Why the figures at one context cannot be compared; `None` = they can, or there are none.
+pub(super) fn spoilt(evidence: &Evidence, at: usize) -> Option<String> {
+    any_cell(evidence, at).and_then(|(_, cell)| marks(&cell))
+}
+
+fn any_cell(evidence: &Evidence, at: usize) -> Option<(u32, CellSummary)> {
     let prompt = evidence.contexts.get(at)?.prompt?;
     let cell = summarise(&measured_with(&evidence.rung, prompt)).cells.into_iter().next()?;
     (cell.counted >= LEAST_RUNS).then_some((prompt, cell))
@@ -213,6 +234,12 @@ pub(super) fn missed_by(evidence: &Evidence, aim: &Aim) -> Vec<String> {
         subject.context = evidence.trained_context;
     }
     missed(&aim.goal, &rung, HEADROOM)
+}
+
+/// The most tokens of prompt and answer that were measured.
+pub(super) fn longest(evidence: &Evidence) -> u64 {
+    let cells = (0..evidence.contexts.len()).filter_map(|at| cell(evidence, at));
+    cells.map(|(prompt, cell)| u64::from(prompt) + u64::from(cell.shape.output)).max().unwrap_or_default()
 }
 
 /// Are its answers text, and do they end?

@@ -1,9 +1,10 @@
 //! The candidate beside the champion: what is better, what is worse.
 
-use super::check::{Found, State, cell, lost, malformed, miscalled, missed_by};
+use super::check::{Found, State, cell, lost, malformed, miscalled, missed_by, spoilt};
 use super::record::{Aim, Evidence};
 use crate::ladder::goals::number;
 use crate::ladder::{Outcome, summarise};
+use crate::statistics::Share;
 use serde::Serialize;
 
 /// Speeds that differ by less than this part are the same: a warmer machine costs some percent.
@@ -18,6 +19,8 @@ pub struct Comparison {
     pub worse: Vec<String>,
     /// Where it is worse and that is of no account, and why.
     pub harmless: Vec<String>,
+    /// What was measured and cannot be compared, and why.
+    pub left_out: Vec<String>,
 }
 
 /// Compares what both did. A larger model is taken for the better one: a handful of questions cannot tell.
@@ -45,11 +48,12 @@ pub(super) fn compare(candidate: &Evidence, champion: &Evidence, aims: &[Aim]) -
     for (name, both) in names.iter().zip(counts(candidate).into_iter().zip(counts(champion))) {
         let (Some((ours, n)), Some((theirs, m))) = both else { continue };
         let line = format!("{ours} of {n} {name}, {theirs} of {m} before");
-        // As parts of a whole: both may have been asked differently often.
-        match (ours * m).cmp(&(theirs * n)) {
-            std::cmp::Ordering::Greater => comparison.better.push(line),
-            std::cmp::Ordering::Less => comparison.worse.push(line),
-            std::cmp::Ordering::Equal => {}
+        let (Some(ours), Some(theirs)) = (Share::wilson(ours, n), Share::wilson(theirs, m)) else { continue };
+        // Where the intervals have a share in common, both may be as good: one slip among three says nothing.
+        if ours.low > theirs.high {
+            comparison.better.push(line);
+        } else if ours.high < theirs.low {
+            comparison.worse.push(line);
         }
     }
     size(&mut comparison, candidate, champion);
@@ -62,12 +66,25 @@ fn speeds(comparison: &mut Comparison, candidate: &Evidence, champion: &Evidence
     let met: Vec<&Aim> = served.filter(|aim| missed_by(champion, aim).is_empty()).collect();
     let is_enough = !met.is_empty() && met.iter().all(|aim| missed_by(candidate, aim).is_empty());
     for (at, reached) in candidate.contexts.iter().enumerate() {
+        let spoilt =
+            [candidate, champion].map(|evidence| Some((&evidence.rung.model, spoilt(evidence, at)?)));
+        let spoilt: Vec<String> =
+            spoilt.into_iter().flatten().map(|(model, why)| format!("{model}: {why}")).collect();
+        if !spoilt.is_empty() {
+            comparison.left_out.push(format!("speeds at {} tokens; {}", reached.asked, spoilt.join("; ")));
+            continue;
+        }
         let (Some((prompt, ours)), Some((other, theirs))) = (cell(candidate, at), cell(champion, at)) else {
             continue;
         };
         let (Some(ours), Some(theirs)) = (ours.decode, theirs.decode) else { continue };
         // Longer prompts are slower by nature.
         if prompt != other || theirs.median <= 0.0 {
+            continue;
+        }
+        // One that is known once only may be anything.
+        let (Some(spread), Some(other)) = (ours.sd, theirs.sd) else { continue };
+        if (ours.median - theirs.median).abs() <= spread + other {
             continue;
         }
         let share = ours.median / theirs.median;

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::id::MachineId;
-use crate::ladder::{Answered, Cell, ModeGoal, Outcome, RecordProblem, Rung};
+use crate::ladder::{Answered, Cell, Mark, ModeGoal, Outcome, RecordProblem, Rung};
 use crate::profile::{HardwareFacts, SoftwareFacts};
 use crate::routing::Slo;
 use crate::trial::{Ended, Prefix, Run, SpeedWork, Subject};
@@ -172,6 +172,90 @@ fn being_slower_counts_from_a_tenth_on_and_only_where_the_modes_ask_for_more() {
     assert_eq!(of(35.9, code(34.0)), (Grade::Good, 3, 0), "no headroom: it is slower, and that counts");
     assert_eq!(of(35.9, code(30.0)), (Grade::Excellent, 0, 3), "as fast as its mode asks for with headroom");
     assert_eq!(of(44.1, code(30.0)), (Grade::Excellent, 0, 0));
+}
+
+#[test]
+fn a_spread_that_covers_the_difference_makes_it_none() {
+    let of = |spread: f64| {
+        let wide = changed(|evidence| {
+            for cell in &mut evidence.rung.cells {
+                for (run, rate) in cell.runs.iter_mut().zip([30.0 - spread, 30.0, 30.0 + spread]) {
+                    run.engine_decode = Some(rate);
+                }
+            }
+        });
+        let record = record(wide, Some(sound("old:14b", 14, 40.0)));
+        judge(&record).comparison.expect("there is a champion")
+    };
+    let slower = |comparison: Comparison| comparison.worse.len() + comparison.harmless.len();
+    // The standard deviation of these three is their distance.
+    assert_eq!((slower(of(9.9)), slower(of(10.0))), (3, 0));
+}
+
+#[test]
+fn a_handful_of_answers_cannot_tell_who_is_better() {
+    let of = |lost: usize, forgotten: usize| {
+        let mut champion = sound("old:30b", 30, 40.0);
+        champion.needles.iter_mut().take(forgotten).for_each(|needle| needle.run.text.clear());
+        let candidate = changed(|evidence| {
+            evidence.rung.answers.iter_mut().take(lost).for_each(|answer| answer.run.text.clear());
+        });
+        let comparison = judge(&record(candidate, Some(champion))).comparison.expect("there is a champion");
+        (comparison.better, comparison.worse)
+    };
+    assert_eq!(of(1, 1), (vec![], vec![]), "a slip each");
+    assert_eq!(of(4, 3), (vec![], vec![]), "3 of 3 is 44–100 %, 0 of 3 is 0–56 %");
+    assert_eq!(of(5, 0).1, ["0 of 5 coherent answers, 5 of 5 before"], "57–100 % and 0–43 %");
+}
+
+#[test]
+fn a_speed_of_which_nothing_undisturbed_is_left_is_weak_and_is_not_compared() {
+    for (mark, why) in [
+        (Mark::Throttled, "the machine was slowed down for heat or power during all of its requests"),
+        (Mark::Disturbed, "others used the machine during all of its requests"),
+    ] {
+        // Twice as fast as the champion, if that could be believed.
+        let marked = |evidence: &mut Evidence| {
+            evidence.rung.cells[1] = Cell { marks: vec![mark], ..cell(4096, 80.0) };
+        };
+        let validation = beside(changed(marked));
+        assert_eq!((state(&validation, Topic::Speed(4096)), validation.verdict), (State::Weak, Grade::Good));
+        assert_eq!(validation.checks[2].why.as_deref(), Some(why));
+        let comparison = validation.comparison.expect("there is a champion");
+        assert_eq!(comparison.left_out, [format!("speeds at 4096 tokens; new:30b: {why}")]);
+        assert!(!comparison.better.iter().any(|line| line.contains("at 4096 tokens")), "{comparison:?}");
+
+        let mut champion = sound("old:14b", 14, 40.0);
+        champion.rung.cells[1] = Cell { marks: vec![mark], ..cell(4096, 10.0) };
+        let validation = judge(&record(sound("new:30b", 30, 40.0), Some(champion)));
+        let comparison = validation.comparison.expect("there is a champion");
+        assert_eq!(comparison.left_out, [format!("speeds at 4096 tokens; old:14b: {why}")]);
+        assert!(!comparison.better.iter().any(|line| line.contains("at 4096 tokens")), "{comparison:?}");
+
+        let again = beside(changed(|evidence| {
+            marked(evidence);
+            evidence.rung.cells.push(cell(4096, 40.0));
+        }));
+        assert_eq!((state(&again, Topic::Speed(4096)), again.verdict), (State::Passed, Grade::Excellent));
+    }
+}
+
+#[test]
+fn a_mode_that_goes_further_than_was_measured_is_not_promised_to_it() {
+    let of = |context: u32, trained: Option<u32>| {
+        let modes = vec![aim("code", context, 20.0, &["old:14b"])];
+        let candidate = changed(|evidence| evidence.trained_context = trained);
+        let validation = judge(&Record { modes, ..record(candidate, Some(sound("old:14b", 14, 40.0))) });
+        assert_eq!(validation.verdict, Grade::Excellent, "{validation:?}");
+        (matches!(validation.change, Change::Promote(_)), validation.but)
+    };
+    assert_eq!(of(16_512, Some(32_768)), (true, None), "a prompt of 16,384 tokens and its answer");
+    let far =
+        "code goes to 16513 tokens, and no more than 16512 were measured: validate it with --contexts 16513";
+    assert_eq!(of(16_513, Some(32_768)), (false, Some(far.into())));
+    assert_eq!(of(16_513, None), (false, Some(far.into())));
+    let unknown = "code may go further than it was trained for: nobody knows how far that is";
+    assert_eq!(of(16_384, None), (true, Some(unknown.into())));
 }
 
 #[test]

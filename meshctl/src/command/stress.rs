@@ -16,7 +16,7 @@ use super::keep::{Keep, Kept, id_of, now};
 use super::ladder::candidates::Candidate;
 use super::ladder::ends_all;
 use super::loan::{Borrower, Returned, leaving, lend};
-use super::tried::{Measured, measure, patience};
+use super::tried::{Measured, measure, patience, reason};
 use crate::cli::StressArgs;
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
@@ -175,7 +175,8 @@ impl Borrower for Stress<'_> {
         self.record.ended_unix_ms = Some(now().max(self.record.started_unix_ms));
         if let Err(failure) = &ended {
             let by_hand = failure.kind == Kind::Interrupted;
-            self.record.stopped = Some(if by_hand { "ended by hand".into() } else { in_words(failure) });
+            self.record.stopped =
+                Some(if by_hand { "ended by hand".into() } else { reason(in_words(failure)) });
         }
         match (ended, self.save()) {
             (Ok(()), kept) => kept,
@@ -251,7 +252,7 @@ impl Stress<'_> {
             if let Some(rung) = self.record.models.iter_mut().find(|rung| rung.model == *model) {
                 rung.subject = rung.subject.take().or(subject);
             }
-            let broke = ended.as_ref().err().map(in_words);
+            let broke = ended.as_ref().err().map(|failure| reason(in_words(failure)));
             ends = ends.or(ended.err().filter(ends_all));
             let beside = models.iter().filter(|other| *other != model).cloned().collect();
             let (model, fetching) = (model.clone(), fetching.clone());

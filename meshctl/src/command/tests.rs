@@ -91,7 +91,12 @@ impl Operator for Scripted {
     }
 
     async fn direct(&self, request: Request<DirectRequest>) -> Reply<DirectReply> {
-        if self.desk.borrow().bench.is_some() {
+        // Nothing may be borrowed while it is changed.
+        let keeps = self.desk.borrow().bench.as_ref().map(|bench| bench.keeps);
+        if let Some(keeps) = keeps {
+            if request.get_ref().action == "delete" && keeps == Some(request.get_ref().model.as_str()) {
+                return Err(Status::failed_precondition("node `msi`: the file is in use"));
+            }
             self.desk.send_modify(|desk| desk.direct(request.get_ref()));
             return Ok(Response::new(DirectReply {}));
         }

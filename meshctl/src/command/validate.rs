@@ -16,6 +16,7 @@ use super::keep::{Keep, Kept, id_of, now};
 use super::ladder::candidates::{Candidate, one};
 use super::ladder::rung::{Broken, begun};
 use super::loan::{Borrower, Returned, leaving, lend};
+use super::tried::reason;
 use crate::cli::ValidateArgs;
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
@@ -166,7 +167,7 @@ impl Borrower for Validator<'_> {
         if let Err(failure) = &ended {
             let by_hand = failure.kind == Kind::Interrupted;
             let why = if by_hand { "ended by hand".to_owned() } else { super::in_words(failure) };
-            self.record.stopped = Some(why);
+            self.record.stopped = Some(reason(why));
         }
         match (ended, self.save()) {
             (Ok(()), kept) => kept,

@@ -72,6 +72,9 @@ fn reasons(record: &Record, validation: &Validation, look: Look) -> Vec<String> 
                 lines.extend(wrapped(&start, &said(line, look), look));
             }
         }
+        for line in &comparison.left_out {
+            lines.extend(wrapped("# not compared: ", &said(line, look), look));
+        }
     }
     lines
 }
@@ -182,7 +185,7 @@ fn advice(record: &Record, validation: &Validation, look: Look) -> Vec<String> {
         }
     };
     if let Some(but) = &validation.but {
-        lines.extend(wrapped("# not more: ", &said(but, look), look));
+        lines.extend(wrapped("# but: ", &said(but, look), look));
     }
     if validation.verdict == Grade::Excellent {
         lines.push("# A larger one or a finer quantisation may do as well: validate that next.".to_owned());

@@ -3,9 +3,10 @@
 use crate::cli::Source;
 use crate::command::hands::{Hands, is_stored, not_fetched, transfer};
 use crate::command::in_words;
+use crate::command::tried::reason;
 use crate::exit::{Failure, Kind};
 use mesh_core::id::ModelId;
-use mesh_core::machine::{Report, StoreRefusal, TransferState};
+use mesh_core::machine::{Report, StoreRefusal, Transfer, TransferState};
 use mesh_core::stress::{Download, Fetched};
 use mesh_core::units::{Bytes, human_duration};
 use std::time::Duration;
@@ -22,7 +23,9 @@ const REMOVED_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Downloads {
     wanted: Vec<Source>,
     /// Refusals that were there before.
-    old: Vec<StoreRefusal>,
+    refusals: Vec<StoreRefusal>,
+    /// Earlier fetches of the same files, as long as the report shows no others.
+    old: Vec<Transfer>,
     /// The machine was told to fetch.
     pub(super) begun: bool,
 }
@@ -44,8 +47,14 @@ impl Downloads {
                 return Err(failure.hint("name a model that the machine does not have"));
             }
         }
-        let old = report.store.iter().flat_map(|store| store.refusals.clone()).collect();
-        Ok(Self { wanted: wanted.to_vec(), old, begun: false })
+        let refusals = report.store.iter().flat_map(|store| store.refusals.clone()).collect();
+        let old = wanted.iter().filter_map(|source| transfer(report, &source.model).cloned()).collect();
+        Ok(Self { wanted: wanted.to_vec(), refusals, old, begun: false })
+    }
+
+    /// How far one is, so long after it was begun; an earlier fetch of it says nothing.
+    fn progress<'r>(&self, report: &'r Report, model: &ModelId, since: Duration) -> Option<&'r Transfer> {
+        transfer(report, model).filter(|now| since > SHOWN_WITHIN || !self.old.contains(now))
     }
 
     /// The names of what is fetched.
@@ -61,7 +70,7 @@ impl Downloads {
             let began_s = start.elapsed().as_secs_f64();
             let state = match hands.fetch(&source.model, source.url.as_str()).await {
                 Ok(()) => Fetched::Running,
-                Err(failure) => Fetched::Failed(in_words(&failure)),
+                Err(failure) => Fetched::Failed(reason(in_words(&failure))),
             };
             told.push(Download {
                 model: source.model.clone(),
@@ -87,39 +96,44 @@ impl Downloads {
         let Ok(report) = hands.report().await else { return };
         for download in told.iter_mut().filter(|download| download.state == Fetched::Running) {
             let model = &download.model;
-            let refused = not_fetched(&report, model, &self.old);
-            download.seconds = (start.elapsed().as_secs_f64() - download.began_s).max(0.0);
+            let refused = not_fetched(&report, model, &self.refusals);
+            let since = start
+                .elapsed()
+                .saturating_sub(Duration::try_from_secs_f64(download.began_s).unwrap_or_default());
+            download.seconds = since.as_secs_f64();
             if let Some(refused) = refused {
-                download.state = Fetched::Failed(refused.reason.clone());
+                download.state = Fetched::Failed(reason(refused.reason.clone()));
                 continue;
             }
-            let Some(transfer) = transfer(&report, model) else { continue };
+            let Some(transfer) = self.progress(&report, model, since) else { continue };
             download.bytes = transfer.done;
             match &transfer.state {
                 TransferState::Waiting | TransferState::Running | TransferState::Verifying => {}
                 TransferState::Done => download.state = Fetched::Done,
-                TransferState::Failed(why) => download.state = Fetched::Failed(why.clone()),
+                TransferState::Failed(why) => download.state = Fetched::Failed(reason(why.clone())),
                 TransferState::Cancelled => download.state = Fetched::Failed("it was cancelled".into()),
             }
         }
     }
 
-    /// Takes away what came.
+    /// Takes away what came. One that stays keeps no other from leaving.
     ///
     /// # Errors
-    /// What is still there, or why nobody can say, with the command that removes it.
+    /// The first that is still there, or why nobody can say, with the command that removes it.
     pub(super) async fn remove(&self, hands: &mut Hands) -> Result<(), Failure> {
+        let mut all = Ok(());
         for source in self.wanted.iter().filter(|_| self.begun) {
-            self.remove_one(hands, &source.model).await?;
+            let one = self.remove_one(hands, &source.model).await;
+            all = all.and(one);
         }
-        Ok(())
+        all
     }
 
     async fn remove_one(&self, hands: &mut Hands, model: &ModelId) -> Result<(), Failure> {
         let (start, mut is_told) = (Instant::now(), false);
         loop {
             let report = hands.report().await?;
-            let transfer = transfer(&report, model);
+            let transfer = self.progress(&report, model, start.elapsed());
             let comes = transfer.is_some_and(|transfer| !transfer.state.is_over());
             let is_there = is_stored(&report, model);
             if comes {
@@ -147,5 +161,36 @@ fn gone(told: Result<(), Failure>) -> Result<(), Failure> {
     match told {
         Err(failure) if failure.kind == Kind::NotFound => Ok(()),
         told => told,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_core::machine::{Store, TransferKind};
+
+    #[test]
+    fn an_earlier_fetch_of_the_same_file_says_nothing_of_this_one() {
+        let model = ModelId::new("new:8b").expect("a good name");
+        let one = |state: TransferState| Transfer {
+            model: model.clone(),
+            kind: TransferKind::Download,
+            source: "example.org".into(),
+            state,
+            done: Bytes(7),
+            total: None,
+            rate: None,
+        };
+        let report = |state: TransferState| {
+            let store = Store { transfers: vec![one(state)], ..Store::default() };
+            Report { store: Some(store), ..Report::default() }
+        };
+        let failed = report(TransferState::Failed("404".into()));
+        let source: Source = "new:8b=http://127.0.0.1/x".parse().expect("a source");
+        let downloads = Downloads::new(&[source], &failed).expect("it is not there");
+        let of = |report: &Report, since| downloads.progress(report, &model, since).is_some();
+        assert!(!of(&failed, Duration::ZERO), "that was before");
+        assert!(of(&report(TransferState::Running), Duration::ZERO));
+        assert!(of(&failed, SHOWN_WITHIN * 2), "it failed the same way again");
     }
 }

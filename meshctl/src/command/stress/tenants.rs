@@ -6,6 +6,7 @@ use crate::command::in_words;
 use crate::command::ladder::candidates::{Candidate, known, one};
 use crate::command::ladder::ends_all;
 use crate::command::ladder::rung::{begun, contexts};
+use crate::command::tried::reason;
 use crate::exit::{Failure, Kind};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::Outcome;
@@ -101,7 +102,7 @@ impl Stress<'_> {
         self.screen.done_doing();
         self.screen.note(&self.screen.look.text(&format!("{model} is left out: {why}")));
         self.screen.note("\n");
-        self.record.left_out.push(LeftOut { model, why });
+        self.record.left_out.push(LeftOut { model, why: reason(why) });
     }
 
     /// With the context that the work needs, for one request at a time.

@@ -15,7 +15,9 @@ use mesh_proto::v1::{
 };
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tonic::Status;
 
 /// How a model's trials go.
@@ -45,6 +47,10 @@ pub(super) enum Manner {
     Plain,
     /// It does not keep to a form.
     Formless,
+    /// Its agent tells of each answer twice, and of answers to what nobody asked.
+    Talkative,
+    /// Its engine dies with more words than anybody reads.
+    Wordy,
 }
 
 #[derive(Debug, Clone)]
@@ -89,6 +95,11 @@ pub(super) struct Bench {
     pub(super) ram: Option<Bytes>,
     /// Tokens of all models together, where there is room for more than one.
     pub(super) room: Option<u32>,
+    /// How long it stays hot after a long text, and after it was slowed down.
+    pub(super) cools_in: Option<Duration>,
+    cool_at: Option<Instant>,
+    /// A file that it does not let go.
+    pub(super) keeps: Option<&'static str>,
     /// Files that were fetched, and how they stand.
     pub(super) files: Vec<(String, TransferState)>,
     speeds: usize,
@@ -98,6 +109,10 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn of(models: impl IntoIterator<Item = Model>) -> Self {
         Self { models: models.into_iter().collect(), ..Self::default() }
+    }
+
+    fn is_hot(&self) -> bool {
+        self.cool_at.is_some_and(|at| Instant::now() < at)
     }
 
     fn replicas(&self) -> impl Iterator<Item = Replica> {
@@ -156,7 +171,7 @@ impl Bench {
         let (transfers, models) = (transfers.collect(), stored.chain(came).collect());
         let store = Store { models, transfers, ..Store::default() };
         let mut vitals = Vitals::unknown("a test");
-        vitals.thermal.state = ThermalState::Ok;
+        vitals.thermal.state = if self.is_hot() { ThermalState::Derated } else { ThermalState::Ok };
         if let Some(available) = self.ram {
             vitals.ram = Reading::Known(Capacity { total: available, available });
         }
@@ -236,10 +251,19 @@ impl Bench {
                 self.journal.push(format!("ask {}", trial.model));
                 let half = if stuck { work.questions.len() / 2 } else { work.questions.len() };
                 let answers = work.questions.iter().take(half).enumerate();
+                let is_long = work.questions.iter().any(|question| question.id.starts_with("needle"));
+                if let Some(time) = self.cools_in.filter(|_| is_long) {
+                    self.cool_at = Some(Instant::now() + time);
+                }
                 events.extend(answers.map(|(at, question)| {
                     let plain = || answer(&question.id, manner == Manner::Empty && at < 4);
                     Event::Run(reply(manner, question).unwrap_or_else(plain))
                 }));
+                if manner == Manner::Talkative {
+                    let again: Vec<Event> = events.iter().skip(2).cloned().collect();
+                    events.insert(2, Event::Run(answer("needle-99", false)));
+                    events.extend(again);
+                }
                 // An agent gives an engine up that answers three questions with nothing but a status.
                 let is_refused = |event: &Event| matches!(event, Event::Run(run) if run.error.is_some());
                 if events.iter().filter(|event| is_refused(event)).count() >= 3 {
@@ -248,9 +272,13 @@ impl Bench {
             }
             Work::Speed(work) => {
                 let (prompt, output, streams) = (work.prompt_tokens, work.output_tokens, work.streams);
-                self.journal.push(format!("speed {} {prompt}:{output}x{streams}", trial.model));
+                let hot = if self.is_hot() { " while hot" } else { "" };
+                self.journal.push(format!("speed {} {prompt}:{output}x{streams}{hot}", trial.model));
                 match manner {
                     Manner::Dies => events.push(Event::Failed("the engine died: killed".into())),
+                    Manner::Wordy => {
+                        events.push(Event::Failed(format!("the engine died: {}", "é".repeat(5000))));
+                    }
                     Manner::Hangs => {
                         self.hanging.notify_one();
                         return Ok((events.iter().map(line).collect(), false));
@@ -259,6 +287,9 @@ impl Bench {
                     Manner::Tires => return Ok((events.iter().map(line).collect(), false)),
                     Manner::Troubled => {
                         let throttled = Some(self.speeds == 0);
+                        if let Some(time) = self.cools_in.filter(|_| self.speeds == 0) {
+                            self.cool_at = Some(Instant::now() + time);
+                        }
                         events.push(Event::Sample(Sample { throttled, at_s: 0.5, ..Sample::default() }));
                         others = u32::from(self.speeds == 2);
                         self.speeds += 1;
@@ -270,6 +301,7 @@ impl Bench {
                     | Manner::Careless
                     | Manner::Toolless
                     | Manner::Plain
+                    | Manner::Talkative
                     | Manner::Formless => {}
                 }
                 events.extend(runs(work, 100.0 / model_speed(trial.model.as_str())).map(Event::Run));

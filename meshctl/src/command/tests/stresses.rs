@@ -121,6 +121,28 @@ async fn a_download_that_fails_is_told_and_the_models_work_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_file_that_stays_keeps_no_other_from_leaving() {
+    let service = machine(3000, [sound("one", 1)]);
+    service.desk.send_modify(|desk| desk.bench.as_mut().expect("it was made").keeps = Some("new"));
+    let line = "meshctl stress --node msi --models one --seconds 1 --yes --pull new=http://127.0.0.1/short \
+                --pull other=http://127.0.0.1/short";
+    let line = line.split_whitespace().collect::<Vec<&str>>().join(" ");
+    let (ended, _) = stressed(&line, &service).await;
+    assert!(ended.is_err(), "one of them is there still");
+    assert_eq!(bench(&service).files, [("new".to_owned(), TransferState::Done)]);
+}
+
+#[tokio::test]
+async fn words_that_are_longer_than_a_record_takes_are_cut_and_the_rest_is_kept() {
+    let service = machine(3000, [sound("one", 1), Model::new("three", 3, 1 << 20, Manner::Wordy)]);
+    let line = "meshctl stress --node msi --models one,three --seconds 1 --yes";
+    let (ended, record) = stressed(line, &service).await;
+    assert_eq!((ended, record.stints.len()), (Ok(()), 4));
+    let broke = record.stints[1].broke.as_deref().expect("it died");
+    assert!(broke.starts_with("the trial of three broke: the engine died: éé"), "{broke}");
+}
+
+#[tokio::test]
 async fn an_engine_that_dies_ends_its_own_work_and_nobody_elses() {
     let service = machine(3000, [sound("one", 1), Model::new("three", 3, 1 << 20, Manner::Dies)]);
     let line = "meshctl stress --node msi --models one,three --seconds 1 --yes";

@@ -165,6 +165,43 @@ async fn a_speed_that_was_slowed_down_or_disturbed_is_measured_once_more() {
 }
 
 #[tokio::test]
+async fn a_machine_that_was_slowed_down_or_worked_long_cools_before_it_is_measured_again() {
+    let service = machine([Model::new("newer", 30, 1 << 20, Manner::Troubled), sound("old", 14)]);
+    service.desk.send_modify(|desk| {
+        desk.bench.as_mut().expect("it was made").cools_in = Some(Duration::from_secs(1));
+    });
+    let (ended, record) = validated(LINE, &service).await;
+    assert_eq!(ended, Ok(()));
+    let journal = bench(&service).journal;
+    let speeds: Vec<&String> = journal.iter().filter(|line| line.starts_with("speed")).collect();
+    assert_eq!(
+        speeds,
+        [
+            "speed newer 512:128x1",
+            "speed newer 512:128x1",
+            "speed newer 4096:128x1",
+            "speed newer 4096:128x1",
+            "speed old 512:128x1",
+            "speed old 4096:128x1",
+        ],
+        "none while it was hot"
+    );
+    assert_eq!(record.candidate.rung.cells.len(), 4);
+}
+
+#[tokio::test]
+async fn a_talkative_agent_answers_each_question_once_and_nothing_else() {
+    let service = machine([Model::new("newer", 30, 1 << 20, Manner::Talkative), sound("old", 14)]);
+    let (ended, record) = validated(LINE, &service).await;
+    let validation = judge(&record);
+    assert_eq!((ended, validation.verdict), (Ok(()), Grade::Excellent), "{validation:?}");
+    let evidence = &record.candidate;
+    let depths: Vec<u32> = evidence.needles.iter().map(|needle| needle.depth).collect();
+    assert_eq!(depths, [25, 50, 75]);
+    assert_eq!((evidence.rung.answers.len(), evidence.forms.len(), evidence.calls.len()), (5, 3, 3));
+}
+
+#[tokio::test]
 async fn ctrl_c_keeps_what_was_seen_and_puts_the_machine_back() {
     let data = prepared();
     let service =

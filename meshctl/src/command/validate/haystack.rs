@@ -124,7 +124,7 @@ pub(super) fn questions(seed: u64, count: usize, most_tokens: u32) -> Vec<Questi
              {town}? Answer with the number only."
         );
         Question {
-            id: format!("needle-{depth}"),
+            id: id(*depth),
             path: "/v1/chat/completions".into(),
             body: json!({
                 "messages": [{"role": "user", "content": content}],
@@ -138,6 +138,15 @@ pub(super) fn questions(seed: u64, count: usize, most_tokens: u32) -> Vec<Questi
         }
     };
     DEPTHS.iter().enumerate().map(question).collect()
+}
+
+fn id(depth: u32) -> String {
+    format!("needle-{depth}")
+}
+
+/// Which depth, by its number, the question with this id is about; `None` = none.
+pub(super) fn asked(question: &str) -> Option<usize> {
+    DEPTHS.iter().position(|depth| id(*depth) == question)
 }
 
 /// The text in two, at the end of the sentence that reaches so many percent.
@@ -163,6 +172,7 @@ mod tests {
 
     #[test]
     fn the_sentence_stands_where_it_should_and_once() {
+        assert_eq!((asked("needle-99"), asked("")), (None, None));
         for (at, (question, depth)) in questions(3, 2000, 64).iter().zip(DEPTHS).enumerate() {
             let body: serde_json::Value = serde_json::from_str(&question.body).expect("JSON");
             let content = body["messages"][0]["content"].as_str().expect("a text");
@@ -171,6 +181,7 @@ mod tests {
                 (content.matches(&code).count(), question.id.as_str()),
                 (1, &*format!("needle-{depth}"))
             );
+            assert_eq!(asked(&question.id), Some(at));
             let place = content.find(&code).expect("it is there") * 100 / content.len();
             assert!(place.abs_diff(depth as usize) <= 2, "{place} % of {depth} %");
         }

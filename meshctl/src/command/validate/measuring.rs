@@ -7,15 +7,22 @@ use crate::command::hands::{Loaded, Size};
 use crate::command::ladder::candidates::Candidate;
 use crate::command::ladder::questions;
 use crate::command::ladder::rung::{Broken, QUESTION, contexts};
-use crate::command::tried::{Heard, Measured, answered, ask, measure, patience};
+use crate::command::tried::{Heard, Measured, answered, ask, measure, patience, reason};
 use crate::exit::Kind;
 use crate::render::quantity::context as in_k;
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{Mark, Outcome, Shape};
 use mesh_core::trial::{Prefix, Question, Run, SpeedWork};
+use mesh_core::units::human_duration;
 use mesh_core::validation::{Ability, Needle, Reached, Unasked};
 use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::Instant;
 
+/// How long a machine that was slowed down may cool.
+const COOLING: Duration = Duration::from_secs(180);
+/// Between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Why a model is not asked to call tools.
 const NO_TOOLS: &str = "the engine says that the model's chat template knows no tools";
 
@@ -25,6 +32,10 @@ impl Validator<'_> {
         let model = &candidate.model;
         self.tell(&format!("{model}: the memory is cleared"));
         self.hands.clear().await?;
+        if who == Who::Champion {
+            // The candidate began on a machine that had rested.
+            self.cool(model).await?;
+        }
         let before = self.hands.sample().await?;
         self.evidence(who).rung.before = before;
         let loaded = self.load(who, candidate).await?;
@@ -95,9 +106,28 @@ impl Validator<'_> {
                 soak_s: None,
             };
             // Once more where something spoke against it; both stay.
-            if !self.speed(who, model, work).await?.is_empty() {
+            let marks = self.speed(who, model, work).await?;
+            if marks.contains(&Mark::Throttled) {
+                self.cool(model).await?;
+            }
+            if !marks.is_empty() {
                 self.speed(who, model, work).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing slows the machine down any more, for a while.
+    async fn cool(&mut self, model: &ModelId) -> Result<(), Broken> {
+        let start = Instant::now();
+        while start.elapsed() < COOLING {
+            let now = self.hands.sample().await?;
+            if now.throttled != Some(true) && now.thermal.admits_load() {
+                break;
+            }
+            let limit = human_duration(COOLING);
+            self.tell(&format!("{model}: the machine is slowed down or hot; it may cool for up to {limit}"));
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
@@ -167,13 +197,11 @@ impl Validator<'_> {
         let questions = haystack::questions(settings.seed, count, room.answer);
         let what = format!("one sentence of {} tokens", in_k(room.text));
         let runs = self.able(model, &what, questions, room.answer).await?;
-        let needle = |(at, run): (usize, Run)| Needle {
-            depth: haystack::DEPTHS[at],
-            code: haystack::code(settings.seed, at),
-            run,
+        let needle = |run: Run| {
+            let at = haystack::asked(&run.id)?;
+            Some(Needle { depth: haystack::DEPTHS[at], code: haystack::code(settings.seed, at), run })
         };
-        // One request at a time: answers come in the order of the questions.
-        self.evidence(who).needles = runs.into_iter().enumerate().map(needle).collect();
+        self.evidence(who).needles = runs.into_iter().filter_map(needle).collect();
         self.kept()?;
         Ok(())
     }
@@ -196,7 +224,7 @@ impl Validator<'_> {
     }
 
     fn unasked(&mut self, who: Who, what: Ability, why: &str) {
-        self.evidence(who).unasked.push(Unasked { what, why: why.into() });
+        self.evidence(who).unasked.push(Unasked { what, why: reason(why.into()) });
     }
 }
 
