@@ -73,7 +73,7 @@ impl Trials {
             .map_err(|refusal| (refusal.kind(), refusal.to_string()))?;
         let loaded = self.supervisor.subject(&lease.engine, &trial.model);
         let loaded = loaded.ok_or(("not_loaded", "the model has just left the memory".to_owned()))?;
-        let asker = Asker::new(&lease, loaded.kind, trial.patience_s)
+        let asker = Asker::new(&lease, loaded.kind, loaded.supervised, trial.patience_s)
             .map_err(|error| ("engine_down", format!("no HTTP client can be made: {error}")))?;
         Ok(Ready { trial, lease, loaded, asker })
     }

@@ -15,7 +15,7 @@ mod examine;
 mod question;
 mod schedule;
 
-pub(crate) use examine::{RAM, speed_key};
+pub(crate) use examine::{RAM, other_name, speed_key};
 pub(crate) use question::{HttpProber, LEAST_PROMPT, LEAST_TOKENS};
 
 use crate::profile::ProfileHandle;

@@ -2,6 +2,7 @@
 
 use crate::engine::answer::Reading;
 use crate::supervisor::Lease;
+use crate::truth::other_name;
 use futures_util::StreamExt as _;
 use mesh_core::machine::EngineKind;
 use mesh_core::trial::{Question, Run};
@@ -24,12 +25,19 @@ pub(super) struct Asker {
     base_url: String,
     api_key: Option<String>,
     upstream: String,
+    /// The agent started the engine, and gave the model its name.
+    is_ours: bool,
     pub(super) kind: EngineKind,
     patience: Duration,
 }
 
 impl Asker {
-    pub(super) fn new(lease: &Lease, kind: EngineKind, patience_s: u32) -> reqwest::Result<Self> {
+    pub(super) fn new(
+        lease: &Lease,
+        kind: EngineKind,
+        is_ours: bool,
+        patience_s: u32,
+    ) -> reqwest::Result<Self> {
         // reqwest wants one even for plain HTTP; already set is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::builder()
@@ -47,6 +55,7 @@ impl Asker {
             base_url: lease.base_url.clone(),
             api_key: lease.api_key.clone(),
             upstream: lease.upstream_model.clone(),
+            is_ours,
             kind,
             patience: Duration::from_secs(patience_s.into()),
         })
@@ -99,7 +108,8 @@ impl Asker {
         let ended = timeout(self.patience, receive(request, sent, &mut run)).await;
         run.total_s = sent.elapsed().as_secs_f64();
         match ended {
-            Ok(Ok(())) => {}
+            // Figures of another model would stand under this one's name.
+            Ok(Ok(answered)) => run.error = other_name(self.is_ours, &self.upstream, answered.as_ref()),
             Ok(Err(why)) => run.error = Some(why),
             Err(_) => run.error = Some(format!("no end within {} s", self.patience.as_secs())),
         }
@@ -130,7 +140,12 @@ fn within(bytes: usize) -> Result<usize, String> {
     if bytes > ANSWER_LIMIT { Err(format!("more than {} MiB", ANSWER_LIMIT >> 20)) } else { Ok(bytes) }
 }
 
-async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run) -> Result<(), String> {
+/// Reads the answer into `run`, and tells which model gave it, by the engine's word.
+async fn receive(
+    request: reqwest::RequestBuilder,
+    sent: Instant,
+    run: &mut Run,
+) -> Result<Option<String>, String> {
     let response = request.send().await.map_err(broke)?;
     let status = response.status();
     let is_json = response
@@ -163,7 +178,7 @@ async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run)
     let reply = match reading.end() {
         Ok(reply) => reply,
         // Counts of tokens and the like are no answers, and still what was asked for.
-        Err(_) if is_json => return Ok(()),
+        Err(_) if is_json => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
     if let Some(calls) = reply.calls_json() {
@@ -174,7 +189,7 @@ async fn receive(request: reqwest::RequestBuilder, sent: Instant, run: &mut Run)
     (run.prompt_tokens, run.cached_tokens) = (reply.prompt_tokens, reply.cached_tokens);
     (run.output_tokens, run.finish_reason) = (reply.tokens, reply.finish_reason);
     (run.engine_prefill, run.engine_decode) = (reply.prefill, reply.decode);
-    Ok(())
+    Ok(reply.model)
 }
 
 /// The beginning of `text`, of `most` bytes at most.
@@ -184,4 +199,54 @@ pub(super) fn cut(text: &str, most: usize) -> &str {
     }
     let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// Asks an engine that calls its model `name` whatever it is asked for.
+    async fn answered_as(name: &str, is_ours: bool) -> Run {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let base_url = format!("http://{}", listener.local_addr().expect("bound"));
+        let message = json!({"role": "assistant", "content": "Blue."});
+        let body =
+            json!({"model": name, "choices": [{"message": message, "finish_reason": "stop"}]}).to_string();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let engine = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.expect("somebody asks");
+            let mut head = [0; 4096];
+            assert!(socket.read(&mut head).await.expect("a request") > 0);
+            socket.write_all(answer.as_bytes()).await.expect("it is read");
+        });
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let asker = Asker {
+            client: Client::builder().no_proxy().tls_certs_only([]).build().expect("a client"),
+            base_url,
+            api_key: None,
+            upstream: "tiny".into(),
+            is_ours,
+            kind: EngineKind::LlamaServer,
+            patience: Duration::from_secs(30),
+        };
+        let run = asker.send("/v1/chat/completions", json!({"messages": []}), Instant::now()).await;
+        engine.await.expect("no panic");
+        run
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_another_model_is_no_figure_of_this_one() {
+        let right = answered_as("tiny", true).await;
+        assert_eq!((right.text.as_str(), right.error), ("Blue.", None));
+        let wrong = answered_as("somebody-else", true).await.error.expect("it is told");
+        assert_eq!(wrong, "its engine answers as `somebody-else` when asked for `tiny`");
+        // Other engines have names of their own: `llama3` is `llama3:latest`.
+        assert_eq!(answered_as("somebody-else", false).await.error, None);
+    }
 }

@@ -67,7 +67,7 @@ impl Examiner {
                     Ok(reply) => reply,
                     Err(fault) => return broken(fault),
                 };
-                if let Some(other) = other_name(subject, target, &reply) {
+                if let Some(other) = other_name(subject.supervised, &target.upstream, reply.model.as_ref()) {
                     return Found::Health(ReplicaHealth::Quarantined(other));
                 }
                 let answer = Answer {
@@ -155,10 +155,10 @@ fn broken(fault: ProbeFault) -> Found {
 }
 
 /// An engine of ours knows its one model by the name it was given.
-fn other_name(subject: &Subject, target: &Target, reply: &Reply) -> Option<String> {
-    let other = reply.model.as_ref().filter(|name| subject.supervised && **name != target.upstream)?;
+pub(crate) fn other_name(is_ours: bool, asked: &str, answered: Option<&String>) -> Option<String> {
+    let other = answered.filter(|name| is_ours && *name != asked)?;
     let other: String = other.chars().take(80).collect();
-    Some(format!("its engine answers as `{other}` when asked for `{}`", target.upstream))
+    Some(format!("its engine answers as `{other}` when asked for `{asked}`"))
 }
 
 /// Why a slow answer would tell nothing of the model.
