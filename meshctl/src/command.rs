@@ -26,6 +26,7 @@ use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 pub(crate) use eval::{Judged, JudgedSuite, Side};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs what was typed to its end, or until Ctrl-C drops it: every pending call and answer is cancelled.
 ///
@@ -82,10 +83,18 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
     }
 }
 
-/// Ctrl-C; never, where the system cannot tell.
+/// Ctrl-C, a terminal that is closed, or a polite kill; never, where the system cannot tell.
 async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+    let of = |kind: SignalKind| async move {
+        match signal(kind) {
+            Ok(mut told) => drop(told.recv().await),
+            Err(_) => std::future::pending::<()>().await,
+        }
+    };
+    tokio::select! {
+        () = of(SignalKind::interrupt()) => {}
+        () = of(SignalKind::hangup()) => {}
+        () = of(SignalKind::terminate()) => {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! Models not to use on this machine, each with all its reasons.
 
 use super::goals::{Climbed, misses, number};
-use super::record::{Mark, Outcome, Record};
+use super::record::{Mark, Outcome, Record, StopRule};
 use crate::id::ModelId;
 use serde::Serialize;
 
@@ -37,6 +37,8 @@ pub(super) fn avoided(record: &Record, climbed: &[Climbed<'_>]) -> Vec<Avoided> 
 fn reasons(record: &Record, all: &[Climbed<'_>], rung: &Climbed<'_>) -> Vec<String> {
     match &rung.summary.outcome {
         Outcome::Skipped(_) => return Vec::new(),
+        // What a person ended says nothing of the model.
+        Outcome::Failed(_) if rung.place + 1 == all.len() && is_by_hand(record) => return Vec::new(),
         Outcome::Failed(why) => return vec![format!("it could not be measured: {why}")],
         Outcome::Done => {}
     }
@@ -45,11 +47,16 @@ fn reasons(record: &Record, all: &[Climbed<'_>], rung: &Climbed<'_>) -> Vec<Stri
     found.into_iter().flatten().collect()
 }
 
+fn is_by_hand(record: &Record) -> bool {
+    record.stopped.as_ref().is_some_and(|stopped| stopped.rule == StopRule::Operator)
+}
+
 /// `4 of 5 answers empty, 20 % success (4–62 %), 80 % wanted`.
 fn answers(record: &Record, rung: &Climbed<'_>) -> Option<String> {
     let answers = rung.summary.answers.as_ref()?;
     let (share, least) = (answers.success, record.settings.success_threshold);
-    if share.value() >= least || share.of == share.n {
+    // A model without one good answer is for nothing, whatever was asked for to see more rungs.
+    if share.of == share.n || (share.value() >= least && share.of > 0) {
         return None;
     }
     let counts = [

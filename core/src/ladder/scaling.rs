@@ -81,6 +81,12 @@ fn step((from, old): (&Climbed<'_>, f64), (to, new): (&Climbed<'_>, f64)) -> Opt
                 format!("both have the same size ({sizes}): something else makes the difference"),
             )
         }
+        (Some(before), Some(after))
+            if after > before / SAME_BANDWIDTH && change > 0.0 && is_larger(from, to) =>
+        {
+            let rose = format!("rate × bytes rises {} → {} GB/s", number(before / 1e9), number(after / 1e9));
+            (Cause::Unknown, format!("faster although it is larger: {rose}; its size does not explain that"))
+        }
         (Some(before), Some(after)) if after >= before * SAME_BANDWIDTH => {
             let kept = format!("rate × bytes goes {} → {} GB/s", number(before / 1e9), number(after / 1e9));
             (Cause::Size, format!("its size explains that: {kept}{}", sparse(to)))
@@ -106,6 +112,11 @@ fn chance(from: &Climbed<'_>, to: &Climbed<'_>) -> Option<f64> {
     let error =
         |figure: Figure| Some(MEDIAN * figure.sd.filter(|_| figure.n > 1)? / (figure.n as f64).sqrt());
     finite(Z95 * error(from.summary.decode?)?.hypot(error(to.summary.decode?)?))
+}
+
+/// The second reads more bytes for each token.
+fn is_larger(from: &Climbed<'_>, to: &Climbed<'_>) -> bool {
+    from.traffic().zip(to.traffic()).is_some_and(|(one, other)| other > one)
 }
 
 /// Both read about as many bytes for each token.

@@ -101,7 +101,8 @@ fn stay(small: &Small) -> Solution {
     Search::new(small, &index).stay(State::start(small, &index)).solution()
 }
 
-/// Serves `tasks` anew, and those that used what does not fit any more. What serves others stays as it is. For an event
+/// Serves `tasks` anew, and those that used what does not fit any more. What serves others stays, or something that is
+/// worth as much to them takes its place. For an event
 /// in a large mesh: beside plain copies the work is that of these tasks.
 #[must_use]
 pub fn resolve(small: &Small, solution: &Solution, tasks: &[usize]) -> Solution {

@@ -202,10 +202,13 @@ proptest! {
         let after = resolve(&small, &before, &[one]);
         prop_assert_eq!(small.faults(&after), Vec::<String>::new());
         prop_assert!(small.worth(&after) >= small.worth(&before) - 1e-9);
-        for (task, served) in before.served.iter().enumerate().filter(|(task, _)| *task != one) {
-            for (at, _) in served {
-                prop_assert!(after.chosen.contains(&small.tasks[task].uses[*at].option));
-            }
+        // The same, or what is worth as much to them and came for the event.
+        let value = |solution: &Solution, task: usize| -> f64 {
+            let of = |(at, copies): &(usize, u32)| small.tasks[task].uses[*at].value * f64::from(*copies);
+            solution.served[task].iter().map(of).sum()
+        };
+        for task in (0..small.tasks.len()).filter(|task| *task != one) {
+            prop_assert!(value(&after, task) >= value(&before, task) - 1e-9, "task {task} lost");
         }
     }
 }

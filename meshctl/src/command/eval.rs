@@ -13,7 +13,7 @@ pub(crate) use compare::{Judged, JudgedSuite, Side};
 use super::keep::{Keep, Kept};
 use crate::cli::{BaselineArgs, EvalCommand, EvalShowArgs};
 use crate::connect::Way;
-use crate::exit::Failure;
+use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::eval::{Listed, Reported, groups, list, page, wrong};
 use mesh_core::exam::Record;
@@ -100,6 +100,13 @@ fn shown(args: &EvalShowArgs, keep: &Keep<Record>, screen: &Screen) -> Result<()
 fn baseline(args: &BaselineArgs, keep: &Keep<Record>, screen: &Screen) -> Result<(), Failure> {
     let mut record = keep.named(args.id.as_deref())?;
     let (was, is) = (record.baseline, !args.remove);
+    if is && !record.is_complete() {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("{} was ended early: nothing can be compared with it", record.id),
+        )
+        .hint(format!("go on with it: meshctl eval run --resume {}", record.id)));
+    }
     record.baseline = is;
     keep.write(&record)?;
     let said = match (was, is) {

@@ -4,6 +4,7 @@ use super::model::change::{Became, Wish, bring_about};
 use super::model::fit;
 use super::node::{machines, read};
 use super::plan;
+use super::status::fetch;
 use crate::cli::ModelArgs;
 use crate::connect::{Operators, Way};
 use crate::exit::{Failure, Kind};
@@ -16,8 +17,10 @@ use mesh_core::profile::Profile;
 use mesh_core::strategy::Wish as Wanted;
 use mesh_core::trial::{Event, Sample, Trial};
 use mesh_core::units::human_duration;
-use mesh_proto::v1::{DirectReply, DirectRequest, SetNodeRequest, TrialRequest};
+use mesh_proto::v1::{DirectReply, DirectRequest, NodeStatus, SetNodeRequest, TrialRequest};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Of one call: an agent may take 20 s to begin a trial.
 const CALL: Duration = Duration::from_secs(30);
@@ -25,6 +28,11 @@ const CALL: Duration = Duration::from_secs(30);
 const LOAD: Duration = Duration::from_secs(1800);
 /// What a trial may be silent beyond its requests' patience.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// How long the router's status may take to show what was wished.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks whether it does.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How a model is to be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,7 +43,7 @@ pub(super) struct Size {
 }
 
 /// A model in the machine's memory, and how it is loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Loaded {
     pub(super) model: ModelId,
     pub(super) context: Option<u32>,
@@ -144,6 +152,19 @@ impl Hands {
         let request = SetNodeRequest { node: self.node.to_string(), wish: wish.into() };
         let reply = self.operators.call(|mut client| async move { client.set_node(request).await }).await?;
         Ok(reply.before)
+    }
+
+    /// Waits until the router's status shows that the machine is open again, but not for long: it was told.
+    pub(super) async fn until_open(&mut self, wish: &str) {
+        let start = Instant::now();
+        while wish == "resume" && start.elapsed() < SHOWN_WITHIN {
+            let Ok(status) = fetch(&mut self.operators).await else { return };
+            let is_barred = |node: &NodeStatus| node.name == self.node.as_str() && !node.barred.is_empty();
+            if !status.nodes.iter().any(is_barred) {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Takes everything out of its memory that can be.

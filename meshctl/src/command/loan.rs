@@ -5,6 +5,14 @@ use super::in_words;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::quantity::word;
+use mesh_core::id::MachineId;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 
 /// What a machine is lent to.
@@ -37,10 +45,12 @@ pub(super) struct Returned {
 /// What keeps it from being cordoned; then nothing was changed, or how to change it back was told.
 pub(super) async fn lend(
     borrower: &mut impl Borrower,
+    data: &Path,
     screen: &Screen,
     leave: &impl AsyncFn(),
 ) -> Result<Returned, Failure> {
-    let (loan, stays) = Loan::take(borrower.hands(), screen, leave).await?;
+    let pledge = Pledge::of(data, &borrower.hands().node)?;
+    let (loan, stays) = Loan::take(borrower.hands(), pledge, screen, leave).await?;
     let ended = match stays {
         Err(interrupted) => Err(interrupted),
         Ok(()) => tokio::select! {
@@ -55,10 +65,70 @@ pub(super) async fn lend(
 }
 
 /// The machine as it was.
-#[derive(Debug)]
-struct Loan {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Before {
     standing: String,
     loaded: Vec<Loaded>,
+}
+
+/// The machine as it was, and the file that says so while it is lent.
+#[derive(Debug)]
+struct Loan {
+    before: Before,
+    pledge: Pledge,
+}
+
+/// What a machine was before it was lent, in `loans/` of the data folder: of two measurements only one may run, and where one
+/// was cut off the next puts back what was before that.
+#[derive(Debug)]
+struct Pledge {
+    file: Flock<File>,
+    path: PathBuf,
+}
+
+impl Pledge {
+    /// # Errors
+    /// `Failed` while another measurement of `node` runs, or where the file cannot be written.
+    fn of(data: &Path, node: &MachineId) -> Result<Self, Failure> {
+        let folder = data.join("loans");
+        let path = folder.join(format!("{node}.json"));
+        let failed = |error: io::Error| {
+            Failure::new(Kind::Failed, format!("cannot write {}", path.display())).cause(error.to_string())
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Self { file, path }),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let what = format!("{node} is measured by another meshctl now");
+                Err(Failure::new(Kind::Failed, what).hint("wait until that ends, or end it with Ctrl-C"))
+            }
+            Err((_, error)) => Err(failed(error.into())),
+        }
+    }
+
+    /// What a measurement that was cut off left here.
+    fn left(&mut self) -> Option<Before> {
+        let mut text = String::new();
+        self.file.read_to_string(&mut text).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    fn write(&mut self, before: &Before) -> Result<(), Failure> {
+        let text = serde_json::to_string(before).unwrap_or_default();
+        let written = self.clear().and_then(|()| self.file.write_all(text.as_bytes()));
+        written.and_then(|()| self.file.sync_all()).map_err(|error| {
+            Failure::new(Kind::Failed, format!("cannot write {}", self.path.display()))
+                .cause(error.to_string())
+        })
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0)).map(|_| ())
+    }
 }
 
 impl Loan {
@@ -69,51 +139,77 @@ impl Loan {
     /// What keeps the machine from being cordoned. With `Err` in the second place somebody wants to leave.
     async fn take(
         hands: &mut Hands,
+        mut pledge: Pledge,
         screen: &Screen,
         leave: &impl AsyncFn(),
     ) -> Result<(Self, Result<(), Failure>), Failure> {
         let node = hands.node.clone();
-        let mut call = pin!(async {
-            let standing = hands.stand("cordon").await?;
-            match hands.report().await {
-                Ok(report) => Ok(Self { standing, loaded: loaded(&report) }),
-                Err(failure) => {
-                    if let Some(wish) = wish(&standing) {
-                        hands.stand(wish).await?;
+        let (taken, stays) = {
+            let mut call = pin!(async {
+                let standing = hands.stand("cordon").await?;
+                match hands.report().await {
+                    Ok(report) => Ok(Before { standing, loaded: loaded(&report) }),
+                    Err(failure) => {
+                        if let Some(wish) = wish(&standing) {
+                            hands.stand(wish).await?;
+                        }
+                        Err(failure)
                     }
-                    Err(failure)
                 }
+            });
+            tokio::select! {
+                taken = &mut call => (taken, Ok(())),
+                () = leave() => (call.await, Err(Failure::interrupted())),
             }
-        });
-        let (taken, stays) = tokio::select! {
-            taken = &mut call => (taken, Ok(())),
-            () = leave() => (call.await, Err(Failure::interrupted())),
         };
         // An answer that was lost says nothing of what was done.
         if let Err(Failure { kind: Kind::TimedOut | Kind::Unreachable, .. }) = &taken {
             let text = format!("{node} may be cordoned now; to open it: meshctl node resume {node}\n");
             screen.note(&screen.commands(&text));
         }
-        Ok((taken?, stays))
+        let mut before = taken?;
+        // A machine that somebody has opened since is as somebody wants it.
+        if let Some(left) = pledge.left().filter(|_| before.standing == "cordoned") {
+            before = left;
+            let text =
+                "was cordoned by a measurement that was cut off: at the end it will be as it was before that";
+            screen.note(&format!("{node} {text}\n"));
+        }
+        if let Err(failure) = pledge.write(&before) {
+            if let Some(wish) = wish(&before.standing) {
+                hands.stand(wish).await?;
+            }
+            return Err(failure);
+        }
+        Ok((Self { before, pledge }, stays))
     }
 
     /// Puts the machine back, and tells how to do by hand what could not be done.
     ///
     /// # Errors
     /// The first thing that could not be done, or `Interrupted`.
-    async fn end(self, hands: &mut Hands, screen: &Screen, leave: &impl AsyncFn()) -> Result<(), Failure> {
-        screen.doing("the machine is put back as it was");
+    async fn end(
+        mut self,
+        hands: &mut Hands,
+        screen: &Screen,
+        leave: &impl AsyncFn(),
+    ) -> Result<(), Failure> {
+        screen.doing("putting the machine back as it was");
         let back = tokio::select! {
-            back = self.put_back(hands) => back,
+            back = self.before.put_back(hands) => back,
             () = leave() => Err(Failure::interrupted()),
         };
         screen.done_doing();
-        if let Err(failure) = &back {
-            self.tell_how(hands, screen, failure);
+        match &back {
+            // Nothing is left to be put back. A file that cannot be emptied is read only beside a cordoned machine.
+            Ok(()) => drop(self.pledge.clear()),
+            Err(failure) => self.before.tell_how(hands, screen, failure),
         }
         back
     }
+}
 
+impl Before {
     /// Loads what was loaded, in its size, and lets the machine be what it was. Goes on where one thing fails.
     async fn put_back(&self, hands: &mut Hands) -> Result<(), Failure> {
         let mut first: Result<(), Failure> = hands.clear().await;
@@ -125,7 +221,9 @@ impl Loan {
             first = first.and(done);
         }
         if let Some(wish) = wish(&self.standing) {
-            first = first.and(hands.stand(wish).await.map(|_| ()));
+            let stands = hands.stand(wish).await.map(|_| ());
+            first = first.and(stands);
+            hands.until_open(wish).await;
         }
         first
     }

@@ -70,7 +70,7 @@ pub(super) async fn run(
     };
     let mut stress = prepared?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut stress, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut stress, &way.data, screen, &leave).await?;
     stress.conclude(ended).and(back)
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn run(
     };
     let mut validator = prepared?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut validator, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut validator, &way.data, screen, &leave).await?;
     let told = validator.conclude(ended);
     // That the machine is not as it was matters more than what a model is worth.
     match (told, back) {

@@ -22,6 +22,7 @@ use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Engine, Report, StoredModel};
 use mesh_core::trial::{KeepWork, Trial, Work};
 use serde::Serialize;
+use std::path::Path;
 use std::time::Duration;
 
 /// Of the call that asks which machines there are.
@@ -63,7 +64,7 @@ pub(super) async fn run(
     };
     let (mut evaluation, baselines) = prepared?;
     let ended = if evaluation.loads {
-        let Returned { ended, back } = lend(&mut evaluation, screen, &leave).await?;
+        let Returned { ended, back } = lend(&mut evaluation, &way.data, screen, &leave).await?;
         ended.and(back)
     } else {
         tokio::select! {
@@ -157,6 +158,12 @@ async fn prepare<'a>(
 
 fn source(args: &EvalRunArgs) -> Result<Source, Failure> {
     let suites = if args.suite.is_empty() { Suite::ALL.to_vec() } else { once(&args.suite) };
+    if args.items.as_deref().is_some_and(Path::is_file) && suites.len() > 1 {
+        let what = "one file has the items of one suite".to_owned();
+        return Err(
+            Failure::new(Kind::Usage, what).hint("say which: --suite mmlu; or name a folder with all")
+        );
+    }
     // Where no suite was named, those that cannot be asked so are asked as usual.
     let named = args.suite.iter().find_map(|suite| {
         let variant = args.variant.filter(|variant| !suite.variants().contains(variant))?;
@@ -380,7 +387,10 @@ impl Evaluation<'_> {
                 for item in &paper.items {
                     ask(item, variant, shots).map_err(|error| {
                         let what = format!("{} cannot be asked", item.id());
-                        Failure::new(Kind::Usage, what).cause(error.to_string())
+                        let file = format!("{}-dev.jsonl", paper.suite.word());
+                        Failure::new(Kind::Usage, what).cause(error.to_string()).hint(format!(
+                            "ask without: --shots 0; or put examples into {file}, beside the items"
+                        ))
                     })?;
                 }
                 let begun = Run::begin(paper.suite, variant, shots, &paper.items).map_err(|error| {

@@ -74,7 +74,7 @@ pub(super) async fn run(
     }
     let mut climb = prepared?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut climb, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut climb, &way.data, screen, &leave).await?;
     climb.conclude(args, ended)?;
     back
 }
@@ -223,6 +223,12 @@ fn resumed(keep: &Keep<Record>, id: &str, args: &RunArgs) -> Result<Record, Fail
         let what = format!("{} is imported from {}, and cannot be gone on with", record.id, imported.from);
         let hint = format!("climb anew: meshctl ladder run --node {}", record.node);
         return Err(Failure::new(Kind::Usage, what).hint(hint));
+    }
+    if !is_open(&record) && args.models.is_empty() && args.pull.is_empty() {
+        let what = format!("climb {} is complete", record.id);
+        return Err(Failure::new(Kind::Usage, what)
+            .hint(format!("look at it: meshctl ladder show {}", record.id))
+            .hint("to add models to it, name them: --models MODEL"));
     }
     Ok(Record { ended_unix_ms: None, stopped: None, ..record })
 }

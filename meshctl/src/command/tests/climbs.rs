@@ -342,3 +342,45 @@ async fn what_a_model_without_room_is_missing_is_counted_from_its_header() {
     let analysis = analyse(&records(data.path()).remove(0));
     assert!(analysis.needs[0].why.contains("of main memory missing"), "{:?}", analysis.needs);
 }
+
+#[tokio::test]
+async fn what_a_measurement_that_was_cut_off_left_is_put_back_to_what_was_before_it() {
+    let (data, service) = (prepared(), climbed([sound("one", 1).loaded(2048, 1), sound("two", 2)]));
+    let line =
+        "meshctl ladder run --node msi --models one --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let pledge = data.path().join("loans/msi.json");
+    assert_eq!(std::fs::read_to_string(&pledge).expect("it was written"), "", "it was given back");
+
+    // As a climb leaves it that is killed: cordoned, with another model, and with the file.
+    let before = r#"{"standing":"open","loaded":[{"model":"one","context":2048,"slots":1,"cache":null,"can_size":true,"can_leave":true}]}"#;
+    std::fs::write(&pledge, before).expect("a file");
+    service.desk.send_modify(|desk| {
+        desk.bench = Some(Bench::of([sound("one", 1), sound("two", 2).loaded(512, 1)]));
+        let msi = mesh_core::id::MachineId::new("msi").expect("a name");
+        desk.wishes.machines.entry(msi).or_default().cordoned = true;
+    });
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    assert_eq!(
+        (bench(&service).in_memory(), is_cordoned(&service)),
+        (vec![("one", Some(2048), Some(1))], false)
+    );
+}
+
+#[tokio::test]
+async fn two_measurements_of_one_machine_do_not_run_at_once() {
+    let (data, service) = (prepared(), climbed([sound("one", 1)]));
+    let folder = data.path().join("loans");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = std::fs::File::create(folder.join("msi.json")).expect("a file");
+    let held =
+        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).expect("nobody has it");
+    let failure = climb(&data, LINE, &service).await.expect_err("another one runs");
+    assert_eq!(failure.what, "msi is measured by another meshctl now");
+    assert_eq!((bench(&service).journal, is_cordoned(&service)), (vec![], false));
+    drop(held);
+    assert_eq!(climb(&data, LINE, &service).await, Ok(()));
+    let complete = records(data.path()).into_iter().find(|record| record.ended_unix_ms.is_some());
+    let again = format!("meshctl ladder run --node msi --resume {} --yes", complete.expect("it ended").id);
+    assert_eq!(climb(&data, &again, &service).await.expect_err("it is complete").kind, Kind::Usage);
+}
