@@ -92,7 +92,8 @@ async fn two_models_and_two_downloads_at_once_are_measured_and_leave_nothing_beh
     }
     let [company] = findings.companies.as_slice() else { panic!("{:?}", findings.companies) };
     let is_slow = company.why.iter().any(|why| why.contains("too few requests"));
-    assert_eq!(company.can == Livable::Unknown, is_slow, "{company:?}");
+    // What one of them shows may be enough to say no.
+    assert!(company.can != Livable::Unknown || is_slow, "{company:?}");
 
     let [slow, fast] = record.downloads.as_slice() else { panic!("{:?}", record.downloads) };
     assert_eq!((slow.model.as_str(), &slow.state), ("slow", &Fetched::Running));
