@@ -110,8 +110,13 @@ def main():
     # Children answer to the pipe; their exits would flush what is buffered here.
     loads = [json.loads(line) for line in sys.stdin]
     for how in loads:
-        answer = json.dumps(buffers(log_of(how)))
-        os.write(1, (answer + "\n").encode())
+        # On a busy machine the engine may end before the last lines of its log are written: one in some thousands.
+        for _ in range(3):
+            log = log_of(how)
+            found = buffers(log)
+            if "error" not in found or "REFUSED" in log:
+                break
+        os.write(1, (json.dumps(found) + "\n").encode())
 
 
 if __name__ == "__main__":
