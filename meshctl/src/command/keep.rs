@@ -24,6 +24,9 @@ pub(super) trait Kept: Serialize + DeserializeOwned {
 
     fn id(&self) -> &str;
 
+    /// Its id, to be changed.
+    fn name(&mut self) -> &mut String;
+
     /// Why it must not be kept.
     ///
     /// # Errors
@@ -54,25 +57,52 @@ impl<T: Kept> Keep<T> {
         self.folder.join(format!("{id}.json"))
     }
 
+    /// Writes a record that begins, under an id of its own: `unix_ms`, the time, or the next millisecond that no other has.
+    ///
+    /// # Errors
+    /// As for [`Keep::write`]; then nothing is left of it.
+    pub(super) fn begin(&self, record: &mut T, unix_ms: u64) -> Result<(), Failure> {
+        let mut at = unix_ms;
+        let file = loop {
+            *record.name() = id_of(at);
+            let file = self.file(record.id());
+            match self.taken(&file) {
+                Ok(()) => break file,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => at = at.saturating_add(1),
+                Err(error) => return Err(cannot("write", &file, error)),
+            }
+        };
+        // An empty file would be listed as a record that cannot be read.
+        self.write(record).inspect_err(|_| drop(fs::remove_file(file)))
+    }
+
+    /// Takes the place of a file for this process.
+    fn taken(&self, file: &Path) -> io::Result<()> {
+        self.folder()?;
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map(|_| ())
+    }
+
+    fn folder(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)
+    }
+
     /// Writes a record, whole or not at all.
     ///
     /// # Errors
     /// `Failed`, with the file and the system's words; the record as it was before stays.
     pub(super) fn write(&self, record: &T) -> Result<(), Failure> {
         let file = self.file(record.id());
-        let failed = |cause: String| {
-            Failure::new(Kind::Failed, format!("cannot write {}", file.display())).cause(cause)
-        };
-        record.check().map_err(&failed)?;
+        record.check().map_err(|problem| cannot("write", &file, problem))?;
         let text = record.json();
         if text.len() as u64 > LONGEST {
-            return Err(failed(format!("it is longer than the {} MiB that are read", LONGEST >> 20)));
+            let why = format!("it is longer than the {} MiB that are read", LONGEST >> 20);
+            return Err(cannot("write", &file, why));
         }
-        self.written(&file, &text).map_err(|error| failed(error.to_string()))
+        self.written(&file, &text).map_err(|error| cannot("write", &file, error))
     }
 
     fn written(&self, file: &Path, text: &str) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        self.folder()?;
         let part = file.with_extension("json.part");
         let mut out =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
@@ -92,10 +122,7 @@ impl<T: Kept> Keep<T> {
     /// # Errors
     /// `Failed` when the folder cannot be read; one that is not there is empty.
     pub(super) fn ids(&self) -> Result<Vec<String>, Failure> {
-        let failed = |error: io::Error| {
-            Failure::new(Kind::Failed, format!("cannot read {}", self.folder.display()))
-                .cause(error.to_string())
-        };
+        let failed = |error: io::Error| cannot("read", &self.folder, error);
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -117,18 +144,15 @@ impl<T: Kept> Keep<T> {
     /// `Failed` when it cannot be read, or is none.
     pub(super) fn read(&self, id: &str) -> Result<T, Failure> {
         let file = self.file(id);
-        let failed = |cause: String| {
-            Failure::new(Kind::Failed, format!("cannot read {}", file.display())).cause(cause)
-        };
         let mut text = String::new();
-        let opened = fs::File::open(&file).map_err(|error| failed(error.to_string()))?;
+        let opened = fs::File::open(&file).map_err(|error| cannot("read", &file, error))?;
         let read = opened.take(LONGEST + 1).read_to_string(&mut text);
-        let length = read.map_err(|error| failed(error.to_string()))?;
+        let length = read.map_err(|error| cannot("read", &file, error))?;
         if length as u64 > LONGEST {
-            return Err(failed(format!("it is longer than {} MiB", LONGEST >> 20)));
+            return Err(cannot("read", &file, format!("it is longer than {} MiB", LONGEST >> 20)));
         }
-        let record: T = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
-        record.check().map_err(failed)?;
+        let record: T = serde_json::from_str(&text).map_err(|error| cannot("read", &file, error))?;
+        record.check().map_err(|problem| cannot("read", &file, problem))?;
         Ok(record)
     }
 
@@ -168,6 +192,10 @@ impl<T: Kept> Keep<T> {
     }
 }
 
+fn cannot(do_what: &str, path: &Path, cause: impl ToString) -> Failure {
+    Failure::new(Kind::Failed, format!("cannot {do_what} {}", path.display())).cause(cause.to_string())
+}
+
 /// Now, in milliseconds since 1970.
 pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -186,6 +214,58 @@ pub(super) fn id_of(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A record of nothing but its id.
+    #[derive(Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+    struct Bare {
+        id: String,
+        #[serde(default)]
+        fault: Option<String>,
+    }
+
+    impl Kept for Bare {
+        const FOLDER: &'static str = "bare";
+        const NOUN: &'static str = "bare record";
+        const MAKE: &'static str = "nothing makes one";
+
+        fn id(&self) -> &str {
+            &self.id
+        }
+
+        fn name(&mut self) -> &mut String {
+            &mut self.id
+        }
+
+        fn check(&self) -> Result<(), String> {
+            self.fault.clone().map_or(Ok(()), Err)
+        }
+    }
+
+    #[test]
+    fn records_that_begin_at_the_same_time_have_ids_of_their_own() {
+        let data = tempfile::tempdir().expect("a folder");
+        let keep = Keep::of(data.path());
+        let begun = || {
+            let mut record = Bare { id: String::new(), fault: None };
+            keep.begin(&mut record, 1_795_262_651_999).expect("kept");
+            record.id
+        };
+        let ids = [begun(), begun(), begun()];
+        assert_eq!(ids, ["20261121-120411-999", "20261121-120412-000", "20261121-120412-001"]);
+        assert_eq!(keep.ids().expect("a folder"), [&*ids[2], &*ids[1], &*ids[0]]);
+        assert_eq!(keep.read(&ids[1]).expect("a record").id, ids[1]);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_kept_leaves_no_file() {
+        let data = tempfile::tempdir().expect("a folder");
+        let keep = Keep::of(data.path());
+        let mut record = Bare { id: String::new(), fault: Some("out of bounds".into()) };
+        let failure = keep.begin(&mut record, 0).expect_err("it is out of bounds");
+        assert_eq!(failure.cause.as_deref(), Some("out of bounds"));
+        assert_eq!(keep.ids(), Ok(vec![]));
+        std::fs::remove_dir(data.path().join("bare")).expect("an empty folder");
+    }
 
     #[test]
     fn ids_sort_by_time() {

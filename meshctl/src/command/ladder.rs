@@ -88,6 +88,10 @@ impl Kept for Record {
         &self.id
     }
 
+    fn name(&mut self) -> &mut String {
+        &mut self.id
+    }
+
     fn check(&self) -> Result<(), String> {
         Self::check(self).map_err(|problem| problem.to_string())
     }

@@ -39,24 +39,31 @@ pub(super) struct Returned {
     pub(super) back: Result<(), Failure>,
 }
 
-/// Lends a machine to `borrower`: it is cordoned, works, and is put back as it was when it was cordoned.
+/// `done`, unless somebody wants to leave before that.
+pub(super) async fn unless_left<T>(
+    done: impl Future<Output = Result<T, Failure>>,
+    leave: &impl AsyncFn(),
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = done => done,
+        () = leave() => Err(Failure::interrupted()),
+    }
+}
+
+/// Lends the machine of `pledge` to `borrower`: it is cordoned, works, and is put back as it was when it was cordoned.
 ///
 /// # Errors
 /// What keeps it from being cordoned; then nothing was changed, or how to change it back was told.
 pub(super) async fn lend(
     borrower: &mut impl Borrower,
-    data: &Path,
+    pledge: Pledge,
     screen: &Screen,
     leave: &impl AsyncFn(),
 ) -> Result<Returned, Failure> {
-    let pledge = Pledge::of(data, &borrower.hands().node)?;
     let (loan, stays) = Loan::take(borrower.hands(), pledge, screen, leave).await?;
     let ended = match stays {
         Err(interrupted) => Err(interrupted),
-        Ok(()) => tokio::select! {
-            ended = borrower.work() => ended,
-            () = leave() => Err(Failure::interrupted()),
-        },
+        Ok(()) => unless_left(borrower.work(), leave).await,
     };
     let ended = borrower.close(ended);
     let clean = borrower.clean(leave).await;
@@ -81,15 +88,17 @@ struct Loan {
 /// What a machine was before it was lent, in `loans/` of the data folder: of two measurements only one may run, and where one
 /// was cut off the next puts back what was before that.
 #[derive(Debug)]
-struct Pledge {
+pub(super) struct Pledge {
     file: Flock<File>,
     path: PathBuf,
 }
 
 impl Pledge {
+    /// Taken before anything is asked or kept, so that of a measurement that cannot begin nothing is left.
+    ///
     /// # Errors
     /// `Failed` while another measurement of `node` runs, or where the file cannot be written.
-    fn of(data: &Path, node: &MachineId) -> Result<Self, Failure> {
+    pub(super) fn of(data: &Path, node: &MachineId) -> Result<Self, Failure> {
         let folder = data.join("loans");
         let path = folder.join(format!("{node}.json"));
         let failed = |error: io::Error| {
@@ -195,10 +204,7 @@ impl Loan {
         leave: &impl AsyncFn(),
     ) -> Result<(), Failure> {
         screen.doing("putting the machine back as it was");
-        let back = tokio::select! {
-            back = self.before.put_back(hands) => back,
-            () = leave() => Err(Failure::interrupted()),
-        };
+        let back = unless_left(self.before.put_back(hands), leave).await;
         screen.done_doing();
         match &back {
             // Nothing is left to be put back. A file that cannot be emptied is read only beside a cordoned machine.

@@ -12,10 +12,10 @@ mod tenants;
 
 use super::hands::{Hands, Loaded, loaded, profile};
 use super::in_words;
-use super::keep::{Keep, Kept, id_of, now};
+use super::keep::{Keep, Kept, now};
 use super::ladder::candidates::Candidate;
 use super::ladder::ends_all;
-use super::loan::{Borrower, Returned, leaving, lend};
+use super::loan::{Borrower, Pledge, Returned, leaving, lend, unless_left};
 use super::tried::{Measured, measure, patience, reason};
 use crate::cli::StressArgs;
 use crate::connect::Way;
@@ -64,18 +64,18 @@ pub(super) async fn run(
     screen: &Screen,
     leave: impl AsyncFn(),
 ) -> Result<(), Failure> {
-    let prepared = tokio::select! {
-        prepared = prepare(args, way, screen) => prepared,
-        () = leave() => Err(Failure::interrupted()),
-    };
-    let mut stress = prepared?;
+    let (mut stress, pledge) = unless_left(prepare(args, way, screen), &leave).await?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut stress, &way.data, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut stress, pledge, screen, &leave).await?;
     stress.conclude(ended).and(back)
 }
 
 /// Looks and asks; nothing is changed.
-async fn prepare<'a>(args: &StressArgs, way: &Way, screen: &'a Screen) -> Result<Stress<'a>, Failure> {
+async fn prepare<'a>(
+    args: &StressArgs,
+    way: &Way,
+    screen: &'a Screen,
+) -> Result<(Stress<'a>, Pledge), Failure> {
     if args.pull.len() > DOWNLOADS {
         let what = format!(
             "{} downloads are more than the {DOWNLOADS} that a machine does at once",
@@ -84,18 +84,20 @@ async fn prepare<'a>(args: &StressArgs, way: &Way, screen: &'a Screen) -> Result
         return Err(Failure::new(Kind::Usage, what));
     }
     let mut hands = Hands::of(&args.node, way).await?;
+    let pledge = Pledge::of(&way.data, &args.node)?;
     let report = hands.report().await?;
     let candidates = tenants::chosen(&report, &args.node, &args.models)?;
     let downloads = Downloads::new(&args.pull, &report)?;
-    let record = fresh(args, &report, hands.goals().await?, now());
+    let mut record = fresh(args, &report, hands.goals().await?, now());
     let keep = Keep::of(&way.data);
     if !args.yes {
         screen.agreed(&question(args, &candidates, &loaded(&report)), "--yes").await?;
     }
     // What cannot be kept need not be measured.
-    keep.write(&record)?;
+    let began = record.started_unix_ms;
+    keep.begin(&mut record, began)?;
     let (crew, way, start) = (Vec::new(), way.clone(), Instant::now());
-    Ok(Stress { hands, crew, way, record, keep, candidates, downloads, start, screen })
+    Ok((Stress { hands, crew, way, record, keep, candidates, downloads, start, screen }, pledge))
 }
 
 fn question(args: &StressArgs, candidates: &[Candidate], there: &[Loaded]) -> String {
@@ -115,7 +117,7 @@ fn fresh(args: &StressArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> 
     let profile = profile(report);
     Record {
         schema: SCHEMA.into(),
-        id: id_of(now),
+        id: String::new(),
         node: args.node.clone(),
         meshctl: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms: now,
@@ -190,10 +192,7 @@ impl Borrower for Stress<'_> {
             return Ok(());
         }
         self.screen.doing("what was fetched is removed");
-        let removed = tokio::select! {
-            removed = self.downloads.remove(&mut self.hands) => removed,
-            () = leave() => Err(Failure::interrupted()),
-        };
+        let removed = unless_left(self.downloads.remove(&mut self.hands), leave).await;
         self.screen.done_doing();
         if let Err(failure) = &removed {
             let mut text = format!("what was fetched may be there still: {}; by hand:\n", in_words(failure));
@@ -290,6 +289,10 @@ impl Kept for Record {
 
     fn id(&self) -> &str {
         &self.id
+    }
+
+    fn name(&mut self) -> &mut String {
+        &mut self.id
     }
 
     fn check(&self) -> Result<(), String> {

@@ -12,10 +12,10 @@ mod measuring;
 mod tasks;
 
 use super::hands::{Hands, Loaded, loaded, profile};
-use super::keep::{Keep, Kept, id_of, now};
+use super::keep::{Keep, Kept, now};
 use super::ladder::candidates::{Candidate, one};
 use super::ladder::rung::{Broken, begun};
-use super::loan::{Borrower, Returned, leaving, lend};
+use super::loan::{Borrower, Pledge, Returned, leaving, lend, unless_left};
 use super::tried::reason;
 use crate::cli::ValidateArgs;
 use crate::connect::Way;
@@ -57,13 +57,9 @@ pub(super) async fn run(
     screen: &Screen,
     leave: impl AsyncFn(),
 ) -> Result<(), Failure> {
-    let prepared = tokio::select! {
-        prepared = prepare(args, way, screen) => prepared,
-        () = leave() => Err(Failure::interrupted()),
-    };
-    let mut validator = prepared?;
+    let (mut validator, pledge) = unless_left(prepare(args, way, screen), &leave).await?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut validator, &way.data, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut validator, pledge, screen, &leave).await?;
     let told = validator.conclude(ended);
     // That the machine is not as it was matters more than what a model is worth.
     match (told, back) {
@@ -73,26 +69,32 @@ pub(super) async fn run(
 }
 
 /// Looks and asks; nothing is changed.
-async fn prepare<'a>(args: &ValidateArgs, way: &Way, screen: &'a Screen) -> Result<Validator<'a>, Failure> {
+async fn prepare<'a>(
+    args: &ValidateArgs,
+    way: &Way,
+    screen: &'a Screen,
+) -> Result<(Validator<'a>, Pledge), Failure> {
     if args.champion.as_ref() == Some(&args.model) {
         let what = format!("{} cannot be its own champion", args.model);
         return Err(Failure::new(Kind::Usage, what).hint("name the model that does its work now, or none"));
     }
     let mut hands = Hands::of(&args.node, way).await?;
+    let pledge = Pledge::of(&way.data, &args.node)?;
     let report = hands.report().await?;
     let mut models = vec![(Who::Candidate, one(&report, &args.node, &args.model)?)];
     if let Some(champion) = &args.champion {
         models.push((Who::Champion, one(&report, &args.node, champion)?));
     }
     let modes = hands.modes().await?.into_iter().map(|(goal, models)| Aim { goal, models }).collect();
-    let record = fresh(args, &report, modes, &models, now());
+    let mut record = fresh(args, &report, modes, &models, now());
     let keep = Keep::of(&way.data);
     if !args.yes {
         screen.agreed(&question(args, &loaded(&report)), "--yes").await?;
     }
     // What cannot be kept need not be measured.
-    keep.write(&record)?;
-    Ok(Validator { hands, record, keep, models, screen })
+    let began = record.started_unix_ms;
+    keep.begin(&mut record, began)?;
+    Ok((Validator { hands, record, keep, models, screen }, pledge))
 }
 
 fn question(args: &ValidateArgs, there: &[Loaded]) -> String {
@@ -120,7 +122,7 @@ fn fresh(
     };
     Record {
         schema: SCHEMA.into(),
-        id: id_of(now),
+        id: String::new(),
         node: args.node.clone(),
         meshctl: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms: now,
@@ -228,6 +230,10 @@ impl Kept for Record {
 
     fn id(&self) -> &str {
         &self.id
+    }
+
+    fn name(&mut self) -> &mut String {
+        &mut self.id
     }
 
     fn check(&self) -> Result<(), String> {

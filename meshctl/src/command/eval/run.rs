@@ -7,8 +7,8 @@ use super::sit::{Manner, sit};
 use crate::cli::EvalRunArgs;
 use crate::command::hands::{Hands, Loaded, Size, loaded, profile};
 use crate::command::in_words;
-use crate::command::keep::{Keep, id_of, now};
-use crate::command::loan::{Borrower, Returned, leaving, lend};
+use crate::command::keep::{Keep, now};
+use crate::command::loan::{Borrower, Pledge, Returned, leaving, lend, unless_left};
 use crate::command::names::unknown;
 use crate::command::node::machines;
 use crate::connect::Way;
@@ -58,30 +58,24 @@ pub(super) async fn run(
     screen: &Screen,
     leave: impl AsyncFn(),
 ) -> Result<(), Failure> {
-    let prepared = tokio::select! {
-        prepared = prepare(args, way, screen) => prepared,
-        () = leave() => Err(Failure::interrupted()),
-    };
-    let (mut evaluation, baselines) = prepared?;
-    let ended = if evaluation.loads {
-        let Returned { ended, back } = lend(&mut evaluation, &way.data, screen, &leave).await?;
-        ended.and(back)
-    } else {
-        tokio::select! {
-            ended = evaluation.work() => ended,
-            () = leave() => Err(Failure::interrupted()),
+    let (mut evaluation, baselines, pledge) = unless_left(prepare(args, way, screen), &leave).await?;
+    let ended = match pledge {
+        Some(pledge) => {
+            let Returned { ended, back } = lend(&mut evaluation, pledge, screen, &leave).await?;
+            ended.and(back)
         }
+        None => unless_left(evaluation.work(), &leave).await,
     };
     screen.done_doing();
     evaluation.conclude(args, ended, &baselines)
 }
 
-/// Looks, reads and asks; nothing is changed.
+/// Looks, reads and asks; nothing is changed. With a pledge where models have to be loaded.
 async fn prepare<'a>(
     args: &EvalRunArgs,
     way: &Way,
     screen: &'a Screen,
-) -> Result<(Evaluation<'a>, Vec<Record>), Failure> {
+) -> Result<(Evaluation<'a>, Vec<Record>, Option<Pledge>), Failure> {
     let keep = Keep::<Record>::of(&way.data);
     let resumed = args.resume.as_deref().map(|id| resumed(&keep, id)).transpose()?;
     let source = match &resumed {
@@ -110,9 +104,7 @@ async fn prepare<'a>(
         None => {
             let models = models(args, &node, &report, &there)?;
             let began = now();
-            // A millisecond apart, so that each has an id of its own.
-            let numbered = models.into_iter().zip(began..);
-            numbered.map(|(model, at)| fresh(&node, model, &report, source.clone(), at)).collect()
+            models.into_iter().map(|model| fresh(&node, model, &report, source.clone(), began)).collect()
         }
     };
     let baselines: Vec<Record> = match args.gate {
@@ -137,6 +129,7 @@ async fn prepare<'a>(
         .map(|record| record.model.as_str())
         .filter(|model| !there.iter().any(|one| one.model.as_str() == *model))
         .collect();
+    let mut pledge = if missing.is_empty() { None } else { Some(Pledge::of(&way.data, &node)?) };
     if !missing.is_empty() && !args.yes {
         let question = format!(
             "{} must be loaded for it. {node} is cordoned meanwhile: it gets no new models. {}. Begin?",
@@ -145,15 +138,24 @@ async fn prepare<'a>(
         );
         screen.agreed(&question, "--yes").await?;
     }
-    for record in &evaluation.records {
-        // What cannot be kept need not be asked.
-        evaluation.keep.write(record)?;
-    }
     // A person may have thought about it for long.
     let there = loaded(&evaluation.hands.report().await?);
     let is_there = |record: &Record| there.iter().any(|one| one.model == record.model);
     evaluation.loads = !evaluation.records.iter().all(is_there);
-    Ok((evaluation, baselines))
+    pledge = match (evaluation.loads, pledge) {
+        (false, _) => None,
+        (true, None) => Some(Pledge::of(&way.data, &node)?),
+        (true, taken) => taken,
+    };
+    for record in &mut evaluation.records {
+        let began = record.started_unix_ms;
+        // What cannot be kept need not be asked.
+        match args.resume {
+            Some(_) => evaluation.keep.write(record)?,
+            None => evaluation.keep.begin(record, began)?,
+        }
+    }
+    Ok((evaluation, baselines, pledge))
 }
 
 fn source(args: &EvalRunArgs) -> Result<Source, Failure> {
@@ -258,7 +260,7 @@ fn fresh(node: &MachineId, model: ModelId, report: &Report, source: Source, at: 
     let replica = replicas.into_iter().find(|replica| replica.model == model);
     Record {
         schema: SCHEMA.into(),
-        id: id_of(at),
+        id: String::new(),
         node: node.clone(),
         meshctl: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms: at,

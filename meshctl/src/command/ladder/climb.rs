@@ -13,8 +13,8 @@ use super::questions;
 use super::rung::{Broken, UNFINISHED, begun};
 use crate::cli::{RunArgs, Wanted};
 use crate::command::hands::{Hands, Loaded, loaded, profile};
-use crate::command::keep::{Keep, Kept as _, id_of, now};
-use crate::command::loan::{Borrower, Returned, leaving, lend};
+use crate::command::keep::{Keep, Kept as _, now};
+use crate::command::loan::{Borrower, Pledge, Returned, leaving, lend, unless_left};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
@@ -60,10 +60,7 @@ pub(super) async fn run(
     leave: impl AsyncFn(),
 ) -> Result<(), Failure> {
     let fetches = Cell::new(false);
-    let prepared = tokio::select! {
-        prepared = prepare(args, way, screen, &fetches) => prepared,
-        () = leave() => Err(Failure::interrupted()),
-    };
+    let prepared = unless_left(prepare(args, way, screen, &fetches), &leave).await;
     if prepared.is_err() && fetches.get() {
         screen.done_doing();
         let mut text = "the machine goes on fetching; to stop it:\n".to_owned();
@@ -72,9 +69,9 @@ pub(super) async fn run(
         }
         screen.note(&screen.commands(&text));
     }
-    let mut climb = prepared?;
+    let (mut climb, pledge) = prepared?;
     // From here on the machine is changed.
-    let Returned { ended, back } = lend(&mut climb, &way.data, screen, &leave).await?;
+    let Returned { ended, back } = lend(&mut climb, pledge, screen, &leave).await?;
     climb.conclude(args, ended)?;
     back
 }
@@ -85,8 +82,9 @@ async fn prepare<'a>(
     way: &Way,
     screen: &'a Screen,
     fetches: &Cell<bool>,
-) -> Result<Climb<'a>, Failure> {
+) -> Result<(Climb<'a>, Pledge), Failure> {
     let mut hands = Hands::of(&args.node, way).await?;
+    let pledge = Pledge::of(&way.data, &args.node)?;
     let mut report = hands.report().await?;
     let keep = Keep::of(&way.data);
     let mut record = match &args.resume {
@@ -123,12 +121,16 @@ async fn prepare<'a>(
         }
     }
     // What cannot be kept need not be measured.
-    keep.write(&record)?;
+    let began = record.started_unix_ms;
+    match args.resume {
+        Some(_) => keep.write(&record)?,
+        None => keep.begin(&mut record, began)?,
+    }
     let examined = Examined::read(&Keep::of(&way.data))?;
     let came = |one: Fetched| Some((one.model, one.outcome.ok().flatten()?));
     let pulls = fetched.into_iter().filter_map(came).collect();
     let lines = Lines::of(candidates.iter().map(|one| one.model.as_str()), screen.look);
-    Ok(Climb { hands, record, keep, candidates, examined, pulls, screen, lines })
+    Ok((Climb { hands, record, keep, candidates, examined, pulls, screen, lines }, pledge))
 }
 
 /// The models to climb: those that were named, and those that were fetched with them.
@@ -169,7 +171,7 @@ fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Rec
     let profile = profile(report);
     Record {
         schema: Schema,
-        id: id_of(now),
+        id: String::new(),
         node: args.node.clone(),
         meshctl: env!("CARGO_PKG_VERSION").into(),
         started_unix_ms: now,

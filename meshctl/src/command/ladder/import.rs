@@ -25,9 +25,10 @@ pub(super) fn run(args: &ImportArgs, keep: &Keep<Record>, screen: &Screen) -> Re
         return Err(failed(format!("it is longer than {} MiB", LONGEST >> 20)));
     }
     let (lines, rows): (Vec<usize>, Vec<BenchRow>) = rows(&text).map_err(failed)?.into_iter().unzip();
-    let id = id_of(now());
+    let at = now();
+    let id = id_of(at);
     let about = About { id, node: args.node.clone(), meshctl: env!("CARGO_PKG_VERSION").into() };
-    let (record, left_out) = import(&rows, about).map_err(|problem| {
+    let (mut record, left_out) = import(&rows, about).map_err(|problem| {
         let place = lines.get(problem.row).map(|line| format!("line {line}: ")).unwrap_or_default();
         failed(format!("{place}{problem}"))
     })?;
@@ -35,7 +36,7 @@ pub(super) fn run(args: &ImportArgs, keep: &Keep<Record>, screen: &Screen) -> Re
         screen.note(&screen.look.text(&format!("left out: {row}")));
         screen.note("\n");
     }
-    keep.write(&record)?;
+    keep.begin(&mut record, at)?;
     if screen.is_json() {
         return screen.result(&record.json());
     }

@@ -375,12 +375,23 @@ async fn two_measurements_of_one_machine_do_not_run_at_once() {
     let file = std::fs::File::create(folder.join("msi.json")).expect("a file");
     let held =
         nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).expect("nobody has it");
-    let failure = climb(&data, LINE, &service).await.expect_err("another one runs");
-    assert_eq!(failure.what, "msi is measured by another meshctl now");
+    for line in [
+        LINE,
+        "meshctl validate one --node msi --yes",
+        "meshctl stress --node msi --models one --yes",
+        "meshctl eval run --node msi --models one --suite generation --yes",
+    ] {
+        let failure = climb(&data, line, &service).await.expect_err(line);
+        assert_eq!(failure.what, "msi is measured by another meshctl now", "{line}");
+    }
     assert_eq!((bench(&service).journal, is_cordoned(&service)), (vec![], false));
+    for kind in ["ladder", "validate", "stress", "eval"] {
+        assert!(!data.path().join(kind).exists(), "nothing is kept of what did not begin");
+    }
     drop(held);
     assert_eq!(climb(&data, LINE, &service).await, Ok(()));
-    let complete = records(data.path()).into_iter().find(|record| record.ended_unix_ms.is_some());
-    let again = format!("meshctl ladder run --node msi --resume {} --yes", complete.expect("it ended").id);
+    let complete = records(data.path()).remove(0);
+    assert!(complete.ended_unix_ms.is_some());
+    let again = format!("meshctl ladder run --node msi --resume {} --yes", complete.id);
     assert_eq!(climb(&data, &again, &service).await.expect_err("it is complete").kind, Kind::Usage);
 }
