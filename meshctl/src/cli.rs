@@ -1,16 +1,18 @@
 //! Everything that can be typed.
 
 mod eval;
+mod kept;
 mod ladder;
 mod steering;
 mod stress;
 mod validate;
 
 pub(crate) use eval::{BaselineArgs, CompareArgs, EvalCommand, EvalRunArgs, EvalShowArgs};
+pub(crate) use kept::KeptCommand;
 pub(crate) use ladder::{ImportArgs, LadderCommand, ReportArgs, RunArgs, ShowArgs, Wanted};
 pub(crate) use steering::{Condition, ModeCommand, PinArgs, PlanArgs, WaitArgs};
-pub(crate) use stress::{Source, StressArgs};
-pub(crate) use validate::ValidateArgs;
+pub(crate) use stress::{Source, StressArgs, StressCommand};
+pub(crate) use validate::{ValidateArgs, ValidateCommand};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use mesh_core::id::{MachineId, ModelId};
@@ -159,9 +161,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Eval(EvalCommand),
     /// Try one model on one machine beside the one that does the work, and say whether to promote, keep or skip it
-    Validate(ValidateArgs),
+    Validate(ValidateCommand),
     /// Let several models of a machine work at once, with downloads beside them, and say which can live together
-    Stress(StressArgs),
+    Stress(StressCommand),
     /// Trade an operator token for credentials on this machine
     Login(LoginArgs),
 }

@@ -77,8 +77,8 @@ async fn perform(command: Command, way: &Way, screen: &Screen) -> Result<(), Fai
         Command::Node(command) => node::run(command, way, screen).await,
         Command::Ladder(command) => ladder::run(command, way, screen, interrupted).await,
         Command::Eval(command) => eval::run(command, way, screen, interrupted).await,
-        Command::Validate(args) => validate::run(&args, way, screen, interrupted).await,
-        Command::Stress(args) => stress::run(&args, way, screen, interrupted).await,
+        Command::Validate(command) => validate::run(command, way, screen, interrupted).await,
+        Command::Stress(command) => stress::run(command, way, screen, interrupted).await,
         Command::Login(args) => login::run(args, way, screen).await,
     }
 }

@@ -1,12 +1,25 @@
 //! What can be typed about machines under stress.
 
+use super::kept::KeptCommand;
 use clap::Args;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::trial::SOAK_S;
 use reqwest::Url;
 use std::str::FromStr;
 
-/// `meshctl stress`
+/// `meshctl stress …`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct StressCommand {
+    /// One that is to be made.
+    #[command(flatten)]
+    pub(crate) args: Option<StressArgs>,
+    /// Those that were made.
+    #[command(subcommand)]
+    pub(crate) kept: Option<KeptCommand>,
+}
+
+/// `meshctl stress --node NODE`
 #[derive(Debug, Args)]
 pub(crate) struct StressArgs {
     /// The machine

@@ -39,6 +39,34 @@ fn watch_takes_its_seconds_only_with_an_equals_sign() {
 }
 
 #[test]
+fn what_was_kept_is_typed_without_what_makes_a_new_one() {
+    // Whether a new one is made, and what else was typed.
+    let typed = |line: &str| {
+        let command = parse(line).expect(line).command;
+        if let Command::Validate(ValidateCommand { args, kept }) = command {
+            return (args.is_some(), kept);
+        }
+        let Command::Stress(StressCommand { args, kept }) = command else { panic!("{line}") };
+        (args.is_some(), kept)
+    };
+    for verb in ["validate", "stress"] {
+        assert!(matches!(typed(&format!("meshctl {verb} list")), (false, Some(KeptCommand::List))));
+        let of = |line: String| match typed(&line) {
+            (false, Some(KeptCommand::Show { id })) => id,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(of(format!("meshctl {verb} show")), None);
+        assert_eq!(of(format!("meshctl {verb} show 2026")).as_deref(), Some("2026"));
+    }
+    for line in ["meshctl validate new:8b --node msi", "meshctl stress --node msi --models list"] {
+        assert!(matches!(typed(line), (true, None)), "{line}");
+    }
+    for line in ["validate", "stress", "validate new:8b", "validate list new:8b", "stress --node msi show"] {
+        parse(&format!("meshctl {line}")).expect_err(line);
+    }
+}
+
+#[test]
 fn global_flags_stand_before_or_after_the_verb() {
     for line in ["meshctl --json status", "meshctl status -o json", "meshctl status --json"] {
         assert_eq!(parse(line).expect("valid").globals.format(), Format::Json, "{line}");

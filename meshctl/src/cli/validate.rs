@@ -1,11 +1,24 @@
 //! What can be typed about validations.
 
+use super::kept::KeptCommand;
 use super::ladder::{Few, few, tokens};
 use clap::Args;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::trial::REPETITIONS;
 
-/// `meshctl validate`
+/// `meshctl validate …`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct ValidateCommand {
+    /// One that is to be made.
+    #[command(flatten)]
+    pub(crate) args: Option<ValidateArgs>,
+    /// Those that were made.
+    #[command(subcommand)]
+    pub(crate) kept: Option<KeptCommand>,
+}
+
+/// `meshctl validate MODEL`
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
     /// The model; it must be on the machine's disk

@@ -10,7 +10,7 @@ mod sit;
 
 pub(crate) use compare::{Judged, JudgedSuite, Side};
 
-use super::keep::{Keep, Kept};
+use super::keep::{Heading, Keep, Kept, list as listed};
 use crate::cli::{BaselineArgs, EvalCommand, EvalShowArgs};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
@@ -19,11 +19,8 @@ use crate::render::eval::{Listed, Reported, groups, list, page, wrong};
 use mesh_core::exam::Record;
 use serde::Serialize;
 
-/// What `eval list --json` prints.
-#[derive(Serialize)]
-struct Document<'a> {
-    evaluations: &'a [Listed],
-}
+const LIST: Heading =
+    Heading { schema: "mesh.evaluations/v1", field: "evaluations", none: "nothing was evaluated yet" };
 
 /// What `eval show --json` prints: the record, and its figures.
 #[derive(Serialize)]
@@ -46,7 +43,7 @@ pub(super) async fn run(
     let keep = Keep::of(&way.data);
     match command {
         EvalCommand::Run(args) => run::run(&args, way, screen, leave).await,
-        EvalCommand::List => listed(&keep, screen),
+        EvalCommand::List => listed(&keep, screen, &LIST, Listed::of, list),
         EvalCommand::Show(args) => shown(&args, &keep, screen),
         EvalCommand::Compare(args) => compare::run(&args, &keep, screen),
         EvalCommand::Baseline(args) => baseline(&args, &keep, screen),
@@ -69,20 +66,6 @@ impl Kept for Record {
     fn check(&self) -> Result<(), String> {
         Self::check(self).map_err(|problem| problem.to_string())
     }
-}
-
-fn listed(keep: &Keep<Record>, screen: &Screen) -> Result<(), Failure> {
-    let ids = keep.ids()?;
-    let evaluations: Vec<Listed> = ids.into_iter().map(|id| Listed::of(keep.read(&id), id)).collect();
-    if screen.is_json() {
-        let document = Document { evaluations: &evaluations };
-        return screen.result(&crate::render::json("mesh.evaluations/v1", &document, false));
-    }
-    if evaluations.is_empty() {
-        screen.note(&screen.commands("nothing was evaluated yet: meshctl eval run\n"));
-        return Ok(());
-    }
-    screen.result(&list(&evaluations, screen.look))
 }
 
 fn shown(args: &EvalShowArgs, keep: &Keep<Record>, screen: &Screen) -> Result<(), Failure> {

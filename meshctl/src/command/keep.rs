@@ -1,8 +1,11 @@
 //! What measurements left on this machine's disk: one JSON file each, in a folder of their kind in the data folder.
 
 use crate::exit::{Failure, Kind};
+use crate::output::Screen;
+use crate::render::paint::Look;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::marker::PhantomData;
@@ -190,6 +193,37 @@ impl<T: Kept> Keep<T> {
         Failure::new(Kind::NotFound, format!("there is no {} in {}", T::NOUN, self.folder.display()))
             .hint(format!("to make one: {}", T::MAKE))
     }
+}
+
+/// What a list of records has besides them.
+pub(super) struct Heading {
+    /// Of the JSON document.
+    pub(super) schema: &'static str,
+    /// The array in it.
+    pub(super) field: &'static str,
+    /// What is told where there are none.
+    pub(super) none: &'static str,
+}
+
+/// Prints all records, newest first, each as `of` sees it; also those that cannot be read.
+pub(super) fn list<T: Kept, L: Serialize>(
+    keep: &Keep<T>,
+    screen: &Screen,
+    heading: &Heading,
+    of: impl Fn(Result<T, Failure>, String) -> L,
+    table: impl Fn(&[L], Look) -> String,
+) -> Result<(), Failure> {
+    let ids = keep.ids()?;
+    let listed: Vec<L> = ids.into_iter().map(|id| of(keep.read(&id), id)).collect();
+    if screen.is_json() {
+        let document = BTreeMap::from([(heading.field, &listed)]);
+        return screen.result(&crate::render::json(heading.schema, &document, false));
+    }
+    if listed.is_empty() {
+        screen.note(&screen.commands(&format!("{}: {}\n", heading.none, T::MAKE)));
+        return Ok(());
+    }
+    screen.result(&table(&listed, screen.look))
 }
 
 fn cannot(do_what: &str, path: &Path, cause: impl ToString) -> Failure {

@@ -13,20 +13,16 @@ pub(super) mod questions;
 mod report;
 pub(super) mod rung;
 
-use super::keep::{Keep, Kept};
+use super::keep::{Heading, Keep, Kept, list as listed};
 use crate::cli::{LadderCommand, ShowArgs};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::ladder::{Listed, list, rung as one_rung, show as page};
 use mesh_core::ladder::Record;
-use serde::Serialize;
 
-/// What `ladder list --json` prints.
-#[derive(Serialize)]
-struct Document<'a> {
-    ladders: &'a [Listed],
-}
+const LIST: Heading =
+    Heading { schema: "mesh.ladders/v1", field: "ladders", none: "nothing was climbed yet" };
 
 /// Does what was typed; `leave` resolves at each Ctrl-C.
 ///
@@ -41,25 +37,11 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     match command {
         LadderCommand::Run(args) => climb::run(&args, way, screen, leave).await,
-        LadderCommand::List => listed(&Keep::of(&way.data), screen),
+        LadderCommand::List => listed(&Keep::of(&way.data), screen, &LIST, Listed::of, list),
         LadderCommand::Show(args) => shown(&args, &Keep::of(&way.data), screen),
         LadderCommand::Import(args) => import::run(&args, &Keep::of(&way.data), screen),
         LadderCommand::Report(args) => report::run(&args, &Keep::of(&way.data), screen),
     }
-}
-
-fn listed(keep: &Keep<Record>, screen: &Screen) -> Result<(), Failure> {
-    let ids = keep.ids()?;
-    let ladders: Vec<Listed> = ids.into_iter().map(|id| Listed::of(keep.read(&id), id)).collect();
-    if screen.is_json() {
-        let document = Document { ladders: &ladders };
-        return screen.result(&crate::render::json("mesh.ladders/v1", &document, false));
-    }
-    if ladders.is_empty() {
-        screen.note(&screen.commands("nothing was climbed yet: meshctl ladder run --node NODE\n"));
-        return Ok(());
-    }
-    screen.result(&list(&ladders, screen.look))
 }
 
 fn shown(args: &ShowArgs, keep: &Keep<Record>, screen: &Screen) -> Result<(), Failure> {

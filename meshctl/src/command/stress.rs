@@ -12,16 +12,16 @@ mod tenants;
 
 use super::hands::{Hands, Loaded, loaded, profile};
 use super::in_words;
-use super::keep::{Keep, Kept, now};
+use super::keep::{Heading, Keep, Kept, list as listed, now};
 use super::ladder::candidates::Candidate;
 use super::ladder::ends_all;
 use super::loan::{Borrower, Pledge, Returned, leaving, lend, unless_left};
 use super::tried::{Measured, measure, patience, reason};
-use crate::cli::StressArgs;
+use crate::cli::{KeptCommand, StressArgs, StressCommand};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
-use crate::render::stress::{document, page};
+use crate::render::stress::{Listed, document, list, page};
 use downloads::Downloads;
 use futures_util::future::join_all;
 use mesh_core::id::ModelId;
@@ -37,6 +37,12 @@ const SHAPE: Shape = Shape { prompt: 512, output: 128 };
 const DOWNLOADS: usize = 2;
 /// So many models are tried in pairs; of more there are too many pairs for anybody's patience.
 const PAIRED: usize = 4;
+
+const LIST: Heading = Heading {
+    schema: "mesh.stress-tests/v1",
+    field: "stress_tests",
+    none: "no machine was under stress yet",
+};
 
 /// A machine under stress.
 struct Stress<'a> {
@@ -59,6 +65,25 @@ struct Stress<'a> {
 /// where no model has room, `Interrupted`, and what keeps the router from answering or the record from being kept. What was
 /// fetched is removed and the machine is put back first.
 pub(super) async fn run(
+    command: StressCommand,
+    way: &Way,
+    screen: &Screen,
+    leave: impl AsyncFn(),
+) -> Result<(), Failure> {
+    let keep = Keep::of(&way.data);
+    match command {
+        StressCommand { kept: Some(KeptCommand::List), .. } => listed(&keep, screen, &LIST, Listed::of, list),
+        StressCommand { kept: Some(KeptCommand::Show { id }), .. } => {
+            shown(&keep.named(id.as_deref())?, screen)
+        }
+        StressCommand { args: Some(args), .. } => stressed(&args, way, screen, leave).await,
+        StressCommand { args: None, kept: None } => {
+            Err(Failure::new(Kind::Usage, "no machine is named").hint("name it: meshctl stress --node NODE"))
+        }
+    }
+}
+
+async fn stressed(
     args: &StressArgs,
     way: &Way,
     screen: &Screen,
@@ -269,17 +294,20 @@ impl Stress<'_> {
     /// Tells what was seen, also of one that was ended early.
     fn conclude(&self, ended: Result<(), Failure>) -> Result<(), Failure> {
         if ended.is_ok() || !self.record.stints.is_empty() {
-            let findings = analyse(&self.record);
-            let text = if self.screen.is_json() {
-                document(&self.record, &findings)
-            } else {
-                self.screen.commands(&page(&self.record, &findings, self.screen.look)).into_owned()
-            };
-            self.screen.result(&text)?;
+            shown(&self.record, self.screen)?;
         }
         self.screen.note(&format!("kept in {}\n", self.keep.file(&self.record.id).display()));
         ended
     }
+}
+
+/// A record, and what it says.
+fn shown(record: &Record, screen: &Screen) -> Result<(), Failure> {
+    let findings = analyse(record);
+    if screen.is_json() {
+        return screen.result(&document(record, &findings));
+    }
+    screen.result(&screen.commands(&page(record, &findings, screen.look)))
 }
 
 impl Kept for Record {

@@ -261,6 +261,13 @@ fn way(data: &tempfile::TempDir, router: SocketAddr) -> Way {
     Way { data: data.path().into(), router: Some(router.to_string()), timeout: Some(Duration::from_secs(10)) }
 }
 
+/// Types a line where no router listens, and prints as it says.
+async fn typed_at_home(data: &tempfile::TempDir, line: &str) -> Result<(), Failure> {
+    let cli = Cli::typed(line.split(' ').map(std::ffi::OsString::from)).expect("a valid line");
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    perform(cli.command, &way(data, nowhere), &Screen::plain(cli.globals.format())).await
+}
+
 async fn perform_line(line: &str, way: &Way) -> Result<(), Failure> {
     let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
     let way = Way { timeout: cli.globals.timeout.or(way.timeout), ..way.clone() };

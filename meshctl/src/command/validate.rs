@@ -12,22 +12,25 @@ mod measuring;
 mod tasks;
 
 use super::hands::{Hands, Loaded, loaded, profile};
-use super::keep::{Keep, Kept, now};
+use super::keep::{Heading, Keep, Kept, list as listed, now};
 use super::ladder::candidates::{Candidate, one};
 use super::ladder::rung::{Broken, begun};
 use super::loan::{Borrower, Pledge, Returned, leaving, lend, unless_left};
 use super::tried::reason;
-use crate::cli::ValidateArgs;
+use crate::cli::{KeptCommand, ValidateArgs, ValidateCommand};
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
-use crate::render::validate::page;
+use crate::render::validate::{Listed, document, list, page, unjudged};
 use mesh_core::ladder::Outcome;
 use mesh_core::machine::Report;
 use mesh_core::validation::{Aim, Evidence, Grade, Record, SCHEMA, Settings, judge};
 
 /// Tokens of each answer whose speed is measured: as in most published figures.
 const OUTPUT: u32 = 128;
+
+const LIST: Heading =
+    Heading { schema: "mesh.validations/v1", field: "validations", none: "nothing was validated yet" };
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,26 @@ struct Validator<'a> {
 /// anybody to ask, `Interrupted`, and what keeps the router from answering or the record from being kept. The machine is put
 /// back first.
 pub(super) async fn run(
+    command: ValidateCommand,
+    way: &Way,
+    screen: &Screen,
+    leave: impl AsyncFn(),
+) -> Result<(), Failure> {
+    let keep = Keep::of(&way.data);
+    match command {
+        ValidateCommand { kept: Some(KeptCommand::List), .. } => {
+            listed(&keep, screen, &LIST, Listed::of, list)
+        }
+        ValidateCommand { kept: Some(KeptCommand::Show { id }), .. } => {
+            shown(&keep.named(id.as_deref())?, screen)
+        }
+        ValidateCommand { args: Some(args), .. } => validated(&args, way, screen, leave).await,
+        ValidateCommand { args: None, kept: None } => Err(Failure::new(Kind::Usage, "no model is named")
+            .hint("name one, and its machine: meshctl validate MODEL --node NODE")),
+    }
+}
+
+async fn validated(
     args: &ValidateArgs,
     way: &Way,
     screen: &Screen,
@@ -206,12 +229,7 @@ impl Validator<'_> {
             return Err(failure);
         }
         let validation = judge(&self.record);
-        if self.screen.is_json() {
-            self.screen.result(&crate::render::validate::document(&self.record, &validation))?;
-        } else {
-            let text = page(&self.record, &validation, self.screen.look);
-            self.screen.result(&self.screen.commands(&text))?;
-        }
+        shown(&self.record, self.screen)?;
         self.screen.note(&format!("kept in {}\n", file.display()));
         match validation.verdict {
             Grade::Excellent | Grade::Good => Ok(()),
@@ -221,6 +239,20 @@ impl Validator<'_> {
             }
         }
     }
+}
+
+/// A record, and what it says: nothing, where it was ended early.
+fn shown(record: &Record, screen: &Screen) -> Result<(), Failure> {
+    let is_whole = record.stopped.is_none() && record.ended_unix_ms.is_some();
+    let validation = is_whole.then(|| judge(record));
+    if screen.is_json() {
+        return screen.result(&document(record, validation.as_ref()));
+    }
+    let text = match &validation {
+        Some(validation) => page(record, validation, screen.look),
+        None => unjudged(record, screen.look),
+    };
+    screen.result(&screen.commands(&text))
 }
 
 impl Kept for Record {

@@ -3,11 +3,12 @@
 
 use super::ladder::{figure, number, said, times};
 use super::paint::{Look, Paint, bold};
-use super::quantity::{bytes, context, known};
+use super::quantity::{bytes, context, known, moment};
 use super::table::{Cell, Rank, Table};
 use super::wrap::wrapped;
+use crate::exit::Failure;
 use mesh_core::id::ModelId;
-use mesh_core::stress::{Company, Course, Download, Fetched, Findings, Livable, Record, Row};
+use mesh_core::stress::{Company, Course, Download, Fetched, Findings, Livable, Record, Row, analyse};
 use serde::Serialize;
 
 /// The record with what it means.
@@ -65,6 +66,85 @@ pub(crate) fn page(record: &Record, findings: &Findings, look: Look) -> String {
     lines.push(String::new());
     lines.extend(formulas.iter().map(|formula| format!("# {formula}")));
     lines.join("\n") + "\n"
+}
+
+/// A kept stress test in a list.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Listed {
+    id: String,
+    node: Option<String>,
+    started_unix_ms: Option<u64>,
+    models: Vec<String>,
+    /// The largest company that can live together.
+    together: Vec<String>,
+    /// complete, stopped, unfinished, unreadable
+    state: &'static str,
+    why: Option<String>,
+}
+
+impl Listed {
+    /// What was read of `id`.
+    pub(crate) fn of(read: Result<Record, Failure>, id: String) -> Self {
+        let record = match read {
+            Ok(record) => record,
+            Err(failure) => {
+                let why = failure.cause.or(Some(failure.what));
+                let (models, together) = (Vec::new(), Vec::new());
+                return Self {
+                    id,
+                    node: None,
+                    started_unix_ms: None,
+                    models,
+                    together,
+                    state: "unreadable",
+                    why,
+                };
+            }
+        };
+        let findings = analyse(&record);
+        let can = |company: &&Company| matches!(company.can, Livable::Yes | Livable::Less);
+        let largest = findings.companies.iter().filter(can).max_by_key(|company| company.models.len());
+        let names = |models: &[ModelId]| models.iter().map(ToString::to_string).collect::<Vec<String>>();
+        Self {
+            id,
+            node: Some(record.node.to_string()),
+            started_unix_ms: Some(record.started_unix_ms),
+            models: record.models.iter().map(|rung| rung.model.to_string()).collect(),
+            together: largest.map(|company| names(&company.models)).unwrap_or_default(),
+            state: match (&record.stopped, record.ended_unix_ms) {
+                (Some(_), _) => "stopped",
+                (None, Some(_)) => "complete",
+                (None, None) => "unfinished",
+            },
+            why: record.stopped,
+        }
+    }
+}
+
+/// All kept stress tests, one line each.
+pub(crate) fn list(all: &[Listed], look: Look) -> String {
+    let mut table = Table::default()
+        .left("ID", Rank::Essential)
+        .left("NODE", Rank::Essential)
+        .left("STARTED", Rank::Useful)
+        .left("STATE", Rank::Important)
+        .left("MODELS", Rank::Important)
+        .left("LIVE TOGETHER", Rank::Essential)
+        .left("WHY", Rank::Extra);
+    for one in all {
+        let text = |text: &Option<String>| Cell::text(known(text.as_ref(), |text| said(text, look)));
+        let paint = if one.state == "unreadable" { Paint::Red } else { Paint::Plain };
+        table.row([
+            Cell::text(look.text(&one.id)),
+            text(&one.node),
+            Cell::text(known(one.started_unix_ms, moment)),
+            Cell::Text(one.state.to_owned(), paint),
+            Cell::List(one.models.clone()),
+            Cell::List(one.together.clone()),
+            text(&one.why),
+        ]);
+    }
+    table.lines(look).join("\n") + "\n"
 }
 
 fn table(rows: &[Row], look: Look) -> Vec<String> {

@@ -1,7 +1,8 @@
 //! Machines under stress as text: three models that can live together in part, and one that was ended early.
 
 use super::paint::Look;
-use super::stress::{document, page};
+use super::stress::{Listed, document, list, page};
+use crate::exit::{Failure, Kind};
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::ladder::{Cell, ModeGoal, Rung};
 use mesh_core::profile::{HardwareFacts, SoftwareFacts};
@@ -139,6 +140,21 @@ fn one_that_was_ended_early_without_sensors_says_so() {
     }
     (record.downloads, record.stopped) = (vec![], Some("ended by hand".into()));
     insta::assert_snapshot!(shown(&record, PLAIN));
+}
+
+#[test]
+fn kept_stress_tests_have_a_line_each() {
+    let listed = |record: Record| Listed::of(Ok(record.clone()), record.id);
+    let id = |number: u32| format!("20261122-07000{number}-000");
+    let broken = Failure::new(Kind::Failed, "cannot read it").cause("line 1: EOF while parsing an object");
+    let stopped = Some("ended by hand".into());
+    let all = [
+        listed(Record { id: id(4), ..stressed() }),
+        listed(Record { id: id(3), stints: vec![], stopped, ..stressed() }),
+        listed(Record { id: id(2), ended_unix_ms: None, ..stressed() }),
+        Listed::of(Err(broken), id(1)),
+    ];
+    insta::assert_snapshot!(list(&all, PLAIN));
 }
 
 #[test]

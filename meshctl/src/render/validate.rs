@@ -2,10 +2,13 @@
 
 use super::ladder::said;
 use super::paint::{Look, Paint, bold};
-use super::quantity::{UNKNOWN, bytes, context, known};
+use super::quantity::{UNKNOWN, bytes, context, known, moment, word};
 use super::table::{Cell, Rank, Table};
 use super::wrap::wrapped;
-use mesh_core::validation::{Change, Check, Evidence, Grade, Promotion, Record, State, Topic, Validation};
+use crate::exit::Failure;
+use mesh_core::validation::{
+    Change, Check, Evidence, Grade, Promotion, Record, State, Topic, Validation, judge,
+};
 use serde::Serialize;
 
 /// The record with its judgement.
@@ -13,11 +16,12 @@ use serde::Serialize;
 struct Document<'a> {
     #[serde(flatten)]
     record: &'a Record,
-    validation: &'a Validation,
+    /// `null` where it was ended early.
+    validation: Option<&'a Validation>,
 }
 
 /// What `validate --json` prints. The record names its schema.
-pub(crate) fn document(record: &Record, validation: &Validation) -> String {
+pub(crate) fn document(record: &Record, validation: Option<&Validation>) -> String {
     serde_json::to_string_pretty(&Document { record, validation }).expect("plain data") + "\n"
 }
 
@@ -44,6 +48,103 @@ pub(crate) fn page(record: &Record, validation: &Validation, look: Look) -> Stri
     lines.extend(verdict);
     lines.extend(advice(record, validation, look));
     lines.join("\n") + "\n"
+}
+
+/// One that was ended early: what was to be validated, and why it says nothing.
+pub(crate) fn unjudged(record: &Record, look: Look) -> String {
+    let mut lines = vec![head(&record.candidate, Some(record.node.as_str()), look)];
+    lines.extend(record.champion.iter().map(|champion| format!("beside {}", head(champion, None, look))));
+    lines.extend(wrapped("Not judged: ", &cut_short(record, look), look));
+    lines.push(format!("Anew: {}", again(record)));
+    lines.join("\n") + "\n"
+}
+
+fn cut_short(record: &Record, look: Look) -> String {
+    let why = record.stopped.as_ref().map(|why| said(why, look));
+    why.unwrap_or_else(|| "it did not come to its end".to_owned())
+}
+
+fn again(record: &Record) -> String {
+    let champion = record.champion.as_ref().map(|of| format!(" --champion {}", word(of.rung.model.as_str())));
+    let model = word(record.candidate.rung.model.as_str());
+    format!("meshctl validate {model} --node {}{}", record.node, champion.unwrap_or_default())
+}
+
+/// A kept validation in a list.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Listed {
+    id: String,
+    model: Option<String>,
+    node: Option<String>,
+    champion: Option<String>,
+    started_unix_ms: Option<u64>,
+    /// excellent, good, poor, stopped, unfinished, unreadable
+    state: &'static str,
+    why: Option<String>,
+}
+
+impl Listed {
+    /// What was read of `id`.
+    pub(crate) fn of(read: Result<Record, Failure>, id: String) -> Self {
+        let record = match read {
+            Ok(record) => record,
+            Err(failure) => {
+                let why = failure.cause.or(Some(failure.what));
+                let (model, node, champion) = (None, None, None);
+                return Self { id, model, node, champion, started_unix_ms: None, state: "unreadable", why };
+            }
+        };
+        let (state, why) = match (&record.stopped, record.ended_unix_ms) {
+            (Some(why), _) => ("stopped", Some(why.clone())),
+            (None, None) => ("unfinished", None),
+            (None, Some(_)) => {
+                let validation = judge(&record);
+                (
+                    validation.verdict.word(),
+                    Some(sentence(&validation, Look { width: None, color: false, unicode: true })),
+                )
+            }
+        };
+        Self {
+            id,
+            model: Some(record.candidate.rung.model.to_string()),
+            node: Some(record.node.to_string()),
+            champion: record.champion.map(|champion| champion.rung.model.to_string()),
+            started_unix_ms: Some(record.started_unix_ms),
+            state,
+            why,
+        }
+    }
+}
+
+/// All kept validations, one line each.
+pub(crate) fn list(all: &[Listed], look: Look) -> String {
+    let mut table = Table::default()
+        .left("ID", Rank::Essential)
+        .left("MODEL", Rank::Essential)
+        .left("NODE", Rank::Important)
+        .left("CHAMPION", Rank::Useful)
+        .left("STARTED", Rank::Useful)
+        .left("VERDICT", Rank::Essential)
+        .left("WHY", Rank::Extra);
+    for one in all {
+        let text = |text: &Option<String>| Cell::text(known(text.as_ref(), |text| said(text, look)));
+        let paint = match one.state {
+            "excellent" | "good" => Paint::Green,
+            "poor" | "unreadable" => Paint::Red,
+            _ => Paint::Plain,
+        };
+        table.row([
+            Cell::text(look.text(&one.id)),
+            text(&one.model),
+            text(&one.node),
+            text(&one.champion),
+            Cell::text(known(one.started_unix_ms, moment)),
+            Cell::Text(one.state.to_owned(), paint),
+            text(&one.why),
+        ]);
+    }
+    table.lines(look).join("\n") + "\n"
 }
 
 /// Why checks did not pass, and what is different from the champion.

@@ -1,7 +1,8 @@
 //! Validations as text: a new champion, a good model with flaws, one that is poor, and one that did not load.
 
 use super::paint::Look;
-use super::validate::{document, page};
+use super::validate::{Listed, document, list, page, unjudged};
+use crate::exit::{Failure, Kind};
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::ladder::{Answered, Cell, ModeGoal, Outcome, Rung};
 use mesh_core::profile::{HardwareFacts, SoftwareFacts};
@@ -182,10 +183,35 @@ fn a_model_that_does_not_load_says_so_and_nothing_else_twice() {
     ));
 }
 
+fn cut_short() -> Record {
+    Record { stopped: Some("the router was lost: broken pipe".into()), ..flawed() }
+}
+
+#[test]
+fn one_that_was_ended_early_says_why_and_how_to_begin_anew() {
+    insta::assert_snapshot!(unjudged(&cut_short(), NARROW));
+}
+
+#[test]
+fn kept_validations_have_a_line_each() {
+    let numbered = |record: Record, number: u32| {
+        let id = format!("20261122-07000{number}-000");
+        Listed::of(Ok(Record { id: id.clone(), ..record }), id)
+    };
+    let broken = Failure::new(Kind::Failed, "cannot read it").cause("line 1: EOF while parsing an object");
+    let all = [
+        numbered(flawed(), 4),
+        numbered(cut_short(), 3),
+        numbered(Record { ended_unix_ms: None, champion: None, ..flawed() }, 2),
+        Listed::of(Err(broken), "20261122-070001-000".into()),
+    ];
+    insta::assert_snapshot!(list(&all, PLAIN));
+}
+
 #[test]
 fn the_document_is_the_record_with_its_judgement() {
     let record = flawed();
-    let text = document(&record, &judge(&record));
+    let text = document(&record, Some(&judge(&record)));
     let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(
         (&read["schema"], &read["validation"]["verdict"]),
@@ -193,4 +219,7 @@ fn the_document_is_the_record_with_its_judgement() {
     );
     let again: Record = serde_json::from_str(&text).expect("still a record");
     assert!(judge(&again) == judge(&record), "it says the same");
+    let text = document(&cut_short(), None);
+    let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(read["validation"], serde_json::Value::Null);
 }

@@ -6,15 +6,6 @@ use mesh_core::ladder::Record;
 
 const BENCH: &str = include_str!("../ladder/import_samples/llama-bench.json");
 
-/// Types a line where no router listens, and prints in `format`.
-async fn typed_at_home(data: &tempfile::TempDir, line: &str) -> Result<(), Failure> {
-    let words = line.split(' ').map(std::ffi::OsString::from);
-    let cli = Cli::typed(words).expect("a valid line");
-    let screen = Screen::plain(cli.globals.format());
-    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-    perform(cli.command, &way(data, nowhere), &screen).await
-}
-
 fn kept(data: &tempfile::TempDir) -> Vec<Record> {
     let keep = Keep::<Record>::of(data.path());
     let ids = keep.ids().expect("a folder");

@@ -171,10 +171,10 @@ async fn ctrl_c_during_downloads_removes_them_and_puts_the_machine_back() {
     let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
     let line = "meshctl stress --node msi --models one --seconds 1 --yes --pull new=http://127.0.0.1/long";
     let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
-    let Command::Stress(args) = cli.command else { panic!("stress was typed") };
+    let Command::Stress(command) = cli.command else { panic!("stress was typed") };
     let (way, screen, leaving) = (way(&data, router.address), Screen::plain(Format::Table), Notify::new());
     let mut desk = service.desk.subscribe();
-    let stress_it = stress::run(&args, &way, &screen, async || leaving.notified().await);
+    let stress_it = stress::run(command, &way, &screen, async || leaving.notified().await);
     let script = async {
         let is_fetching = |desk: &Desk| {
             let bench = desk.bench.as_ref().expect("it was made");
@@ -193,6 +193,16 @@ async fn ctrl_c_during_downloads_removes_them_and_puts_the_machine_back() {
         ["one beside "],
         "what was done is kept"
     );
+    for (line, kind) in [
+        ("meshctl stress list", None),
+        ("meshctl stress list --json", None),
+        ("meshctl stress show", None),
+        ("meshctl stress show --json", None),
+        ("meshctl stress show 1999", Some(Kind::NotFound)),
+    ] {
+        let ended = typed_at_home(&data, line).await;
+        assert_eq!(ended.err().map(|failure| failure.kind), kind, "{line}");
+    }
     let there = bench(&service);
     assert_eq!((there.files, is_cordoned(&service)), (vec![], false));
     assert_eq!(bench(&service).in_memory(), [("one", Some(2048), Some(1))]);

@@ -209,9 +209,9 @@ async fn ctrl_c_keeps_what_was_seen_and_puts_the_machine_back() {
     let hanging = bench(&service).hanging;
     let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
     let cli = <Cli as clap::Parser>::try_parse_from(LINE.split(' ')).expect("a valid line");
-    let Command::Validate(args) = cli.command else { panic!("a validation was typed") };
+    let Command::Validate(command) = cli.command else { panic!("a validation was typed") };
     let (way, screen, leaving) = (way(&data, router.address), Screen::plain(Format::Table), Notify::new());
-    let validate_it = validate::run(&args, &way, &screen, async || leaving.notified().await);
+    let validate_it = validate::run(command, &way, &screen, async || leaving.notified().await);
     let (ended, ()) = tokio::join!(validate_it, async {
         hanging.notified().await;
         leaving.notify_one();
@@ -222,6 +222,19 @@ async fn ctrl_c_keeps_what_was_seen_and_puts_the_machine_back() {
     assert_eq!(record.stopped.as_deref(), Some("ended by hand"));
     assert_eq!((&record.candidate.rung.outcome, record.candidate.needles.len()), (&Outcome::Done, 3));
     assert_eq!(record.champion.map(|champion| champion.rung.cells.len()), Some(0));
+    // What was kept is looked at without a router.
+    std::fs::write(data.path().join("validate/20200101-000000-000.json"), "{").expect("a file");
+    for (line, kind) in [
+        ("meshctl validate list", None),
+        ("meshctl validate list --json", None),
+        ("meshctl validate show", None),
+        ("meshctl validate show --json", None),
+        ("meshctl validate show 2020", Some(Kind::Failed)),
+        ("meshctl validate show 1999", Some(Kind::NotFound)),
+    ] {
+        let ended = typed_at_home(&data, line).await;
+        assert_eq!(ended.err().map(|failure| failure.kind), kind, "{line}");
+    }
     let there = bench(&service);
     assert_eq!((there.in_memory(), is_cordoned(&service)), (vec![("old", Some(2048), Some(1))], false));
 }
