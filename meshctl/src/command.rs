@@ -26,6 +26,7 @@ use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 pub(crate) use eval::{Judged, JudgedSuite, Side};
+pub(crate) use ladder::MOST_TOKENS;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs what was typed to its end, or until Ctrl-C drops it: every pending call and answer is cancelled.

@@ -92,6 +92,7 @@ fn settings(settings: &Settings) -> Result<(), RecordProblem> {
     let within = |field: &str, value: u32, most: u32| {
         between(&format!("settings.{field}"), f64::from(value), 1.0, f64::from(most))
     };
+    count("settings.models", settings.models.len(), 0, RUNGS)?;
     count("settings.matrix", settings.matrix.len(), 1, FEW)?;
     for (at, shape) in settings.matrix.iter().enumerate() {
         within(&format!("matrix[{at}].prompt"), shape.prompt, TOKENS)?;

@@ -273,6 +273,7 @@ fn settings(rows: &[&BenchRow]) -> Settings {
     let most = rows.iter().map(|row| row.samples_ns.len() as u64).max().unwrap_or(1);
     Settings {
         // A record has no more.
+        models: Vec::new(),
         matrix: shapes.into_iter().take(64).collect(),
         streams: vec![1],
         repetitions: tokens(most).max(1),

@@ -43,6 +43,7 @@ fn record() -> Record {
         hardware: HardwareFacts::default(),
         software: SoftwareFacts::default(),
         settings: Settings {
+            models: Vec::new(),
             matrix: vec![Shape { prompt: 512, output: 128 }],
             streams: vec![1, 4],
             repetitions: 5,

@@ -393,5 +393,10 @@ pub(super) fn lost(needle: &Needle) -> Option<String> {
     if let Some(error) = &needle.run.error {
         return Some(error.clone());
     }
-    (!needle.run.text.contains(&needle.code)).then(|| "it was not found".into())
+    if needle.run.text.contains(&needle.code) {
+        return None;
+    }
+    // Models that think first may come to no answer.
+    let is_cut = needle.run.finish_reason.as_deref() == Some("length");
+    Some(if is_cut { "its tokens ended before it said the number" } else { "it was not found" }.into())
 }

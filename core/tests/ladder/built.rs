@@ -32,6 +32,7 @@ pub(crate) fn record(rungs: Vec<Rung>) -> Record {
         hardware: HardwareFacts::default(),
         software: SoftwareFacts::default(),
         settings: Settings {
+            models: Vec::new(),
             matrix: vec![Shape { prompt: 512, output: 128 }],
             streams: vec![1],
             repetitions: 5,

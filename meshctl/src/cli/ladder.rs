@@ -1,6 +1,7 @@
 //! What can be typed about the ladder.
 
 use super::stress::Source;
+use crate::command::MOST_TOKENS;
 use clap::{Args, Subcommand};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::Shape;
@@ -47,7 +48,7 @@ pub(crate) struct RunArgs {
     pub(crate) pull: Vec<Wanted>,
     /// Go on with a climb that was ended early, with its settings [default: the node's newest]
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "",
-          conflicts_with_all = ["matrix", "streams", "repetitions", "seed", "soak", "success"])]
+          conflicts_with_all = ["matrix", "streams", "repetitions", "seed", "soak", "answer_tokens", "success"])]
     pub(crate) resume: Option<String>,
     /// Tokens of prompt and answer, shape by shape
     #[arg(long, value_name = "PROMPT:ANSWER,…", default_value = "512:128,4K:512,16K:1024,32K:1024,64K:1024",
@@ -65,6 +66,9 @@ pub(crate) struct RunArgs {
     /// Go on this long with the shortest shape, to see whether the speed lasts
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=i64::from(SOAK_S)))]
     pub(crate) soak: Option<u32>,
+    /// The most tokens of an answer to a question; one that was nothing but thoughts is asked again with eight times as many
+    #[arg(long, value_name = "N", default_value_t = MOST_TOKENS, value_parser = clap::value_parser!(u32).range(16..=8192))]
+    pub(crate) answer_tokens: u32,
     /// The least share of good answers: below it no larger model is tried
     #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = share)]
     pub(crate) success: f64,

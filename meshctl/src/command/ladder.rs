@@ -13,6 +13,8 @@ pub(super) mod questions;
 mod report;
 pub(super) mod rung;
 
+pub(crate) use questions::MOST_TOKENS;
+
 use super::keep::{Heading, Keep, Kept, list as listed};
 use crate::cli::{LadderCommand, ShowArgs};
 use crate::connect::Way;

@@ -7,6 +7,7 @@ use mesh_core::id::ModelId;
 use mesh_core::ladder::{Answered, Cell, Mark, Shape};
 use mesh_core::stress::REASON;
 use mesh_core::trial::{AskWork, Event, PATIENCE_S, Question, Run, SpeedWork, Subject, Trial, Work};
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// Requests of one trial that are kept, at most: as many as a record takes.
@@ -15,6 +16,10 @@ const RUNS: usize = 100_000;
 const SAMPLES: usize = 100_000;
 /// Bytes of all texts of one trial that are kept, at most: a quarter of the longest record that is read.
 const TEXTS: usize = 64 << 20;
+
+/// How many times as many tokens an answer may have that was nothing but thoughts: easy questions take models that think some
+/// hundreds up to two thousand.
+const THINKING: u32 = 8;
 
 /// Requests that a machine told of. What is beyond the bounds is dropped: a machine may tell without an end.
 #[derive(Default)]
@@ -97,6 +102,56 @@ pub(super) async fn ask(
     Heard { runs: told.runs, subject, ended }
 }
 
+/// Asks as [`ask`]. What was only thought about until its tokens ended is asked once more with [`THINKING`] times as many, as far
+/// as `room`, the tokens of the context, goes: a model that thinks first is asked what it says, not how briefly it thinks.
+pub(super) async fn ask_out(
+    hands: &mut Hands,
+    model: &ModelId,
+    questions: Vec<Question>,
+    shape: &Shape,
+    room: Option<u32>,
+) -> Heard {
+    let mut heard = ask(hands, model, questions.clone(), patience(shape, 1)).await;
+    let longer = |question: &Question| {
+        let run = heard.runs.iter().find(|run| run.id == question.id && only_thought(run))?;
+        let room = room.map(|tokens| tokens.saturating_sub(run.prompt_tokens.unwrap_or(shape.prompt)));
+        longer(question, room)
+    };
+    let again: Vec<Question> = questions.iter().filter_map(longer).collect();
+    if heard.ended.is_err() || again.is_empty() {
+        return heard;
+    }
+    let shape = Shape { output: shape.output.saturating_mul(THINKING), ..*shape };
+    let Heard { runs, ended, .. } = ask(hands, model, again, patience(&shape, 1)).await;
+    for run in runs {
+        if let Some(first) = heard.runs.iter_mut().find(|first| first.id == run.id) {
+            *first = run;
+        }
+    }
+    Heard { ended, ..heard }
+}
+
+/// Whether an answer ended for want of tokens before it said anything.
+fn only_thought(run: &Run) -> bool {
+    let is_cut = run.error.is_none() && run.finish_reason.as_deref() == Some("length");
+    let thought = run.reasoning.as_deref().is_some_and(|text| !text.trim().is_empty());
+    // Templates that engines do not know leave the thoughts in the text.
+    let in_text = run.text.trim_start().starts_with("<think>") && !run.text.contains("</think>");
+    is_cut && (in_text || (thought && run.text.trim().is_empty()))
+}
+
+/// The same question with more room for its answer; `None` where there is none.
+fn longer(question: &Question, room: Option<u32>) -> Option<Question> {
+    let mut body: Value = serde_json::from_str(&question.body).ok()?;
+    let most = u32::try_from(body["max_tokens"].as_u64()?).ok()?;
+    let more = room.unwrap_or(u32::MAX).min(most.saturating_mul(THINKING));
+    if more <= most {
+        return None;
+    }
+    body["max_tokens"] = more.into();
+    Some(Question { body: body.to_string(), ..question.clone() })
+}
+
 /// An answer to one of the fixed questions, with what it is to be like.
 pub(super) fn answered(run: Run) -> Answered {
     Answered { question: run.id.clone(), expected: expected(&run.id), run }
@@ -131,6 +186,43 @@ mod tests {
             told.take(Run { text, raw, ..Run::default() });
         }
         assert_eq!((told.runs.len(), told.bytes), (4, TEXTS));
+    }
+
+    #[test]
+    fn only_what_was_cut_while_it_thought_is_asked_again() {
+        let cut = |text: &str, reasoning: Option<&str>| Run {
+            finish_reason: Some("length".into()),
+            text: text.into(),
+            reasoning: reasoning.map(Into::into),
+            ..Run::default()
+        };
+        assert!(only_thought(&cut("", Some("Let me see."))));
+        assert!(only_thought(&cut("\n<think>\nLet me see.", None)));
+        for other in [
+            cut("", None),
+            cut("", Some(" ")),
+            cut("It is", Some("Let me see.")),
+            cut("<think>Hm.</think> It is", None),
+            Run { finish_reason: Some("stop".into()), ..cut("", Some("Hm.")) },
+            Run { error: Some("status 500".into()), ..cut("", Some("Hm.")) },
+        ] {
+            assert!(!only_thought(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_try_has_eight_times_the_tokens_or_what_the_context_leaves() {
+        let body = "{\"max_tokens\":300,\"seed\":1}".to_owned();
+        let question = Question { id: "q".into(), path: "/v1/chat/completions".into(), body };
+        let most = |room| {
+            let body: Value = serde_json::from_str(&longer(&question, room)?.body).expect("JSON");
+            assert_eq!(body["seed"], 1, "all else stays");
+            body["max_tokens"].as_u64()
+        };
+        assert_eq!(
+            [None, Some(9000), Some(700), Some(300)].map(most),
+            [Some(2400), Some(2400), Some(700), None]
+        );
     }
 
     #[test]

@@ -103,6 +103,7 @@ fn climbed() -> Record {
         hardware: HardwareFacts { cpu: Some("i9-14900HX".into()), ..HardwareFacts::default() },
         software: SoftwareFacts::default(),
         settings: Settings {
+            models: Vec::new(),
             matrix: vec![Shape { prompt: 512, output: 128 }],
             streams: vec![1],
             repetitions: 2,

@@ -6,7 +6,7 @@
 //!                            └── Ctrl-C, failure ──┘
 //! ```
 
-use super::candidates::{Candidate, candidates};
+use super::candidates::{Candidate, candidates, known};
 use super::examined::Examined;
 use super::fetching::{self, Fetched};
 use super::questions;
@@ -72,7 +72,7 @@ pub(super) async fn run(
     let (mut climb, pledge) = prepared?;
     // From here on the machine is changed.
     let Returned { ended, back } = lend(&mut climb, pledge, screen, &leave).await?;
-    climb.conclude(args, ended)?;
+    climb.conclude(ended)?;
     back
 }
 
@@ -102,9 +102,20 @@ async fn prepare<'a>(
         screen.done_doing();
         report = hands.report().await?;
     }
-    let (candidates, left_out) = candidates(&report, &chosen(args, &fetched))?;
+    let begun = &record.settings.models;
+    let gone = begun.iter().filter(|model| !known(&report).contains_key(*model));
+    for model in gone {
+        screen.note(&format!("{model} is left out: {} has it no more\n", args.node));
+    }
+    let begun = begun.iter().filter(|model| known(&report).contains_key(*model)).cloned().collect();
+    let (candidates, left_out) = candidates(&report, &chosen(args, &fetched, begun))?;
     for line in left_out {
         screen.note(&(line + "\n"));
+    }
+    for candidate in &candidates {
+        if !record.settings.models.contains(&candidate.model) {
+            record.settings.models.push(candidate.model.clone());
+        }
     }
     if !args.yes && args.pull.is_empty() {
         screen.agreed(&question(args, &candidates, &loaded(&report)), "--yes").await?;
@@ -133,11 +144,14 @@ async fn prepare<'a>(
     Ok((Climb { hands, record, keep, candidates, examined, pulls, screen, lines }, pledge))
 }
 
-/// The models to climb: those that were named, and those that were fetched with them.
-fn chosen(args: &RunArgs, fetched: &[Fetched]) -> RunArgs {
+/// The models to climb: those that were named, those that were fetched with them, and those of the climb that goes on.
+fn chosen(args: &RunArgs, fetched: &[Fetched], begun: Vec<ModelId>) -> RunArgs {
     let mut chosen = args.clone();
+    if args.from.is_none() && args.to.is_none() {
+        chosen.models.extend(begun);
+    }
     let came = fetched.iter().filter(|one| one.outcome.is_ok()).map(|one| one.model.clone());
-    if !args.models.is_empty() {
+    if !chosen.models.is_empty() {
         chosen.models.extend(came);
         let failed = |model: &ModelId| fetched.iter().any(|one| one.model == *model && one.outcome.is_err());
         chosen.models.retain(|model| !failed(model));
@@ -180,6 +194,7 @@ fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Rec
         hardware: profile.hardware,
         software: profile.software,
         settings: Settings {
+            models: Vec::new(),
             matrix: args.matrix.0.clone(),
             streams: args.streams.0.clone(),
             repetitions: args.repetitions,
@@ -190,11 +205,7 @@ fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Rec
             success_threshold: args.success,
             idle_below: None,
             sustained_below: None,
-            sampling: Sampling {
-                temperature: Some(0.0),
-                top_p: None,
-                max_tokens: Some(questions::MOST_TOKENS),
-            },
+            sampling: Sampling { temperature: Some(0.0), top_p: None, max_tokens: Some(args.answer_tokens) },
         },
         modes,
         rungs: Vec::new(),
@@ -376,7 +387,7 @@ impl Climb<'_> {
         self.screen.result(&self.lines.row(&self.record, &candidate.model))
     }
 
-    fn conclude(&self, args: &RunArgs, ended: Result<(), Failure>) -> Result<(), Failure> {
+    fn conclude(&self, ended: Result<(), Failure>) -> Result<(), Failure> {
         let Err(failure) = ended else {
             if self.screen.is_json() {
                 return self.screen.result(&self.record.json());
@@ -389,10 +400,9 @@ impl Climb<'_> {
         };
         let measured = self.record.rungs.iter().filter(|rung| !is_unfinished(rung)).count();
         let again = format!(
-            "{measured} of {} rungs are done and kept; to go on: meshctl ladder run --node {}{} --resume {}\n",
+            "{measured} of {} rungs are done and kept; to go on: meshctl ladder run --node {} --resume {}\n",
             self.candidates.len(),
-            args.node,
-            which(args),
+            self.record.node,
             self.record.id
         );
         self.screen.note(&self.screen.commands(&again));
@@ -402,20 +412,4 @@ impl Climb<'_> {
 
 fn is_unfinished(rung: &Rung) -> bool {
     rung.outcome == Outcome::Failed(UNFINISHED.into())
-}
-
-/// Which models were typed, as they are typed again.
-fn which(args: &RunArgs) -> String {
-    let size = |flag: &str, count: Option<u64>| {
-        count.map(|count| format!(" --{flag} {}m", count / 1_000_000)).unwrap_or_default()
-    };
-    let models: Vec<&str> = args.models.iter().map(ModelId::as_str).collect();
-    let models = if models.is_empty() { String::new() } else { format!(" --models {}", models.join(",")) };
-    let pull = |one: &Wanted| {
-        let from = one.url.as_ref().map(|url| format!("={url}")).unwrap_or_default();
-        // A URL may have any sign in it.
-        format!(" --pull '{}{}'", one.model, from.replace('\'', "%27"))
-    };
-    let pulls: String = args.pull.iter().map(pull).collect();
-    size("from", args.from) + &size("to", args.to) + &models + &pulls
 }

@@ -6,11 +6,11 @@ use mesh_core::verdict::Expectation;
 use serde_json::json;
 
 /// The version of the set.
-pub(in crate::command) const VERSION: &str = "v1";
-/// The most tokens of an answer.
-pub(in crate::command) const MOST_TOKENS: u32 = 300;
+pub(in crate::command) const VERSION: &str = "v2";
+/// The usual most tokens of an answer.
+pub(crate) const MOST_TOKENS: u32 = 300;
 
-/// Name, prompt, and what an answer is like. An end for want of tokens is no fault: some models think first.
+/// Name, prompt, and what an answer is like. An end for want of tokens is no fault.
 const ALL: [(&str, &str, Expectation); 5] = [
     ("explain", "Explain in two or three sentences why the sky is blue.", Expectation::SENTENCE),
     ("list", "Name three fruits and say one thing about the colour of each.", Expectation::SENTENCE),
@@ -27,14 +27,14 @@ const ALL: [(&str, &str, Expectation); 5] = [
     ),
 ];
 
-/// All of them, as a client would ask.
-pub(in crate::command) fn questions(seed: u64) -> Vec<Question> {
+/// All of them, as a client would ask; each answer has `most` tokens at most.
+pub(in crate::command) fn questions(seed: u64, most: u32) -> Vec<Question> {
     let question = |(id, prompt, _): &(&str, &str, Expectation)| Question {
         id: (*id).into(),
         path: "/v1/chat/completions".into(),
         body: json!({
             "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": MOST_TOKENS,
+            "max_tokens": most,
             "temperature": 0,
             "seed": seed,
             "stream": true,
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn each_question_has_a_name_of_its_own_and_the_same_sampling() {
-        let all = questions(7);
+        let all = questions(7, 300);
         let mut names: Vec<&str> = all.iter().map(|question| question.id.as_str()).collect();
         names.sort_unstable();
         names.dedup();

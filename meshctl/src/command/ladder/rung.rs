@@ -6,7 +6,7 @@ use super::ends_all;
 use super::questions::{MOST_TOKENS, questions};
 use crate::command::hands::Size;
 use crate::command::in_words;
-use crate::command::tried::{Measured, answered, ask, measure, patience};
+use crate::command::tried::{Measured, answered, ask_out, measure, patience};
 use crate::exit::{Failure, Kind};
 use crate::render::quantity::context as in_k;
 use mesh_core::id::ModelId;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub(super) const UNFINISHED: &str = "the climb was ended before this rung was done";
 /// llama.cpp gives contexts in steps of so many tokens.
 const STEP: u32 = 256;
-/// A question with its template, and its longest answer.
+/// A question with its template, and its usual longest answer.
 pub(in crate::command) const QUESTION: Shape = Shape { prompt: 100, output: MOST_TOKENS };
 /// How long a machine that was slowed down may cool.
 const COOLING: Duration = Duration::from_secs(180);
@@ -70,7 +70,7 @@ impl Climb<'_> {
         }
         let matrix = self.record.settings.matrix.clone();
         let streams = self.record.settings.streams.clone();
-        let contexts = contexts(&matrix, candidate.trained_context);
+        let contexts = contexts(&matrix, &self.question(), candidate.trained_context);
         // All at once where there is room for it; else each number of streams with the largest context that it leaves.
         let all =
             Pass { contexts: contexts[..1].to_vec(), streams: streams.clone(), sized: candidate.can_size };
@@ -108,7 +108,7 @@ impl Climb<'_> {
     async fn pass(&mut self, model: &ModelId, pass: &Pass) -> Result<(), Broken> {
         let room = self.load(model, pass).await?;
         if self.rung().answers.is_empty() {
-            self.ask(model).await?;
+            self.ask(model, room.context).await?;
         }
         let fits = |shape: &Shape| room.context.is_none_or(|context| length(shape) <= u64::from(context));
         let shapes: Vec<Shape> = self.record.settings.matrix.iter().copied().filter(fits).collect();
@@ -162,10 +162,17 @@ impl Climb<'_> {
         Ok(Room { context: context.or(size.context), slots: slots.or(size.slots) })
     }
 
-    async fn ask(&mut self, model: &ModelId) -> Result<(), Broken> {
-        let questions = questions(self.record.settings.seed);
+    /// A question with its longest answer.
+    fn question(&self) -> Shape {
+        let most = self.record.settings.sampling.max_tokens;
+        Shape { output: most.unwrap_or(QUESTION.output), ..QUESTION }
+    }
+
+    async fn ask(&mut self, model: &ModelId, room: Option<u32>) -> Result<(), Broken> {
+        let shape = self.question();
+        let questions = questions(self.record.settings.seed, shape.output);
         self.tell(&format!("{model}: {} questions", questions.len()));
-        let asked = ask(&mut self.hands, model, questions, patience(&QUESTION, 1)).await;
+        let asked = ask_out(&mut self.hands, model, questions, &shape, room).await;
         let rung = self.rung();
         rung.subject = rung.subject.take().or(asked.subject);
         rung.answers = asked.runs.into_iter().map(answered).collect();
@@ -262,10 +269,14 @@ fn length(shape: &Shape) -> u64 {
     u64::from(shape.prompt) + u64::from(shape.output)
 }
 
-/// The contexts to load with, largest first: what each shape needs, no more than the model was trained for.
-pub(in crate::command) fn contexts(matrix: &[Shape], trained: Option<u32>) -> Vec<Option<u32>> {
+/// The contexts to load with, largest first: what each shape and a question need, no more than the model was trained for.
+pub(in crate::command) fn contexts(
+    matrix: &[Shape],
+    question: &Shape,
+    trained: Option<u32>,
+) -> Vec<Option<u32>> {
     let needed = matrix.iter().map(|shape| {
-        let whole = length(shape).max(length(&QUESTION)).next_multiple_of(STEP.into());
+        let whole = length(shape).max(length(question)).next_multiple_of(STEP.into());
         let tokens = u32::try_from(whole).unwrap_or(u32::MAX);
         trained.map_or(tokens, |most| tokens.min(most))
     });
@@ -283,9 +294,9 @@ mod tests {
     fn contexts_are_what_the_shapes_need_and_the_model_was_trained_for() {
         let shape = |prompt, output| Shape { prompt, output };
         let matrix = [shape(512, 128), shape(4096, 512), shape(16_384, 1024)];
-        assert_eq!(contexts(&matrix, None), [Some(17_408), Some(4608), Some(768)]);
-        assert_eq!(contexts(&matrix, Some(2048)), [Some(2048), Some(768)]);
-        assert_eq!(contexts(&matrix, Some(100)), [Some(100)]);
-        assert_eq!(contexts(&[shape(1, 1)], None), [Some(512)], "the questions have room");
+        assert_eq!(contexts(&matrix, &QUESTION, None), [Some(17_408), Some(4608), Some(768)]);
+        assert_eq!(contexts(&matrix, &QUESTION, Some(2048)), [Some(2048), Some(768)]);
+        assert_eq!(contexts(&matrix, &QUESTION, Some(100)), [Some(100)]);
+        assert_eq!(contexts(&[shape(1, 1)], &QUESTION, None), [Some(512)], "the questions have room");
     }
 }

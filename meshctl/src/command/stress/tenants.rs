@@ -107,7 +107,7 @@ impl Stress<'_> {
 
     /// With the context that the work needs, for one request at a time.
     async fn brought(&mut self, candidate: &Candidate) -> Result<Option<Duration>, Failure> {
-        let context = contexts(&[SHAPE], candidate.trained_context).first().copied().flatten();
+        let context = contexts(&[SHAPE], &SHAPE, candidate.trained_context).first().copied().flatten();
         let size = Size { context, slots: Some(1), cache: None };
         let size = if candidate.can_size { size } else { Size::default() };
         self.hands.load(&candidate.model, size).await

@@ -1,6 +1,6 @@
 //! A scripted machine that can be climbed: models that load where there is room for them, and trials that go as told.
 
-use super::replies::reply;
+use super::replies::{reply, thought};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
     Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel, Transfer,
@@ -51,6 +51,8 @@ pub(super) enum Manner {
     Talkative,
     /// Its engine dies with more words than anybody reads.
     Wordy,
+    /// It thinks for so many tokens before it says anything.
+    Thinks(u32),
 }
 
 #[derive(Debug, Clone)]
@@ -257,7 +259,8 @@ impl Bench {
                 }
                 events.extend(answers.map(|(at, question)| {
                     let plain = || answer(&question.id, manner == Manner::Empty && at < 4);
-                    Event::Run(reply(manner, question).unwrap_or_else(plain))
+                    let said = reply(manner, question).unwrap_or_else(plain);
+                    Event::Run(thought(manner, question, said))
                 }));
                 if manner == Manner::Talkative {
                     let again: Vec<Event> = events.iter().skip(2).cloned().collect();
@@ -302,6 +305,7 @@ impl Bench {
                     | Manner::Toolless
                     | Manner::Plain
                     | Manner::Talkative
+                    | Manner::Thinks(_)
                     | Manner::Formless => {}
                 }
                 events.extend(runs(work, 100.0 / model_speed(trial.model.as_str())).map(Event::Run));

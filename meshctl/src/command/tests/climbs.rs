@@ -165,6 +165,10 @@ async fn an_interrupted_climb_keeps_what_is_done_puts_the_machine_back_and_is_go
     assert_eq!(resumed[0].rungs[0], record.rungs[0], "what was done is not done again");
     assert_eq!((&resumed[0].rungs[1].outcome, resumed[0].rungs[1].cells.len()), (&Outcome::Done, 4));
     assert_eq!(resumed[0].stopped, None);
+    assert_eq!(
+        resumed[0].settings.models.iter().map(|model| model.as_str()).collect::<Vec<_>>(),
+        ["one", "three"]
+    );
     let journal = bench(&service).journal;
     assert!(!journal.iter().any(|line| line.starts_with("ask")), "the answers were there: {journal:?}");
     let failure = perform_line(again, &way).await.expect_err("it is complete");
@@ -274,6 +278,65 @@ async fn a_model_that_cannot_be_fetched_fails_its_rung_and_the_others_are_climbe
     let journal = bench(&service).journal;
     assert_eq!(journal[0], "pull gone");
     assert!(!journal.contains(&"pull one".to_owned()), "it is there: {journal:?}");
+}
+
+#[tokio::test]
+async fn a_climb_goes_on_with_the_models_that_were_chosen_and_with_those_that_are_named_then() {
+    let (data, service) =
+        (prepared(), climbed([sound("one", 1), sound("two", 2), sound("three", 3), sound("four", 4)]));
+    let line =
+        "meshctl ladder run --node msi --models two,one --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let cut_off = |gone: Option<&'static str>| {
+        let mut record = records(data.path()).remove(0);
+        // As if it had been killed before the second.
+        record.rungs.truncate(1);
+        record.ended_unix_ms = None;
+        let path = data.path().join("ladder").join(format!("{}.json", record.id));
+        std::fs::write(path, serde_json::to_string(&record).expect("JSON")).expect("a file");
+        service.desk.send_modify(|desk| {
+            let bench = desk.bench.as_mut().expect("it was made");
+            bench.models.retain(|model| Some(model.name) != gone);
+        });
+    };
+    let climbed = || {
+        let rungs = records(data.path()).remove(0).rungs;
+        rungs.into_iter().map(|rung| rung.model.to_string()).collect::<Vec<String>>()
+    };
+    cut_off(None);
+    assert_eq!(climb(&data, "meshctl ladder run --node msi --resume --yes", &service).await, Ok(()));
+    assert_eq!(climbed(), ["one", "two"], "and no other of the machine");
+
+    cut_off(None);
+    let line = "meshctl ladder run --node msi --resume --models four --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    assert_eq!(climbed(), ["one", "two", "four"]);
+
+    cut_off(Some("two"));
+    assert_eq!(climb(&data, "meshctl ladder run --node msi --resume --yes", &service).await, Ok(()));
+    assert_eq!(climbed(), ["one", "four"], "what is not there any more holds up no other");
+}
+
+#[tokio::test]
+async fn a_model_that_thinks_long_is_asked_again_with_more_tokens() {
+    let thinker = |tokens| Model::new("one", 1, 1 << 20, Manner::Thinks(tokens));
+    let line = "meshctl ladder run --node msi --matrix 4K:512 --streams 1 --repetitions 2 --yes";
+    for (tokens, more, good, asked) in
+        [(200, "", 5, 1), (1000, "", 5, 2), (5000, "", 0, 2), (3000, " --answer-tokens 400", 5, 2)]
+    {
+        let (data, service) = (prepared(), climbed([thinker(tokens)]));
+        assert_eq!(climb(&data, &format!("{line}{more}"), &service).await, Ok(()), "{tokens}");
+        let record = records(data.path()).remove(0);
+        let answers = good_answers(&record.rungs[0]);
+        assert_eq!((answers, record.rungs[0].answers.len()), (good, 5), "{tokens}");
+        let journal = bench(&service).journal;
+        assert_eq!(journal.iter().filter(|line| *line == "ask one").count(), asked, "{tokens}: {journal:?}");
+    }
+}
+
+/// How many answers are good.
+fn good_answers(rung: &mesh_core::ladder::Rung) -> u64 {
+    mesh_core::ladder::summarise(rung).answers.expect("it was asked").success.of
 }
 
 #[tokio::test]

@@ -30,6 +30,24 @@ pub(super) fn reply(manner: Manner, question: &Question) -> Option<Run> {
     })
 }
 
+/// `said` by a model that thinks first, in the tokens that it has.
+pub(super) fn thought(manner: Manner, question: &Question, said: Run) -> Run {
+    let Manner::Thinks(tokens) = manner else { return said };
+    let body: Value = serde_json::from_str(&question.body).expect("JSON");
+    let reasoning = Some("Let me see what is asked here.".to_owned());
+    match body["max_tokens"].as_u64() {
+        Some(most) if most < u64::from(tokens) => Run {
+            text: String::new(),
+            raw: None,
+            reasoning,
+            finish_reason: Some("length".into()),
+            output_tokens: u32::try_from(most).ok(),
+            ..said
+        },
+        _ => Run { reasoning, output_tokens: Some(tokens + 20), ..said },
+    }
+}
+
 /// Five for four words.
 fn tokens(text: &str) -> u32 {
     u32::try_from(text.split_whitespace().count() * 5 / 4).expect("few")

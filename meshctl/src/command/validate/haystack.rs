@@ -64,7 +64,7 @@ pub(super) struct Room {
 pub(super) fn room(context: u32, most: u32) -> Option<Room> {
     let whole = context.min(most);
     // Models that think first need some room; a short context must not go into that.
-    let answer = (whole / 8).clamp(64, 512);
+    let answer = (whole / 8).clamp(64, 2048);
     let text = whole.checked_sub(answer + MARGIN).filter(|text| *text >= LEAST)?;
     Some(Room { text, answer })
 }
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_text_leaves_room_for_its_answer_and_a_short_context_has_none() {
-        assert_eq!(room(16_640, 16_512), Some(Room { text: 16_512 - 512 - 160, answer: 512 }));
+        assert_eq!(room(16_640, 16_512), Some(Room { text: 16_512 - 2048 - 160, answer: 2048 }));
         assert_eq!(room(2048, 16_512), Some(Room { text: 1632, answer: 256 }));
         assert_eq!((room(400, 16_512), room(480, 16_512).is_some()), (None, true));
     }

@@ -7,7 +7,7 @@ use crate::command::hands::{Loaded, Size};
 use crate::command::ladder::candidates::Candidate;
 use crate::command::ladder::questions;
 use crate::command::ladder::rung::{Broken, QUESTION, contexts};
-use crate::command::tried::{Heard, Measured, answered, ask, measure, patience, reason};
+use crate::command::tried::{Heard, Measured, answered, ask, ask_out, measure, patience, reason};
 use crate::exit::Kind;
 use crate::render::quantity::context as in_k;
 use mesh_core::id::ModelId;
@@ -40,15 +40,16 @@ impl Validator<'_> {
         self.evidence(who).rung.before = before;
         let loaded = self.load(who, candidate).await?;
         self.speeds(who, model, loaded.context).await?;
-        self.coherence(who, model).await?;
+        self.coherence(who, model, loaded.context).await?;
         let seed = self.record.settings.seed;
-        let runs = self.able(model, "JSON of a given form", tasks::forms(seed), tasks::MOST_TOKENS).await?;
+        let (most, room) = (tasks::MOST_TOKENS, loaded.context);
+        let runs = self.able(model, "JSON of a given form", tasks::forms(seed), most, room).await?;
         self.evidence(who).forms = runs.into_iter().map(tasks::formed).collect();
         self.kept()?;
         if loaded.calls_tools == Some(false) {
             self.unasked(who, Ability::Tools, NO_TOOLS);
         } else {
-            let runs = self.able(model, "tools", tasks::calls(seed), tasks::MOST_TOKENS).await?;
+            let runs = self.able(model, "tools", tasks::calls(seed), most, room).await?;
             self.evidence(who).calls = runs.into_iter().map(tasks::called).collect();
         }
         self.kept()?;
@@ -65,7 +66,7 @@ impl Validator<'_> {
         let lengths = settings.contexts.iter().copied().chain(half);
         let shapes: Vec<Shape> = lengths.map(|prompt| Shape { prompt, output }).collect();
         let mut refused = String::new();
-        for context in contexts(&shapes, candidate.trained_context) {
+        for context in contexts(&shapes, &QUESTION, candidate.trained_context) {
             let size = Size { context, slots: Some(1), cache: None };
             let size = if candidate.can_size { size } else { Size::default() };
             let tokens = size.context.map(|tokens| format!(", context {}", in_k(tokens))).unwrap_or_default();
@@ -146,10 +147,10 @@ impl Validator<'_> {
         Ok(marks)
     }
 
-    async fn coherence(&mut self, who: Who, model: &ModelId) -> Result<(), Broken> {
-        let questions = questions::questions(self.record.settings.seed);
+    async fn coherence(&mut self, who: Who, model: &ModelId, room: Option<u32>) -> Result<(), Broken> {
+        let questions = questions::questions(self.record.settings.seed, QUESTION.output);
         self.tell(&format!("{model}: {} questions", questions.len()));
-        let asked = ask(&mut self.hands, model, questions, patience(&QUESTION, 1)).await;
+        let asked = ask_out(&mut self.hands, model, questions, &QUESTION, room).await;
         let rung = &mut self.evidence(who).rung;
         rung.subject = rung.subject.take().or(asked.subject);
         rung.answers = asked.runs.into_iter().map(answered).collect();
@@ -164,14 +165,15 @@ impl Validator<'_> {
         what: &str,
         questions: Vec<Question>,
         output: u32,
+        room: Option<u32>,
     ) -> Result<Vec<Run>, Broken> {
         self.tell(&format!("{model}: {what}"));
         // A byte of the body is less than a token.
         let longest = questions.iter().map(|question| question.body.len()).max().unwrap_or_default();
         let prompt = u32::try_from(longest).unwrap_or(u32::MAX);
-        let wait = patience(&Shape { prompt, output }, 1);
         let asked = questions.len();
-        let Heard { runs, ended, .. } = ask(&mut self.hands, model, questions, wait).await;
+        let shape = Shape { prompt, output };
+        let Heard { runs, ended, .. } = ask_out(&mut self.hands, model, questions, &shape, room).await;
         let is_refused = |run: &Run| run.error.as_ref().is_some_and(|why| why.starts_with("status "));
         if runs.len() < asked || !runs.iter().all(is_refused) {
             ended?;
@@ -196,7 +198,7 @@ impl Validator<'_> {
         let count = haystack::words_in(room.text, counted);
         let questions = haystack::questions(settings.seed, count, room.answer);
         let what = format!("one sentence of {} tokens", in_k(room.text));
-        let runs = self.able(model, &what, questions, room.answer).await?;
+        let runs = self.able(model, &what, questions, room.answer, Some(context)).await?;
         let needle = |run: Run| {
             let at = haystack::asked(&run.id)?;
             Some(Needle { depth: haystack::DEPTHS[at], code: haystack::code(settings.seed, at), run })

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The version of all questions of a validation, those of the ladder among them.
-pub(super) const VERSION: &str = "v1";
-/// The most tokens of an answer: a model that does what is asked needs fifty, one that thinks first some hundreds.
+pub(super) const VERSION: &str = "v2";
+/// The most tokens of an answer: a model that does what is asked needs fifty.
 pub(super) const MOST_TOKENS: u32 = 512;
 /// Keys of an object that are kept; no question asks for so many.
 const KEYS: usize = 64;

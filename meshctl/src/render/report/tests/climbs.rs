@@ -30,6 +30,7 @@ pub(super) fn model(name: &str) -> ModelId {
 
 fn settings(matrix: Vec<Shape>, streams: Vec<u32>) -> Settings {
     Settings {
+        models: Vec::new(),
         matrix,
         streams,
         repetitions: 5,
