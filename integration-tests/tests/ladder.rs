@@ -10,9 +10,9 @@ async fn a_random_model_is_gibberish_a_trained_one_is_not_and_the_machine_is_put
     let before = ladder.load_one().await;
 
     // Small figures: what is looked at is the way, not the speed. The trained model is so small that it goes in circles when
-    // it is asked greedily for long, so no share of good answers is asked for: both are to be climbed.
+    // it is asked greedily for long.
     let line = "ladder run --node a --models trained,untrained --matrix 64:16,200:16 --streams 1,2 --repetitions 2 \
-                --success 0 --yes";
+                --answer-tokens 24 --yes";
     assert_eq!(ladder.typed(line).await, 0);
 
     let record: Record = serde_json::from_str(&ladder.kept("ladder")).expect("a record within its bounds");
@@ -35,12 +35,11 @@ async fn a_random_model_is_gibberish_a_trained_one_is_not_and_the_machine_is_put
     }
     let answers = |name: &str| summarise(rung(name)).answers.expect("it was asked");
     let (trained, noise) = (answers(TRAINED), answers(NOISE));
-    assert!(trained.gibberish == 0 && trained.empty == 0, "{trained:?}: {:?}", rung(TRAINED).answers);
+    let is_sound = trained.gibberish == 0 && trained.empty == 0 && trained.success.of >= 4;
+    assert!(is_sound, "{trained:?}: {:?}", rung(TRAINED).answers);
     assert!(noise.gibberish >= 4 && noise.success.of <= 1, "{noise:?}: {:?}", rung(NOISE).answers);
 
-    let mut strict = record.clone();
-    strict.settings.success_threshold = 0.8;
-    let analysis = analyse(&strict);
+    let analysis = analyse(&record);
     let avoided =
         analysis.avoid.iter().find(|avoided| avoided.model.as_str() == NOISE).expect("it is avoided");
     assert!(avoided.reasons[0].contains("answers gibberish"), "{avoided:?}");
