@@ -4,6 +4,7 @@
 //! - [`test_node`]: one of those nodes, in the test's process or in one of its own that can be killed
 //! - [`desk`]: one machine with real models, and a person who types at it
 //! - [`engine_fixture`]: the real llama.cpp engine and the tiny models
+//! - [`installed`]: the SDKs of clients and Python packages
 //! - [`scripted_engine`]: a simulator for faults that a real engine cannot be told to make
 //! - [`raw_engine`]: an engine below HTTP, for bytes that no HTTP library would send
 //! - [`raw_client`]: a client below HTTP, for the same reason
@@ -15,6 +16,7 @@
 pub mod client;
 pub mod desk;
 pub mod engine_fixture;
+pub mod installed;
 pub mod raw_client;
 pub mod raw_engine;
 pub mod relay;

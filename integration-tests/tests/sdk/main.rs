@@ -1,14 +1,13 @@
 //! The SDKs that editors and scripts use, of exactly these versions, against what `modemesh up` starts: a router
 //! and a node in one process with real engines. The scripts beside this file do the asking.
 
-mod installation;
 mod phrases;
 #[path = "../../../core/tests/gguf/writer.rs"]
 #[expect(dead_code, reason = "the core's tests use the rest")]
 mod writer;
 
-use installation::{node_sdk, python_sdk};
 use integration_tests::engine_fixture::{embedding_model, engine_folder, real_engine, skip, trained_model};
+use integration_tests::installed::{node_sdk, python_sdk};
 use integration_tests::soon;
 use mesh_daemon::config_layers::KeyLines;
 use modemesh::engines::bundled_section;

@@ -1,30 +1,50 @@
-//! Installs the SDKs once, below the target folder, however many tests start at once.
+//! Clients' SDKs and Python packages, installed once below the target folder, however many tests start at once.
 
-use integration_tests::engine_fixture::target_folder;
+use crate::engine_fixture::target_folder;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const PYTHON: &str = "openai==3.52.0 anthropic==2.11.0 ollama==0.6.3";
-const PACKAGES: &str = include_str!("package.json");
+const PARQUET: &str = "pyarrow==26.0.1";
+const PACKAGES: &str = include_str!("../tests/sdk/package.json");
 
-/// The Python that has the SDKs, or what is missing.
-pub(crate) async fn python_sdk() -> Result<PathBuf, String> {
-    blocking(|| {
-        let folder = once("test-sdk-py", PYTHON, |folder| {
+/// The Python that has the SDKs.
+///
+/// # Errors
+/// What is missing.
+pub async fn python_sdk() -> Result<PathBuf, String> {
+    python("test-sdk-py", PYTHON).await
+}
+
+/// A Python that reads and writes parquet files.
+///
+/// # Errors
+/// What is missing.
+pub async fn python_parquet() -> Result<PathBuf, String> {
+    python("test-parquet-py", PARQUET).await
+}
+
+/// A Python with these packages.
+async fn python(name: &'static str, packages: &'static str) -> Result<PathBuf, String> {
+    blocking(move || {
+        let folder = once(name, packages, |folder| {
             let venv = folder.join("venv");
             run(Command::new("python3").args(["-I", "-m", "venv", "--clear"]).arg(&venv))?;
             let pip = ["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"];
-            run(Command::new(venv.join("bin/python")).args(pip).args(PYTHON.split(' ')))
+            run(Command::new(venv.join("bin/python")).args(pip).args(packages.split(' ')))
         })?;
         Ok(folder.join("venv/bin/python"))
     })
     .await
 }
 
-/// A copy of the script beside the packages it needs, or what is missing.
-pub(crate) async fn node_sdk(script: &'static str) -> Result<PathBuf, String> {
+/// A copy of the script beside the packages it needs.
+///
+/// # Errors
+/// What is missing.
+pub async fn node_sdk(script: &'static str) -> Result<PathBuf, String> {
     blocking(move || {
         let folder = once("test-sdk-npm", PACKAGES, |folder| {
             fs::write(folder.join("package.json"), PACKAGES).map_err(|error| error.to_string())?;
