@@ -1,7 +1,7 @@
 //! Whether a record keeps to its bounds. A document comes from a file, and a file may come from anybody: what is read
 //! here is summed, sorted and printed elsewhere without looking again.
 
-use super::record::{Cell, ModeGoal, Record, Rung, Settings};
+use super::record::{Cell, ModeGoal, Outcome, Record, Rung, Settings};
 use crate::trial::{QUESTIONS, REPETITIONS, Run, SOAK_S, STREAMS, Sample, TOKENS, Trial, Work};
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -135,6 +135,9 @@ pub(crate) fn rung(rung: &Rung) -> Result<(), RecordProblem> {
     ];
     for (field, text) in texts {
         length(field, text.as_deref().unwrap_or_default(), WORDS)?;
+    }
+    if let Outcome::Skipped(why) | Outcome::Failed(why) = &rung.outcome {
+        length("outcome", why, REASON)?;
     }
     if let (Some(active), Some(all)) = (rung.active_parameters, rung.parameters)
         && active > all

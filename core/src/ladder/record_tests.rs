@@ -93,7 +93,7 @@ type Change = fn(&mut Record);
 
 #[test]
 fn what_is_out_of_bounds_is_refused_by_its_name() {
-    let changes: [(Change, &str); 27] = [
+    let changes: [(Change, &str); 29] = [
         (|r| r.id = "A b".into(), "id is `A b`, and must be 1 to 64 of a-z, 0-9 and `-`"),
         (|r| r.meshctl = " ".into(), "meshctl is empty"),
         (|r| r.ended_unix_ms = Some(9), "ended_unix_ms is 9, and must be at least started_unix_ms, 10"),
@@ -113,6 +113,8 @@ fn what_is_out_of_bounds_is_refused_by_its_name() {
             "rungs[1].model is llama3.2:1b, and must be there once",
         ),
         (|r| r.rungs[0].label = "x".repeat(257), "rungs[0].label is 257 bytes long"),
+        (|r| r.rungs[0].outcome = Outcome::Failed("x".repeat(4097)), "rungs[0].outcome is 4097 bytes long"),
+        (|r| r.settings.models = vec![model("m"); 65], "settings.models is 65 long"),
         (|r| r.rungs[0].load_s = Some(f64::INFINITY), "rungs[0].load_s is inf"),
         (|r| (r.rungs[0].parameters, r.rungs[0].active_parameters) = (Some(3), Some(4)), "rungs[0].active_p"),
         (|r| r.rungs[0].before.watts = Some(-1.0), "rungs[0].before.watts is -1"),

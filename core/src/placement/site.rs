@@ -359,3 +359,48 @@ fn standing(view: &MachineView, limits: &MachineLimits, conditions: Conditions) 
     }
     Standing::Open
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fit::Device;
+
+    fn device(id: &str, in_use: u64) -> Device {
+        let memory = Capacity { total: Bytes(100), available: Bytes(100 - in_use) };
+        Device { id: id.into(), name: id.into(), memory, carve_out: None, holders: Vec::new() }
+    }
+
+    /// On which of the processors each of models of these sizes lies.
+    fn places(devices: &[(&str, u64)], takes: &[u64]) -> Vec<Option<String>> {
+        let devices = devices.iter().map(|(id, in_use)| device(id, *in_use)).collect();
+        let pools = Pools { devices, ram: Reading::unknown("a test"), notes: Vec::new() };
+        let held = |bytes: &u64| Held {
+            model: ModelId::new("m").expect("valid"),
+            context: None,
+            slots: None,
+            cache: None,
+            offload: None,
+            gpu: None,
+            memory: Some(ReplicaMemory { device: Bytes(*bytes), host: Bytes(0), measured: true }),
+            fixed: false,
+            busy: 0,
+            tells_busy: true,
+        };
+        let mut held: Vec<Held> = takes.iter().map(held).collect();
+        lie(&mut held, &pools);
+        held.into_iter().map(|one| one.gpu).collect()
+    }
+
+    #[test]
+    fn each_model_lies_where_what_is_used_is_nearest_to_what_it_takes() {
+        let of = |names: &[&str]| names.iter().map(|name| Some((*name).to_owned())).collect::<Vec<_>>();
+        assert_eq!(places(&[("a", 62), ("b", 22)], &[20, 60]), of(&["b", "a"]));
+        // Both lie on one: what the larger took is not there for the other.
+        assert_eq!(places(&[("a", 80), ("b", 5)], &[20, 55]), of(&["a", "a"]));
+        assert_eq!(places(&[("a", 50), ("b", 50)], &[45, 40]), of(&["a", "b"]));
+        // By the figures it is nowhere: then where most is used.
+        assert_eq!(places(&[("a", 3), ("b", 9)], &[30]), of(&["b"]));
+        assert_eq!(places(&[], &[30]), [None]);
+        assert_eq!(places(&[("a", 3)], &[0]), [None], "it lies in RAM");
+    }
+}

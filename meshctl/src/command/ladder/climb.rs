@@ -15,6 +15,7 @@ use crate::cli::{RunArgs, Wanted};
 use crate::command::hands::{Hands, Loaded, loaded, profile};
 use crate::command::keep::{Keep, Kept as _, now};
 use crate::command::loan::{Borrower, Pledge, Returned, leaving, lend, unless_left};
+use crate::command::tried::reason;
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
@@ -125,7 +126,7 @@ async fn prepare<'a>(
         let is_empty = |rung: &Rung| rung.cells.is_empty() && rung.answers.is_empty();
         record.rungs.retain(|rung| rung.model != *model || !is_empty(rung));
         let Err(why) = outcome else { continue };
-        let why = format!("it could not be fetched: {why}");
+        let why = reason(format!("it could not be fetched: {why}"));
         screen.note(&format!("{model}: {}\n", screen.look.text(&why)));
         if record.rungs.iter().all(|rung| rung.model != *model) {
             record.rungs.push(Rung { outcome: Outcome::Failed(why), ..Rung::new(model.clone(), "?") });

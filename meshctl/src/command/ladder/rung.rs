@@ -6,7 +6,7 @@ use super::ends_all;
 use super::questions::{MOST_TOKENS, questions};
 use crate::command::hands::Size;
 use crate::command::in_words;
-use crate::command::tried::{Measured, answered, ask_out, measure, patience};
+use crate::command::tried::{Measured, answered, ask_out, measure, patience, reason};
 use crate::exit::{Failure, Kind};
 use crate::render::quantity::context as in_k;
 use mesh_core::id::ModelId;
@@ -37,7 +37,10 @@ pub(in crate::command) enum Broken {
 
 impl From<Failure> for Broken {
     fn from(failure: Failure) -> Self {
-        if ends_all(&failure) { Self::All(failure) } else { Self::Rung(Outcome::Failed(in_words(&failure))) }
+        if ends_all(&failure) {
+            return Self::All(failure);
+        }
+        Self::Rung(Outcome::Failed(reason(in_words(&failure))))
     }
 }
 
@@ -148,7 +151,7 @@ impl Climb<'_> {
                 Err(failure) => return Err(failure.into()),
             }
         }
-        Err(Broken::Rung(Outcome::Skipped(refused)))
+        Err(Broken::Rung(Outcome::Skipped(reason(refused))))
     }
 
     async fn loaded(&mut self, model: &ModelId, size: Size, took: Option<Duration>) -> Result<Room, Broken> {

@@ -318,6 +318,17 @@ async fn a_climb_goes_on_with_the_models_that_were_chosen_and_with_those_that_ar
 }
 
 #[tokio::test]
+async fn an_engine_that_dies_with_many_words_fails_its_rung_and_the_record_stays_readable() {
+    let wordy = Model::new("one", 1, 1 << 20, Manner::Wordy);
+    let (data, service) = (prepared(), climbed([wordy, sound("two", 2)]));
+    assert_eq!(climb(&data, LINE, &service).await, Ok(()));
+    let record = records(data.path()).remove(0);
+    let Outcome::Failed(why) = &record.rungs[0].outcome else { panic!("{record:?}") };
+    assert!(why.contains("the engine died: é") && why.len() <= 4096, "{} bytes", why.len());
+    assert_eq!(record.rungs[1].outcome, Outcome::Done);
+}
+
+#[tokio::test]
 async fn a_model_that_thinks_long_is_asked_again_with_more_tokens() {
     let thinker = |tokens| Model::new("one", 1, 1 << 20, Manner::Thinks(tokens));
     let line = "meshctl ladder run --node msi --matrix 4K:512 --streams 1 --repetitions 2 --yes";

@@ -89,7 +89,7 @@ impl Validator<'_> {
             let there = there.ok_or_else(gone)?;
             return Ok(Loaded { context: there.context.or(size.context), ..there });
         }
-        Err(Broken::Rung(Outcome::Skipped(refused)))
+        Err(Broken::Rung(Outcome::Skipped(reason(refused))))
     }
 
     async fn speeds(&mut self, who: Who, model: &ModelId, context: Option<u32>) -> Result<(), Broken> {
