@@ -311,6 +311,35 @@ mod tests {
     }
 
     #[test]
+    fn an_exam_of_which_a_part_was_not_answered_finds_nothing_and_says_why() {
+        let item =
+            |line: &str| Suite::Gsm8k.item(&mut serde_json::Deserializer::from_str(line)).expect("an item");
+        let items = [
+            item("{\"question\": \"1 + 1?\", \"answer\": \"#### 2\"}"),
+            item("{\"question\": \"1 + 2?\", \"answer\": \"#### 3\"}"),
+        ];
+        let run = Run::begin(Suite::Gsm8k, Variant::Chat, &Shots::none(), &items).expect("two items");
+        let mut sat = Record { sittings: vec![Sitting::new(run)], ..record() };
+        let said = |record: &Record| (record.findings().len(), record.why_nothing_found());
+        let answer = |text: &str| Answer::Text { text: text.into(), cut: false };
+        sat.sittings[0].run.record(&items[0], &answer("#### 2")).expect("it is in the run");
+        assert_eq!(said(&sat), (0, Some("gsm8k: 1 of 2 items were not asked".into())));
+        sat.sittings[0]
+            .run
+            .record(&items[1], &Answer::Nothing { why: "gone".into() })
+            .expect("it is in the run");
+        assert_eq!(said(&sat), (0, Some("gsm8k: 1 of 2 items failed".into())));
+        // What failed is asked again, and what was answered is not.
+        sat.sittings[0].run.forget_failures();
+        assert_eq!(sat.sittings[0].run.missing().collect::<Vec<_>>(), [&items[1].id()]);
+        sat.sittings[0].run.record(&items[1], &answer("#### 4")).expect("it is in the run");
+        assert_eq!(said(&sat), (1, None));
+        // Of samples nothing is to be found, and nothing is wrong.
+        sat.sittings[0].run.smoke = true;
+        assert_eq!(said(&sat), (0, None));
+    }
+
+    #[test]
     fn a_long_answer_is_cut_between_characters() {
         let mut sitting = record().sittings.remove(0);
         let id = sitting.answers.keys().next().expect("one").clone();

@@ -129,6 +129,29 @@ mod tests {
     }
 
     #[test]
+    fn models_that_sat_more_than_the_others_are_compared_by_what_they_have_in_common() {
+        let sat = |model: &str, suites: [(&str, u32); 3]| {
+            suites.map(|(suite, passed)| result(model, suite, passed, 100, 1))
+        };
+        let two = [
+            sat("large", [("a", 80), ("b", 20), ("c", 99)]),
+            sat("middle", [("a", 70), ("b", 90), ("d", 99)]),
+        ];
+        // Wilson's lower ends of 80, 20, 70 and 90 of 100: 71, 13, 60 and 83.
+        expect(&two.concat(), Some(42), Some(71), None);
+        // Nothing that all of them sat: the suite that the most have.
+        let three = [two.concat(), vec![result("small", "c", 50, 100, 1)]].concat();
+        let by_one = [three, vec![result("middle", "c", 60, 100, 1)]].concat();
+        expect(&by_one, Some(95), Some(50), Some(40));
+        let apart = [
+            [result("large", "a", 80, 100, 1), result("large", "b", 20, 100, 1)].to_vec(),
+            [result("middle", "a", 70, 100, 1), result("middle", "c", 90, 100, 1)].to_vec(),
+            vec![result("small", "d", 50, 100, 1)],
+        ];
+        expect(&apart.concat(), Some(71), Some(60), None);
+    }
+
+    #[test]
     fn a_result_of_another_file_of_the_same_name_counts_for_nothing() {
         let digest = |byte: &str| byte.repeat(32);
         let mut known = KnownModel::of_file(Bytes(1), None);
