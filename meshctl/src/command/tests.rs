@@ -1,6 +1,7 @@
 //! The verbs against a scripted router: a real operator plane (gRPC over the mesh's TLS) on loopback.
 
 mod bench;
+mod bench_form;
 mod climbs;
 mod desk;
 mod evals;
