@@ -1,5 +1,6 @@
 //! What measurements left on this machine's disk: one JSON file each, in a folder of their kind in the data folder.
 
+pub(super) use super::wall_clock::now;
 use crate::exit::{Failure, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,7 +9,6 @@ use std::io::{self, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The longest file that is read, in bytes: a soak of a day with its answers.
 const LONGEST: u64 = 256 << 20;
@@ -47,6 +47,16 @@ impl<T: Kept> Keep<T> {
     /// That of a data folder.
     pub(super) fn of(data: &Path) -> Self {
         Self { folder: data.join(T::FOLDER), kind: PhantomData }
+    }
+
+    /// When what begins now begins: now, or so many milliseconds later that this and the next `count` − 1 milliseconds name no
+    /// record yet. A clock that was set back would write over what it once named.
+    pub(super) fn beginning(&self, count: u64) -> u64 {
+        let mut at = now();
+        while let Some(taken) = (at..at.saturating_add(count)).rfind(|ms| self.file(&id_of(*ms)).exists()) {
+            at = taken + 1;
+        }
+        at
     }
 
     /// Where the record `id` is.
@@ -166,12 +176,6 @@ impl<T: Kept> Keep<T> {
         Failure::new(Kind::NotFound, format!("there is no {} in {}", T::NOUN, self.folder.display()))
             .hint(format!("to make one: {}", T::MAKE))
     }
-}
-
-/// Now, in milliseconds since 1970.
-pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The id of what begins then: `20261122-021503-128`, so that ids sort by time.

@@ -87,8 +87,8 @@ async fn prepare<'a>(args: &StressArgs, way: &Way, screen: &'a Screen) -> Result
     let report = hands.report().await?;
     let candidates = tenants::chosen(&report, &args.node, &args.models)?;
     let downloads = Downloads::new(&args.pull, &report)?;
-    let record = fresh(args, &report, hands.goals().await?, now());
     let keep = Keep::of(&way.data);
+    let record = fresh(args, &report, hands.goals().await?, keep.beginning(1));
     if !args.yes {
         screen.agreed(&question(args, &candidates, &loaded(&report)), "--yes").await?;
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod bench_form;
 mod climbs;
+mod clock_jumps;
 mod desk;
 mod evals;
 mod fit;

@@ -85,8 +85,8 @@ async fn prepare<'a>(args: &ValidateArgs, way: &Way, screen: &'a Screen) -> Resu
         models.push((Who::Champion, one(&report, &args.node, champion)?));
     }
     let modes = hands.modes().await?.into_iter().map(|(goal, models)| Aim { goal, models }).collect();
-    let record = fresh(args, &report, modes, &models, now());
     let keep = Keep::of(&way.data);
+    let record = fresh(args, &report, modes, &models, keep.beginning(1));
     if !args.yes {
         screen.agreed(&question(args, &loaded(&report)), "--yes").await?;
     }

@@ -109,7 +109,7 @@ async fn prepare<'a>(
         Some(record) => vec![again(record, &report)?],
         None => {
             let models = models(args, &node, &report, &there)?;
-            let began = now();
+            let began = keep.beginning(models.len() as u64);
             // A millisecond apart, so that each has an id of its own.
             let numbered = models.into_iter().zip(began..);
             numbered.map(|(model, at)| fresh(&node, model, &report, source.clone(), at)).collect()

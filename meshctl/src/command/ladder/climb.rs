@@ -91,7 +91,7 @@ async fn prepare<'a>(
     let keep = Keep::of(&way.data);
     let mut record = match &args.resume {
         Some(id) => resumed(&keep, id, args)?,
-        None => fresh(args, &report, hands.goals().await?, now()),
+        None => fresh(args, &report, hands.goals().await?, keep.beginning(1)),
     };
     let mut fetched = Vec::new();
     if !args.pull.is_empty() {

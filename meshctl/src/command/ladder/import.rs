@@ -2,7 +2,7 @@
 //! becomes of it is the core's.
 
 use crate::cli::ImportArgs;
-use crate::command::keep::{Keep, Kept as _, id_of, now};
+use crate::command::keep::{Keep, Kept as _, id_of};
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use mesh_core::ladder::{About, BenchRow, Record, import};
@@ -25,7 +25,7 @@ pub(super) fn run(args: &ImportArgs, keep: &Keep<Record>, screen: &Screen) -> Re
         return Err(failed(format!("it is longer than {} MiB", LONGEST >> 20)));
     }
     let (lines, rows): (Vec<usize>, Vec<BenchRow>) = rows(&text).map_err(failed)?.into_iter().unzip();
-    let id = id_of(now());
+    let id = id_of(keep.beginning(1));
     let about = About { id, node: args.node.clone(), meshctl: env!("CARGO_PKG_VERSION").into() };
     let (record, left_out) = import(&rows, about).map_err(|problem| {
         let place = lines.get(problem.row).map(|line| format!("line {line}: ")).unwrap_or_default();
