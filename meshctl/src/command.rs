@@ -20,6 +20,7 @@ mod token;
 mod tried;
 mod validate;
 mod wait;
+mod wall_clock;
 
 use crate::cli::{Cli, Command, EvalCommand, LadderCommand, usual_data};
 use crate::connect::Way;

@@ -7,7 +7,8 @@
 //! | `n_gen` 128, `n_prompt` 0 | a work of 1:128 with the engine's generating rate: it begins with one token |
 //! | `n_depth` 4096 | so many tokens more of the prompt, which were in the cache |
 //! | both of them | left out: its rate is of both together, and is neither |
-//! | no single measurements | left out: an average has no spread |
+//!
+//! A row without its time or its single measurements is refused: `-o csv` and `-o sql` print averages, and those have no spread.
 
 use super::check::RUNGS;
 use super::record::{Cell, Imported, Record, Rung, Sampling, Schema, Settings, Shape};
@@ -153,6 +154,10 @@ pub fn import(rows: &[BenchRow], about: About) -> Result<(Record, Vec<String>), 
 
 type Wrong = (&'static str, String, String);
 
+/// Where a row has what others lack.
+const PRINTED_BY: &str =
+    "as llama-bench prints it with `-o json` or `-o jsonl` (csv, sql and md have averages only)";
+
 fn check(row: &BenchRow) -> Result<(), Wrong> {
     let most = u64::from(TOKENS / 2);
     for (field, value) in [("n_prompt", row.n_prompt), ("n_gen", row.n_gen), ("n_depth", row.n_depth)] {
@@ -163,9 +168,22 @@ fn check(row: &BenchRow) -> Result<(), Wrong> {
     if row.model_filename.trim().is_empty() {
         return Err(("model_filename", "missing".into(), "the path of a model's file".into()));
     }
+    if row.test_time.is_empty() {
+        return Err(("test_time", "missing".into(), format!("a time as 2026-11-21T12:04:11Z, {PRINTED_BY}")));
+    }
     if unix_ms(&row.test_time).is_none() {
         let shown: String = row.test_time.chars().take(64).collect();
         return Err(("test_time", format!("`{shown}`"), "a time as 2026-11-21T12:04:11Z".into()));
+    }
+    if is_one_rate(row) {
+        let lists = [
+            ("samples_ns", "nanoseconds", row.samples_ns.is_empty()),
+            ("samples_ts", "rate", row.samples_ts.is_empty()),
+        ];
+        if let Some((field, what, _)) = lists.into_iter().find(|(.., is_missing)| *is_missing) {
+            let wanted = format!("the {what} of each measurement, {PRINTED_BY}");
+            return Err((field, "missing".into(), wanted));
+        }
     }
     if row.samples_ns.len() != row.samples_ts.len() {
         let value = format!("{} long", row.samples_ts.len());
@@ -185,6 +203,11 @@ fn check(row: &BenchRow) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// Whether it is of reading alone or of generating alone.
+fn is_one_rate(row: &BenchRow) -> bool {
+    (row.n_prompt > 0) != (row.n_gen > 0)
+}
+
 /// Rows that say one thing, and in words those that do not.
 fn sorted_out(rows: &[BenchRow]) -> (Vec<&BenchRow>, Vec<String>) {
     let (mut taken, mut left_out) = (Vec::new(), Vec::new());
@@ -194,7 +217,6 @@ fn sorted_out(rows: &[BenchRow]) -> (Vec<&BenchRow>, Vec<String>) {
         match (read, generated) {
             (0, 0) => left_out.push(format!("{what}: nothing was asked")),
             (1.., 1..) => left_out.push(format!("{what}: its rate is of reading and generating together")),
-            _ if row.samples_ts.is_empty() => left_out.push(format!("{what}: only an average is known")),
             _ => taken.push(row),
         }
     }
@@ -205,8 +227,7 @@ fn rung(model: ModelId, way: &Way<'_>) -> Rung {
     let mut rung = Rung::new(model, "?");
     let first = way.first;
     let (size, rest) = words_of_type(&first.model_type);
-    let by_count = || format!("{:.1}b", first.model_n_params as f64 / 1e9);
-    rung.label = size.unwrap_or_else(by_count);
+    rung.label = size.unwrap_or_else(|| in_words(first.model_n_params));
     rung.quantisation = rest;
     rung.parameters = Some(first.model_n_params).filter(|count| *count > 0);
     rung.size = Some(Bytes(first.model_size)).filter(|size| size.0 > 0);
@@ -308,20 +329,37 @@ fn hardware(row: &BenchRow) -> HardwareFacts {
     HardwareFacts { cpu: known, gpus: gpus.collect(), ..HardwareFacts::default() }
 }
 
+/// What is not built in a clone of llama.cpp knows neither its number nor its commit: `0`, `unknown`.
 fn build(row: &BenchRow) -> String {
-    shortened(&format!("llama.cpp b{} ({})", row.build_number, row.build_commit))
+    let known = |commit: &&str| !commit.is_empty() && *commit != "unknown";
+    match (row.build_number, Some(row.build_commit.trim()).filter(known)) {
+        (0, None) => "llama.cpp of an unknown build".into(),
+        (0, Some(commit)) => shortened(&format!("llama.cpp ({commit})")),
+        (number, None) => format!("llama.cpp b{number}"),
+        (number, Some(commit)) => shortened(&format!("llama.cpp b{number} ({commit})")),
+    }
 }
 
-/// `qwen2 7B Q4_K - Medium` as `7b` and `Q4_K - Medium`.
+/// `qwen2 7B Q4_K - Medium` as `7b` and `Q4_K - Medium`: the architecture is one word, and so is the size, of which llama.cpp may
+/// not know any (`?B`), or tell the name beside it (`17Bx16E (Scout)`).
 fn words_of_type(text: &str) -> (Option<String>, Option<String>) {
-    let is_size = |word: &str| {
-        let number = word.strip_suffix(['B', 'M', 'K']);
-        number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let Some(at) = words.iter().position(|word| is_size(word)) else { return (None, None) };
-    let rest = shortened(&words[at + 1..].join(" "));
-    (Some(shortened(&words[at].to_lowercase())), Some(rest).filter(|rest| !rest.is_empty()))
+    let mut words = text.split_whitespace().skip(1).peekable();
+    let size = words.next().filter(|size| size.contains(|c: char| c.is_ascii_digit()));
+    let is_name = |word: &&str| word.starts_with('(') && *word != "(guessed)";
+    let name = words.next_if(is_name).map(|name| format!(" {name}")).unwrap_or_default();
+    let rest = shortened(&words.collect::<Vec<&str>>().join(" "));
+    let size = size.map(|size| shortened(&format!("{size}{name}").to_lowercase()));
+    (size, Some(rest).filter(|rest| !rest.is_empty()))
+}
+
+/// A size by its parameters: `7.6b`, `1.4m`.
+fn in_words(parameters: u64) -> String {
+    match parameters {
+        0 => "?".into(),
+        few @ ..1_000_000 => format!("{:.0}k", few as f64 / 1e3),
+        some @ ..1_000_000_000 => format!("{:.1}m", some as f64 / 1e6),
+        many => format!("{:.1}b", many as f64 / 1e9),
+    }
 }
 
 /// As much as a record takes, in bytes.

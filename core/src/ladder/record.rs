@@ -119,8 +119,7 @@ pub struct Imported {
 /// What was asked of each rung.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// The models that were chosen, smallest first; none = those of the rungs, as in imports and older records.
-    #[serde(default)]
+    /// The models that were chosen, smallest first; none = those of the rungs, as in imports.
     pub models: Vec<ModelId>,
     /// Lengths of prompts and answers.
     pub matrix: Vec<Shape>,

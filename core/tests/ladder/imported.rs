@@ -61,15 +61,14 @@ fn reading_and_generating_become_rates_and_nothing_else_is_made_up() {
 
 #[test]
 fn rows_that_say_two_things_or_none_are_left_out_with_the_reason() {
-    let rows = [row(0, 128, &[100.0]), row(512, 128, &[400.0]), row(512, 0, &[]), row(0, 0, &[])];
+    let rows = [row(0, 128, &[100.0]), row(512, 128, &[400.0]), row(0, 0, &[])];
     let (record, left_out) = import(&rows, about()).expect("one row");
     assert_eq!(record.rungs[0].cells.len(), 1);
     let said = |at: usize, end: &str| assert!(left_out[at].ends_with(end), "{left_out:?}");
     said(0, "with n_prompt 512 and n_gen 128: its rate is of reading and generating together");
-    said(1, "only an average is known");
-    said(2, "nothing was asked");
+    said(1, "nothing was asked");
     let problem = import(&rows[1..], about()).expect_err("none is left").to_string();
-    assert_eq!(problem, "the list of rows is 3 long, and must be at least one row of reading or generating");
+    assert_eq!(problem, "the list of rows is 2 long, and must be at least one row of reading or generating");
 }
 
 #[test]
@@ -81,6 +80,37 @@ fn what_was_in_the_cache_is_told_and_is_a_work_of_its_own() {
     assert_eq!((cells[1].work.prompt_tokens, cells[1].work.prefix), (4096, Prefix::Warm));
     assert_eq!((cells[1].runs[0].prompt_tokens, cells[1].runs[0].cached_tokens), (Some(4096), Some(4096)));
     assert_eq!(analyse(&record).rungs[0].decode.map(|decode| decode.median), Some(104.0));
+}
+
+#[test]
+fn what_is_measured_is_named_by_all_that_is_known_of_it() {
+    let named = |model_type: &str, model_n_params| {
+        let row = BenchRow { model_type: model_type.into(), model_n_params, ..row(0, 128, &[100.0]) };
+        let rung = import(&[row], about()).expect("a row").0.rungs.remove(0);
+        (rung.label, rung.quantisation.unwrap_or_default())
+    };
+    for (model_type, parameters, label, quantisation) in [
+        ("qwen2 7B Q4_K - Medium", 7_600_000_000, "7b", "Q4_K - Medium"),
+        ("llama ?B Q8_0", 1_377_600, "1.4m", "Q8_0"),
+        ("llama ?B Q8_0", 213_000, "213k", "Q8_0"),
+        ("qwen3moe 30B.A3B Q4_K - Medium", 30_500_000_000, "30b.a3b", "Q4_K - Medium"),
+        ("gemma3n E2B Q8_0", 4_460_000_000, "e2b", "Q8_0"),
+        ("hunyuan-moe A13B IQ4_XS - 4.25 bpw", 80_400_000_000, "a13b", "IQ4_XS - 4.25 bpw"),
+        ("llama4 17Bx16E (Scout) Q2_K - Medium", 107_800_000_000, "17bx16e (scout)", "Q2_K - Medium"),
+        ("llama 8B (guessed) all F32", 8_000_000_000, "8b", "(guessed) all F32"),
+        ("", 0, "?", ""),
+    ] {
+        let wanted = (label.to_owned(), quantisation.to_owned());
+        assert_eq!(named(model_type, parameters), wanted, "{model_type}");
+    }
+    let built = |build_number, build_commit: &str| {
+        let row = BenchRow { build_number, build_commit: build_commit.into(), ..row(0, 128, &[100.0]) };
+        import(&[row], about()).expect("a row").0.imported.expect("it is").build
+    };
+    assert_eq!(built(6082, "abc"), "llama.cpp b6082 (abc)");
+    assert_eq!(built(0, "abc"), "llama.cpp (abc)");
+    assert_eq!(built(6082, "unknown"), "llama.cpp b6082");
+    assert_eq!(built(0, "unknown"), "llama.cpp of an unknown build");
 }
 
 #[test]
@@ -198,6 +228,16 @@ fn a_row_that_is_none_is_refused_by_its_name() {
     for (bad, said) in [
         (BenchRow { test_time: "yesterday".into(), ..good() }, "test_time is `yesterday`"),
         (BenchRow { test_time: "2026-13-01T00:00:00Z".into(), ..good() }, "test_time is"),
+        (
+            BenchRow { test_time: String::new(), ..good() },
+            "test_time is missing, and must be a time as 2026-11-21T12:04:11Z, as llama-bench prints it with `-o json`",
+        ),
+        (
+            BenchRow { samples_ns: vec![], ..good() },
+            "samples_ns is missing, and must be the nanoseconds of each measurement, as llama-bench prints it with",
+        ),
+        (BenchRow { samples_ts: vec![], ..good() }, "samples_ts is missing, and must be the rate of each"),
+        (row(0, 128, &[]), "samples_ns is missing"),
         (BenchRow { model_filename: String::new(), ..good() }, "model_filename is missing"),
         (BenchRow { model_filename: "../-".into(), ..good() }, "model_filename is ``"),
         (BenchRow { samples_ts: vec![1.0, 2.0], ..good() }, "samples_ts is 2 long"),

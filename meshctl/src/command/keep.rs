@@ -1,5 +1,6 @@
 //! What measurements left on this machine's disk: one JSON file each, in a folder of their kind in the data folder.
 
+pub(super) use super::wall_clock::now;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::paint::Look;
@@ -11,7 +12,6 @@ use std::io::{self, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The longest file that is read, in bytes: a soak of a day with its answers.
 const LONGEST: u64 = 256 << 20;
@@ -228,12 +228,6 @@ pub(super) fn list<T: Kept, L: Serialize>(
 
 fn cannot(do_what: &str, path: &Path, cause: impl ToString) -> Failure {
     Failure::new(Kind::Failed, format!("cannot {do_what} {}", path.display())).cause(cause.to_string())
-}
-
-/// Now, in milliseconds since 1970.
-pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The id of what begins then: `20261122-021503-128`, so that ids sort by time.

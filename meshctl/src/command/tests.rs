@@ -1,7 +1,9 @@
 //! The verbs against a scripted router: a real operator plane (gRPC over the mesh's TLS) on loopback.
 
 mod bench;
+mod bench_form;
 mod climbs;
+mod clock_jumps;
 mod desk;
 mod evals;
 mod fit;

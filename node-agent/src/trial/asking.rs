@@ -210,6 +210,15 @@ mod tests {
 
     /// Asks an engine that calls its model `name` whatever it is asked for.
     async fn answered_as(name: &str, is_ours: bool) -> Run {
+        answered(name, is_ours, Duration::ZERO).await
+    }
+
+    /// Asks an engine that takes so long, by the clock that trials go by.
+    async fn answered_after(time: Duration) -> Run {
+        answered("tiny", true, time).await
+    }
+
+    async fn answered(name: &str, is_ours: bool, takes: Duration) -> Run {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base_url = format!("http://{}", listener.local_addr().expect("bound"));
         let message = json!({"role": "assistant", "content": "Blue."});
@@ -223,6 +232,11 @@ mod tests {
             let (mut socket, _) = listener.accept().await.expect("somebody asks");
             let mut head = [0; 4096];
             assert!(socket.read(&mut head).await.expect("a request") > 0);
+            if !takes.is_zero() {
+                tokio::time::pause();
+                tokio::time::advance(takes).await;
+                tokio::time::resume();
+            }
             socket.write_all(answer.as_bytes()).await.expect("it is read");
         });
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -238,6 +252,17 @@ mod tests {
         let run = asker.send("/v1/chat/completions", json!({"messages": []}), Instant::now()).await;
         engine.await.expect("no panic");
         run
+    }
+
+    #[tokio::test]
+    async fn times_are_of_the_clock_that_only_goes_forward_and_not_of_the_wall() {
+        let (begun, asked) = (std::time::SystemTime::now(), answered_after(Duration::from_secs(20)).await);
+        assert!((20.0..29.0).contains(&asked.total_s), "{}", asked.total_s);
+        assert!(asked.ttft_s.is_some_and(|ttft| (20.0..29.0).contains(&ttft)), "{:?}", asked.ttft_s);
+        assert!(
+            begun.elapsed().is_ok_and(|wall| wall.as_secs() < 15),
+            "the clock on the wall went on as it does"
+        );
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Fields in the short words of llama-bench's own options, in the order of a name. Others are told by their own name.
-const SHORT: [(&str, &str); 17] = [
+const SHORT: [(&str, &str); 23] = [
     ("n_gpu_layers", "ngl"),
     ("n_threads", "t"),
     ("n_batch", "b"),
@@ -22,6 +22,12 @@ const SHORT: [(&str, &str); 17] = [
     ("no_kv_offload", "nkvo"),
     ("n_cpu_moe", "ncmoe"),
     ("use_mmap", "mmp"),
+    ("load_mode", "lm-"),
+    ("lazy_mode", "lzm-"),
+    ("embeddings", "embd"),
+    ("no_op_offload", "nopo"),
+    ("fit_target", "fitt"),
+    ("fit_min_ctx", "fitc"),
     ("devices", "dev-"),
     ("backends", "on-"),
     ("gpu_info", "gpu-"),

@@ -102,7 +102,45 @@ impl Place<'_> {
 mod tests {
     use super::*;
 
+    /// What llama-bench b11434 (built from its source archive, so that it does not know its own build) printed for
+    /// `-m tiny-trained-1.4M-q8_0.gguf -p 64,128 -n 16 -pg 64,16 -r 3 -d 0,32 -t 1 -o json`.
     const LIST: &str = include_str!("import_samples/llama-bench.json");
+    /// The same for two models and `-p 64 -n 16 -r 3 -t 1,2 -fa on,off -o jsonl`.
+    const LINES: &str = include_str!("import_samples/llama-bench.jsonl");
+
+    fn imported(text: &str) -> (Record, Vec<String>) {
+        let rows: Vec<BenchRow> = rows(text).expect("rows").into_iter().map(|(_, row)| row).collect();
+        let node = mesh_core::id::MachineId::new("msi").expect("a good name");
+        import(&rows, About { id: "i".into(), node, meshctl: "0.1.0".into() }).expect("rows of llama-bench")
+    }
+
+    #[test]
+    fn what_a_real_llama_bench_printed_is_read_whole() {
+        let (record, left_out) = imported(LIST);
+        assert_eq!(
+            (record.check(), left_out.len()),
+            (Ok(()), 2),
+            "reading and generating together: {left_out:?}"
+        );
+        assert_eq!(record.imported.map(|one| one.build).as_deref(), Some("llama.cpp of an unknown build"));
+        let [rung] = record.rungs.as_slice() else { panic!("one model") };
+        let told = (rung.model.as_str(), rung.label.as_str(), rung.quantisation.as_deref());
+        assert_eq!(told, ("tiny-trained-1.4M-q8_0", "1.4m", Some("Q8_0")));
+        assert_eq!(rung.subject.as_ref().map(|subject| subject.device.as_str()), Some("ram"));
+        let works: Vec<(u32, u32, usize)> = rung
+            .cells
+            .iter()
+            .map(|cell| (cell.work.prompt_tokens, cell.work.output_tokens, cell.runs.len()))
+            .collect();
+        assert_eq!(works, [(64, 1, 3), (128, 1, 3), (1, 16, 3), (96, 1, 3), (160, 1, 3), (32, 16, 3)]);
+        let (record, left_out) = imported(LINES);
+        assert_eq!((record.check(), left_out.len()), (Ok(()), 0));
+        let mut ways: Vec<String> = record.rungs.iter().map(|rung| rung.model.to_string()).collect();
+        ways.sort();
+        let of = |model: &str| ["t1+fa0", "t1+fa1", "t2+fa0", "t2+fa1"].map(|way| format!("{model}@{way}"));
+        assert_eq!(ways, [of("tiny-random-1.4M-q8_0"), of("tiny-trained-1.4M-q8_0")].concat());
+        assert!(record.rungs.iter().all(|rung| rung.cells.len() == 2));
+    }
 
     #[test]
     fn a_list_and_lines_give_the_same_rows() {
@@ -112,7 +150,7 @@ mod tests {
         let of_lines = rows(&lines.join("\n")).expect("rows");
         let bare = |rows: Vec<(usize, BenchRow)>| rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>();
         assert_eq!(bare(of_list.clone()), bare(of_lines.clone()));
-        assert_eq!(of_lines.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(of_lines.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(of_list[0].0, 2, "the second line of the file");
     }
 

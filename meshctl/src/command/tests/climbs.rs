@@ -33,9 +33,8 @@ fn sound(name: &'static str, parameters: u64) -> Model {
 fn records(data: &Path) -> Vec<Record> {
     let files =
         std::fs::read_dir(data.join("ladder")).map(|files| files.map(|file| file.expect("one").path()));
-    let read = |path| std::fs::read(path).expect("a file");
-    let files = files.into_iter().flatten();
-    files.map(|path| serde_json::from_slice(&read(path)).expect("a record")).collect()
+    let read = |path| std::fs::read_to_string(path).expect("a file");
+    files.into_iter().flatten().map(|path| super::bench_form::read(&read(path))).collect()
 }
 
 /// Types `line` at a router with `service`, in a data folder that stays.
@@ -348,6 +347,19 @@ async fn a_model_that_thinks_long_is_asked_again_with_more_tokens() {
 /// How many answers are good.
 fn good_answers(rung: &mesh_core::ladder::Rung) -> u64 {
     mesh_core::ladder::summarise(rung).answers.expect("it was asked").success.of
+}
+
+#[tokio::test]
+async fn how_a_model_came_is_kept_with_its_rung() {
+    let (data, service) = (prepared(), climbed([sound("one", 1)]));
+    // It comes, and its engine never shows it.
+    let line = "meshctl ladder run --node msi --models one --pull new=http://127.0.0.1/short.gguf \
+                --matrix 512:128 --streams 1 --repetitions 2 --timeout 1s --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let rungs = records(data.path()).remove(0).rungs;
+    let pulls: Vec<(&str, Option<Bytes>)> =
+        rungs.iter().map(|rung| (rung.model.as_str(), rung.pull.map(|pull| pull.bytes))).collect();
+    assert_eq!(pulls, [("new", Some(Bytes(1 << 20))), ("one", None)]);
 }
 
 #[tokio::test]

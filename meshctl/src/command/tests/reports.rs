@@ -9,7 +9,8 @@ const BENCH: &str = include_str!("../ladder/import_samples/llama-bench.json");
 fn kept(data: &tempfile::TempDir) -> Vec<Record> {
     let keep = Keep::<Record>::of(data.path());
     let ids = keep.ids().expect("a folder");
-    ids.iter().map(|id| keep.read(id).expect("a record")).collect()
+    let read = |id| std::fs::read_to_string(keep.file(id)).expect("a file");
+    ids.iter().map(|id| super::bench_form::read(&read(id))).collect()
 }
 
 fn file(data: &tempfile::TempDir, name: &str, text: &str) -> String {
@@ -26,7 +27,7 @@ async fn what_llama_bench_measured_is_kept_and_reported_in_every_form() {
     assert_eq!(typed_at_home(&data, &format!("meshctl ladder import {bench} --node msi")).await, Ok(()));
     let records = kept(&data);
     let [record] = records.as_slice() else { panic!("one record") };
-    assert_eq!((record.node.as_str(), record.rungs.len(), record.rungs[0].cells.len()), ("msi", 1, 3));
+    assert_eq!((record.node.as_str(), record.rungs.len(), record.rungs[0].cells.len()), ("msi", 1, 6));
     for line in [
         "meshctl ladder report".to_owned(),
         "meshctl ladder report -o md".to_owned(),
@@ -69,7 +70,24 @@ async fn what_cannot_be_reported_or_imported_says_why_and_keeps_nothing() {
         "rows.json",
         "[\n{\"model_filename\": \"m.gguf\", \"n_gen\": 1, \"test_time\": \"now\"}\n]",
     );
+    // As rows that were made of `-o csv`, and as another program makes them.
+    let without = |field: &str| {
+        let mut rows: serde_json::Value = serde_json::from_str(BENCH).expect("rows");
+        rows[2].as_object_mut().expect("a row").remove(field);
+        let lines: Vec<String> = rows.as_array().expect("a list").iter().map(ToString::to_string).collect();
+        format!(
+            "meshctl ladder import {} --node msi",
+            file(&data, &format!("{field}.jsonl"), &lines.join("\n"))
+        )
+    };
     for (line, kind, cause) in [
+        (without("test_time"), Kind::Failed, Some("line 3: test_time is missing, and must be a time as")),
+        (
+            without("samples_ns"),
+            Kind::Failed,
+            Some("line 3: samples_ns is missing, and must be the nanoseconds"),
+        ),
+        (without("samples_ts"), Kind::Failed, Some("line 3: samples_ts is missing, and must be the rate")),
         ("meshctl ladder report".to_owned(), Kind::NotFound, None),
         ("meshctl ladder import /nowhere.json --node msi".to_owned(), Kind::Failed, Some("No such file")),
         (format!("meshctl ladder import {words} --node msi"), Kind::Failed, Some("line 1: expected value")),
