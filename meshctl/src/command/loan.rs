@@ -1,11 +1,12 @@
 //! A machine lent to a measurement: it gets no new models meanwhile, and is put back as it was however that ends.
 
-use super::hands::{Hands, Loaded, Size, loaded};
+use super::hands::{Hands, Loaded, Size, loaded, restarting};
 use super::in_words;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::quantity::word;
-use mesh_core::id::MachineId;
+use mesh_core::id::{MachineId, ModelId};
+use mesh_core::machine::Report;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,15 @@ pub(super) async fn lend(
 struct Before {
     standing: String,
     loaded: Vec<Loaded>,
+    /// What its agent was about to start again.
+    #[serde(default)]
+    restarting: Vec<ModelId>,
+}
+
+impl Before {
+    fn of(standing: String, report: &Report) -> Self {
+        Self { standing, loaded: loaded(report), restarting: restarting(report) }
+    }
 }
 
 /// The machine as it was, and the file that says so while it is lent.
@@ -148,7 +158,7 @@ impl Loan {
             let mut call = pin!(async {
                 let standing = hands.stand("cordon").await?;
                 match hands.report().await {
-                    Ok(report) => Ok(Before { standing, loaded: loaded(&report) }),
+                    Ok(report) => Ok(Before::of(standing, &report)),
                     Err(failure) => {
                         if let Some(wish) = wish(&standing) {
                             hands.stand(wish).await?;
@@ -219,6 +229,9 @@ impl Before {
             let size = if one.can_size { size } else { Size::default() };
             let done = if one.can_leave { hands.load(&one.model, size).await.map(|_| ()) } else { Ok(()) };
             first = first.and(done);
+        }
+        for model in &self.restarting {
+            first = first.and(hands.start_again(model).await);
         }
         if let Some(wish) = wish(&self.standing) {
             let stands = hands.stand(wish).await.map(|_| ());

@@ -5,6 +5,7 @@ use super::paint::{Look, Paint, bold};
 use super::quantity::{UNKNOWN, bytes, context, known};
 use super::table::{Cell, Rank, Table};
 use super::wrap::wrapped;
+use mesh_core::ladder::Outcome;
 use mesh_core::validation::{Change, Check, Evidence, Grade, Promotion, Record, State, Topic, Validation};
 use serde::Serialize;
 
@@ -177,6 +178,13 @@ fn advice(record: &Record, validation: &Validation, look: Look) -> Vec<String> {
             lines
         }
         Change::Keep => vec!["Keep it on the disk; modes stay as they are.".to_owned()],
+        // Nobody knows what it is worth where it can be measured.
+        Change::Skip if matches!(record.candidate.rung.outcome, Outcome::Failed(_)) => {
+            vec![format!(
+                "Skip it as long as it cannot be measured here. What the machine says: meshctl node show {}",
+                record.node
+            )]
+        }
         Change::Skip => {
             vec![format!(
                 "Skip it. To free its place on the disk: meshctl model rm {model} --node {}",

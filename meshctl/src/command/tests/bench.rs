@@ -3,8 +3,8 @@
 use super::replies::reply;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
-    Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel, Transfer,
-    TransferKind, TransferState,
+    Capabilities, Engine, EngineKind, EngineState, Replica, ReplicaState, Report, Store, StoredModel,
+    Transfer, TransferKind, TransferState,
 };
 use mesh_core::machine::{Capacity, Reading, ThermalState, Vitals};
 use mesh_core::trial::{Ended, Event, Run, Sample, Scored, SpeedWork, Subject, Trial, Work};
@@ -20,6 +20,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 
+/// What an engine's end looks like that somebody killed.
+pub(super) const KILLED: &str = "was killed by SIGKILL";
+
 /// How a model's trials go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
@@ -29,6 +32,8 @@ pub(super) enum Manner {
     Empty,
     /// The engine dies in the middle of a speed.
     Dies,
+    /// Its engine is killed in the middle of the first speed; its agent starts it again if nobody minds.
+    Killed,
     /// Speeds begin and never end.
     Hangs,
     /// The first speed ends, the second never does.
@@ -72,6 +77,11 @@ impl Model {
         Self { name, parameters, room, manner, state, context: None, slots: None }
     }
 
+    /// Its engine has just ended; in a moment its agent starts it again.
+    pub(super) fn killed(self) -> Self {
+        Self { state: ReplicaState::Failed(KILLED.into()), ..self }
+    }
+
     pub(super) fn loaded(self, context: u32, slots: u32) -> Self {
         Self { state: ReplicaState::Loaded, context: Some(context), slots: Some(slots), ..self }
     }
@@ -98,6 +108,8 @@ pub(super) struct Bench {
     /// How long it stays hot after a long text, and after it was slowed down.
     pub(super) cools_in: Option<Duration>,
     cool_at: Option<Instant>,
+    /// Its engine has ended, and is about to be started again.
+    pub(super) down: Option<&'static str>,
     /// A file that it does not let go.
     pub(super) keeps: Option<&'static str>,
     /// Files that were fetched, and how they stand.
@@ -152,6 +164,9 @@ impl Bench {
         engine.capabilities =
             Capabilities { can_load: true, can_unload: true, can_size: true, ..engine.capabilities };
         engine.replicas = self.replicas().collect();
+        if let Some(why) = self.down {
+            engine.state = EngineState::Down(why.into());
+        }
         let stored = self.models.iter().map(|model| StoredModel {
             parameters: Some(model.parameters * 1_000_000_000),
             trained_context: Some(8192),
@@ -214,6 +229,7 @@ impl Bench {
         // One alone, unless there is room for several.
         let room = self.room.map(|room| room - used).or((used == 0).then_some(u32::MAX)).unwrap_or(0);
         let Some(model) = self.models.iter_mut().find(|model| model.name == request.model) else { return };
+        self.down = None;
         let (context, slots) = (request.context.unwrap_or(4096), request.slots.unwrap_or(1));
         (model.state, model.context, model.slots) = match request.action.as_str() {
             "load" if context * slots <= model.room.min(room) => {
@@ -276,6 +292,13 @@ impl Bench {
                 self.journal.push(format!("speed {} {prompt}:{output}x{streams}{hot}", trial.model));
                 match manner {
                     Manner::Dies => events.push(Event::Failed("the engine died: killed".into())),
+                    Manner::Killed if self.speeds == 0 => {
+                        self.speeds += 1;
+                        events.push(Event::Failed("3 requests in a row got no answer".into()));
+                        self.down = Some(KILLED);
+                        let killed = self.models.iter_mut().filter(|one| one.name == trial.model.as_str());
+                        killed.for_each(|one| one.state = ReplicaState::Failed(KILLED.into()));
+                    }
                     Manner::Wordy => {
                         events.push(Event::Failed(format!("the engine died: {}", "é".repeat(5000))));
                     }
@@ -295,6 +318,7 @@ impl Bench {
                         self.speeds += 1;
                     }
                     Manner::Sound
+                    | Manner::Killed
                     | Manner::Empty
                     | Manner::Forgetful
                     | Manner::Silent
