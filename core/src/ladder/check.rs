@@ -193,6 +193,7 @@ pub(crate) fn sample(sample: &Sample) -> Result<(), RecordProblem> {
     maybe_between("temperature", sample.temperature.map(f64::from), -100.0, 300.0)?;
     maybe_between("gpu_temperature", sample.gpu_temperature.map(f64::from), -100.0, 300.0)?;
     maybe_between("watts", sample.watts.map(f64::from), 0.0, 100_000.0)?;
+    maybe_between("others", sample.others.map(f64::from), 0.0, 1.0)?;
     maybe_between("load", sample.load.map(f64::from), 0.0, 1e6)
 }
 

@@ -160,6 +160,7 @@ fn marks(cell: &CellSummary) -> Option<String> {
     let word = |mark: &Mark| match mark {
         Mark::Throttled => "the machine was slowed down for heat or power",
         Mark::Disturbed => "others used the machine",
+        Mark::Busy => "other programs used the processors",
     };
     let words: Vec<&str> = cell.marks.iter().map(word).collect();
     (!words.is_empty()).then(|| format!("{} during all of its requests", words.join(", and ")))

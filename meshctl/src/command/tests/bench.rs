@@ -40,6 +40,8 @@ pub(super) enum Manner {
     Tires,
     /// The first speed is slowed down, the second disturbed by others.
     Troubled,
+    /// Other programs use half of the processors during the first speed.
+    Crowded,
     /// It finds nothing in a long text.
     Forgetful,
     /// It calls no tool.
@@ -315,6 +317,11 @@ impl Bench {
                         }
                         events.push(Event::Sample(Sample { throttled, at_s: 0.5, ..Sample::default() }));
                         others = u32::from(self.speeds == 2);
+                        self.speeds += 1;
+                    }
+                    Manner::Crowded => {
+                        let others = Some(if self.speeds == 0 { 0.5 } else { 0.03 });
+                        events.push(Event::Sample(Sample { others, at_s: 1.0, ..Sample::default() }));
                         self.speeds += 1;
                     }
                     Manner::Sound

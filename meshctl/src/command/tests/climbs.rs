@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, Manner, Model};
 use super::*;
-use mesh_core::ladder::{Mark, Outcome, Record, StopRule, analyse};
+use mesh_core::ladder::{Mark, Outcome, Record, StopRule, analyse, summarise};
 use mesh_core::units::Bytes;
 use std::path::Path;
 
@@ -208,6 +208,22 @@ async fn a_measurement_that_was_slowed_down_or_disturbed_is_marked_and_repeated_
             (512, Some(5), &[]),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_measurement_beside_busy_programs_is_marked_and_repeated_once() {
+    let data = prepared();
+    let service = climbed([Model::new("one", 1, 1 << 20, Manner::Crowded)]);
+    let line = "meshctl ladder run --node msi --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let rung = records(data.path()).remove(0).rungs.remove(0);
+    let marks: Vec<&[Mark]> = rung.cells.iter().map(|cell| cell.marks.as_slice()).collect();
+    assert_eq!(marks, [&[Mark::Busy][..], &[]]);
+    let counted = &summarise(&rung).cells[0];
+    assert_eq!((counted.counted, counted.left_out), (2, 2), "figures are of the second");
+    let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
+    assert_eq!(perform_line("meshctl ladder show --rung one", &way(&data, router.address)).await, Ok(()));
+    router.stop().await;
 }
 
 #[tokio::test]

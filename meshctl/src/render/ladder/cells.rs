@@ -98,7 +98,10 @@ fn facts(rung: &Rung, summary: &RungSummary, look: Look) -> Vec<String> {
     }
     let marked = rung.cells.iter().filter(|cell| !cell.marks.is_empty()).count();
     if marked > 0 {
-        facts.push(format!("{marked} of {} measurements were slowed down or disturbed", rung.cells.len()));
+        facts.push(format!(
+            "{marked} of {} measurements were slowed down, disturbed or beside busy programs",
+            rung.cells.len()
+        ));
     }
     facts
 }
@@ -123,6 +126,7 @@ fn table(summary: &RungSummary, look: Look) -> Vec<String> {
             .map(|mark| match mark {
                 Mark::Throttled => "throttled",
                 Mark::Disturbed => "disturbed",
+                Mark::Busy => "busy",
             })
             .collect();
         let counted = match cell.failed {

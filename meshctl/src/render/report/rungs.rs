@@ -175,6 +175,7 @@ pub(super) fn marks(cell: &CellSummary) -> String {
         .map(|mark| match mark {
             Mark::Throttled => "throttled",
             Mark::Disturbed => "disturbed",
+            Mark::Busy => "busy",
         })
         .collect();
     if words.is_empty() { UNKNOWN.into() } else { words.join(", ") }
