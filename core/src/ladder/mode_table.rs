@@ -57,8 +57,10 @@ pub(super) fn fits(
 
 fn fit(goal: &ModeGoal, choice: &ModeChoice, rung: &Climbed<'_>, avoided: &[Avoided]) -> (Fit, String) {
     let model = &rung.rung.model;
-    if let Outcome::Skipped(why) = &rung.summary.outcome {
-        return (Fit::Unmeasured, why.clone());
+    match &rung.summary.outcome {
+        Outcome::Skipped(why) => return (Fit::Unmeasured, why.clone()),
+        Outcome::Absent(why) => return (Fit::Unmeasured, format!("it could not be fetched: {why}")),
+        Outcome::Done | Outcome::Failed(_) => {}
     }
     if let Some(avoided) = avoided.iter().find(|one| one.model == *model) {
         return (Fit::Avoid, avoided.reasons.join("; "));

@@ -372,6 +372,8 @@ pub enum Outcome {
     Skipped(String),
     /// It could not be measured, and why.
     Failed(String),
+    /// It could not be fetched, and why: nothing is known of it.
+    Absent(String),
 }
 
 /// Why a climb went no further.

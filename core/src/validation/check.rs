@@ -103,7 +103,7 @@ impl Found {
 pub(super) fn load(evidence: &Evidence) -> Found {
     let rung = &evidence.rung;
     match &rung.outcome {
-        Outcome::Skipped(why) | Outcome::Failed(why) => {
+        Outcome::Skipped(why) | Outcome::Failed(why) | Outcome::Absent(why) => {
             Found { state: State::Failed, figure: None, why: Some(why.clone()) }
         }
         Outcome::Done => {

@@ -243,7 +243,13 @@ impl Before {
 
     fn tell_how(&self, hands: &Hands, screen: &Screen, failure: &Failure) {
         let node = &hands.node;
-        let mut text = format!("{node} is not as it was: {}; by hand:\n", in_words(failure));
+        // The command ends with the same words, and what to do about them.
+        let why = if failure.kind == Kind::Unreachable {
+            "its router does not answer; once it does".to_owned()
+        } else {
+            format!("{}; by hand", in_words(failure))
+        };
+        let mut text = format!("{node} is not as it was: {why}:\n");
         for one in self.loaded.iter().filter(|one| one.can_leave) {
             let sized = one.can_size;
             let context = one.context.filter(|_| sized).map(|tokens| format!(" --context {tokens}"));

@@ -53,14 +53,7 @@ impl Candidate {
 
     /// Its size in words: `8b`, `500m`.
     pub(in crate::command) fn label(&self) -> String {
-        let Some(parameters) = self.parameters else { return "?".into() };
-        let (value, unit) = if parameters < 1_000_000_000 {
-            (parameters as f64 / 1e6, "m")
-        } else {
-            (parameters as f64 / 1e9, "b")
-        };
-        let number = if value < 9.95 { format!("{value:.1}") } else { format!("{value:.0}") };
-        format!("{}{unit}", number.strip_suffix(".0").unwrap_or(&number))
+        self.parameters.map_or_else(|| "?".into(), in_words)
     }
 
     /// Why it is no model that answers, where it is none.
@@ -82,6 +75,30 @@ impl Candidate {
         from.is_none_or(|least| parameters >= least as f64 * BELOW)
             && to.is_none_or(|most| parameters <= most as f64 * ABOVE)
     }
+}
+
+fn in_words(parameters: u64) -> String {
+    let (value, unit) = if parameters < 1_000_000_000 {
+        (parameters as f64 / 1e6, "m")
+    } else {
+        (parameters as f64 / 1e9, "b")
+    };
+    let number = if value < 9.95 { format!("{value:.1}") } else { format!("{value:.0}") };
+    format!("{}{unit}", number.strip_suffix(".0").unwrap_or(&number))
+}
+
+/// Whether anything can be within the sizes that were typed.
+///
+/// # Errors
+/// `Usage` where the smallest is above the largest.
+pub(super) fn within_bounds(args: &RunArgs) -> Result<(), Failure> {
+    let (Some(from), Some(to)) = (args.from, args.to) else { return Ok(()) };
+    if from <= to {
+        return Ok(());
+    }
+    let (from, to) = (in_words(from), in_words(to));
+    let what = format!("--from {from} is above --to {to}: nothing is between");
+    Err(Failure::new(Kind::Usage, what).hint(format!("the other way round: --from {to} --to {from}")))
 }
 
 /// The models to climb, smallest first, and a line for each that is left out.
@@ -258,6 +275,27 @@ mod tests {
         assert!(failure.hints[0].starts_with("did you mean llama3:8b"), "{:?}", failure.hints);
         let none = candidates(&report(), &args("meshctl ladder run --node a --from 200b"));
         assert_eq!(none.expect_err("none").kind, Kind::NotFound);
+    }
+
+    #[test]
+    fn a_smallest_model_above_the_largest_is_told() {
+        for line in ["--from 8b", "--to 1b", "--from 500m --to 1b", "--from 8b --to 8b"] {
+            assert_eq!(
+                within_bounds(&args(&format!("meshctl ladder run --node a {line}"))),
+                Ok(()),
+                "{line}"
+            );
+        }
+        let wrong = within_bounds(&args("meshctl ladder run --node a --from 8b --to 500m"));
+        let failure = wrong.expect_err("nothing is between");
+        assert_eq!(
+            (failure.kind, failure.what.as_str(), failure.hints[0].as_str()),
+            (
+                Kind::Usage,
+                "--from 8b is above --to 500m: nothing is between",
+                "the other way round: --from 500m --to 8b"
+            )
+        );
     }
 
     #[test]

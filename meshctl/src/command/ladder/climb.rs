@@ -6,7 +6,7 @@
 //!                            └── Ctrl-C, failure ──┘
 //! ```
 
-use super::candidates::{Candidate, candidates};
+use super::candidates::{Candidate, candidates, within_bounds};
 use super::examined::Examined;
 use super::fetching::{self, Fetched};
 use super::questions;
@@ -15,6 +15,7 @@ use crate::cli::{RunArgs, Wanted};
 use crate::command::hands::{Hands, Loaded, loaded, profile};
 use crate::command::keep::{Keep, Kept as _, id_of, now};
 use crate::command::loan::{Borrower, Returned, leaving, lend};
+use crate::command::tried::reason;
 use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
@@ -86,6 +87,7 @@ async fn prepare<'a>(
     screen: &'a Screen,
     fetches: &Cell<bool>,
 ) -> Result<Climb<'a>, Failure> {
+    within_bounds(args)?;
     let mut hands = Hands::of(&args.node, way).await?;
     let mut report = hands.report().await?;
     let keep = Keep::of(&way.data);
@@ -116,10 +118,10 @@ async fn prepare<'a>(
         let is_empty = |rung: &Rung| rung.cells.is_empty() && rung.answers.is_empty();
         record.rungs.retain(|rung| rung.model != *model || !is_empty(rung));
         let Err(why) = outcome else { continue };
-        let why = format!("it could not be fetched: {why}");
-        screen.note(&format!("{model}: {}\n", screen.look.text(&why)));
+        screen.note(&format!("{model} could not be fetched: {}\n", screen.look.text(why)));
         if record.rungs.iter().all(|rung| rung.model != *model) {
-            record.rungs.push(Rung { outcome: Outcome::Failed(why), ..Rung::new(model.clone(), "?") });
+            let outcome = Outcome::Absent(reason(why.clone()));
+            record.rungs.push(Rung { outcome, ..Rung::new(model.clone(), "?") });
         }
     }
     // What cannot be kept need not be measured.
@@ -304,7 +306,7 @@ impl Climb<'_> {
     async fn refused(&mut self, candidate: &Candidate) -> Result<Option<Stopped>, Failure> {
         let no_room = self.record.rungs.iter().rev().find_map(|rung| match &rung.outcome {
             Outcome::Skipped(why) if rung.size <= candidate.size => Some((rung.model.clone(), why.clone())),
-            Outcome::Skipped(_) | Outcome::Done | Outcome::Failed(_) => None,
+            Outcome::Skipped(_) | Outcome::Done | Outcome::Failed(_) | Outcome::Absent(_) => None,
         });
         if let Some((model, why)) = no_room {
             let why = format!("{model} has no room, and {} is no smaller: {why}", candidate.model);
@@ -398,8 +400,9 @@ impl Climb<'_> {
     }
 }
 
+/// It was begun and not ended, or was not there.
 fn is_unfinished(rung: &Rung) -> bool {
-    rung.outcome == Outcome::Failed(UNFINISHED.into())
+    matches!(rung.outcome, Outcome::Absent(_)) || rung.outcome == Outcome::Failed(UNFINISHED.into())
 }
 
 /// Which models were typed, as they are typed again.

@@ -244,6 +244,7 @@ async fn what_cannot_begin_changes_nothing() {
     for (line, kind) in [
         ("meshctl ladder run --node msi", Kind::Usage),
         ("meshctl ladder run --node msi --models two --yes", Kind::NotFound),
+        ("meshctl ladder run --node msi --from 8b --to 1b --yes", Kind::Usage),
         ("meshctl ladder run --node msi --resume --yes", Kind::NotFound),
         ("meshctl ladder run --node msi --resume 2026 --yes", Kind::NotFound),
         ("meshctl ladder show", Kind::NotFound),
@@ -277,7 +278,7 @@ async fn records_are_listed_and_shown_and_a_broken_one_hides_no_other() {
 }
 
 #[tokio::test]
-async fn a_model_that_cannot_be_fetched_fails_its_rung_and_the_others_are_climbed() {
+async fn a_model_that_cannot_be_fetched_is_told_as_such_and_the_others_are_climbed() {
     let (data, service) = (prepared(), climbed([sound("one", 1)]));
     let line = "meshctl ladder run --node msi --models one --pull gone=http://127.0.0.1/broken.gguf --pull one \
                 --matrix 512:128 --streams 1 --repetitions 2 --yes";
@@ -285,8 +286,11 @@ async fn a_model_that_cannot_be_fetched_fails_its_rung_and_the_others_are_climbe
     let record = records(data.path()).remove(0);
     let outcomes: Vec<(&str, &Outcome)> =
         record.rungs.iter().map(|rung| (rung.model.as_str(), &rung.outcome)).collect();
-    let failed = Outcome::Failed("it could not be fetched: connection refused".into());
-    assert_eq!(outcomes, [("gone", &failed), ("one", &Outcome::Done)]);
+    let absent = Outcome::Absent("connection refused".into());
+    assert_eq!(outcomes, [("gone", &absent), ("one", &Outcome::Done)]);
+    let analysis = analyse(&record);
+    assert_eq!(analysis.avoid, [], "nobody knows what it is worth");
+    assert_eq!(analysis.remarks[0], "could not be fetched: connection refused");
     let journal = bench(&service).journal;
     assert_eq!(journal[0], "pull gone");
     assert!(!journal.contains(&"pull one".to_owned()), "it is there: {journal:?}");

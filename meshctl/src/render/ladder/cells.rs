@@ -22,6 +22,7 @@ pub(crate) fn rung(rung: &Rung, with_samples: bool, look: Look) -> String {
         Outcome::Done => {}
         Outcome::Skipped(why) => lines.push(format!("skipped: {}", said(why, look))),
         Outcome::Failed(why) => lines.push(format!("failed: {}", said(why, look))),
+        Outcome::Absent(why) => lines.push(format!("could not be fetched: {}", said(why, look))),
     }
     lines.extend(facts(rung, &summary, look));
     if !summary.cells.is_empty() {
