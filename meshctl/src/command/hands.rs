@@ -11,7 +11,7 @@ use crate::exit::{Failure, Kind};
 use mesh_core::fit::plan as fitted;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::{ModeGoal, Shortage};
-use mesh_core::machine::{Engine, EngineState, ReplicaState, Report, StoreRefusal, Transfer};
+use mesh_core::machine::{Engine, EngineState, ReplicaState, Report, StoreRefusal, Transfer, Vitals};
 use mesh_core::memory::{CacheType, Options};
 use mesh_core::profile::Profile;
 use mesh_core::strategy::Wish as Wanted;
@@ -29,6 +29,9 @@ const CALL: Duration = Duration::from_secs(30);
 const LOAD: Duration = Duration::from_secs(1800);
 /// What a trial may be silent beyond its requests' patience.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// How long a machine may tell no new reading: it tells one every ten seconds, and it is on its way for a while.
+const READ_WITHIN: Duration = Duration::from_secs(Vitals::AS_OF_STEP + 2);
 
 /// How long the router's status may take to show what was wished.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -147,6 +150,20 @@ impl Hands {
     pub(super) async fn sample(&mut self) -> Result<Sample, Failure> {
         let report = self.report().await?;
         Ok(report.vitals.map(|vitals| Sample::of(&vitals, 0.0)).unwrap_or_default())
+    }
+
+    /// The machine as it was read after now: what it reported may be older than what was just done. Unknown where it tells
+    /// nothing new for longer than it may.
+    pub(super) async fn sample_anew(&mut self) -> Result<Sample, Failure> {
+        let (start, known) = (Instant::now(), self.report().await?.vitals);
+        while start.elapsed() < READ_WITHIN {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = self.report().await?.vitals;
+            if let Some(vitals) = now.filter(|vitals| known.as_ref() != Some(vitals)) {
+                return Ok(Sample::of(&vitals, 0.0));
+            }
+        }
+        Ok(Sample::default())
     }
 
     /// What modes that answer questions ask for.

@@ -1,5 +1,6 @@
 //! A scripted machine that can be climbed: models that load where there is room for them, and trials that go as told.
 
+use super::super::keep::now;
 use super::replies::reply;
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
@@ -14,7 +15,7 @@ use mesh_proto::v1::{
     DirectRequest, EngineStatus, MachineReport, NodeStatus, ReplicaStatus, StatusReply, TrialEvent,
 };
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -89,6 +90,12 @@ impl Model {
     }
 }
 
+/// When sensors were read, and what they told.
+pub(super) type Sensors = Arc<Mutex<Option<(Instant, Bytes)>>>;
+
+/// How often slow sensors are read: less often than a load takes.
+const READ_EVERY: Duration = Duration::from_millis(1500);
+
 /// The machine `msi`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Bench {
@@ -105,6 +112,8 @@ pub(super) struct Bench {
     pub(super) forgets: bool,
     /// Free main memory; `None` = it does not tell.
     pub(super) ram: Option<Bytes>,
+    /// Sensors that are read now and then: when last, and the main memory that was free. A model takes 10 of 100 bytes.
+    pub(super) sensors: Option<Sensors>,
     /// Tokens of all models together, where there is room for more than one.
     pub(super) room: Option<u32>,
     /// How long it stays hot after a long text, and after it was slowed down.
@@ -192,6 +201,18 @@ impl Bench {
         if let Some(available) = self.ram {
             vitals.ram = Reading::Known(Capacity { total: available, available });
         }
+        if let Some(sensors) = &self.sensors {
+            let taken = self.in_memory().len() as u64;
+            let seen = (Instant::now(), Bytes(100 - 10 * taken));
+            let mut read = sensors.lock().expect("no panic holds it");
+            if read.is_none_or(|(at, _)| at.elapsed() > READ_EVERY) {
+                *read = Some(seen);
+            }
+            let available = read.map(|(_, available)| available).unwrap_or_default();
+            vitals.ram = Reading::Known(Capacity { total: Bytes(100), available });
+        }
+        // Each report is a new reading, but of sensors that are slow.
+        vitals.as_of = if self.sensors.is_some() { 0 } else { now() };
         let (engines, store, vitals) = (Some(vec![engine]), Some(store), Some(vitals));
         let report = Report { engines, store, vitals, ..Report::default() };
         MachineReport {

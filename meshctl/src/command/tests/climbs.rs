@@ -227,6 +227,19 @@ async fn a_measurement_beside_busy_programs_is_marked_and_repeated_once() {
 }
 
 #[tokio::test]
+async fn the_memory_that_a_load_took_is_read_after_it_also_where_sensors_are_slow() {
+    let data = prepared();
+    let service = climbed([sound("one", 1), sound("two", 2).loaded(2048, 1)]);
+    service.desk.send_modify(|desk| {
+        desk.bench.as_mut().expect("it was made").sensors = Some(Arc::default());
+    });
+    let line = "meshctl ladder run --node msi --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let taken = records(data.path()).remove(0).rungs.into_iter().map(|rung| summarise(&rung).ram_taken);
+    assert_eq!(taken.collect::<Vec<_>>(), [Some(Bytes(10)), Some(Bytes(10))]);
+}
+
+#[tokio::test]
 async fn a_machine_is_opened_again_also_where_a_model_does_not_come_back() {
     let data = prepared();
     // It was loaded when there was room.
