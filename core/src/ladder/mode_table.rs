@@ -65,13 +65,13 @@ fn fit(goal: &ModeGoal, choice: &ModeChoice, rung: &Climbed<'_>, avoided: &[Avoi
     if let Some(avoided) = avoided.iter().find(|one| one.model == *model) {
         return (Fit::Avoid, avoided.reasons.join("; "));
     }
+    if choice.models.first() == Some(model) {
+        return (Fit::Best, choice.why.clone());
+    }
     if let (false, Some(specialty)) =
         (suits(rung.rung.specialty.as_deref(), &goal.mode), &rung.rung.specialty)
     {
         return (Fit::Unsuited, format!("made for {specialty}"));
-    }
-    if choice.models.first() == Some(model) {
-        return (Fit::Best, choice.why.clone());
     }
     let told = |headroom| {
         let all: Vec<String> = misses(goal, rung, headroom).iter().map(ToString::to_string).collect();

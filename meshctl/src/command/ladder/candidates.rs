@@ -56,6 +56,18 @@ impl Candidate {
         self.parameters.map_or_else(|| "?".into(), in_words)
     }
 
+    /// What it is made for, by its name, where that is not everything. Only of code names tell.
+    pub(in crate::command) fn specialty(&self) -> Option<&'static str> {
+        let name = self.model.as_str().to_ascii_lowercase();
+        let is_coder = |word: &str| {
+            // codellama, codestral, codegemma; audio models have codecs.
+            let begins = word.starts_with("code") && !word.starts_with("codec");
+            let ends = word.ends_with("coder") && !word.ends_with("encoder") && !word.ends_with("decoder");
+            begins || ends || word.starts_with("starcoder") || word == "devstral"
+        };
+        name.split(|sign: char| !sign.is_ascii_alphanumeric()).any(is_coder).then_some("code")
+    }
+
     /// Why it is no model that answers, where it is none.
     pub(in crate::command) fn unfit(&self) -> Option<String> {
         if let Some(why) = &self.broken {
@@ -296,6 +308,19 @@ mod tests {
                 "the other way round: --from 500m --to 8b"
             )
         );
+    }
+
+    #[test]
+    fn names_tell_what_is_made_for_code() {
+        let of = |name: &str| Candidate::new(id(name)).specialty();
+        for name in
+            ["qwen2.5-coder:7b", "codellama:13b", "DeepSeek-Coder-V2", "starcoder2:3b", "granite-code:8b"]
+        {
+            assert_eq!(of(name), Some("code"), "{name}");
+        }
+        for name in ["llama3:8b", "gpt-oss:20b", "text-encoder", "snac-decoder", "codec-24k", "decoder"] {
+            assert_eq!(of(name), None, "{name}");
+        }
     }
 
     #[test]

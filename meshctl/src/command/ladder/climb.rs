@@ -27,7 +27,7 @@ use mesh_core::ladder::{
 };
 use mesh_core::machine::Report;
 use mesh_core::trial::{Prefix, Sample};
-use mesh_core::units::human_duration;
+use mesh_core::units::{Celsius, human_duration};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -188,8 +188,8 @@ fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Rec
             prompts: questions::VERSION.into(),
             soak_s: args.soak,
             success_threshold: args.success,
-            idle_below: None,
-            sustained_below: None,
+            idle_below: args.idle_below,
+            sustained_below: args.sustained_below,
             sampling: Sampling {
                 temperature: Some(0.0),
                 top_p: None,
@@ -332,14 +332,19 @@ impl Climb<'_> {
     /// The machine once it takes models again, or after a while.
     async fn cooled(&mut self) -> Result<Sample, Failure> {
         let start = Instant::now();
+        let most = self.record.settings.idle_below;
+        let is_cool = |now: &Sample| now.thermal.admits_load() && !is_above(now, most);
         let mut now = self.hands.sample().await?;
+        let limit = human_duration(COOLING);
         if !now.thermal.admits_load() {
-            let (state, limit) = (now.thermal.word(), human_duration(COOLING));
+            let state = now.thermal.word();
             self.tell(&format!(
                 "the machine is {state} and takes no new model; it may cool for up to {limit}"
             ));
+        } else if let Some(most) = most.filter(|_| !is_cool(&now)) {
+            self.tell(&format!("the machine is not below {most}; it may cool for up to {limit}"));
         }
-        while !now.thermal.admits_load() && start.elapsed() < COOLING {
+        while !is_cool(&now) && start.elapsed() < COOLING {
             tokio::time::sleep(LOOK_EVERY).await;
             now = self.hands.sample().await?;
         }
@@ -400,6 +405,12 @@ impl Climb<'_> {
     }
 }
 
+/// Whether the hottest sensor that tells is not below `most`.
+fn is_above(now: &Sample, most: Option<Celsius>) -> bool {
+    let hottest = now.temperature.or(now.gpu_temperature);
+    hottest.zip(most).is_some_and(|(degrees, most)| degrees >= most.0)
+}
+
 /// It was begun and not ended, or was not there.
 fn is_unfinished(rung: &Rung) -> bool {
     matches!(rung.outcome, Outcome::Absent(_)) || rung.outcome == Outcome::Failed(UNFINISHED.into())
@@ -419,4 +430,22 @@ fn which(args: &RunArgs) -> String {
     };
     let pulls: String = args.pull.iter().map(pull).collect();
     size("from", args.from) + &size("to", args.to) + &models + &pulls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_cool_below_its_limit_and_where_nothing_tells() {
+        let at = |temperature: Option<f32>, gpu_temperature: Option<f32>| Sample {
+            temperature,
+            gpu_temperature,
+            ..Sample::default()
+        };
+        let most = Some(Celsius(65.0));
+        assert!(!is_above(&at(Some(64.9), None), most) && is_above(&at(Some(65.0), None), most));
+        assert!(is_above(&at(None, Some(70.0)), most) && !is_above(&at(None, None), most));
+        assert!(!is_above(&at(Some(99.0), None), None), "nobody set a limit");
+    }
 }

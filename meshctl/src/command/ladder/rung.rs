@@ -255,6 +255,7 @@ pub(in crate::command) fn begun(candidate: &Candidate) -> Rung {
         quantisation: candidate.quantisation.clone(),
         size: candidate.size,
         digest: candidate.digest.clone(),
+        specialty: candidate.specialty().map(str::to_owned),
         outcome: Outcome::Failed(UNFINISHED.into()),
         ..Rung::new(candidate.model.clone(), candidate.label())
     }

@@ -3,7 +3,7 @@
 use super::bench::{Bench, Manner, Model};
 use super::*;
 use mesh_core::ladder::{Mark, Outcome, Record, StopRule, analyse, summarise};
-use mesh_core::units::Bytes;
+use mesh_core::units::{Bytes, Celsius};
 use std::path::Path;
 
 const LINE: &str =
@@ -237,6 +237,20 @@ async fn the_memory_that_a_load_took_is_read_after_it_also_where_sensors_are_slo
     assert_eq!(climb(&data, line, &service).await, Ok(()));
     let taken = records(data.path()).remove(0).rungs.into_iter().map(|rung| summarise(&rung).ram_taken);
     assert_eq!(taken.collect::<Vec<_>>(), [Some(Bytes(10)), Some(Bytes(10))]);
+}
+
+#[tokio::test]
+async fn limits_that_were_typed_and_what_names_tell_stand_in_the_record() {
+    let data = prepared();
+    let service = climbed([sound("one", 1), sound("two-coder", 2)]);
+    let line = "meshctl ladder run --node msi --matrix 512:128 --streams 1 --repetitions 2 --idle-below 65 \
+                --sustained-below 70.5 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let record = records(data.path()).remove(0);
+    let limits = (record.settings.idle_below, record.settings.sustained_below);
+    assert_eq!(limits, (Some(Celsius(65.0)), Some(Celsius(70.5))));
+    let specialties: Vec<Option<&str>> = record.rungs.iter().map(|rung| rung.specialty.as_deref()).collect();
+    assert_eq!(specialties, [None, Some("code")]);
 }
 
 #[tokio::test]
