@@ -41,8 +41,8 @@ pub use mode_table::{Fit, ModeFit};
 pub use recommend::{Recommended, recommend};
 pub(crate) use record::of_form;
 pub use record::{
-    Answered, Cell, Evaluation, Imported, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA, Sampling,
-    Schema, Settings, Shape, Shortage, StopRule, Stopped,
+    Answered, BUSY, Cell, Evaluation, Imported, Mark, ModeGoal, Outcome, Pull, Record, Rung, SCHEMA,
+    Sampling, Schema, Settings, Shape, Shortage, StopRule, Stopped,
 };
 pub use scaling::{Cause, Step};
 pub use stop::{Candidate, Next, next};

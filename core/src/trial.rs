@@ -294,6 +294,26 @@ pub struct Sample {
     pub thermal: ThermalState,
     /// Processors' load average over one minute.
     pub load: Option<f32>,
+    /// The share of all processors' time, 0 to 1, that programs other than the engine and its agent have used since the look
+    /// before.
+    pub others: Option<f32>,
+}
+
+/// The share of all processors' time that others used between two moments of a trial: the mean of what its looks tell, each
+/// for the time since the one before. `None` = no look tells of that time.
+#[must_use]
+pub fn others_between(samples: &[Sample], from_s: f64, to_s: f64) -> Option<f64> {
+    let mut looks: Vec<&Sample> = samples.iter().collect();
+    looks.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
+    let (mut used, mut known) = (0.0, 0.0);
+    for (before, look) in looks.iter().zip(looks.iter().skip(1)) {
+        let seconds = look.at_s.min(to_s) - before.at_s.max(from_s);
+        if let Some(share) = look.others.filter(|_| seconds > 0.0) {
+            used += f64::from(share) * seconds;
+            known += seconds;
+        }
+    }
+    Some(used / known).filter(|share| share.is_finite())
 }
 
 impl Sample {
@@ -322,6 +342,7 @@ impl Sample {
             throttled: (!slowed.is_empty()).then(|| slowed.contains(&true)),
             thermal: vitals.thermal.state,
             load: vitals.load.known().copied(),
+            others: None,
         }
     }
 }
@@ -421,6 +442,20 @@ mod tests {
         let prompt = Run { prompt_tokens: Some(1000), cached_tokens: Some(200), ..answer };
         assert_eq!(prompt.prefill(), Some(1600.0));
         assert_eq!(Run { engine_prefill: Some(0.0), ..prompt }.prefill(), None, "nothing was read");
+    }
+
+    #[test]
+    fn what_others_used_is_the_mean_of_the_looks_that_fall_into_the_time() {
+        let look = |at_s: f64, others: Option<f32>| Sample { at_s, others, ..Sample::default() };
+        let looks = [look(0.0, None), look(1.0, Some(0.0)), look(2.0, Some(0.5)), look(4.0, Some(0.25))];
+        assert_eq!(others_between(&looks, 0.0, 4.0), Some(0.25), "0.5 of one second, 0.25 of two");
+        assert_eq!(others_between(&looks, 1.2, 1.9), Some(0.5));
+        assert_eq!(others_between(&looks, 1.5, 2.5), Some(0.375));
+        assert_eq!(others_between(&looks, 5.0, 6.0), None, "nobody looked");
+        let unknown = [look(0.0, None), look(1.0, None), look(2.0, Some(0.5))];
+        assert_eq!(others_between(&unknown, 0.0, 2.0), Some(0.5), "what is not known is left out");
+        assert_eq!(others_between(&unknown[..2], 0.0, 2.0), None);
+        assert_eq!(others_between(&[look(0.0, Some(0.9))], 0.0, 2.0), None, "since when?");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! [`frame::TRIAL_PATH`]: mesh_proto::frame::TRIAL_PATH
 
 mod asking;
+mod processors;
 mod prompts;
 mod score;
 mod speed;
@@ -29,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use watching::{Slowed, watch_machine};
+use watching::Machine;
 
 /// Lines that may wait for whoever asked.
 const WAITING: usize = 64;
@@ -100,7 +101,7 @@ impl Trials {
         let Ready { trial, lease, loaded, asker } = ready;
         let began = Instant::now();
         told.event(Event::Began(self.subject(&loaded))).await;
-        let slowed = Slowed::default();
+        let mut machine = Machine::of(self.vitals.clone(), began, loaded.supervised);
         let work = async {
             match &trial.work {
                 Work::Speed(work) => speed::measure(&asker, *work, &loaded, began, &told).await,
@@ -114,15 +115,14 @@ impl Trials {
         };
         let outcome = tokio::select! {
             outcome = work => outcome,
-            () = watch_machine(self.vitals.clone(), began, &told, &slowed) => {
-                Err("the machine's sensors ended".to_owned())
-            }
+            () = machine.watch(&told) => Err("the machine's sensors ended".to_owned()),
         };
+        machine.last_look(&told).await;
         let (seconds, others) = (began.elapsed().as_secs_f64(), others());
         match outcome {
             Ok(figures) => {
                 // What was measured beside others, or on a machine that was slowed down, must not become what is expected.
-                if let Some(figures) = figures.filter(|_| others == 0 && !slowed.was_seen()) {
+                if let Some(figures) = figures.filter(|_| others == 0 && !machine.was_troubled()) {
                     self.keep(&loaded, figures);
                 }
                 told.event(Event::Ended(Ended { seconds, others })).await;

@@ -82,6 +82,7 @@ fn remark(
     match &rung.summary.outcome {
         Outcome::Skipped(why) => return format!("skipped: {why}"),
         Outcome::Failed(why) => return format!("failed: {why}"),
+        Outcome::Absent(why) => return format!("could not be fetched: {why}"),
         Outcome::Done => {}
     }
     if let Some(reason) = avoid.iter().find(|one| one.model == *model).and_then(|one| one.reasons.first()) {

@@ -36,7 +36,7 @@ pub(super) fn avoided(record: &Record, climbed: &[Climbed<'_>]) -> Vec<Avoided> 
 
 fn reasons(record: &Record, all: &[Climbed<'_>], rung: &Climbed<'_>) -> Vec<String> {
     match &rung.summary.outcome {
-        Outcome::Skipped(_) => return Vec::new(),
+        Outcome::Skipped(_) | Outcome::Absent(_) => return Vec::new(),
         // What a person ended says nothing of the model.
         Outcome::Failed(_) if rung.place + 1 == all.len() && is_by_hand(record) => return Vec::new(),
         Outcome::Failed(why) => return vec![format!("it could not be measured: {why}")],

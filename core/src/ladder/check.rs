@@ -136,7 +136,7 @@ pub(crate) fn rung(rung: &Rung) -> Result<(), RecordProblem> {
     for (field, text) in texts {
         length(field, text.as_deref().unwrap_or_default(), WORDS)?;
     }
-    if let Outcome::Skipped(why) | Outcome::Failed(why) = &rung.outcome {
+    if let Outcome::Skipped(why) | Outcome::Failed(why) | Outcome::Absent(why) = &rung.outcome {
         length("outcome", why, REASON)?;
     }
     if let (Some(active), Some(all)) = (rung.active_parameters, rung.parameters)
@@ -197,6 +197,7 @@ pub(crate) fn sample(sample: &Sample) -> Result<(), RecordProblem> {
     maybe_between("temperature", sample.temperature.map(f64::from), -100.0, 300.0)?;
     maybe_between("gpu_temperature", sample.gpu_temperature.map(f64::from), -100.0, 300.0)?;
     maybe_between("watts", sample.watts.map(f64::from), 0.0, 100_000.0)?;
+    maybe_between("others", sample.others.map(f64::from), 0.0, 1.0)?;
     maybe_between("load", sample.load.map(f64::from), 0.0, 1e6)
 }
 

@@ -71,5 +71,8 @@ fn marks(cell: &Cell, run: &Run) -> BTreeSet<Mark> {
     if cell.samples.iter().filter(slowed).any(|sample| meanwhile.contains(&sample.at_s)) {
         marks.insert(Mark::Throttled);
     }
+    if cell.is_busy(run.at_s, run.at_s + run.total_s) {
+        marks.insert(Mark::Busy);
+    }
     marks
 }

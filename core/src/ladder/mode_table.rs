@@ -57,19 +57,21 @@ pub(super) fn fits(
 
 fn fit(goal: &ModeGoal, choice: &ModeChoice, rung: &Climbed<'_>, avoided: &[Avoided]) -> (Fit, String) {
     let model = &rung.rung.model;
-    if let Outcome::Skipped(why) = &rung.summary.outcome {
-        return (Fit::Unmeasured, why.clone());
+    match &rung.summary.outcome {
+        Outcome::Skipped(why) => return (Fit::Unmeasured, why.clone()),
+        Outcome::Absent(why) => return (Fit::Unmeasured, format!("it could not be fetched: {why}")),
+        Outcome::Done | Outcome::Failed(_) => {}
     }
     if let Some(avoided) = avoided.iter().find(|one| one.model == *model) {
         return (Fit::Avoid, avoided.reasons.join("; "));
+    }
+    if choice.models.first() == Some(model) {
+        return (Fit::Best, choice.why.clone());
     }
     if let (false, Some(specialty)) =
         (suits(rung.rung.specialty.as_deref(), &goal.mode), &rung.rung.specialty)
     {
         return (Fit::Unsuited, format!("made for {specialty}"));
-    }
-    if choice.models.first() == Some(model) {
-        return (Fit::Best, choice.why.clone());
     }
     let told = |headroom| {
         let all: Vec<String> = misses(goal, rung, headroom).iter().map(ToString::to_string).collect();

@@ -7,7 +7,7 @@
 use crate::id::{MachineId, ModeName, ModelId};
 use crate::profile::{HardwareFacts, SoftwareFacts};
 use crate::routing::Slo;
-use crate::trial::{Ended, Prefix, Run, Sample, SpeedWork, Subject};
+use crate::trial::{Ended, Prefix, Run, Sample, SpeedWork, Subject, others_between};
 use crate::units::{Bytes, Celsius};
 use crate::verdict::Expectation;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -310,8 +310,34 @@ pub struct Cell {
 pub enum Mark {
     /// The machine was slowed down for heat or power.
     Throttled,
-    /// Others used it meanwhile.
+    /// Others asked its models meanwhile.
     Disturbed,
+    /// Other programs used its processors meanwhile.
+    Busy,
+}
+
+/// From this share of all processors' time on that other programs used, a measurement is busy: the part by which two speeds
+/// may differ and still be called the same.
+pub const BUSY: f64 = 0.1;
+
+impl Cell {
+    /// What its looks and its end say against it.
+    #[must_use]
+    pub fn found(&self) -> Vec<Mark> {
+        let slowed = self.samples.iter().any(|sample| sample.throttled == Some(true));
+        let disturbed = self.ended.is_some_and(|ended| ended.others > 0);
+        let found = [
+            (slowed, Mark::Throttled),
+            (disturbed, Mark::Disturbed),
+            (self.is_busy(0.0, f64::INFINITY), Mark::Busy),
+        ];
+        found.into_iter().filter(|(is_so, _)| *is_so).map(|(_, mark)| mark).collect()
+    }
+
+    /// Whether other programs used much of the processors between two moments. Where that is not known they did not.
+    pub(super) fn is_busy(&self, from_s: f64, to_s: f64) -> bool {
+        others_between(&self.samples, from_s, to_s).is_some_and(|share| share >= BUSY)
+    }
 }
 
 /// One question and its answer.
@@ -348,6 +374,8 @@ pub enum Outcome {
     Skipped(String),
     /// It could not be measured, and why.
     Failed(String),
+    /// It could not be fetched, and why: nothing is known of it.
+    Absent(String),
 }
 
 /// Why a climb went no further.

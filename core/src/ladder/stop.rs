@@ -41,8 +41,10 @@ pub enum Next {
 pub fn next(record: &Record, candidate: &Candidate) -> Next {
     let mut found: Vec<(StopRule, String)> = Vec::new();
     let tried = record.rungs.iter().rev().map(|rung| Climbed { rung, summary: summarise(rung), place: 0 });
-    // A rung that was skipped says nothing of the next.
-    let last = tried.into_iter().find(|climbed| !matches!(climbed.summary.outcome, Outcome::Skipped(_)));
+    // A rung that was not tried says nothing of the next.
+    let is_tried =
+        |climbed: &Climbed<'_>| matches!(climbed.summary.outcome, Outcome::Done | Outcome::Failed(_));
+    let last = tried.into_iter().find(is_tried);
     if let Some(last) = &last {
         found.extend(failed(last));
         found.extend(success(record, last));
@@ -60,7 +62,7 @@ pub fn next(record: &Record, candidate: &Candidate) -> Next {
 fn failed(last: &Climbed<'_>) -> Option<(StopRule, String)> {
     match &last.summary.outcome {
         Outcome::Failed(why) => Some((StopRule::Failed, format!("{} failed: {why}", last.rung.model))),
-        Outcome::Done | Outcome::Skipped(_) => None,
+        Outcome::Done | Outcome::Skipped(_) | Outcome::Absent(_) => None,
     }
 }
 

@@ -140,6 +140,7 @@ fn outcome(rung: &Rung) -> Outcome {
         Outcome::Done => Outcome::Done,
         Outcome::Skipped(why) => Outcome::Skipped(why.clone()),
         Outcome::Failed(why) => Outcome::Failed(why.clone()),
+        Outcome::Absent(why) => Outcome::Absent(why.clone()),
     }
 }
 

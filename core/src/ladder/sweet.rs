@@ -69,11 +69,19 @@ pub(super) fn suits(specialty: Option<&str>, mode: &ModeName) -> bool {
     specialty == mode.as_str() || (specialty == "code" && writes_code)
 }
 
+/// Those of `usable` that are as wanted. Where none is, all: a model that is made for something else is better than none.
+fn or_all<'a, 'b>(
+    usable: &[&'a Climbed<'b>],
+    is_wanted: impl Fn(&Climbed<'_>) -> bool,
+) -> Vec<&'a Climbed<'b>> {
+    let wanted: Vec<&Climbed<'_>> = usable.iter().copied().filter(|rung| is_wanted(rung)).collect();
+    if wanted.is_empty() { usable.to_vec() } else { wanted }
+}
+
 /// The sweet spot of a mode.
 pub(super) fn of_mode(goal: &ModeGoal, usable: &[&Climbed<'_>]) -> ModeChoice {
     let mode = &goal.mode;
-    let fit: Vec<&Climbed<'_>> =
-        usable.iter().filter(|rung| suits(rung.rung.specialty.as_deref(), mode)).copied().collect();
+    let fit = or_all(usable, |rung| suits(rung.rung.specialty.as_deref(), mode));
     let meeting: Vec<&Climbed<'_>> =
         fit.iter().filter(|rung| misses(goal, rung, HEADROOM).is_empty()).copied().collect();
     let ranking = ranked(&meeting, Some(mode));
@@ -103,12 +111,11 @@ fn why_none(goal: &ModeGoal, fit: &[&Climbed<'_>]) -> String {
     format!("none meets its targets with {headroom:.0} % to spare ({})", each.join(", "))
 }
 
-/// The four kinds. Models that are made for something are in the last only.
+/// The four kinds. Models that are made for something are in the last only, where there are others.
 pub(super) fn of_kinds(usable: &[&Climbed<'_>]) -> Vec<KindChoice> {
-    let general: Vec<(&Climbed<'_>, f64)> = usable
-        .iter()
-        .filter(|rung| rung.rung.specialty.is_none())
-        .filter_map(|rung| Some((*rung, rung.rate()?)))
+    let general: Vec<(&Climbed<'_>, f64)> = or_all(usable, |rung| rung.rung.specialty.is_none())
+        .into_iter()
+        .filter_map(|rung| Some((rung, rung.rate()?)))
         .collect();
     let rungs: Vec<&Climbed<'_>> = general.iter().map(|(rung, _)| *rung).collect();
     let ranking = ranked(&rungs, None);

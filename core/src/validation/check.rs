@@ -103,7 +103,7 @@ impl Found {
 pub(super) fn load(evidence: &Evidence) -> Found {
     let rung = &evidence.rung;
     match &rung.outcome {
-        Outcome::Skipped(why) | Outcome::Failed(why) => {
+        Outcome::Skipped(why) | Outcome::Failed(why) | Outcome::Absent(why) => {
             Found { state: State::Failed, figure: None, why: Some(why.clone()) }
         }
         Outcome::Done => {
@@ -160,6 +160,7 @@ fn marks(cell: &CellSummary) -> Option<String> {
     let word = |mark: &Mark| match mark {
         Mark::Throttled => "the machine was slowed down for heat or power",
         Mark::Disturbed => "others used the machine",
+        Mark::Busy => "other programs used the processors",
     };
     let words: Vec<&str> = cell.marks.iter().map(word).collect();
     (!words.is_empty()).then(|| format!("{} during all of its requests", words.join(", and ")))

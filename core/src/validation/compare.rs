@@ -130,7 +130,7 @@ fn size(comparison: &mut Comparison, candidate: &Evidence, champion: &Evidence) 
 pub(super) fn found(comparison: &Comparison, candidate: &Evidence, champion: &Evidence) -> Found {
     let name = &champion.rung.model;
     for (name, rung) in [(name, &champion.rung), (&candidate.rung.model, &candidate.rung)] {
-        if let Outcome::Skipped(why) | Outcome::Failed(why) = &rung.outcome {
+        if let Outcome::Skipped(why) | Outcome::Failed(why) | Outcome::Absent(why) = &rung.outcome {
             let why = format!("{name} could not be measured: {why}");
             return Found { state: State::NotChecked, figure: None, why: Some(why) };
         }

@@ -42,6 +42,23 @@ fn each_mode_says_what_each_model_is_to_it() {
 }
 
 #[test]
+fn where_all_are_made_for_code_the_best_of_them_answers_questions_too() {
+    let coder = |name: &str, gigabytes, rate| Rung {
+        specialty: Some("code".into()),
+        ..measured(name, gigabytes, rate)
+    };
+    let analysis = analyse(&on("a", 1, vec![coder("small-coder", 2.0, 90.0), coder("coder", 5.0, 60.0)]));
+    assert_eq!(analysis.modes[0].models.first().map(|model| model.as_str()), Some("coder"));
+    let fits: Vec<Fit> = analysis.fits.iter().map(|fit| fit.fit).collect();
+    assert_eq!(fits, [Fit::Unsuited, Fit::Best]);
+    assert!(
+        analysis.kinds.iter().all(|kind| kind.model.is_some() || kind.why.contains("between")),
+        "{:?}",
+        analysis.kinds
+    );
+}
+
+#[test]
 fn one_climb_recommends_what_its_own_lines_say() {
     let climbed = on("a", 1, vec![measured("small", 2.0, 90.0), measured("mid", 4.0, 40.0)]);
     let recommended = recommend(&[&climbed]);

@@ -53,6 +53,23 @@ fn a_throttled_or_disturbed_run_does_not_count_where_an_undisturbed_one_exists()
 }
 
 #[test]
+fn a_run_beside_busy_programs_is_found_by_its_looks_and_left_out() {
+    let look = |at_s: f64, others: Option<f32>| Sample { at_s, others, ..Sample::default() };
+    // The runs of 2 s and more begin at 0 s, 1000 s and 2000 s; somebody compiled during the second.
+    let mut cell = cell(1, (0..3).map(|at| run(at, 50.0)).collect());
+    cell.samples =
+        vec![look(0.0, None), look(999.0, Some(0.01)), look(1010.0, Some(0.8)), look(3000.0, Some(0.02))];
+    let summary = summarise(&Rung { cells: vec![cell.clone()], ..rung("m", 1.0) });
+    assert_eq!((summary.cells[0].counted, summary.cells[0].left_out), (2, 1));
+    assert_eq!(cell.found(), [], "2 % of the whole time");
+
+    cell.samples = vec![look(0.0, None), look(1500.0, Some(0.09)), look(3000.0, Some(0.12))];
+    assert_eq!(cell.found(), [Mark::Busy]);
+    cell.samples.iter_mut().for_each(|sample| sample.others = None);
+    assert_eq!(cell.found(), [], "what is not known speaks against nothing");
+}
+
+#[test]
 fn streams_are_compared_with_the_fewest_and_counted_together() {
     let four: Vec<Run> = (0..4).map(|stream| Run { stream, ..run(0, 20.0) }).collect();
     let broken = Run { stream: 0, ..run(1, 20.0) };

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::Shape;
 use mesh_core::trial::{REPETITIONS, SOAK_S, STREAMS, TOKENS};
+use mesh_core::units::Celsius;
 use reqwest::Url;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -48,7 +49,8 @@ pub(crate) struct RunArgs {
     pub(crate) pull: Vec<Wanted>,
     /// Go on with a climb that was ended early, with its settings [default: the node's newest]
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "",
-          conflicts_with_all = ["matrix", "streams", "repetitions", "seed", "soak", "answer_tokens", "success"])]
+          conflicts_with_all = ["matrix", "streams", "repetitions", "seed", "soak", "answer_tokens", "success",
+                                "idle_below", "sustained_below"])]
     pub(crate) resume: Option<String>,
     /// Tokens of prompt and answer, shape by shape
     #[arg(long, value_name = "PROMPT:ANSWER,…", default_value = "512:128,4K:512,16K:1024,32K:1024,64K:1024",
@@ -72,6 +74,12 @@ pub(crate) struct RunArgs {
     /// The least share of good answers: below it no larger model is tried
     #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = share)]
     pub(crate) success: f64,
+    /// Begin no model while the machine's hottest sensor is at this many °C or more; it may cool for a while
+    #[arg(long, value_name = "CELSIUS", value_parser = celsius)]
+    pub(crate) idle_below: Option<Celsius>,
+    /// Go no further after a model that kept the machine at this many °C or more, by the median
+    #[arg(long, value_name = "CELSIUS", value_parser = celsius)]
+    pub(crate) sustained_below: Option<Celsius>,
     /// Begin without asking
     #[arg(long)]
     pub(crate) yes: bool,
@@ -189,6 +197,12 @@ fn parameters(text: &str) -> Result<u64, String> {
     };
     let count = number.parse::<f64>().map_err(|_| bad())? * factor;
     if (1.0..=1e15).contains(&count) { Ok(count as u64) } else { Err(bad()) }
+}
+
+/// Where a sensor may be: `65`, `70.5`.
+fn celsius(text: &str) -> Result<Celsius, String> {
+    let degrees = text.parse::<f32>().ok().filter(|degrees| (1.0..=150.0).contains(degrees));
+    degrees.map(Celsius).ok_or_else(|| format!("`{text}` is no temperature between 1 and 150 °C, as in 65"))
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -11,7 +11,7 @@ use crate::exit::{Failure, Kind};
 use mesh_core::fit::plan as fitted;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::{ModeGoal, Shortage};
-use mesh_core::machine::{Engine, ReplicaState, Report, StoreRefusal, Transfer};
+use mesh_core::machine::{Engine, EngineState, ReplicaState, Report, StoreRefusal, Transfer, Vitals};
 use mesh_core::memory::{CacheType, Options};
 use mesh_core::profile::Profile;
 use mesh_core::strategy::Wish as Wanted;
@@ -19,6 +19,7 @@ use mesh_core::trial::{Event, Sample, Trial};
 use mesh_core::units::human_duration;
 use mesh_proto::v1::{DirectReply, DirectRequest, NodeStatus, SetNodeRequest, TrialRequest};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -28,6 +29,9 @@ const CALL: Duration = Duration::from_secs(30);
 const LOAD: Duration = Duration::from_secs(1800);
 /// What a trial may be silent beyond its requests' patience.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// How long a machine may tell no new reading: it tells one every ten seconds, and it is on its way for a while.
+const READ_WITHIN: Duration = Duration::from_secs(Vitals::AS_OF_STEP + 2);
 
 /// How long the router's status may take to show what was wished.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -84,6 +88,23 @@ pub(super) fn not_fetched<'a>(
     })
 }
 
+/// What an agent starts again by itself after a pause: its engine ended.
+pub(super) fn restarting(report: &Report) -> Vec<ModelId> {
+    let is_down = |engine: &&Engine| engine.supervised && matches!(engine.state, EngineState::Down(_));
+    let engines = report.engines.iter().flatten().filter(is_down);
+    failed_of(engines).map(|(model, _)| model.clone()).collect()
+}
+
+/// Models that could not be loaded or whose engine ended, and why.
+fn failed_of<'a>(
+    engines: impl Iterator<Item = &'a Engine>,
+) -> impl Iterator<Item = (&'a ModelId, &'a String)> {
+    engines.flat_map(|engine| &engine.replicas).filter_map(|replica| match &replica.state {
+        ReplicaState::Failed(why) => Some((&replica.model, why)),
+        ReplicaState::Available | ReplicaState::Loading | ReplicaState::Loaded => None,
+    })
+}
+
 /// What is in memory, or on its way there.
 pub(super) fn loaded(report: &Report) -> Vec<Loaded> {
     let of = |engine: &Engine| {
@@ -131,6 +152,20 @@ impl Hands {
         Ok(report.vitals.map(|vitals| Sample::of(&vitals, 0.0)).unwrap_or_default())
     }
 
+    /// The machine as it was read after now: what it reported may be older than what was just done. Unknown where it tells
+    /// nothing new for longer than it may.
+    pub(super) async fn sample_anew(&mut self) -> Result<Sample, Failure> {
+        let (start, known) = (Instant::now(), self.report().await?.vitals);
+        while start.elapsed() < READ_WITHIN {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = self.report().await?.vitals;
+            if let Some(vitals) = now.filter(|vitals| known.as_ref() != Some(vitals)) {
+                return Ok(Sample::of(&vitals, 0.0));
+            }
+        }
+        Ok(Sample::default())
+    }
+
     /// What modes that answer questions ask for.
     pub(super) async fn goals(&mut self) -> Result<Vec<ModeGoal>, Failure> {
         Ok(self.modes().await?.into_iter().map(|(goal, _)| goal).collect())
@@ -167,13 +202,31 @@ impl Hands {
         }
     }
 
-    /// Takes everything out of its memory that can be.
+    /// Takes everything out of its memory that can be, and what would come back there by itself. What could not be loaded is
+    /// forgiven: it must not look broken to whoever comes next.
     pub(super) async fn clear(&mut self) -> Result<(), Failure> {
-        let there = loaded(&self.report().await?);
-        for one in there.into_iter().filter(|one| one.can_leave) {
-            self.unload(&one.model).await?;
+        let report = self.report().await?;
+        let there = loaded(&report).into_iter().filter(|one| one.can_leave).map(|one| one.model);
+        let can_leave = |engine: &&Engine| engine.capabilities.can_unload;
+        let failed = failed_of(report.engines.iter().flatten().filter(can_leave));
+        let failed = failed.map(|(model, _)| model.clone());
+        for model in there.chain(failed).collect::<BTreeSet<ModelId>>() {
+            self.unload(&model).await?;
         }
         Ok(())
+    }
+
+    /// Why the model is not in memory any more, in its machine's words; `None` = it is, or nobody knows.
+    pub(super) async fn why_gone(&mut self, model: &ModelId) -> Option<String> {
+        let report = self.report().await.ok()?;
+        let mut failed = failed_of(report.engines.iter().flatten());
+        failed.find(|(one, _)| *one == model).map(|(_, why)| why.clone())
+    }
+
+    /// Has a model loaded again that was on its way when it was told to go; nobody waits for it.
+    pub(super) async fn start_again(&mut self, model: &ModelId) -> Result<(), Failure> {
+        let request = self.request("load", model);
+        self.direct(request).await
     }
 
     /// # Errors

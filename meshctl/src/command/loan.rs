@@ -1,11 +1,12 @@
 //! A machine lent to a measurement: it gets no new models meanwhile, and is put back as it was however that ends.
 
-use super::hands::{Hands, Loaded, Size, loaded};
+use super::hands::{Hands, Loaded, Size, loaded, restarting};
 use super::in_words;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::quantity::word;
-use mesh_core::id::MachineId;
+use mesh_core::id::{MachineId, ModelId};
+use mesh_core::machine::Report;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,15 @@ pub(super) async fn lend(
 struct Before {
     standing: String,
     loaded: Vec<Loaded>,
+    /// What its agent was about to start again.
+    #[serde(default)]
+    restarting: Vec<ModelId>,
+}
+
+impl Before {
+    fn of(standing: String, report: &Report) -> Self {
+        Self { standing, loaded: loaded(report), restarting: restarting(report) }
+    }
 }
 
 /// The machine as it was, and the file that says so while it is lent.
@@ -157,7 +167,7 @@ impl Loan {
             let mut call = pin!(async {
                 let standing = hands.stand("cordon").await?;
                 match hands.report().await {
-                    Ok(report) => Ok(Before { standing, loaded: loaded(&report) }),
+                    Ok(report) => Ok(Before::of(standing, &report)),
                     Err(failure) => {
                         if let Some(wish) = wish(&standing) {
                             hands.stand(wish).await?;
@@ -226,6 +236,9 @@ impl Before {
             let done = if one.can_leave { hands.load(&one.model, size).await.map(|_| ()) } else { Ok(()) };
             first = first.and(done);
         }
+        for model in &self.restarting {
+            first = first.and(hands.start_again(model).await);
+        }
         if let Some(wish) = wish(&self.standing) {
             let stands = hands.stand(wish).await.map(|_| ());
             first = first.and(stands);
@@ -236,7 +249,13 @@ impl Before {
 
     fn tell_how(&self, hands: &Hands, screen: &Screen, failure: &Failure) {
         let node = &hands.node;
-        let mut text = format!("{node} is not as it was: {}; by hand:\n", in_words(failure));
+        // The command ends with the same words, and what to do about them.
+        let why = if failure.kind == Kind::Unreachable {
+            "its router does not answer; once it does".to_owned()
+        } else {
+            format!("{}; by hand", in_words(failure))
+        };
+        let mut text = format!("{node} is not as it was: {why}:\n");
         for one in self.loaded.iter().filter(|one| one.can_leave) {
             let sized = one.can_size;
             let context = one.context.filter(|_| sized).map(|tokens| format!(" --context {tokens}"));

@@ -4,7 +4,7 @@ use super::hands::Hands;
 use super::ladder::questions::expected;
 use crate::exit::Failure;
 use mesh_core::id::ModelId;
-use mesh_core::ladder::{Answered, Cell, Mark, Shape};
+use mesh_core::ladder::{Answered, Cell, Shape};
 use mesh_core::stress::REASON;
 use mesh_core::trial::{AskWork, Event, PATIENCE_S, Question, Run, SpeedWork, Subject, Trial, Work};
 use serde_json::Value;
@@ -67,10 +67,7 @@ pub(super) async fn measure(
         })
         .await;
     cell.runs = told.runs;
-    let slowed = cell.samples.iter().any(|sample| sample.throttled == Some(true));
-    let disturbed = cell.ended.is_some_and(|ended| ended.others > 0);
-    cell.marks.extend(slowed.then_some(Mark::Throttled));
-    cell.marks.extend(disturbed.then_some(Mark::Disturbed));
+    cell.marks = cell.found();
     Measured { cell, subject, ended }
 }
 

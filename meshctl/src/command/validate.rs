@@ -174,11 +174,7 @@ impl Borrower for Validator<'_> {
     /// Both models, one after the other, each alone.
     async fn work(&mut self) -> Result<(), Failure> {
         for (who, candidate) in self.models.clone() {
-            let outcome = match self.measure(who, &candidate).await {
-                Ok(()) => Outcome::Done,
-                Err(Broken::Rung(outcome)) => outcome,
-                Err(Broken::All(failure)) => return Err(failure),
-            };
+            let outcome = self.tried(who, &candidate).await?;
             self.evidence(who).rung.outcome = outcome;
             self.save()?;
         }
@@ -202,6 +198,41 @@ impl Borrower for Validator<'_> {
 }
 
 impl Validator<'_> {
+    /// Measures one model. What broke off a measurement may have had nothing to do with the model, so it gets a second one; a
+    /// model that breaks off that, too, is not fit for work.
+    async fn tried(&mut self, who: Who, candidate: &Candidate) -> Result<Outcome, Failure> {
+        let model = &candidate.model;
+        let mut broke: Option<String> = None;
+        loop {
+            let outcome = match self.measure(who, candidate).await {
+                Ok(()) => return Ok(Outcome::Done),
+                Err(Broken::Rung(outcome)) => outcome,
+                Err(Broken::All(failure)) => return Err(failure),
+            };
+            let rung = &self.evidence(who).rung;
+            let was_there = rung.load_s.is_some() || rung.subject.is_some();
+            let Outcome::Failed(why) = outcome else { return Ok(outcome) };
+            let ended = self.hands.why_gone(model).await.filter(|ended| !why.contains(ended.as_str()));
+            let why = ended.map_or(why.clone(), |ended| format!("{why}; its engine ended: {ended}"));
+            match broke {
+                None if was_there => {
+                    let text = format!("{model}: broken off, and measured once more: {why}\n");
+                    self.screen.note(&self.screen.look.text(&text));
+                    *self.evidence(who) = Evidence::new(begun(candidate), candidate.trained_context);
+                    broke = Some(why);
+                }
+                None => return Ok(Outcome::Failed(reason(why))),
+                Some(first) if first == why => {
+                    return Ok(Outcome::Failed(reason(format!("broken off twice: {why}"))));
+                }
+                Some(first) => {
+                    let both = format!("broken off twice: {why}; the first time: {first}");
+                    return Ok(Outcome::Failed(reason(both)));
+                }
+            }
+        }
+    }
+
     fn evidence(&mut self, who: Who) -> &mut Evidence {
         match (who, &mut self.record.champion) {
             (Who::Champion, Some(champion)) => champion,

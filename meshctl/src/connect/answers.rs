@@ -81,7 +81,14 @@ pub(crate) fn why(error: &(dyn Error + 'static)) -> String {
         return answer.words().into();
     }
     let system = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>());
-    system.map_or_else(|| chain(error), system_words)
+    system.map_or_else(|| without_jargon(chain(error)), system_words)
+}
+
+/// What HTTP/2's library says of a connection that ended tells a person nothing more.
+fn without_jargon(told: String) -> String {
+    const JARGON: [&str; 5] = ["h2 protocol", "http2", "hyper", "transport error", "stream closed"];
+    let is_jargon = JARGON.iter().any(|words| told.contains(words));
+    if is_jargon { "the connection broke off".into() } else { told }
 }
 
 /// An error of the system hides what it was made of from [`Error::source`].
@@ -91,4 +98,27 @@ fn tls_within<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error>
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str, #[source] Option<io::Error>);
+
+    #[test]
+    fn a_connection_that_ended_is_told_in_words_of_ours() {
+        for jargon in [
+            "h2 protocol error: error reading a body from connection: stream closed because of a broken pipe",
+            "h2 protocol error: http2 error: connection error detected: refused stream",
+            "Service was not ready: transport error",
+        ] {
+            assert_eq!(why(&Said(jargon, None)), "the connection broke off", "{jargon}");
+        }
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(why(&Said("h2 protocol error", Some(reset))), "connection reset");
+        assert_eq!(why(&Said("the clock stands still", None)), "the clock stands still");
+    }
 }

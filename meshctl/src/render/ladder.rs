@@ -183,8 +183,12 @@ pub(crate) fn conclusion(record: &Record, analysis: &Analysis, look: Look) -> St
         lines.push(format!("avoid {}: {}", avoided.model, said(&avoided.reasons.join("; "), look)));
     }
     for rung in &record.rungs {
-        if let Outcome::Skipped(why) = &rung.outcome {
-            lines.push(format!("skipped {}: {}", rung.model, said(why, look)));
+        match &rung.outcome {
+            Outcome::Skipped(why) => lines.push(format!("skipped {}: {}", rung.model, said(why, look))),
+            Outcome::Absent(why) => {
+                lines.push(format!("{} could not be fetched: {}", rung.model, said(why, look)));
+            }
+            Outcome::Done | Outcome::Failed(_) => {}
         }
     }
     lines.push(stopped(record, look));
@@ -358,7 +362,7 @@ fn table(record: &Record, analysis: &Analysis, look: Look) -> Vec<String> {
             _ if remark.starts_with('★') => Paint::Green,
             _ if remark.starts_with("avoid") => Paint::Yellow,
             Outcome::Failed(_) => Paint::Red,
-            Outcome::Done | Outcome::Skipped(_) => Paint::Plain,
+            Outcome::Done | Outcome::Skipped(_) | Outcome::Absent(_) => Paint::Plain,
         };
         table.row([
             Cell::text(look.text(&rung.label)),

@@ -6,6 +6,7 @@ use super::quantity::{UNKNOWN, bytes, context, known, moment, word};
 use super::table::{Cell, Rank, Table};
 use super::wrap::wrapped;
 use crate::exit::Failure;
+use mesh_core::ladder::Outcome;
 use mesh_core::validation::{
     Change, Check, Evidence, Grade, Promotion, Record, State, Topic, Validation, judge,
 };
@@ -278,6 +279,13 @@ fn advice(record: &Record, validation: &Validation, look: Look) -> Vec<String> {
             lines
         }
         Change::Keep => vec!["Keep it on the disk; modes stay as they are.".to_owned()],
+        // Nobody knows what it is worth where it can be measured.
+        Change::Skip if matches!(record.candidate.rung.outcome, Outcome::Failed(_)) => {
+            vec![format!(
+                "Skip it as long as it cannot be measured here. What the machine says: meshctl node show {}",
+                record.node
+            )]
+        }
         Change::Skip => {
             vec![format!(
                 "Skip it. To free its place on the disk: meshctl model rm {model} --node {}",

@@ -34,6 +34,9 @@ pub(super) const AT_ONCE: usize = 2;
 /// Tries in a row that bring next to nothing before a transfer is given up: with the pauses some two minutes.
 const TRIES: u32 = 8;
 
+/// The same for a URL of which nothing has come yet, some ten seconds: it may be misspelt, and somebody waits.
+const FIRST_TRIES: u32 = 4;
+
 /// A try that brought this much has shown that the source works.
 const WORTH: u64 = 64 * 1024;
 
@@ -246,7 +249,9 @@ impl Transfer {
                     pause
                 }
             };
-            if tries >= TRIES || in_all >= TRIES_IN_ALL {
+            let is_unproven = reception.length() == 0 && matches!(self.wish.source, PullSource::Url(_));
+            let most = if is_unproven { FIRST_TRIES } else { TRIES };
+            if tries >= most || in_all >= TRIES_IN_ALL {
                 return Err(Failure::GivenUp { last: broke.to_string(), tries: in_all });
             }
             tracing::debug!(model = %self.wish.model, source = source.label(), "a transfer pauses: {broke}");

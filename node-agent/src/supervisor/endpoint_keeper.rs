@@ -331,6 +331,8 @@ impl EndpointKeeper {
 
     fn unload(&mut self, model: ModelId) {
         let Some((upstream, _)) = self.upstream(&model) else { return };
+        // Whoever wants it away is told no longer that it did not come.
+        self.failed.remove(&model);
         if let Some((Doing::Unloading | Doing::Deleting, _)) = self.doing.get(&model) {
             return;
         }

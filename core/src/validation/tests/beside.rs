@@ -125,6 +125,7 @@ fn a_speed_of_which_nothing_undisturbed_is_left_is_weak_and_is_not_compared() {
     for (mark, why) in [
         (Mark::Throttled, "the machine was slowed down for heat or power during all of its requests"),
         (Mark::Disturbed, "others used the machine during all of its requests"),
+        (Mark::Busy, "other programs used the processors during all of its requests"),
     ] {
         // Twice as fast as the champion, if that could be believed.
         let marked = |evidence: &mut Evidence| {

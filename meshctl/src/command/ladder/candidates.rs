@@ -53,14 +53,19 @@ impl Candidate {
 
     /// Its size in words: `8b`, `500m`.
     pub(in crate::command) fn label(&self) -> String {
-        let Some(parameters) = self.parameters else { return "?".into() };
-        let (value, unit) = if parameters < 1_000_000_000 {
-            (parameters as f64 / 1e6, "m")
-        } else {
-            (parameters as f64 / 1e9, "b")
+        self.parameters.map_or_else(|| "?".into(), in_words)
+    }
+
+    /// What it is made for, by its name, where that is not everything. Only of code names tell.
+    pub(in crate::command) fn specialty(&self) -> Option<&'static str> {
+        let name = self.model.as_str().to_ascii_lowercase();
+        let is_coder = |word: &str| {
+            // codellama, codestral, codegemma; audio models have codecs.
+            let begins = word.starts_with("code") && !word.starts_with("codec");
+            let ends = word.ends_with("coder") && !word.ends_with("encoder") && !word.ends_with("decoder");
+            begins || ends || word.starts_with("starcoder") || word == "devstral"
         };
-        let number = if value < 9.95 { format!("{value:.1}") } else { format!("{value:.0}") };
-        format!("{}{unit}", number.strip_suffix(".0").unwrap_or(&number))
+        name.split(|sign: char| !sign.is_ascii_alphanumeric()).any(is_coder).then_some("code")
     }
 
     /// Why it is no model that answers, where it is none.
@@ -82,6 +87,30 @@ impl Candidate {
         from.is_none_or(|least| parameters >= least as f64 * BELOW)
             && to.is_none_or(|most| parameters <= most as f64 * ABOVE)
     }
+}
+
+fn in_words(parameters: u64) -> String {
+    let (value, unit) = if parameters < 1_000_000_000 {
+        (parameters as f64 / 1e6, "m")
+    } else {
+        (parameters as f64 / 1e9, "b")
+    };
+    let number = if value < 9.95 { format!("{value:.1}") } else { format!("{value:.0}") };
+    format!("{}{unit}", number.strip_suffix(".0").unwrap_or(&number))
+}
+
+/// Whether anything can be within the sizes that were typed.
+///
+/// # Errors
+/// `Usage` where the smallest is above the largest.
+pub(super) fn within_bounds(args: &RunArgs) -> Result<(), Failure> {
+    let (Some(from), Some(to)) = (args.from, args.to) else { return Ok(()) };
+    if from <= to {
+        return Ok(());
+    }
+    let (from, to) = (in_words(from), in_words(to));
+    let what = format!("--from {from} is above --to {to}: nothing is between");
+    Err(Failure::new(Kind::Usage, what).hint(format!("the other way round: --from {to} --to {from}")))
 }
 
 /// The models to climb, smallest first, and a line for each that is left out.
@@ -258,6 +287,40 @@ mod tests {
         assert!(failure.hints[0].starts_with("did you mean llama3:8b"), "{:?}", failure.hints);
         let none = candidates(&report(), &args("meshctl ladder run --node a --from 200b"));
         assert_eq!(none.expect_err("none").kind, Kind::NotFound);
+    }
+
+    #[test]
+    fn a_smallest_model_above_the_largest_is_told() {
+        for line in ["--from 8b", "--to 1b", "--from 500m --to 1b", "--from 8b --to 8b"] {
+            assert_eq!(
+                within_bounds(&args(&format!("meshctl ladder run --node a {line}"))),
+                Ok(()),
+                "{line}"
+            );
+        }
+        let wrong = within_bounds(&args("meshctl ladder run --node a --from 8b --to 500m"));
+        let failure = wrong.expect_err("nothing is between");
+        assert_eq!(
+            (failure.kind, failure.what.as_str(), failure.hints[0].as_str()),
+            (
+                Kind::Usage,
+                "--from 8b is above --to 500m: nothing is between",
+                "the other way round: --from 500m --to 8b"
+            )
+        );
+    }
+
+    #[test]
+    fn names_tell_what_is_made_for_code() {
+        let of = |name: &str| Candidate::new(id(name)).specialty();
+        for name in
+            ["qwen2.5-coder:7b", "codellama:13b", "DeepSeek-Coder-V2", "starcoder2:3b", "granite-code:8b"]
+        {
+            assert_eq!(of(name), Some("code"), "{name}");
+        }
+        for name in ["llama3:8b", "gpt-oss:20b", "text-encoder", "snac-decoder", "codec-24k", "decoder"] {
+            assert_eq!(of(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!                            └── Ctrl-C, failure ──┘
 //! ```
 
-use super::candidates::{Candidate, candidates, known};
+use super::candidates::{Candidate, candidates, known, within_bounds};
 use super::examined::Examined;
 use super::fetching::{self, Fetched};
 use super::questions;
@@ -27,7 +27,7 @@ use mesh_core::ladder::{
 };
 use mesh_core::machine::Report;
 use mesh_core::trial::{Prefix, Sample};
-use mesh_core::units::human_duration;
+use mesh_core::units::{Celsius, human_duration};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -84,6 +84,7 @@ async fn prepare<'a>(
     screen: &'a Screen,
     fetches: &Cell<bool>,
 ) -> Result<(Climb<'a>, Pledge), Failure> {
+    within_bounds(args)?;
     let mut hands = Hands::of(&args.node, way).await?;
     let pledge = Pledge::of(&way.data, &args.node)?;
     let mut report = hands.report().await?;
@@ -126,10 +127,10 @@ async fn prepare<'a>(
         let is_empty = |rung: &Rung| rung.cells.is_empty() && rung.answers.is_empty();
         record.rungs.retain(|rung| rung.model != *model || !is_empty(rung));
         let Err(why) = outcome else { continue };
-        let why = reason(format!("it could not be fetched: {why}"));
-        screen.note(&format!("{model}: {}\n", screen.look.text(&why)));
+        screen.note(&format!("{model} could not be fetched: {}\n", screen.look.text(why)));
         if record.rungs.iter().all(|rung| rung.model != *model) {
-            record.rungs.push(Rung { outcome: Outcome::Failed(why), ..Rung::new(model.clone(), "?") });
+            let outcome = Outcome::Absent(reason(why.clone()));
+            record.rungs.push(Rung { outcome, ..Rung::new(model.clone(), "?") });
         }
     }
     // What cannot be kept need not be measured.
@@ -204,8 +205,8 @@ fn fresh(args: &RunArgs, report: &Report, modes: Vec<ModeGoal>, now: u64) -> Rec
             prompts: questions::VERSION.into(),
             soak_s: args.soak,
             success_threshold: args.success,
-            idle_below: None,
-            sustained_below: None,
+            idle_below: args.idle_below,
+            sustained_below: args.sustained_below,
             sampling: Sampling { temperature: Some(0.0), top_p: None, max_tokens: Some(args.answer_tokens) },
         },
         modes,
@@ -318,7 +319,7 @@ impl Climb<'_> {
     async fn refused(&mut self, candidate: &Candidate) -> Result<Option<Stopped>, Failure> {
         let no_room = self.record.rungs.iter().rev().find_map(|rung| match &rung.outcome {
             Outcome::Skipped(why) if rung.size <= candidate.size => Some((rung.model.clone(), why.clone())),
-            Outcome::Skipped(_) | Outcome::Done | Outcome::Failed(_) => None,
+            Outcome::Skipped(_) | Outcome::Done | Outcome::Failed(_) | Outcome::Absent(_) => None,
         });
         if let Some((model, why)) = no_room {
             let why = format!("{model} has no room, and {} is no smaller: {why}", candidate.model);
@@ -344,14 +345,19 @@ impl Climb<'_> {
     /// The machine once it takes models again, or after a while.
     async fn cooled(&mut self) -> Result<Sample, Failure> {
         let start = Instant::now();
+        let most = self.record.settings.idle_below;
+        let is_cool = |now: &Sample| now.thermal.admits_load() && !is_above(now, most);
         let mut now = self.hands.sample().await?;
+        let limit = human_duration(COOLING);
         if !now.thermal.admits_load() {
-            let (state, limit) = (now.thermal.word(), human_duration(COOLING));
+            let state = now.thermal.word();
             self.tell(&format!(
                 "the machine is {state} and takes no new model; it may cool for up to {limit}"
             ));
+        } else if let Some(most) = most.filter(|_| !is_cool(&now)) {
+            self.tell(&format!("the machine is not below {most}; it may cool for up to {limit}"));
         }
-        while !now.thermal.admits_load() && start.elapsed() < COOLING {
+        while !is_cool(&now) && start.elapsed() < COOLING {
             tokio::time::sleep(LOOK_EVERY).await;
             now = self.hands.sample().await?;
         }
@@ -411,6 +417,30 @@ impl Climb<'_> {
     }
 }
 
+/// Whether the hottest sensor that tells is not below `most`.
+fn is_above(now: &Sample, most: Option<Celsius>) -> bool {
+    let hottest = now.temperature.or(now.gpu_temperature);
+    hottest.zip(most).is_some_and(|(degrees, most)| degrees >= most.0)
+}
+
+/// It was begun and not ended, or was not there.
 fn is_unfinished(rung: &Rung) -> bool {
-    rung.outcome == Outcome::Failed(UNFINISHED.into())
+    matches!(rung.outcome, Outcome::Absent(_)) || rung.outcome == Outcome::Failed(UNFINISHED.into())
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_cool_below_its_limit_and_where_nothing_tells() {
+        let at = |temperature: Option<f32>, gpu_temperature: Option<f32>| Sample {
+            temperature,
+            gpu_temperature,
+            ..Sample::default()
+        };
+        let most = Some(Celsius(65.0));
+        assert!(!is_above(&at(Some(64.9), None), most) && is_above(&at(Some(65.0), None), most));
+        assert!(is_above(&at(None, Some(70.0)), most) && !is_above(&at(None, None), most));
+        assert!(!is_above(&at(Some(99.0), None), None), "nobody set a limit");
+    }
 }

@@ -54,7 +54,7 @@ pub(super) async fn fetch(
     wanted: &[Wanted],
     tell: impl Fn(&str),
 ) -> Result<Vec<Fetched>, Failure> {
-    let mut queue = wanted.iter();
+    let (mut queue, mut told) = (wanted.iter(), String::new());
     let (mut coming, mut fetched): (Vec<Coming>, Vec<Fetched>) = (Vec::new(), Vec::new());
     loop {
         let report = hands.report().await?;
@@ -91,7 +91,12 @@ pub(super) async fn fetch(
             return Ok(fetched);
         }
         let far: Vec<String> = coming.iter().map(|one| one.far(&report)).collect();
-        tell(&far.join("   "));
+        let far = far.join("   ");
+        // A file of a night's log needs no line for each look.
+        if far != told {
+            tell(&far);
+            told = far;
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -122,6 +127,12 @@ impl Coming {
         let Some(transfer) = transfer(report, &self.model) else {
             return format!("{}: waiting", self.model);
         };
+        if transfer.done.0 == 0 {
+            if transfer.state == TransferState::Waiting {
+                return format!("{}: waiting for its turn", self.model);
+            }
+            return format!("{}: asking {}, nothing came yet", self.model, transfer.source);
+        }
         let rate = transfer.rate.map_or_else(String::new, |rate| format!(", {}/s", bytes(rate.0)));
         let left = left(transfer).map_or_else(String::new, |left| format!(", {} left", human_duration(left)));
         format!("{}: {}{rate}{left}", self.model, done(transfer))
@@ -152,6 +163,16 @@ mod tests {
     fn coming(old: Option<Transfer>, refusals: &[&str]) -> Coming {
         let refusals = report(vec![], refusals).store.map(|store| store.refusals).unwrap_or_default();
         Coming { model: id(), old, refusals, began: Instant::now() }
+    }
+
+    #[test]
+    fn how_far_a_fetch_is_is_told_once_something_came() {
+        let far = |transfer: Transfer| coming(None, &[]).far(&report(vec![transfer], &[]));
+        let nothing = |state| Transfer { done: Bytes(0), ..one(state) };
+        assert_eq!(coming(None, &[]).far(&report(vec![], &[])), "new:8b: waiting");
+        assert_eq!(far(nothing(TransferState::Waiting)), "new:8b: waiting for its turn");
+        assert_eq!(far(nothing(TransferState::Running)), "new:8b: asking example.org, nothing came yet");
+        assert_eq!(far(one(TransferState::Running)), "new:8b: 7 B of 9 B, 77 %");
     }
 
     #[test]

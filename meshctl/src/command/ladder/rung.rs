@@ -66,10 +66,9 @@ impl Climb<'_> {
         let model = &candidate.model;
         self.tell(&format!("{model}: the memory is cleared"));
         self.hands.clear().await?;
-        let before = self.hands.sample().await?;
-        let rung = self.rung();
-        if rung.subject.is_none() {
-            rung.before = before;
+        if self.rung().subject.is_none() {
+            let before = self.hands.sample_anew().await?;
+            self.rung().before = before;
         }
         let matrix = self.record.settings.matrix.clone();
         let streams = self.record.settings.streams.clone();
@@ -155,10 +154,13 @@ impl Climb<'_> {
     }
 
     async fn loaded(&mut self, model: &ModelId, size: Size, took: Option<Duration>) -> Result<Room, Broken> {
-        let (after, there) = (self.hands.sample().await?, self.hands.loaded(model).await?);
+        if self.rung().subject.is_none() {
+            let after = self.hands.sample_anew().await?;
+            self.rung().after = after;
+        }
+        let there = self.hands.loaded(model).await?;
         let rung = self.rung();
         if rung.subject.is_none() {
-            rung.after = after;
             rung.load_s = took.map(|took| took.as_secs_f64());
         }
         let (context, slots) = there.map_or((None, None), |there| (there.context, there.slots));
@@ -263,6 +265,7 @@ pub(in crate::command) fn begun(candidate: &Candidate) -> Rung {
         quantisation: candidate.quantisation.clone(),
         size: candidate.size,
         digest: candidate.digest.clone(),
+        specialty: candidate.specialty().map(str::to_owned),
         outcome: Outcome::Failed(UNFINISHED.into()),
         ..Rung::new(candidate.model.clone(), candidate.label())
     }

@@ -87,6 +87,11 @@ pub(crate) async fn bring_about(
         match progress(wish, node, args.model.as_str()) {
             Progress::Done if has_moved || is_late => return Ok(Became::After(start.elapsed())),
             Progress::Done => {}
+            // It holds nothing; an engine that does not forgive goes on saying so.
+            Progress::Failed(_) if wish == Wish::Unload && is_late => {
+                return Ok(Became::After(start.elapsed()));
+            }
+            Progress::Failed(_) if wish == Wish::Unload => {}
             Progress::Failed(why) if old_failure.as_ref() != Some(&why) || is_late => {
                 return Err(failed(wish, args, &why));
             }
@@ -149,7 +154,8 @@ fn progress(wish: Wish, node: &NodeStatus, model: &str) -> Progress {
             replica_failure(node, model).map_or(Progress::Under, Progress::Failed)
         }
         Wish::Unload if is_any("loaded") || is_any("loading") => Progress::Under,
-        Wish::Unload => Progress::Done,
+        // It may be started again by itself, and looks broken until somebody wishes something else.
+        Wish::Unload => replica_failure(node, model).map_or(Progress::Done, Progress::Failed),
     }
 }
 
@@ -262,12 +268,12 @@ mod tests {
     }
 
     #[test]
-    fn unloading_is_done_when_no_engine_holds_it() {
+    fn unloading_is_done_when_no_engine_holds_it_or_would_start_it_again() {
         for (state, expected) in [
             ("loaded", Progress::Under),
             ("loading", Progress::Under),
             ("available", Progress::Done),
-            ("failed", Progress::Done),
+            ("failed", Progress::Failed("no memory".into())),
         ] {
             assert_eq!(progress(Wish::Unload, &machine(&[("m", state)]), "m"), expected);
         }

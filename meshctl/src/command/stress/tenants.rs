@@ -61,18 +61,19 @@ impl Stress<'_> {
     pub(super) async fn load(&mut self) -> Result<(), Failure> {
         self.screen.doing("the memory is cleared");
         self.hands.clear().await?;
+        let mut before = self.hands.sample_anew().await?;
         for candidate in self.candidates.clone() {
             let model = &candidate.model;
             self.screen.doing(&format!("{model}: loading"));
-            let before = self.hands.sample().await?;
             match self.brought(&candidate).await {
                 Ok(took) => {
-                    let after = self.hands.sample().await?;
+                    let after = self.hands.sample_anew().await?;
                     let load_s = took.map(|took| took.as_secs_f64());
                     let mut rung = begun(&candidate);
                     (rung.before, rung.after, rung.load_s, rung.outcome) =
                         (before, after, load_s, Outcome::Done);
                     self.record.models.push(rung);
+                    before = after;
                 }
                 Err(failure) if ends_all(&failure) => return Err(failure),
                 Err(failure) => {

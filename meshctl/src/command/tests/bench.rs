@@ -1,10 +1,11 @@
 //! A scripted machine that can be climbed: models that load where there is room for them, and trials that go as told.
 
+use super::super::keep::now;
 use super::replies::{reply, thought};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
-    Capabilities, Engine, EngineKind, Replica, ReplicaState, Report, Store, StoredModel, Transfer,
-    TransferKind, TransferState,
+    Capabilities, Engine, EngineKind, EngineState, Replica, ReplicaState, Report, Store, StoredModel,
+    Transfer, TransferKind, TransferState,
 };
 use mesh_core::machine::{Capacity, Reading, ThermalState, Vitals};
 use mesh_core::trial::{Ended, Event, Run, Sample, Scored, SpeedWork, Subject, Trial, Work};
@@ -14,11 +15,14 @@ use mesh_proto::v1::{
     DirectRequest, EngineStatus, MachineReport, NodeStatus, ReplicaStatus, StatusReply, TrialEvent,
 };
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
+
+/// What an engine's end looks like that somebody killed.
+pub(super) const KILLED: &str = "was killed by SIGKILL";
 
 /// How a model's trials go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +33,16 @@ pub(super) enum Manner {
     Empty,
     /// The engine dies in the middle of a speed.
     Dies,
+    /// Its engine is killed in the middle of the first speed; its agent starts it again if nobody minds.
+    Killed,
     /// Speeds begin and never end.
     Hangs,
     /// The first speed ends, the second never does.
     Tires,
     /// The first speed is slowed down, the second disturbed by others.
     Troubled,
+    /// Other programs use half of the processors during the first speed.
+    Crowded,
     /// It finds nothing in a long text.
     Forgetful,
     /// It calls no tool.
@@ -74,10 +82,21 @@ impl Model {
         Self { name, parameters, room, manner, state, context: None, slots: None }
     }
 
+    /// Its engine has just ended; in a moment its agent starts it again.
+    pub(super) fn killed(self) -> Self {
+        Self { state: ReplicaState::Failed(KILLED.into()), ..self }
+    }
+
     pub(super) fn loaded(self, context: u32, slots: u32) -> Self {
         Self { state: ReplicaState::Loaded, context: Some(context), slots: Some(slots), ..self }
     }
 }
+
+/// When sensors were read, and what they told.
+pub(super) type Sensors = Arc<Mutex<Option<(Instant, Bytes)>>>;
+
+/// How often slow sensors are read: less often than a load takes.
+const READ_EVERY: Duration = Duration::from_millis(1500);
 
 /// The machine `msi`.
 #[derive(Debug, Clone, Default)]
@@ -95,11 +114,15 @@ pub(super) struct Bench {
     pub(super) forgets: bool,
     /// Free main memory; `None` = it does not tell.
     pub(super) ram: Option<Bytes>,
+    /// Sensors that are read now and then: when last, and the main memory that was free. A model takes 10 of 100 bytes.
+    pub(super) sensors: Option<Sensors>,
     /// Tokens of all models together, where there is room for more than one.
     pub(super) room: Option<u32>,
     /// How long it stays hot after a long text, and after it was slowed down.
     pub(super) cools_in: Option<Duration>,
     cool_at: Option<Instant>,
+    /// Its engine has ended, and is about to be started again.
+    pub(super) down: Option<&'static str>,
     /// A file that it does not let go.
     pub(super) keeps: Option<&'static str>,
     /// Files that were fetched, and how they stand.
@@ -154,6 +177,9 @@ impl Bench {
         engine.capabilities =
             Capabilities { can_load: true, can_unload: true, can_size: true, ..engine.capabilities };
         engine.replicas = self.replicas().collect();
+        if let Some(why) = self.down {
+            engine.state = EngineState::Down(why.into());
+        }
         let stored = self.models.iter().map(|model| StoredModel {
             parameters: Some(model.parameters * 1_000_000_000),
             trained_context: Some(8192),
@@ -177,6 +203,18 @@ impl Bench {
         if let Some(available) = self.ram {
             vitals.ram = Reading::Known(Capacity { total: available, available });
         }
+        if let Some(sensors) = &self.sensors {
+            let taken = self.in_memory().len() as u64;
+            let seen = (Instant::now(), Bytes(100 - 10 * taken));
+            let mut read = sensors.lock().expect("no panic holds it");
+            if read.is_none_or(|(at, _)| at.elapsed() > READ_EVERY) {
+                *read = Some(seen);
+            }
+            let available = read.map(|(_, available)| available).unwrap_or_default();
+            vitals.ram = Reading::Known(Capacity { total: Bytes(100), available });
+        }
+        // Each report is a new reading, but of sensors that are slow.
+        vitals.as_of = if self.sensors.is_some() { 0 } else { now() };
         let (engines, store, vitals) = (Some(vec![engine]), Some(store), Some(vitals));
         let report = Report { engines, store, vitals, ..Report::default() };
         MachineReport {
@@ -216,6 +254,7 @@ impl Bench {
         // One alone, unless there is room for several.
         let room = self.room.map(|room| room - used).or((used == 0).then_some(u32::MAX)).unwrap_or(0);
         let Some(model) = self.models.iter_mut().find(|model| model.name == request.model) else { return };
+        self.down = None;
         let (context, slots) = (request.context.unwrap_or(4096), request.slots.unwrap_or(1));
         (model.state, model.context, model.slots) = match request.action.as_str() {
             "load" if context * slots <= model.room.min(room) => {
@@ -279,6 +318,13 @@ impl Bench {
                 self.journal.push(format!("speed {} {prompt}:{output}x{streams}{hot}", trial.model));
                 match manner {
                     Manner::Dies => events.push(Event::Failed("the engine died: killed".into())),
+                    Manner::Killed if self.speeds == 0 => {
+                        self.speeds += 1;
+                        events.push(Event::Failed("3 requests in a row got no answer".into()));
+                        self.down = Some(KILLED);
+                        let killed = self.models.iter_mut().filter(|one| one.name == trial.model.as_str());
+                        killed.for_each(|one| one.state = ReplicaState::Failed(KILLED.into()));
+                    }
                     Manner::Wordy => {
                         events.push(Event::Failed(format!("the engine died: {}", "é".repeat(5000))));
                     }
@@ -297,7 +343,13 @@ impl Bench {
                         others = u32::from(self.speeds == 2);
                         self.speeds += 1;
                     }
+                    Manner::Crowded => {
+                        let others = Some(if self.speeds == 0 { 0.5 } else { 0.03 });
+                        events.push(Event::Sample(Sample { others, at_s: 1.0, ..Sample::default() }));
+                        self.speeds += 1;
+                    }
                     Manner::Sound
+                    | Manner::Killed
                     | Manner::Empty
                     | Manner::Forgetful
                     | Manner::Silent

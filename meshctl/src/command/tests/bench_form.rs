@@ -140,6 +140,7 @@ fn full() -> Record {
         throttled: Some(true),
         thermal,
         load: Some(0.5),
+        others: Some(0.1),
     };
     let cell = |work, marks| Cell {
         work,
@@ -177,7 +178,7 @@ fn full() -> Record {
         shortage: Some(Shortage { vram: Bytes(1), ram: Bytes(0), disk: Bytes(0) }),
         cells: vec![
             cell(work(Prefix::Cold, None), vec![Mark::Throttled]),
-            cell(work(Prefix::Warm, Some(60)), vec![Mark::Disturbed]),
+            cell(work(Prefix::Warm, Some(60)), vec![Mark::Disturbed, Mark::Busy]),
         ],
         answers: vec![Answered { question: "explain".into(), expected, run: run.clone() }],
         evaluations: vec![Evaluation {
@@ -237,6 +238,7 @@ fn full() -> Record {
             rung("org/llama3:8b", Offload::Layers(9), Outcome::Failed("the engine died".into())),
             rung("gpt-oss:20b", Offload::ExpertsOfFirst(3), Outcome::Skipped("no room".into())),
             rung("qwen3:32b", Offload::None, Outcome::Done),
+            rung("gone:8b", Offload::None, Outcome::Absent("no such file".into())),
         ],
         stopped: Some(Stopped { rule: StopRule::Hot, why: "95 °C".into() }),
         ..bare()

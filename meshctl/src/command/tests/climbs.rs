@@ -2,8 +2,8 @@
 
 use super::bench::{Bench, Manner, Model};
 use super::*;
-use mesh_core::ladder::{Mark, Outcome, Record, StopRule, analyse};
-use mesh_core::units::Bytes;
+use mesh_core::ladder::{Mark, Outcome, Record, StopRule, analyse, summarise};
+use mesh_core::units::{Bytes, Celsius};
 use std::path::Path;
 
 const LINE: &str =
@@ -214,6 +214,49 @@ async fn a_measurement_that_was_slowed_down_or_disturbed_is_marked_and_repeated_
 }
 
 #[tokio::test]
+async fn a_measurement_beside_busy_programs_is_marked_and_repeated_once() {
+    let data = prepared();
+    let service = climbed([Model::new("one", 1, 1 << 20, Manner::Crowded)]);
+    let line = "meshctl ladder run --node msi --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let rung = records(data.path()).remove(0).rungs.remove(0);
+    let marks: Vec<&[Mark]> = rung.cells.iter().map(|cell| cell.marks.as_slice()).collect();
+    assert_eq!(marks, [&[Mark::Busy][..], &[]]);
+    let counted = &summarise(&rung).cells[0];
+    assert_eq!((counted.counted, counted.left_out), (2, 2), "figures are of the second");
+    let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
+    assert_eq!(perform_line("meshctl ladder show --rung one", &way(&data, router.address)).await, Ok(()));
+    router.stop().await;
+}
+
+#[tokio::test]
+async fn the_memory_that_a_load_took_is_read_after_it_also_where_sensors_are_slow() {
+    let data = prepared();
+    let service = climbed([sound("one", 1), sound("two", 2).loaded(2048, 1)]);
+    service.desk.send_modify(|desk| {
+        desk.bench.as_mut().expect("it was made").sensors = Some(Arc::default());
+    });
+    let line = "meshctl ladder run --node msi --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let taken = records(data.path()).remove(0).rungs.into_iter().map(|rung| summarise(&rung).ram_taken);
+    assert_eq!(taken.collect::<Vec<_>>(), [Some(Bytes(10)), Some(Bytes(10))]);
+}
+
+#[tokio::test]
+async fn limits_that_were_typed_and_what_names_tell_stand_in_the_record() {
+    let data = prepared();
+    let service = climbed([sound("one", 1), sound("two-coder", 2)]);
+    let line = "meshctl ladder run --node msi --matrix 512:128 --streams 1 --repetitions 2 --idle-below 65 \
+                --sustained-below 70.5 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let record = records(data.path()).remove(0);
+    let limits = (record.settings.idle_below, record.settings.sustained_below);
+    assert_eq!(limits, (Some(Celsius(65.0)), Some(Celsius(70.5))));
+    let specialties: Vec<Option<&str>> = record.rungs.iter().map(|rung| rung.specialty.as_deref()).collect();
+    assert_eq!(specialties, [None, Some("code")]);
+}
+
+#[tokio::test]
 async fn a_machine_is_opened_again_also_where_a_model_does_not_come_back() {
     let data = prepared();
     // It was loaded when there was room.
@@ -231,6 +274,7 @@ async fn what_cannot_begin_changes_nothing() {
     for (line, kind) in [
         ("meshctl ladder run --node msi", Kind::Usage),
         ("meshctl ladder run --node msi --models two --yes", Kind::NotFound),
+        ("meshctl ladder run --node msi --from 8b --to 1b --yes", Kind::Usage),
         ("meshctl ladder run --node msi --resume --yes", Kind::NotFound),
         ("meshctl ladder run --node msi --resume 2026 --yes", Kind::NotFound),
         ("meshctl ladder show", Kind::NotFound),
@@ -264,7 +308,7 @@ async fn records_are_listed_and_shown_and_a_broken_one_hides_no_other() {
 }
 
 #[tokio::test]
-async fn a_model_that_cannot_be_fetched_fails_its_rung_and_the_others_are_climbed() {
+async fn a_model_that_cannot_be_fetched_is_told_as_such_and_the_others_are_climbed() {
     let (data, service) = (prepared(), climbed([sound("one", 1)]));
     let line = "meshctl ladder run --node msi --models one --pull gone=http://127.0.0.1/broken.gguf --pull one \
                 --matrix 512:128 --streams 1 --repetitions 2 --yes";
@@ -272,8 +316,11 @@ async fn a_model_that_cannot_be_fetched_fails_its_rung_and_the_others_are_climbe
     let record = records(data.path()).remove(0);
     let outcomes: Vec<(&str, &Outcome)> =
         record.rungs.iter().map(|rung| (rung.model.as_str(), &rung.outcome)).collect();
-    let failed = Outcome::Failed("it could not be fetched: connection refused".into());
-    assert_eq!(outcomes, [("gone", &failed), ("one", &Outcome::Done)]);
+    let absent = Outcome::Absent("connection refused".into());
+    assert_eq!(outcomes, [("gone", &absent), ("one", &Outcome::Done)]);
+    let analysis = analyse(&record);
+    assert_eq!(analysis.avoid, [], "nobody knows what it is worth");
+    assert_eq!(analysis.remarks[0], "could not be fetched: connection refused");
     let journal = bench(&service).journal;
     assert_eq!(journal[0], "pull gone");
     assert!(!journal.contains(&"pull one".to_owned()), "it is there: {journal:?}");

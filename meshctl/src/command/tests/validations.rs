@@ -1,6 +1,6 @@
 //! Validations on a scripted machine: what is told, what is kept, and that the machine is put back however they end.
 
-use super::bench::{Bench, Manner, Model};
+use super::bench::{Bench, KILLED, Manner, Model};
 use super::*;
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::ladder::Outcome;
@@ -111,6 +111,58 @@ async fn each_fault_of_a_model_is_seen_and_says_what_it_costs() {
         let champion = record.champion.expect("it was measured all the same");
         assert_eq!(champion.rung.outcome, Outcome::Done, "{manner:?}");
     }
+}
+
+#[tokio::test]
+async fn a_model_whose_engine_was_killed_once_is_measured_again_and_does_not_come_back_by_itself() {
+    let service =
+        machine([Model::new("newer", 30, 1 << 20, Manner::Killed), sound("old", 14).loaded(2048, 1)]);
+    let line = "meshctl validate newer --node msi --yes --repetitions 2 --contexts 512";
+    let (ended, record) = validated(line, &service).await;
+    let validation = judge(&record);
+    assert_eq!((ended, validation.verdict), (Ok(()), Grade::Excellent), "{validation:?}");
+    assert_eq!((&record.candidate.rung.outcome, record.candidate.rung.cells.len()), (&Outcome::Done, 1));
+    let there = bench(&service);
+    assert_eq!((there.in_memory(), there.down), (vec![("old", Some(2048), Some(1))], None));
+    let told = there.journal.iter().filter(|line| !line.starts_with("ask"));
+    assert_eq!(
+        told.map(String::as_str).collect::<Vec<&str>>(),
+        [
+            "unload old",
+            "load newer 768x1",
+            "speed newer 512:128x1",
+            "unload newer",
+            "load newer 768x1",
+            "speed newer 512:128x1",
+            "unload newer",
+            "load old 2048x1",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_was_about_to_be_started_again_is_so_afterwards() {
+    let service = machine([sound("newer", 30), sound("old", 14).killed()]);
+    service.desk.send_modify(|desk| {
+        desk.bench.as_mut().expect("it was made").down = Some(KILLED);
+    });
+    let line = "meshctl validate newer --node msi --yes --repetitions 2 --contexts 512";
+    assert_eq!(validated(line, &service).await.0, Ok(()));
+    let journal = bench(&service).journal;
+    assert_eq!(journal.first().map(String::as_str), Some("unload old"), "it must not come back meanwhile");
+    assert_eq!(journal.last().map(String::as_str), Some("load old"));
+}
+
+#[tokio::test]
+async fn a_model_that_breaks_off_twice_is_poor_with_the_engine_s_words() {
+    let service = machine([Model::new("newer", 30, 1 << 20, Manner::Dies)]);
+    let line = "meshctl validate newer --node msi --yes --repetitions 2 --contexts 512";
+    let (ended, record) = validated(line, &service).await;
+    let failure = ended.expect_err("it is poor");
+    let why = "load: broken off twice: the trial of newer broke: the engine died: killed";
+    assert_eq!((failure.kind, failure.cause.as_deref()), (Kind::Degraded, Some(why)));
+    let loads = bench(&service).journal.into_iter().filter(|line| line.starts_with("load")).count();
+    assert_eq!((loads, record.candidate.rung.cells.len()), (2, 1));
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ impl Validator<'_> {
             // The candidate began on a machine that had rested.
             self.cool(model).await?;
         }
-        let before = self.hands.sample().await?;
+        let before = self.hands.sample_anew().await?;
         self.evidence(who).rung.before = before;
         let loaded = self.load(who, candidate).await?;
         self.speeds(who, model, loaded.context).await?;
@@ -82,7 +82,7 @@ impl Validator<'_> {
                 }
                 Err(failure) => return Err(failure.into()),
             };
-            let (after, there) = (self.hands.sample().await?, self.hands.loaded(model).await?);
+            let (after, there) = (self.hands.sample_anew().await?, self.hands.loaded(model).await?);
             let rung = &mut self.evidence(who).rung;
             (rung.after, rung.load_s) = (after, took.map(|took| took.as_secs_f64()));
             let gone = || Broken::Rung(Outcome::Failed("it left the memory as soon as it was loaded".into()));

@@ -22,6 +22,7 @@ pub(crate) fn rung(rung: &Rung, with_samples: bool, look: Look) -> String {
         Outcome::Done => {}
         Outcome::Skipped(why) => lines.push(format!("skipped: {}", said(why, look))),
         Outcome::Failed(why) => lines.push(format!("failed: {}", said(why, look))),
+        Outcome::Absent(why) => lines.push(format!("could not be fetched: {}", said(why, look))),
     }
     lines.extend(facts(rung, &summary, look));
     if !summary.cells.is_empty() {
@@ -98,7 +99,10 @@ fn facts(rung: &Rung, summary: &RungSummary, look: Look) -> Vec<String> {
     }
     let marked = rung.cells.iter().filter(|cell| !cell.marks.is_empty()).count();
     if marked > 0 {
-        facts.push(format!("{marked} of {} measurements were slowed down or disturbed", rung.cells.len()));
+        facts.push(format!(
+            "{marked} of {} measurements were slowed down, disturbed or beside busy programs",
+            rung.cells.len()
+        ));
     }
     facts
 }
@@ -123,6 +127,7 @@ fn table(summary: &RungSummary, look: Look) -> Vec<String> {
             .map(|mark| match mark {
                 Mark::Throttled => "throttled",
                 Mark::Disturbed => "disturbed",
+                Mark::Busy => "busy",
             })
             .collect();
         let counted = match cell.failed {

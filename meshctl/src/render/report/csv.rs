@@ -148,6 +148,7 @@ fn identity(climb: &Climb<'_>, (_, rung, summary, remark): (usize, &Rung, &RungS
         Outcome::Done => "done".to_owned(),
         Outcome::Skipped(why) => format!("skipped: {why}"),
         Outcome::Failed(why) => format!("failed: {why}"),
+        Outcome::Absent(why) => format!("could not be fetched: {why}"),
     };
     vec![
         Field::text(climb.record.id.as_str()),

@@ -48,7 +48,7 @@ fn table(climb: &Climb<'_>) -> Grid {
         let tone = match () {
             () if remark.starts_with('★') => Tone::Good,
             () if remark.starts_with("avoid") || remark.starts_with("failed") => Tone::Bad,
-            () if remark.starts_with("skipped") => Tone::Weak,
+            () if remark.starts_with("skipped") || remark.starts_with("could not") => Tone::Weak,
             () => Tone::Plain,
         };
         grid.row([
@@ -175,6 +175,7 @@ pub(super) fn marks(cell: &CellSummary) -> String {
         .map(|mark| match mark {
             Mark::Throttled => "throttled",
             Mark::Disturbed => "disturbed",
+            Mark::Busy => "busy",
         })
         .collect();
     if words.is_empty() { UNKNOWN.into() } else { words.join(", ") }
