@@ -110,6 +110,11 @@ fn lines(suite: Suite, path: &Path, mut from: impl BufRead) -> Result<Vec<Item>,
                 .cause(why)
                 .hint("the columns of each suite: configs/eval/README.md")
         };
+        let is_list = |text: &str| {
+            let failure =
+                wrong(column_of(text, '['), "it is one JSON list; items stand one on each line".into());
+            failure.hint(format!("make lines of it: {}", lines_of_a_list(path)))
+        };
         if read > LONGEST_LINE {
             return Err(wrong(1, format!("the line is longer than {} MiB", LONGEST_LINE >> 20)));
         }
@@ -121,11 +126,35 @@ fn lines(suite: Suite, path: &Path, mut from: impl BufRead) -> Result<Vec<Item>,
         if items.len() == MOST_ITEMS {
             return Err(wrong(1, format!("there are more than {MOST_ITEMS} items")));
         }
+        if text.trim_start_matches('\u{feff}').trim_start().starts_with('[') {
+            return Err(is_list(text));
+        }
         let mut json = serde_json::Deserializer::from_str(text);
         let item = suite.item(&mut json).and_then(|item| json.end().map(|()| item));
         items.push(item.map_err(|error| wrong(column(text, &error), said(&error)))?);
     }
     Ok(items)
+}
+
+/// The command that writes each item of a list on a line of its own.
+fn lines_of_a_list(path: &Path) -> String {
+    let quoted = |path: &Path| {
+        let text = path.display().to_string();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
+        if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    };
+    // In place the shell would empty the file before it is read.
+    let named = |ending: &str| path.with_extension(ending);
+    let to = if path.extension().is_some_and(|ending| ending == "jsonl") {
+        named("lines.jsonl")
+    } else {
+        named("jsonl")
+    };
+    format!("jq -c '.[]' {} > {}", quoted(path), quoted(&to))
+}
+
+fn column_of(text: &str, sign: char) -> usize {
+    text.find(sign).map_or(1, |at| at + 1)
 }
 
 /// Where it is wrong. A value that JSON has nothing against is at its name, with which the words of its rule begin.
@@ -190,6 +219,28 @@ mod tests {
         }
         let failure = read(b"{\"question\": \"\xff\"}").expect_err("no text");
         assert!(failure.what.starts_with("my.jsonl:1:15"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_one_list_is_told_how_it_becomes_lines() {
+        for (text, place) in [("[{\"question\": \"1?\", \"answer\": \"#### 2\"}]", "1:1"), ("\n  [\n", "2:3")]
+        {
+            for (name, hint) in [
+                ("my.json", "make lines of it: jq -c '.[]' my.json > my.jsonl"),
+                (
+                    "my own's/a.jsonl",
+                    r"make lines of it: jq -c '.[]' 'my own'\''s/a.jsonl' > 'my own'\''s/a.lines.jsonl'",
+                ),
+            ] {
+                let failure = lines(Suite::Gsm8k, Path::new(name), text.as_bytes()).expect_err("a list");
+                assert_eq!(failure.what, format!("{name}:{place} is no item of gsm8k"));
+                assert_eq!(
+                    failure.cause.as_deref(),
+                    Some("it is one JSON list; items stand one on each line")
+                );
+                assert!(failure.hints.contains(&hint.to_owned()), "{failure:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 use super::compare::{Judged, judged};
 use super::items::{Paper, paper, written};
-use super::sit::{Manner, sit};
+use super::scribe::Scribe;
+use super::sit::{Desk, Manner, sit};
 use crate::cli::EvalRunArgs;
 use crate::command::hands::{Hands, Loaded, Size, loaded, profile};
 use crate::command::in_words;
@@ -38,7 +39,7 @@ struct Document<'a> {
 /// An evaluation on its way.
 struct Evaluation<'a> {
     hands: Hands,
-    keep: Keep<Record>,
+    scribe: Scribe,
     screen: &'a Screen,
     papers: Vec<(Paper, Shots)>,
     at_once: u32,
@@ -46,6 +47,8 @@ struct Evaluation<'a> {
     loads: bool,
     /// One for each model.
     records: Vec<Record>,
+    /// The model whose turn it is.
+    turn: usize,
 }
 
 /// # Errors
@@ -67,10 +70,11 @@ pub(super) async fn run(
         let Returned { ended, back } = lend(&mut evaluation, &way.data, screen, &leave).await?;
         ended.and(back)
     } else {
-        tokio::select! {
+        let ended = tokio::select! {
             ended = evaluation.work() => ended,
             () = leave() => Err(Failure::interrupted()),
-        }
+        };
+        evaluation.close(ended)
     };
     screen.done_doing();
     evaluation.conclude(args, ended, &baselines)
@@ -128,8 +132,16 @@ async fn prepare<'a>(
             );
         }
     }
-    let mut evaluation =
-        Evaluation { hands, keep, screen, papers, at_once: args.at_once, loads: false, records };
+    let mut evaluation = Evaluation {
+        hands,
+        scribe: Scribe::new(keep),
+        screen,
+        papers,
+        at_once: args.at_once,
+        loads: false,
+        records,
+        turn: 0,
+    };
     evaluation.begin(&report)?;
     let missing: Vec<&str> = evaluation
         .records
@@ -147,7 +159,7 @@ async fn prepare<'a>(
     }
     for record in &evaluation.records {
         // What cannot be kept need not be asked.
-        evaluation.keep.write(record)?;
+        evaluation.scribe.write(record)?;
     }
     // A person may have thought about it for long.
     let there = loaded(&evaluation.hands.report().await?);
@@ -337,6 +349,7 @@ impl Borrower for Evaluation<'_> {
     /// Each model, in memory or brought there, and each of its exams.
     async fn work(&mut self) -> Result<(), Failure> {
         for at in 0..self.records.len() {
+            self.turn = at;
             let model = self.records[at].model.clone();
             if self.loads && self.hands.loaded(&model).await?.is_none() {
                 self.screen.doing(&format!("{model}: loading"));
@@ -347,15 +360,18 @@ impl Borrower for Evaluation<'_> {
                 self.exam(at, number).await?;
             }
             self.records[at].ended_unix_ms = Some(now().max(self.records[at].started_unix_ms));
-            self.keep.write(&self.records[at])?;
+            self.scribe.write(&self.records[at])?;
             self.tell_the_machine(at).await;
         }
         Ok(())
     }
 
-    /// What was answered is kept already.
+    /// Keeps what was answered since it was kept last.
     fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
-        ended
+        match (ended, self.scribe.catch_up(&self.records[self.turn])) {
+            (Ok(()), kept) => kept,
+            (Err(failure), _) => Err(failure),
+        }
     }
 }
 
@@ -437,28 +453,22 @@ impl Evaluation<'_> {
     }
 
     async fn exam(&mut self, at: usize, number: usize) -> Result<(), Failure> {
-        let Self { hands, keep, screen, papers, records, at_once, .. } = self;
+        let Self { hands, scribe, screen, papers, records, at_once, .. } = self;
         let (paper, shots) = &papers[number];
         let record = &mut records[at];
         let model = record.model.clone();
         let Some(place) = record.sittings.iter().position(|sitting| sitting.run.suite == paper.suite) else {
             return Ok(());
         };
-        let mut sitting = record.sittings[place].clone();
+        let sitting = &record.sittings[place];
         let manner = Manner { variant: sitting.run.variant, at_once: *at_once };
         let all = sitting.run.items.len();
         let told = |sitting: &Sitting| {
             let done = all - sitting.run.missing().count();
             screen.doing(&format!("{model}: {}, {done} of {all}", paper.suite.word()));
         };
-        told(&sitting);
-        sit(hands, &model, paper, shots, manner, &mut sitting, |sitting, subject| {
-            told(sitting);
-            record.subject = record.subject.take().or(subject);
-            record.sittings[place] = sitting.clone();
-            keep.write(record)
-        })
-        .await
+        told(sitting);
+        sit(hands, paper, shots, manner, &mut Desk { scribe, record, place }, told).await
     }
 
     fn conclude(
