@@ -1,6 +1,7 @@
 //! Items: from the user's files, or the samples that come with the program.
 
 use crate::exit::{Failure, Kind};
+use crate::output::quoted;
 use mesh_core::exam::{Item, LONGEST_PAGE, Source, Suite};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _};
@@ -138,11 +139,6 @@ fn lines(suite: Suite, path: &Path, mut from: impl BufRead) -> Result<Vec<Item>,
 
 /// The command that writes each item of a list on a line of its own.
 fn lines_of_a_list(path: &Path) -> String {
-    let quoted = |path: &Path| {
-        let text = path.display().to_string();
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
-        if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
-    };
     // In place the shell would empty the file before it is read.
     let named = |ending: &str| path.with_extension(ending);
     let to = if path.extension().is_some_and(|ending| ending == "jsonl") {
