@@ -111,11 +111,13 @@ fn lines(suite: Suite, path: &Path, mut from: impl BufRead) -> Result<Vec<Item>,
                 .cause(why)
                 .hint("the columns of each suite: configs/eval/README.md")
         };
-        let is_list = |text: &str| {
-            let failure =
-                wrong(column_of(text, '['), "it is one JSON list; items stand one on each line".into());
-            failure.hint(format!("make lines of it: {}", lines_of_a_list(path)))
-        };
+        // However long it is: a whole file may stand on one line. A mark of the byte order is no sign of its own.
+        let begins =
+            line.iter().position(|byte| !byte.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(byte));
+        if let Some(at) = begins.filter(|at| line.get(*at) == Some(&b'[')) {
+            let failure = wrong(at + 1, "it is one JSON list; items stand one on each line".into());
+            return Err(failure.hint(format!("make lines of it: {}", lines_of_a_list(path))));
+        }
         if read > LONGEST_LINE {
             return Err(wrong(1, format!("the line is longer than {} MiB", LONGEST_LINE >> 20)));
         }
@@ -126,9 +128,6 @@ fn lines(suite: Suite, path: &Path, mut from: impl BufRead) -> Result<Vec<Item>,
         }
         if items.len() == MOST_ITEMS {
             return Err(wrong(1, format!("there are more than {MOST_ITEMS} items")));
-        }
-        if text.trim_start_matches('\u{feff}').trim_start().starts_with('[') {
-            return Err(is_list(text));
         }
         let mut json = serde_json::Deserializer::from_str(text);
         let item = suite.item(&mut json).and_then(|item| json.end().map(|()| item));
@@ -147,10 +146,6 @@ fn lines_of_a_list(path: &Path) -> String {
         named("jsonl")
     };
     format!("jq -c '.[]' {} > {}", quoted(path), quoted(&to))
-}
-
-fn column_of(text: &str, sign: char) -> usize {
-    text.find(sign).map_or(1, |at| at + 1)
 }
 
 /// Where it is wrong. A value that JSON has nothing against is at its name, with which the words of its rule begin.
@@ -228,6 +223,11 @@ mod tests {
                     r"make lines of it: jq -c '.[]' 'my own'\''s/a.jsonl' > 'my own'\''s/a.lines.jsonl'",
                 ),
             ] {
+                let long = format!("{text}{}", " ".repeat(LONGEST_LINE));
+                assert_eq!(
+                    lines(Suite::Gsm8k, Path::new(name), long.as_bytes()),
+                    lines(Suite::Gsm8k, Path::new(name), text.as_bytes())
+                );
                 let failure = lines(Suite::Gsm8k, Path::new(name), text.as_bytes()).expect_err("a list");
                 assert_eq!(failure.what, format!("{name}:{place} is no item of gsm8k"));
                 assert_eq!(
