@@ -21,6 +21,7 @@ mod gate;
 mod item;
 mod json_shape;
 mod mark;
+mod miss;
 mod page;
 mod pattern;
 mod python_text;
@@ -41,6 +42,7 @@ pub use item::{
     PageItem,
 };
 pub use mark::{Failure, ItemScore, score};
+pub use miss::{Likelier, Miss, miss};
 pub use question::{
     Answer, AskError, ContinuationScore, EngineCan, MOST_TOKENS, Message, Question, Role, ask,
 };

@@ -50,18 +50,22 @@ impl Cli {
     pub(crate) fn typed(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let typed = Self::try_parse_from(words)?;
         let is_report = matches!(typed.command, Command::Ladder(LadderCommand::Report(_)));
-        let Some(output) = typed.globals.output else { return Ok(typed) };
-        let (is_taken, taken) = match output {
-            Format::Table => (!is_report, "md, csv, json or html"),
-            Format::Json => (true, ""),
-            Format::Md | Format::Csv | Format::Html => (is_report, "table or json"),
+        let Some(word) = &typed.globals.output else { return Ok(typed) };
+        let is_taken = match Format::of(word) {
+            Some(Format::Table) => !is_report,
+            Some(Format::Json) => true,
+            Some(Format::Md | Format::Csv | Format::Html) => is_report,
+            None => false,
         };
         if is_taken {
             return Ok(typed);
         }
-        let word = output.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let taken = if is_report { "md, csv, json or html" } else { "table or json" };
         let whose = if is_report { "" } else { "; md, csv and html are for `meshctl ladder report`" };
-        let said = format!("--output {word} is not for this command, which takes {taken}{whose}");
+        let said = match Format::of(word) {
+            Some(_) => format!("--output {word} is not for this command, which takes {taken}{whose}"),
+            None => format!("there is no --output `{word}`; this command takes {taken}{whose}"),
+        };
         Err(Self::command().error(clap::error::ErrorKind::InvalidValue, said))
     }
 }
@@ -79,13 +83,17 @@ pub(crate) struct Globals {
     /// When to colour
     #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto)]
     pub(crate) color: ColorChoice,
-    /// How to print results [default: table; of ladder report: md, csv, json or html, default: md]
-    #[arg(short, long, global = true, value_enum, alias = "format")]
-    pub(crate) output: Option<Format>,
+    /// How to print results: table or json [default: table]; of ladder report: md, csv, json or html [default: md]
+    // As a word: which ones there are depends on the command.
+    #[arg(short, long, global = true, value_name = "FORM", alias = "format")]
+    pub(crate) output: Option<String>,
     /// Same as --output json
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Give up after this long, as in 5s or 2m [default: 10s; wait: 5m; ask and model: 10m]
+    /// Give up after this long, as in 5s or 2m. It bounds connecting to the router and each call to it [default: 10s;
+    /// login: 20s; model fit: 1m]; the whole answer of ask and mode test [10m]; the waiting of wait [5m], of model load,
+    /// unload and rm [10m] and of model pull [7d]; and each load and unload of ladder run, eval run, validate and stress
+    /// [30m], not what they measure
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -93,7 +101,8 @@ pub(crate) struct Globals {
 impl Globals {
     /// What `--output` and `--json` mean together.
     pub(crate) fn format(&self) -> Format {
-        if self.json { Format::Json } else { self.output.unwrap_or(Format::Table) }
+        let typed = self.output.as_deref().and_then(Format::of);
+        if self.json { Format::Json } else { typed.unwrap_or(Format::Table) }
     }
 }
 
@@ -109,21 +118,32 @@ pub(crate) enum ColorChoice {
 }
 
 /// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// For people; may change.
     Table,
     /// For programs; fields are only ever added.
     Json,
     /// A report to paste.
-    #[value(hide = true)]
     Md,
     /// A report for spreadsheets.
-    #[value(hide = true)]
     Csv,
     /// A report as one file for browsers.
-    #[value(hide = true)]
     Html,
+}
+
+impl Format {
+    /// The form that `word` names.
+    fn of(word: &str) -> Option<Self> {
+        match word {
+            "table" => Some(Self::Table),
+            "json" => Some(Self::Json),
+            "md" => Some(Self::Md),
+            "csv" => Some(Self::Csv),
+            "html" => Some(Self::Html),
+            _ => None,
+        }
+    }
 }
 
 /// The verbs.

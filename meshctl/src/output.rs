@@ -6,6 +6,7 @@ use crate::cli::{ColorChoice, Format, Globals};
 use crate::exit::{Failure, Kind};
 use crate::render::paint::Look;
 use repeated::Repeated;
+pub(crate) use repeated::quoted;
 use std::borrow::Cow;
 use std::io::{self, BufRead, IsTerminal, Write};
 

@@ -130,6 +130,31 @@ impl TryFrom<RawCheck> for Check {
 }
 
 impl Check {
+    /// It, in the words of an item: `contains "Paris"`.
+    pub(super) fn words(&self) -> String {
+        let quoted = |texts: &[String]| {
+            texts.iter().map(|text| format!("{text:?}")).collect::<Vec<String>>().join(", ")
+        };
+        let between = |what: &str, (least, most): (usize, usize)| match most {
+            usize::MAX => format!("least_{what} {least}"),
+            most => format!("most_{what} {most}"),
+        };
+        let rule = match &self.rule {
+            Rule::Contains(texts) if texts.len() > 1 => format!("contains_any {}", quoted(texts)),
+            Rule::Contains(texts) => format!("contains {}", quoted(texts)),
+            Rule::Without(texts) => format!("not_contains {}", quoted(texts)),
+            Rule::Equals(text) => format!("equals {text:?}"),
+            Rule::Matches(pattern) => format!("matches \"{}\"", pattern.text()),
+            Rule::Json(Kind::Any) => "json any".into(),
+            Rule::Json(Kind::Object) => "json object".into(),
+            Rule::Json(Kind::Array) => "json array".into(),
+            Rule::Keys(keys) => format!("json_keys {}", keys.join(", ")),
+            Rule::Chars(least, most) => between("chars", (*least, *most)),
+            Rule::Lines(least, most) => between("lines", (*least, *most)),
+        };
+        if self.ignore_case { rule + " (ignore_case)" } else { rule }
+    }
+
     /// Whether `answer` is like that.
     #[must_use]
     pub fn holds(&self, answer: &str) -> bool {

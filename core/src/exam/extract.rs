@@ -73,6 +73,9 @@ pub(super) fn same_words(found: &str, gold: &str) -> bool {
     bare(found) == bare(gold)
 }
 
+/// Letters of a question with choices.
+pub(super) const LETTERS: usize = 4;
+
 /// Which of the first letters of the alphabet (`A`, `B`, … `choices` of them) an answer decides for.
 ///
 /// In this order: the answer is that letter, alone or before `.`, `)`, `:` or `,` at its very beginning; it stands after

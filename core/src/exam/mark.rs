@@ -91,9 +91,22 @@ pub(super) fn believable(log_likelihood: f64, bytes: u64) -> bool {
     log_likelihood.is_finite() && (LEAST_PER_BYTE * bytes..=ROUNDING).contains(&log_likelihood)
 }
 
-/// `acc` and `acc_norm`: whether the right choice is the likeliest, as it is and for each of its characters. Of equals the
-/// first is chosen. (The harness's documentation speaks of bytes; what it divides by is Python's `len`: characters.)
+/// `acc` and `acc_norm`: whether the right choice is the likeliest. Of equals the first is chosen.
 fn likeliest(item: &Item, right: usize, scores: &[ContinuationScore]) -> Result<ItemScore, Failure> {
+    let marks =
+        chances(item, scores)?.into_iter().map(|(metric, logs)| (metric, first_greatest(&logs) == right));
+    Ok(ItemScore::Marks { right: marks.collect(), cut: false })
+}
+
+/// What each metric compares: the log-likelihood of each choice, as it is and for each of its characters. (The harness's
+/// documentation speaks of bytes; what it divides by is Python's `len`: characters.)
+///
+/// # Errors
+/// There are not as many as choices, or they are no logarithms of probabilities.
+pub(super) fn chances(
+    item: &Item,
+    scores: &[ContinuationScore],
+) -> Result<BTreeMap<Metric, Vec<f64>>, Failure> {
     let choices = choices(item);
     if scores.len() != choices.len() {
         return Err(Failure::Choices { scored: scores.len(), asked: choices.len() });
@@ -106,20 +119,20 @@ fn likeliest(item: &Item, right: usize, scores: &[ContinuationScore]) -> Result<
         return Err(Failure::AllImpossible);
     }
     let logs: Vec<f64> = logs.into_iter().map(|log| log.min(0.0)).collect();
-    let mut marks = BTreeMap::from([(Metric::Acc, first_greatest(&logs) == right)]);
+    let mut chances = BTreeMap::new();
     if item.suite() == Suite::HellaSwag {
         // An ending without characters has nothing for each of them.
         let each = |(log, choice): (&f64, &String)| match choice.chars().count() {
             0 => f64::NEG_INFINITY,
             characters => log / characters as f64,
         };
-        let normed: Vec<f64> = logs.iter().zip(&choices).map(each).collect();
-        marks.insert(Metric::AccNorm, first_greatest(&normed) == right);
+        chances.insert(Metric::AccNorm, logs.iter().zip(&choices).map(each).collect());
     }
-    Ok(ItemScore::Marks { right: marks, cut: false })
+    chances.insert(Metric::Acc, logs);
+    Ok(chances)
 }
 
-fn first_greatest(values: &[f64]) -> usize {
+pub(super) fn first_greatest(values: &[f64]) -> usize {
     let mut best = 0;
     for (at, value) in values.iter().enumerate() {
         if *value > values[best] {
@@ -155,7 +168,7 @@ fn marks(item: &Item, text: &str, cut: bool) -> BTreeMap<Metric, bool> {
 fn letters(seen: &str, right: usize) -> BTreeMap<Metric, bool> {
     BTreeMap::from([
         (Metric::GetResponse, extract::same_words(extract::first_line(seen), &letter(right))),
-        (Metric::Letter, extract::letter(seen, 4) == Some(right)),
+        (Metric::Letter, extract::letter(seen, extract::LETTERS) == Some(right)),
     ])
 }
 

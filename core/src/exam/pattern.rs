@@ -46,6 +46,18 @@ impl Pattern {
         Ok(Self(parts))
     }
 
+    /// The form as it is written.
+    pub(super) fn text(&self) -> String {
+        let part = |part: &Part| match part {
+            Part::AnyText => "*".to_owned(),
+            Part::AnyOne => "?".to_owned(),
+            Part::Digits => "#".to_owned(),
+            Part::One(c @ ('*' | '?' | '#' | '\\')) => format!("\\{c}"),
+            Part::One(c) => c.to_string(),
+        };
+        self.0.iter().map(part).collect()
+    }
+
     /// The form with its letters in lower case.
     pub(super) fn lowercase(&self) -> Self {
         let lower = |part: &Part| match part {

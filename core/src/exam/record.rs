@@ -1,7 +1,9 @@
 //! The document `mesh.eval/v1`: the exams that one model sat on one machine, item by item, so that two of them can be laid
 //! beside each other later. No figure that can be computed is kept.
 
-use super::item::{ItemId, Print};
+use super::item::{Item, ItemId, Print};
+use super::miss::{Miss, miss};
+use super::question::Answer;
 use super::run::Run;
 use super::{Suite, Variant};
 use crate::id::{MachineId, ModelId};
@@ -85,6 +87,9 @@ pub struct Sitting {
     /// The beginning of what was answered, where answers are texts.
     #[serde(default)]
     pub answers: BTreeMap<ItemId, String>,
+    /// What was wrong with the answers that were not right.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub missed: BTreeMap<ItemId, Miss>,
     /// Items of which the beginning had no room in the model's context.
     #[serde(default)]
     pub clipped: BTreeSet<ItemId>,
@@ -96,7 +101,19 @@ impl Sitting {
     /// One in which nothing was asked yet.
     #[must_use]
     pub fn new(run: Run) -> Self {
-        Self { run, answers: BTreeMap::new(), clipped: BTreeSet::new(), seconds: 0.0 }
+        Self {
+            run,
+            answers: BTreeMap::new(),
+            missed: BTreeMap::new(),
+            clipped: BTreeSet::new(),
+            seconds: 0.0,
+        }
+    }
+
+    /// Keeps what was wrong with the answer to `item`, where something was.
+    pub fn explained(&mut self, item: &Item, answer: &Answer) {
+        self.missed.remove(&item.id());
+        self.missed.extend(miss(item, answer).map(|miss| (item.id(), miss)));
     }
 
     /// Keeps the beginning of an answer.
@@ -203,17 +220,18 @@ fn sitting(sitting: &Sitting) -> Result<(), RecordProblem> {
     }
     check::count("run.items", run.items.len(), 1, super::run::MOST_ITEMS)?;
     check::seconds("seconds", Some(sitting.seconds))?;
-    let mut ids = sitting.answers.keys().chain(&sitting.clipped);
+    let mut ids = sitting.answers.keys().chain(&sitting.clipped).chain(sitting.missed.keys());
     if let Some(id) = ids.find(|id| !run.items.contains_key(*id)) {
         return Err(problem("answers", id, "of an item of the run"));
     }
+    sitting.missed.values().try_for_each(|miss| miss.check(run.suite))?;
     sitting.answers.values().try_for_each(|text| check::length("answers", text, LONGEST_ANSWER))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exam::{Answer, Shots};
+    use crate::exam::Shots;
 
     fn record() -> Record {
         let line = "{\"question\": \"1 + 1?\", \"answer\": \"#### 2\"}";
@@ -223,6 +241,7 @@ mod tests {
         let answer = Answer::Text { text: "2".into(), cut: false };
         sitting.run.record(&item, &answer).expect("it is in the run");
         sitting.answered(item.id(), "2");
+        sitting.explained(&item, &answer);
         Record {
             schema: SCHEMA.into(),
             id: "20261122-040000-000".into(),
@@ -273,6 +292,16 @@ mod tests {
                 "sittings[0].run.variant",
             ),
             (Record { sittings: with(|one| one.run.items.clear()), ..record() }, "sittings[0].run.items"),
+            (
+                Record {
+                    sittings: with(|one| {
+                        let taken = Miss::Taken { wanted: "x".repeat(200), by: BTreeMap::new() };
+                        one.missed.values_mut().for_each(|miss| *miss = taken.clone());
+                    }),
+                    ..record()
+                },
+                "sittings[0].missed.taken",
+            ),
             (Record { sittings: with(|one| one.seconds = f64::NAN), ..record() }, "sittings[0].seconds"),
             (
                 Record {

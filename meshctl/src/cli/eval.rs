@@ -76,7 +76,7 @@ pub(crate) struct EvalShowArgs {
     /// Show each subject or activity, too
     #[arg(long)]
     pub(crate) groups: bool,
-    /// Show the items that were not right, and what was answered
+    /// Show the items that were not right, what was answered, and what was wrong with it
     #[arg(long)]
     pub(crate) wrong: bool,
 }

@@ -92,6 +92,38 @@ fn a_report_is_written_as_it_is_typed_and_other_commands_say_what_they_take() {
     assert!(refused.starts_with(said), "{refused}");
     let refused = parse("meshctl ladder report -o table").expect_err("a report is no table").to_string();
     assert!(refused.contains("which takes md, csv, json or html"), "{refused}");
+    for (line, said) in [
+        (
+            "meshctl ladder report -o xml",
+            "there is no --output `xml`; this command takes md, csv, json or html\n",
+        ),
+        (
+            "meshctl -o xml ladder report",
+            "there is no --output `xml`; this command takes md, csv, json or html\n",
+        ),
+        (
+            "meshctl ladder list -o xml",
+            "there is no --output `xml`; this command takes table or json; md, csv and html are for `meshctl ladder",
+        ),
+        ("meshctl status -o", "a value is required for '--output <FORM>'"),
+    ] {
+        let refused = parse(line).expect_err(line).to_string();
+        assert!(refused.contains(said), "{line}: {refused}");
+    }
+}
+
+#[test]
+fn the_help_names_the_forms_and_says_what_the_time_limit_bounds() {
+    let help = Cli::command().render_long_help().to_string();
+    let help: Vec<&str> = help.split_whitespace().collect();
+    let help = help.join(" ");
+    for said in [
+        "table or json [default: table]; of ladder report: md, csv, json or html",
+        "each call to it [default: 10s; login: 20s; model fit: 1m]",
+        "each load and unload of ladder run, eval run, validate and stress [30m], not what they measure",
+    ] {
+        assert!(help.contains(said), "{said}: {help}");
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! `meshctl eval`: models sit exams, and what became of each item is kept, so that two of them can be compared.
 //!
-//! `items`: what is asked. `sit`: one exam. `run`: the order of things. `compare`: two evaluations. What a figure is worth is
-//! [`mesh_core::exam`]'s to say.
+//! `source`: what is begun. `items`: what is asked. `sit`: one exam. `scribe`: when it is written down. `run`: the order of
+//! things. `compare`: two evaluations. What a figure is worth is [`mesh_core::exam`]'s to say.
 
 mod compare;
 mod items;
 mod run;
+mod scribe;
 mod sit;
+mod source;
 
 pub(crate) use compare::{Judged, JudgedSuite, Side};
 

@@ -71,7 +71,7 @@ impl Repeated {
 }
 
 /// As a shell reads it.
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:[]~@+".contains(c);
     if !text.is_empty() && !text.starts_with('~') && text.chars().all(plain) {

@@ -1,4 +1,8 @@
-//! Evaluations: the figures with their n and interval, what was wrong, and two of them beside each other.
+//! Evaluations: the figures with their n and interval, and two of them beside each other. `wrong`: single items.
+
+mod wrong;
+
+pub(crate) use wrong::wrong;
 
 use super::ladder::said;
 use super::paint::{Look, Paint, bold};
@@ -6,15 +10,9 @@ use super::quantity::{UNKNOWN, bytes, moment, seconds};
 use super::table::{Cell, Rank, Table};
 use crate::command::{Judged, JudgedSuite};
 use crate::exit::Failure;
-use mesh_core::exam::{
-    Comparison, GateVerdict, Interval, ItemScore, Metric, Outcome, Record, Report, Score, Sitting, Suite,
-};
+use mesh_core::exam::{Comparison, GateVerdict, Interval, Metric, Record, Report, Score, Sitting, Suite};
 use serde::Serialize;
 
-/// Items that are shown of one exam.
-const SHOWN: usize = 50;
-/// Characters of an answer that are shown.
-const ANSWER: usize = 160;
 /// Reasons of failures that are shown.
 const REASONS: usize = 3;
 
@@ -210,55 +208,6 @@ pub(crate) fn groups(record: &Record, look: Look) -> String {
         text += &format!("\n{}\n{}", bold(sitting.run.suite.word(), look.color), laid(table, look));
     }
     text
-}
-
-/// Items that were not right, and what was answered.
-pub(crate) fn wrong(record: &Record, look: Look) -> String {
-    let mut text = String::new();
-    for sitting in &record.sittings {
-        let suite = sitting.run.suite;
-        let first = suite.metrics(sitting.run.variant).first().copied();
-        let lines: Vec<String> = sitting
-            .run
-            .items
-            .iter()
-            .filter_map(|(id, item)| {
-                let answer = sitting.answers.get(id);
-                let what = match &item.outcome {
-                    Outcome::Failed(why) => format!("failed: {}", said(why, look)),
-                    Outcome::Scored(ItemScore::Marks { right, .. })
-                        if first.and_then(|metric| right.get(&metric)) == Some(&false) =>
-                    {
-                        answer.map_or_else(|| "another was likelier".into(), |answer| shown(answer, look))
-                    }
-                    Outcome::Scored(_) | Outcome::Missing => return None,
-                };
-                Some(format!("  {}  {what}\n", look.text(id.as_str())))
-            })
-            .collect();
-        if lines.is_empty() {
-            continue;
-        }
-        let more = lines.len().saturating_sub(SHOWN);
-        let heading = format!("{}: {} of {}", suite.word(), lines.len(), sitting.run.items.len());
-        text += &format!(
-            "\n{}\n{}",
-            bold(&heading, look.color),
-            lines.iter().take(SHOWN).cloned().collect::<String>()
-        );
-        if more > 0 {
-            text += &format!("  and {more} more: meshctl eval show {} --json\n", record.id);
-        }
-    }
-    text
-}
-
-/// The beginning of an answer on one line, in quotes.
-fn shown(answer: &str, look: Look) -> String {
-    let words = answer.split_whitespace().collect::<Vec<&str>>().join(" ");
-    let beginning: String = words.chars().take(ANSWER).collect();
-    let more = if beginning.len() < words.len() { look.sign("…", "...") } else { "" };
-    format!("\"{}{more}\"", look.text(&beginning))
 }
 
 /// Two evaluations, suite by suite.

@@ -1,6 +1,7 @@
 //! Items: from the user's files, or the samples that come with the program.
 
 use crate::exit::{Failure, Kind};
+use crate::output::quoted;
 use mesh_core::exam::{Item, LONGEST_PAGE, Source, Suite};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _};
@@ -110,6 +111,13 @@ fn lines(suite: Suite, path: &Path, mut from: impl BufRead) -> Result<Vec<Item>,
                 .cause(why)
                 .hint("the columns of each suite: configs/eval/README.md")
         };
+        // However long it is: a whole file may stand on one line. A mark of the byte order is no sign of its own.
+        let begins =
+            line.iter().position(|byte| !byte.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(byte));
+        if let Some(at) = begins.filter(|at| line.get(*at) == Some(&b'[')) {
+            let failure = wrong(at + 1, "it is one JSON list; items stand one on each line".into());
+            return Err(failure.hint(format!("make lines of it: {}", lines_of_a_list(path))));
+        }
         if read > LONGEST_LINE {
             return Err(wrong(1, format!("the line is longer than {} MiB", LONGEST_LINE >> 20)));
         }
@@ -126,6 +134,18 @@ fn lines(suite: Suite, path: &Path, mut from: impl BufRead) -> Result<Vec<Item>,
         items.push(item.map_err(|error| wrong(column(text, &error), said(&error)))?);
     }
     Ok(items)
+}
+
+/// The command that writes each item of a list on a line of its own.
+fn lines_of_a_list(path: &Path) -> String {
+    // In place the shell would empty the file before it is read.
+    let named = |ending: &str| path.with_extension(ending);
+    let to = if path.extension().is_some_and(|ending| ending == "jsonl") {
+        named("lines.jsonl")
+    } else {
+        named("jsonl")
+    };
+    format!("jq -c '.[]' {} > {}", quoted(path), quoted(&to))
 }
 
 /// Where it is wrong. A value that JSON has nothing against is at its name, with which the words of its rule begin.
@@ -190,6 +210,33 @@ mod tests {
         }
         let failure = read(b"{\"question\": \"\xff\"}").expect_err("no text");
         assert!(failure.what.starts_with("my.jsonl:1:15"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_one_list_is_told_how_it_becomes_lines() {
+        for (text, place) in [("[{\"question\": \"1?\", \"answer\": \"#### 2\"}]", "1:1"), ("\n  [\n", "2:3")]
+        {
+            for (name, hint) in [
+                ("my.json", "make lines of it: jq -c '.[]' my.json > my.jsonl"),
+                (
+                    "my own's/a.jsonl",
+                    r"make lines of it: jq -c '.[]' 'my own'\''s/a.jsonl' > 'my own'\''s/a.lines.jsonl'",
+                ),
+            ] {
+                let long = format!("{text}{}", " ".repeat(LONGEST_LINE));
+                assert_eq!(
+                    lines(Suite::Gsm8k, Path::new(name), long.as_bytes()),
+                    lines(Suite::Gsm8k, Path::new(name), text.as_bytes())
+                );
+                let failure = lines(Suite::Gsm8k, Path::new(name), text.as_bytes()).expect_err("a list");
+                assert_eq!(failure.what, format!("{name}:{place} is no item of gsm8k"));
+                assert_eq!(
+                    failure.cause.as_deref(),
+                    Some("it is one JSON list; items stand one on each line")
+                );
+                assert!(failure.hints.contains(&hint.to_owned()), "{failure:?}");
+            }
+        }
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! the machine back however it ended.
 
 use super::compare::{Judged, judged};
-use super::items::{Paper, paper, written};
-use super::sit::{Manner, sit};
+use super::items::{Paper, paper};
+use super::scribe::Scribe;
+use super::sit::{Desk, Manner, sit};
+use super::source::{again, fresh, once, resumed, shots, source};
 use crate::cli::EvalRunArgs;
-use crate::command::hands::{Hands, Loaded, Size, loaded, profile};
+use crate::command::hands::{Hands, Loaded, Size, loaded};
 use crate::command::in_words;
 use crate::command::keep::{Keep, now};
 use crate::command::loan::{Borrower, Pledge, Returned, leaving, lend, unless_left};
@@ -15,14 +17,11 @@ use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render;
-use mesh_core::exam::{
-    AskError, EngineCan, Gate, Item, Record, Run, SCHEMA, Shots, Sitting, Source, Suite, ask,
-};
+use mesh_core::exam::{EngineCan, Gate, Record, Run, Shots, Sitting, ask};
 use mesh_core::id::{MachineId, ModelId};
-use mesh_core::machine::{Engine, Report, StoredModel};
+use mesh_core::machine::{Engine, Report};
 use mesh_core::trial::{KeepWork, Trial, Work};
 use serde::Serialize;
-use std::path::Path;
 use std::time::Duration;
 
 /// Of the call that asks which machines there are.
@@ -38,7 +37,7 @@ struct Document<'a> {
 /// An evaluation on its way.
 struct Evaluation<'a> {
     hands: Hands,
-    keep: Keep<Record>,
+    scribe: Scribe,
     screen: &'a Screen,
     papers: Vec<(Paper, Shots)>,
     at_once: u32,
@@ -46,6 +45,8 @@ struct Evaluation<'a> {
     loads: bool,
     /// One for each model.
     records: Vec<Record>,
+    /// The model whose turn it is.
+    turn: usize,
 }
 
 /// # Errors
@@ -64,7 +65,10 @@ pub(super) async fn run(
             let Returned { ended, back } = lend(&mut evaluation, pledge, screen, &leave).await?;
             ended.and(back)
         }
-        None => unless_left(evaluation.work(), &leave).await,
+        None => {
+            let ended = unless_left(evaluation.work(), &leave).await;
+            evaluation.close(ended)
+        }
     };
     screen.done_doing();
     evaluation.conclude(args, ended, &baselines)
@@ -120,8 +124,16 @@ async fn prepare<'a>(
             );
         }
     }
-    let mut evaluation =
-        Evaluation { hands, keep, screen, papers, at_once: args.at_once, loads: false, records };
+    let mut evaluation = Evaluation {
+        hands,
+        scribe: Scribe::new(keep.clone()),
+        screen,
+        papers,
+        at_once: args.at_once,
+        loads: false,
+        records,
+        turn: 0,
+    };
     evaluation.begin(&report)?;
     let missing: Vec<&str> = evaluation
         .records
@@ -148,61 +160,13 @@ async fn prepare<'a>(
         (true, taken) => taken,
     };
     for record in &mut evaluation.records {
-        let began = record.started_unix_ms;
         // What cannot be kept need not be asked.
         match args.resume {
-            Some(_) => evaluation.keep.write(record)?,
-            None => evaluation.keep.begin(record, began)?,
+            Some(_) => evaluation.scribe.write(record)?,
+            None => evaluation.scribe.begin(record)?,
         }
     }
     Ok((evaluation, baselines, pledge))
-}
-
-fn source(args: &EvalRunArgs) -> Result<Source, Failure> {
-    let suites = if args.suite.is_empty() { Suite::ALL.to_vec() } else { once(&args.suite) };
-    if args.items.as_deref().is_some_and(Path::is_file) && suites.len() > 1 {
-        let what = "one file has the items of one suite".to_owned();
-        return Err(
-            Failure::new(Kind::Usage, what).hint("say which: --suite mmlu; or name a folder with all")
-        );
-    }
-    // Where no suite was named, those that cannot be asked so are asked as usual.
-    let named = args.suite.iter().find_map(|suite| {
-        let variant = args.variant.filter(|variant| !suite.variants().contains(variant))?;
-        Some(AskError::NoVariant { suite: *suite, variant })
-    });
-    if let Some(error) = named {
-        return Err(Failure::new(Kind::Usage, error.to_string()));
-    }
-    Ok(Source {
-        suites,
-        items: args.items.as_deref().map(written),
-        examples: args.examples.as_deref().map(written),
-        limit: args.limit.and_then(|limit| usize::try_from(limit).ok()),
-        shots: args.shots,
-        variant: args.variant,
-    })
-}
-
-/// Each of `all` once, in the order of their first.
-fn once<T: Clone + PartialEq>(all: &[T]) -> Vec<T> {
-    let mut seen: Vec<T> = Vec::new();
-    for one in all {
-        if !seen.contains(one) {
-            seen.push(one.clone());
-        }
-    }
-    seen
-}
-
-/// Those that were asked for go to the suites that have some; the usual number to each, where nothing was asked for.
-fn shots(suite: Suite, source: &Source, examples: Vec<Item>) -> Result<Shots, Failure> {
-    let has_some = suite.usual_shots() > 0 || !examples.is_empty();
-    let each = source.shots.filter(|_| has_some || source.suites.len() == 1).unwrap_or(suite.usual_shots());
-    Shots::first(each, examples).map_err(|error| {
-        Failure::new(Kind::Usage, format!("{} cannot be asked with {each} examples", suite.word()))
-            .cause(error.to_string())
-    })
 }
 
 async fn only_node(way: &Way) -> Result<MachineId, Failure> {
@@ -252,64 +216,6 @@ fn models(
     Ok(once(&args.models))
 }
 
-fn fresh(node: &MachineId, model: ModelId, report: &Report, source: Source, at: u64) -> Record {
-    let profile = profile(report);
-    let is_it = |stored: &&StoredModel| stored.model == model || stored.served_as.as_ref() == Some(&model);
-    let stored = report.store.iter().flat_map(|store| &store.models).find(is_it);
-    let replicas = report.engines.iter().flatten().flat_map(|engine| &engine.replicas);
-    let replica = replicas.into_iter().find(|replica| replica.model == model);
-    Record {
-        schema: SCHEMA.into(),
-        id: String::new(),
-        node: node.clone(),
-        meshctl: env!("CARGO_PKG_VERSION").into(),
-        started_unix_ms: at,
-        ended_unix_ms: None,
-        hardware: profile.hardware,
-        software: profile.software,
-        quantisation: stored.and_then(|stored| stored.quantisation.clone()),
-        size: stored.map(|stored| stored.size).or_else(|| replica.and_then(|replica| replica.size)),
-        digest: stored
-            .and_then(|stored| stored.digest.clone())
-            .or_else(|| replica.and_then(|replica| replica.digest.clone())),
-        model,
-        subject: None,
-        source,
-        baseline: false,
-        sittings: Vec::new(),
-    }
-}
-
-/// The evaluation to go on with.
-fn resumed(keep: &Keep<Record>, id: &str) -> Result<Record, Failure> {
-    if !id.is_empty() {
-        return keep.named(Some(id));
-    }
-    keep.newest(|record| !record.is_complete())?.ok_or_else(|| {
-        Failure::new(Kind::NotFound, "no evaluation was ended early")
-            .hint("those that there are: meshctl eval list")
-    })
-}
-
-/// The evaluation as it goes on: what failed is asked again. Of one that is complete only what it found is told again.
-///
-/// # Errors
-/// `Usage` where another file has the model's name now: one figure must not be of two.
-fn again(record: Record, report: &Report) -> Result<Record, Failure> {
-    let now = fresh(&record.node, record.model.clone(), report, record.source.clone(), 0);
-    if let (Some(before), Some(now)) = (&record.digest, &now.digest)
-        && before != now
-    {
-        let what = format!("{} is another file now than when it was asked", record.model);
-        return Err(Failure::new(Kind::Usage, what)
-            .cause(format!("then {before}, now {now}"))
-            .hint("begin anew: meshctl eval run, without --resume"));
-    }
-    let mut record = Record { ended_unix_ms: None, digest: now.digest.or(record.digest), ..record };
-    record.sittings.iter_mut().for_each(|sitting| sitting.run.forget_failures());
-    Ok(record)
-}
-
 /// What an evaluation is to be compared with.
 pub(super) fn baseline(keep: &Keep<Record>, record: &Record, args: &EvalRunArgs) -> Result<Record, Failure> {
     match &args.against {
@@ -339,6 +245,7 @@ impl Borrower for Evaluation<'_> {
     /// Each model, in memory or brought there, and each of its exams.
     async fn work(&mut self) -> Result<(), Failure> {
         for at in 0..self.records.len() {
+            self.turn = at;
             let model = self.records[at].model.clone();
             if self.loads && self.hands.loaded(&model).await?.is_none() {
                 self.screen.doing(&format!("{model}: loading"));
@@ -349,15 +256,18 @@ impl Borrower for Evaluation<'_> {
                 self.exam(at, number).await?;
             }
             self.records[at].ended_unix_ms = Some(now().max(self.records[at].started_unix_ms));
-            self.keep.write(&self.records[at])?;
+            self.scribe.write(&self.records[at])?;
             self.tell_the_machine(at).await;
         }
         Ok(())
     }
 
-    /// What was answered is kept already.
+    /// Keeps what was answered since it was kept last.
     fn close(&mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
-        ended
+        match (ended, self.scribe.catch_up(&self.records[self.turn])) {
+            (Ok(()), kept) => kept,
+            (Err(failure), _) => Err(failure),
+        }
     }
 }
 
@@ -439,28 +349,22 @@ impl Evaluation<'_> {
     }
 
     async fn exam(&mut self, at: usize, number: usize) -> Result<(), Failure> {
-        let Self { hands, keep, screen, papers, records, at_once, .. } = self;
+        let Self { hands, scribe, screen, papers, records, at_once, .. } = self;
         let (paper, shots) = &papers[number];
         let record = &mut records[at];
         let model = record.model.clone();
         let Some(place) = record.sittings.iter().position(|sitting| sitting.run.suite == paper.suite) else {
             return Ok(());
         };
-        let mut sitting = record.sittings[place].clone();
+        let sitting = &record.sittings[place];
         let manner = Manner { variant: sitting.run.variant, at_once: *at_once };
         let all = sitting.run.items.len();
         let told = |sitting: &Sitting| {
             let done = all - sitting.run.missing().count();
             screen.doing(&format!("{model}: {}, {done} of {all}", paper.suite.word()));
         };
-        told(&sitting);
-        sit(hands, &model, paper, shots, manner, &mut sitting, |sitting, subject| {
-            told(sitting);
-            record.subject = record.subject.take().or(subject);
-            record.sittings[place] = sitting.clone();
-            keep.write(record)
-        })
-        .await
+        told(sitting);
+        sit(hands, paper, shots, manner, &mut Desk { scribe, record, place }, told).await
     }
 
     fn conclude(

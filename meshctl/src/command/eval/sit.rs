@@ -1,18 +1,20 @@
 //! One exam on one machine: items become questions of trials, and what comes back becomes answers.
 
 use super::items::Paper;
+use super::scribe::Scribe;
 use crate::command::hands::Hands;
 use crate::command::tried::patience;
 use crate::exit::{Failure, Kind};
-use mesh_core::exam::{Answer, ContinuationScore, Item, Question, Shots, Sitting, Variant, ask};
+use mesh_core::exam::{Answer, ContinuationScore, Item, Question, Record, Shots, Sitting, Variant, ask};
 use mesh_core::id::ModelId;
 use mesh_core::ladder::Shape;
-use mesh_core::trial::{self, AskWork, Event, Run, ScoreWork, Scored, Scoring, Subject, Trial, Work};
+use mesh_core::trial::{self, AskWork, Event, Run, ScoreWork, Scored, Scoring, Trial, Work};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use tokio::time::Instant;
 
-/// Items of one trial: after each the record is kept.
+/// Items of one trial: so many answers may be lost with it.
 const ITEMS: usize = 25;
 /// Bytes of one trial's questions. A message of gRPC has 4 MiB at most, and JSON escapes what it must.
 const BYTES: usize = 1 << 20;
@@ -42,20 +44,34 @@ struct Came {
     scores: BTreeMap<String, Scored>,
 }
 
-/// Asks what `sitting` has no answer to yet. After each trial `kept` is told, and may keep what there is.
+/// Where an exam is written down.
+pub(super) struct Desk<'a> {
+    pub(super) scribe: &'a mut Scribe,
+    pub(super) record: &'a mut Record,
+    /// Which of the record's sittings.
+    pub(super) place: usize,
+}
+
+impl Desk<'_> {
+    fn sitting(&mut self) -> &mut Sitting {
+        &mut self.record.sittings[self.place]
+    }
+}
+
+/// Asks what the sitting has no answer to yet. After each trial it has grown, and `tell` is told.
 ///
 /// # Errors
-/// Items that cannot be asked so, a trial that breaks, and what `kept` says.
+/// Items that cannot be asked so, a trial that breaks, and what keeps the record from being kept.
 pub(super) async fn sit(
     hands: &mut Hands,
-    model: &ModelId,
     paper: &Paper,
     shots: &Shots,
     manner: Manner,
-    sitting: &mut Sitting,
-    mut kept: impl FnMut(&Sitting, Option<Subject>) -> Result<(), Failure>,
+    desk: &mut Desk<'_>,
+    tell: impl Fn(&Sitting),
 ) -> Result<(), Failure> {
-    let missing: std::collections::BTreeSet<_> = sitting.run.missing().cloned().collect();
+    let model = desk.record.model.clone();
+    let missing: std::collections::BTreeSet<_> = desk.sitting().run.missing().cloned().collect();
     let mut asked = Vec::new();
     for item in paper.items.iter().filter(|item| missing.contains(&item.id())) {
         let question = ask(item, manner.variant, shots).map_err(|error| {
@@ -72,21 +88,30 @@ pub(super) async fn sit(
             && one.weight > LONGEST
         {
             let why = format!("it has more than the {} MiB of one trial", LONGEST >> 20);
-            record(sitting, one.item, &Answer::Nothing { why })?;
-            kept(sitting, None)?;
+            record(desk.sitting(), one.item, &Answer::Nothing { why })?;
+            desk.scribe.grown(desk.record)?;
             continue;
         }
         let began = Instant::now();
         let (mut came, mut subject) = (Came::default(), None);
-        let trial = trial(model, batch, manner);
-        let ended = hands
-            .trial(&trial, |event| match event {
+        let trial = trial(&model, batch, manner);
+        let ended = {
+            let asking = hands.trial(&trial, |event| match event {
                 Event::Began(found) => subject = Some(found),
                 Event::Run(run) => drop(came.runs.insert(run.id.clone(), run)),
                 Event::Scored(scored) => drop(came.scores.insert(scored.id.clone(), scored)),
                 Event::Sample(_) | Event::Ended(_) | Event::Failed(_) => {}
-            })
-            .await;
+            });
+            let mut asking = pin!(asking);
+            loop {
+                tokio::select! {
+                    ended = &mut asking => break ended,
+                    // What was answered before waits no longer for this one.
+                    () = desk.scribe.due() => desk.scribe.catch_up(desk.record)?,
+                }
+            }
+        };
+        let sitting = desk.sitting();
         for (at, one) in batch.iter().enumerate() {
             // Where the trial broke, what was not answered stays to be asked.
             let Some(answer) = came.answer(at, &one.question, ended.is_ok()) else { continue };
@@ -99,13 +124,16 @@ pub(super) async fn sit(
             record(sitting, one.item, &answer)?;
         }
         sitting.seconds += began.elapsed().as_secs_f64();
-        kept(sitting, subject)?;
+        tell(sitting);
+        desk.record.subject = desk.record.subject.take().or(subject);
+        desk.scribe.grown(desk.record)?;
         ended?;
     }
     Ok(())
 }
 
 fn record(sitting: &mut Sitting, item: &Item, answer: &Answer) -> Result<(), Failure> {
+    sitting.explained(item, answer);
     let recorded = sitting.run.record(item, answer).map(|_| ());
     recorded.map_err(|error| Failure::new(Kind::Failed, "the answer has no place").cause(error.to_string()))
 }

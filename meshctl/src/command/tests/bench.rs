@@ -1,6 +1,5 @@
 //! A scripted machine that can be climbed: models that load where there is room for them, and trials that go as told.
 
-use super::super::keep::now;
 use super::replies::{reply, thought};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{
@@ -15,6 +14,7 @@ use mesh_proto::v1::{
     DirectRequest, EngineStatus, MachineReport, NodeStatus, ReplicaStatus, StatusReply, TrialEvent,
 };
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -95,6 +95,8 @@ impl Model {
 /// When sensors were read, and what they told.
 pub(super) type Sensors = Arc<Mutex<Option<(Instant, Bytes)>>>;
 
+/// How often machines were looked at: the clock of this process may be set by a test.
+static READINGS: AtomicU64 = AtomicU64::new(1);
 /// How often slow sensors are read: less often than a load takes.
 const READ_EVERY: Duration = Duration::from_millis(1500);
 
@@ -214,7 +216,7 @@ impl Bench {
             vitals.ram = Reading::Known(Capacity { total: Bytes(100), available });
         }
         // Each report is a new reading, but of sensors that are slow.
-        vitals.as_of = if self.sensors.is_some() { 0 } else { now() };
+        vitals.as_of = if self.sensors.is_some() { 0 } else { READINGS.fetch_add(1, Ordering::Relaxed) };
         let (engines, store, vitals) = (Some(vec![engine]), Some(store), Some(vitals));
         let report = Report { engines, store, vitals, ..Report::default() };
         MachineReport {

@@ -103,7 +103,7 @@ async fn an_interrupted_evaluation_goes_on_with_what_was_not_answered() {
     let file = items(data.path(), "mmlu.jsonl", 60, |_| true);
     service.desk.send_modify(|desk| {
         if let Some(bench) = &mut desk.bench {
-            bench.sound_trials = Some(1);
+            bench.sound_trials = Some(2);
         }
     });
     let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
@@ -122,18 +122,52 @@ async fn an_interrupted_evaluation_goes_on_with_what_was_not_answered() {
     router.stop().await;
     let record = records(data.path()).remove(0);
     let missing = |record: &Record| record.sittings[0].run.missing().count();
-    assert_eq!((missing(&record), record.is_complete()), (35, false), "the first 25 are kept");
+    assert_eq!(
+        (missing(&record), record.is_complete()),
+        (10, false),
+        "the first 50 are kept, those after the last writing too"
+    );
 
     assert_eq!(evaluated(&data, "meshctl eval run --resume", &service).await, Ok(()));
     let all = records(data.path());
     assert_eq!((all.len(), missing(&all[0]), all[0].is_complete()), (1, 0, true));
-    assert_eq!(
-        journal(&service)[2..],
-        ["score one 100", "score one 40", "keep one mmlu 60 of 60"],
-        "35 items, no more"
-    );
+    assert_eq!(journal(&service)[3..], ["score one 40", "keep one mmlu 60 of 60"], "10 items, no more");
     let again = evaluated(&data, "meshctl eval run --resume", &service).await.expect_err("none is open");
     assert_eq!(again.kind, Kind::NotFound);
+}
+
+#[tokio::test]
+async fn an_evaluation_that_is_killed_has_lost_no_more_than_the_last_seconds() {
+    let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
+    let file = items(data.path(), "mmlu.jsonl", 80, |_| true);
+    service.desk.send_modify(|desk| {
+        if let Some(bench) = &mut desk.bench {
+            bench.sound_trials = Some(2);
+        }
+    });
+    let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
+    let line = format!("meshctl eval run --suite mmlu --shots 0 --items {file}");
+    let cli = <Cli as clap::Parser>::try_parse_from(line.split(' ')).expect("a valid line");
+    let Command::Eval(command) = cli.command else { panic!("an evaluation was typed") };
+    let (way, screen) = (way(&data, router.address), Screen::plain(Format::Json));
+    let hanging = service.desk.borrow().bench.clone().expect("it was made").hanging;
+    let kept = || 80 - records(data.path())[0].sittings[0].run.missing().count();
+    let watched = async {
+        hanging.notified().await;
+        assert_eq!(kept(), 0, "it was written when it began, and then every 5 s");
+        while kept() < 50 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let begun = tokio::time::Instant::now();
+    // Nobody tells it to leave: it is gone when its third trial hangs.
+    tokio::select! {
+        ended = eval::run(command, &way, &screen, async || std::future::pending().await) => panic!("{ended:?}"),
+        () = watched => {}
+        () = tokio::time::sleep(Duration::from_secs(20)) => panic!("50 items were answered, {} are kept", kept()),
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(5) && kept() == 50, "{:?}", begun.elapsed());
+    router.stop().await;
 }
 
 #[tokio::test]
