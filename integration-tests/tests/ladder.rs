@@ -3,6 +3,7 @@
 use integration_tests::desk::{Desk, NOISE, TRAINED};
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{Outcome, Record, analyse, summarise};
+use std::collections::BTreeSet;
 
 #[tokio::test]
 async fn a_random_model_is_gibberish_a_trained_one_is_not_and_the_machine_is_put_back() {
@@ -24,7 +25,12 @@ async fn a_random_model_is_gibberish_a_trained_one_is_not_and_the_machine_is_put
     };
     for name in [TRAINED, NOISE] {
         let rung = rung(name);
-        assert_eq!((&rung.outcome, rung.cells.len(), rung.answers.len()), (&Outcome::Done, 4, 5), "{name}");
+        // Measured again where something else used the processors meanwhile: a test cannot keep that away.
+        let works = rung.cells.iter().map(|cell| (cell.work.prompt_tokens, cell.work.streams));
+        let works: BTreeSet<(u32, u32)> = works.collect();
+        assert_eq!((&rung.outcome, works.len(), rung.answers.len()), (&Outcome::Done, 4, 5), "{name}");
+        let again = rung.cells.iter().filter(|cell| !cell.marks.is_empty()).count();
+        assert!((4..=4 + again).contains(&rung.cells.len()), "{name}: {again} of {}", rung.cells.len());
         assert!(rung.load_s.is_some_and(|seconds| seconds > 0.0), "{name}");
         for cell in &rung.cells {
             let counted = cell.runs.iter().filter(|run| !run.warm_up);

@@ -115,7 +115,7 @@ impl SupervisorConfig {
     }
 }
 
-/// How long a failed load stands before it is tried again by a directive: a router may repeat its wish each
+/// How long a failed load stands before it is tried again by the same directive: a router may repeat its wish each
 /// second.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 

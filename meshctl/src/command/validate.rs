@@ -216,8 +216,9 @@ impl Validator<'_> {
             let why = ended.map_or(why.clone(), |ended| format!("{why}; its engine ended: {ended}"));
             match broke {
                 None if was_there => {
-                    let text = format!("{model}: broken off, and measured once more: {why}\n");
-                    self.screen.note(&self.screen.look.text(&text));
+                    let text = format!("{model}: broken off, and measured once more: {why}");
+                    self.screen.done_doing();
+                    self.screen.note(&(self.screen.look.text(&text) + "\n"));
                     *self.evidence(who) = Evidence::new(begun(candidate), candidate.trained_context);
                     broke = Some(why);
                 }

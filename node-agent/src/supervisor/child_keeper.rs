@@ -104,7 +104,7 @@ impl ChildKeeper {
             if ever_served {
                 self.show(EngineState::Starting, ReplicaState::Loading);
             }
-            let mut rests_until = None;
+            let mut failed = None;
             match self.live(&wish).await {
                 LifeEnd::Stopped => return,
                 LifeEnd::Again(wished) => {
@@ -120,7 +120,7 @@ impl ChildKeeper {
                 LifeEnd::Refused(why) | LifeEnd::Broke { why, healthy: Duration::ZERO } if self.rests => {
                     tracing::warn!(engine = self.name, model = %self.berth.alias, %why, "could not be loaded");
                     self.show(EngineState::Up, ReplicaState::Failed(why));
-                    rests_until = Some(Instant::now() + RETRY_AFTER);
+                    failed = Some((wish.clone(), Instant::now() + RETRY_AFTER));
                 }
                 LifeEnd::Refused(why) => {
                     match self.fail(why, backoff.after(Duration::ZERO), "could not be loaded").await {
@@ -145,7 +145,7 @@ impl ChildKeeper {
             }
             backoff = Backoff::default();
             ever_served = true;
-            match self.rest(rests_until).await {
+            match self.rest(failed).await {
                 Some(wished) => wish = wished,
                 None => return,
             }
@@ -461,12 +461,14 @@ impl ChildKeeper {
         self.roster.change(&self.name, |row| row.show(seen));
     }
 
-    /// Waits to be told to load, and until `not_before`; `None` when the agent stops or the model is deleted. A
-    /// model that failed is forgiven when it shall be unloaded.
-    async fn rest(&mut self, not_before: Option<Instant>) -> Option<LoadWish> {
-        let mut wished = None;
+    /// Waits to be told to load; `None` when the agent stops or the model is deleted. The wish that `failed` is not followed
+    /// again before its moment, since it may come each second; another one may be one that fits. A model that failed is
+    /// forgiven when it shall be unloaded.
+    async fn rest(&mut self, mut failed: Option<(LoadWish, Instant)>) -> Option<LoadWish> {
+        let mut wished: Option<LoadWish> = None;
         loop {
-            let ready = not_before.filter(|_| wished.is_some());
+            let is_again = |(old, _): &&(LoadWish, Instant)| wished.as_ref() == Some(old);
+            let ready = failed.as_ref().filter(is_again).map(|(_, moment)| *moment);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
@@ -474,7 +476,7 @@ impl ChildKeeper {
                 order = self.orders.recv() => match order? {
                     Order::Load(wish) => wished = Some(wish),
                     Order::Unload(_) => {
-                        wished = None;
+                        (wished, failed) = (None, None);
                         self.show(EngineState::Up, ReplicaState::Available);
                     }
                     Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_) => {}

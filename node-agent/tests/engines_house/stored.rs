@@ -16,8 +16,10 @@ use node_agent::supervisor::{LaunchDefaults, SupervisorConfig};
 use node_agent::truth::TruthConfig;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const MIB: u64 = 1 << 20;
@@ -215,10 +217,17 @@ async fn a_load_that_does_not_fit_is_refused_with_the_numbers_and_forgiven_when_
     assert!(processes_of("refused").is_empty(), "nothing was started");
     let lease = shelves.house.handle.lease(&model("refused")).await.expect_err("refused");
     assert!(lease.to_string().contains("300 MiB"), "{lease}");
-    // Room, and another wish: it is tried again, ten seconds after the refusal at the earliest.
+    // Another size may be one that fits: it has its own answer at once, and not that of the first.
+    let (first, began) = (why.to_owned(), Instant::now());
+    shelves.load(LoadWish { context: Some(256), ..wish("refused") });
+    let is_another = |r: &Replica| failure(r).is_some_and(|why| why != first);
+    shelves.house.until_replica("refused", "refused anew", is_another).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // The same wish, and room: it is tried again, ten seconds after the refusal at the earliest.
     shelves.vitals.send_replace(machine(60_000));
-    shelves.load(wish("refused"));
+    shelves.load(LoadWish { context: Some(256), ..wish("refused") });
     shelves.house.until_replica("refused", "loaded", is_loaded).await;
+    assert!(began.elapsed() > Duration::from_secs(8), "{:?}", began.elapsed());
     // A cache that is none is refused in words.
     shelves.house.handle.direct(Directive::Unload(model("refused")));
     shelves.house.until_replica("refused", "resting", |r| r.state == ReplicaState::Available).await;
