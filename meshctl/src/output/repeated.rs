@@ -5,8 +5,10 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::Path;
 
-const VERBS: [&str; 12] =
-    ["status", "explain", "ask", "token", "key", "model", "node", "login", "plan", "mode", "wait", "ladder"];
+const VERBS: [&str; 15] = [
+    "status", "explain", "ask", "token", "key", "model", "node", "login", "plan", "mode", "wait", "ladder",
+    "eval", "validate", "stress",
+];
 /// Words of hints whose commands are for another machine, or for another mesh.
 const ELSEWHERE: [&str; 3] = ["on the router", "on any other", "` there"];
 
@@ -93,6 +95,14 @@ mod tests {
             environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         };
         Repeated::of("/usr/bin/meshctl", &globals, find)
+    }
+
+    #[test]
+    fn every_verb_is_known() {
+        let command = <crate::cli::Cli as clap::CommandFactory>::command();
+        for verb in command.get_subcommands().map(clap::Command::get_name) {
+            assert!(VERBS.contains(&verb), "{verb}");
+        }
     }
 
     #[test]

@@ -261,11 +261,17 @@ async fn a_machine_is_opened_again_also_where_a_model_does_not_come_back() {
     let data = prepared();
     // It was loaded when there was room.
     let large = Model::new("large", 8, 100, Manner::Sound).loaded(4096, 1);
-    let service = climbed([sound("one", 1), large]);
+    let service = climbed([sound("one", 1), large, sound("two", 2).loaded(512, 1)]);
+    service.desk.send_modify(|desk| desk.bench.as_mut().expect("it was made").room = Some(1 << 20));
     let line =
         "meshctl ladder run --node msi --models one --matrix 512:128 --streams 1 --repetitions 2 --yes";
     let failure = climb(&data, line, &service).await.expect_err("one model is missing");
     assert_eq!((failure.kind, is_cordoned(&service)), (Kind::DoesNotFit, false));
+    assert_eq!(
+        bench(&service).in_memory(),
+        [("two", Some(512), Some(1))],
+        "the others come back all the same"
+    );
     assert_eq!(records(data.path()).remove(0).rungs[0].outcome, Outcome::Done);
 }
 
