@@ -103,7 +103,9 @@ async fn a_speed_has_the_tokens_that_were_asked_for_and_is_kept_in_the_profile()
     assert!(story.samples.len() >= 2, "at its beginning and at its end: {:?}", story.samples);
     assert_eq!(story.samples[0].others, None, "since when?");
     let others = others_between(&story.samples, 0.0, f64::INFINITY);
-    assert!(others.is_some_and(|share| (0.0..=1.0).contains(&share)), "{:?}", story.samples);
+    // Ticks of a trial that takes less than this tell nothing.
+    let is_long = story.samples.last().is_some_and(|look| look.at_s > 0.3);
+    assert!(others.map_or(!is_long, |share| (0.0..=1.0).contains(&share)), "{:?}", story.samples);
     for (number, run) in story.runs.iter().enumerate() {
         assert_eq!((run.error.as_deref(), run.repetition as usize), (None, number));
         assert_eq!((run.prompt_tokens, run.output_tokens), (Some(100), Some(24)), "{run:?}");

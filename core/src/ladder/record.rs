@@ -120,6 +120,7 @@ pub struct Imported {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The models that were chosen, smallest first; none = those of the rungs, as in imports.
+    #[serde(default)]
     pub models: Vec<ModelId>,
     /// Lengths of prompts and answers.
     pub matrix: Vec<Shape>,

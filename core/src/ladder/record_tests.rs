@@ -75,6 +75,14 @@ fn a_record_reads_back_as_it_was_written() {
 }
 
 #[test]
+fn a_record_of_before_the_chosen_models_were_kept_is_read() {
+    let mut old = serde_json::to_value(record()).expect("JSON");
+    old["settings"].as_object_mut().expect("an object").remove("models").expect("it is written");
+    let read: Record = serde_json::from_value(old).expect("a record");
+    assert_eq!(read.settings.models, []);
+}
+
+#[test]
 fn another_form_is_refused_before_anything_else_is_missed() {
     let refused = serde_json::from_str::<Record>(r#"{"schema":"mesh.bench/v2"}"#).expect_err("another form");
     let said = refused.to_string();

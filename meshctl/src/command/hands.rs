@@ -1,7 +1,7 @@
 //! What measurements ask of one machine: reports, loads, trials, and what it is to be.
 
 use super::model::change::{Became, Wish, bring_about};
-use super::model::fit;
+use super::model::{STALE_FAILURE, fit};
 use super::node::{machines, read};
 use super::plan;
 use super::status::fetch;
@@ -130,12 +130,19 @@ pub(super) struct Hands {
     operators: Operators,
     pub(super) node: MachineId,
     patience: Duration,
+    /// Models whose engine goes on saying that they failed, also after they were unloaded.
+    unforgiven: BTreeSet<ModelId>,
 }
 
 impl Hands {
     pub(super) async fn of(node: &MachineId, way: &Way) -> Result<Self, Failure> {
         let operators = Way { timeout: Some(CALL), ..way.clone() }.dial().await?;
-        Ok(Self { operators, node: node.clone(), patience: way.timeout.unwrap_or(LOAD) })
+        Ok(Self {
+            operators,
+            node: node.clone(),
+            patience: way.timeout.unwrap_or(LOAD),
+            unforgiven: BTreeSet::new(),
+        })
     }
 
     /// What the machine says of itself.
@@ -209,10 +216,30 @@ impl Hands {
         let there = loaded(&report).into_iter().filter(|one| one.can_leave).map(|one| one.model);
         let can_leave = |engine: &&Engine| engine.capabilities.can_unload;
         let failed = failed_of(report.engines.iter().flatten().filter(can_leave));
-        let failed = failed.map(|(model, _)| model.clone());
-        for model in there.chain(failed).collect::<BTreeSet<ModelId>>() {
+        let failed: BTreeSet<ModelId> = failed.map(|(model, _)| model.clone()).collect();
+        for model in there.collect::<BTreeSet<ModelId>>() {
             self.unload(&model).await?;
         }
+        self.forgive(failed).await
+    }
+
+    /// Unloads what failed, so that it is not started again and looks broken to nobody. Engines that do not forgive are waited
+    /// for once, and for all of their models together.
+    async fn forgive(&mut self, failed: BTreeSet<ModelId>) -> Result<(), Failure> {
+        for model in &failed {
+            let request = self.request("unload", model);
+            self.direct(request).await?;
+        }
+        let mut waited: BTreeSet<ModelId> = failed.difference(&self.unforgiven).cloned().collect();
+        let start = Instant::now();
+        while !waited.is_empty() && start.elapsed() < STALE_FAILURE {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let report = self.report().await?;
+            let still: BTreeSet<&ModelId> =
+                failed_of(report.engines.iter().flatten()).map(|(model, _)| model).collect();
+            waited.retain(|model| still.contains(model));
+        }
+        self.unforgiven.extend(waited);
         Ok(())
     }
 

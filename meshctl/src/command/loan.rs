@@ -264,6 +264,9 @@ impl Before {
             let size: String = [context, slots, cache].into_iter().flatten().collect();
             text += &format!("  meshctl model load {} --node {node}{size}\n", word(one.model.as_str()));
         }
+        for model in &self.restarting {
+            text += &format!("  meshctl model load {} --node {node}\n", word(model.as_str()));
+        }
         if let Some(wish) = wish(&self.standing) {
             text += &format!("  meshctl node {wish} {node}\n");
         }

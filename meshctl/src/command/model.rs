@@ -25,7 +25,7 @@ const USUAL_WAIT: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// An old failure is believed to be the new answer after this long: a machine tries a load that failed once more after ten
 /// seconds, and reports each second.
-const STALE_FAILURE: Duration = Duration::from_secs(12);
+pub(super) const STALE_FAILURE: Duration = Duration::from_secs(12);
 
 /// What `model --json` prints.
 #[derive(Serialize)]

@@ -109,8 +109,8 @@ async fn prepare<'a>(
         return Err(Failure::new(Kind::Usage, what));
     }
     let mut hands = Hands::of(&args.node, way).await?;
-    let pledge = Pledge::of(&way.data, &args.node)?;
     let report = hands.report().await?;
+    let pledge = Pledge::of(&way.data, &args.node)?;
     let candidates = tenants::chosen(&report, &args.node, &args.models)?;
     let downloads = Downloads::new(&args.pull, &report)?;
     let mut record = fresh(args, &report, hands.goals().await?, now());

@@ -15,7 +15,7 @@ const RUNS: usize = 100_000;
 /// Looks at the machine that are kept, at most: as many as a record takes.
 const SAMPLES: usize = 100_000;
 /// Bytes of all texts of one trial that are kept, at most: a quarter of the longest record that is read.
-const TEXTS: usize = 64 << 20;
+pub(super) const TEXTS: usize = 64 << 20;
 
 /// How many times as many tokens an answer may have that was nothing but thoughts: easy questions take models that think some
 /// hundreds up to two thousand.
@@ -137,12 +137,13 @@ fn only_thought(run: &Run) -> bool {
     is_cut && (in_text || (thought && run.text.trim().is_empty()))
 }
 
-/// The same question with more room for its answer; `None` where there is none.
+/// The same question with more room for its answer, twice as much at least; `None` where there is not.
 fn longer(question: &Question, room: Option<u32>) -> Option<Question> {
     let mut body: Value = serde_json::from_str(&question.body).ok()?;
     let most = u32::try_from(body["max_tokens"].as_u64()?).ok()?;
     let more = room.unwrap_or(u32::MAX).min(most.saturating_mul(THINKING));
-    if more <= most {
+    // A few more change nothing, and a long text is read once more for them.
+    if more < most.saturating_mul(2) {
         return None;
     }
     body["max_tokens"] = more.into();
@@ -217,8 +218,8 @@ mod tests {
             body["max_tokens"].as_u64()
         };
         assert_eq!(
-            [None, Some(9000), Some(700), Some(300)].map(most),
-            [Some(2400), Some(2400), Some(700), None]
+            [None, Some(9000), Some(600), Some(599)].map(most),
+            [Some(2400), Some(2400), Some(600), None]
         );
     }
 

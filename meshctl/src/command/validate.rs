@@ -102,8 +102,8 @@ async fn prepare<'a>(
         return Err(Failure::new(Kind::Usage, what).hint("name the model that does its work now, or none"));
     }
     let mut hands = Hands::of(&args.node, way).await?;
-    let pledge = Pledge::of(&way.data, &args.node)?;
     let report = hands.report().await?;
+    let pledge = Pledge::of(&way.data, &args.node)?;
     let mut models = vec![(Who::Candidate, one(&report, &args.node, &args.model)?)];
     if let Some(champion) = &args.champion {
         models.push((Who::Champion, one(&report, &args.node, champion)?));

@@ -3,14 +3,14 @@
 use super::items::Paper;
 use super::scribe::Scribe;
 use crate::command::hands::Hands;
-use crate::command::tried::patience;
+use crate::command::tried::{TEXTS, patience};
 use crate::exit::{Failure, Kind};
 use mesh_core::exam::{Answer, ContinuationScore, Item, Question, Record, Shots, Sitting, Variant, ask};
 use mesh_core::id::ModelId;
 use mesh_core::ladder::Shape;
 use mesh_core::trial::{self, AskWork, Event, Run, ScoreWork, Scored, Scoring, Trial, Work};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use tokio::time::Instant;
 
@@ -42,6 +42,17 @@ struct Asked<'a> {
 struct Came {
     runs: BTreeMap<String, Run>,
     scores: BTreeMap<String, Scored>,
+    /// Of all texts.
+    bytes: usize,
+}
+
+/// The ids of what a trial asks.
+fn asked_by(work: &Work) -> BTreeSet<String> {
+    match work {
+        Work::Ask(work) => work.questions.iter().map(|question| question.id.clone()).collect(),
+        Work::Score(work) => work.texts.iter().map(|text| text.id.clone()).collect(),
+        Work::Speed(_) | Work::Keep(_) => BTreeSet::new(),
+    }
 }
 
 /// Where an exam is written down.
@@ -95,12 +106,16 @@ pub(super) async fn sit(
         let began = Instant::now();
         let (mut came, mut subject) = (Came::default(), None);
         let trial = trial(&model, batch, manner);
+        // The first answer to each, and none to what was not asked: a machine may tell without an end.
+        let mut open = asked_by(&trial.work);
         let ended = {
             let asking = hands.trial(&trial, |event| match event {
                 Event::Began(found) => subject = Some(found),
-                Event::Run(run) => drop(came.runs.insert(run.id.clone(), run)),
-                Event::Scored(scored) => drop(came.scores.insert(scored.id.clone(), scored)),
-                Event::Sample(_) | Event::Ended(_) | Event::Failed(_) => {}
+                Event::Run(run) if open.remove(&run.id) => came.take(run),
+                Event::Scored(scored) if open.remove(&scored.id) => {
+                    came.scores.insert(scored.id.clone(), scored);
+                }
+                Event::Run(_) | Event::Scored(_) | Event::Sample(_) | Event::Ended(_) | Event::Failed(_) => {}
             });
             let mut asking = pin!(asking);
             loop {
@@ -240,6 +255,17 @@ fn tokens(question: &Question) -> Shape {
 }
 
 impl Came {
+    /// Keeps an answer while there is room for its texts; one that has none was not given.
+    fn take(&mut self, run: Run) {
+        let others = [&run.reasoning, &run.raw, &run.error];
+        let others: usize = others.into_iter().flatten().map(String::len).sum();
+        let bytes = self.bytes.saturating_add(run.text.len() + others);
+        if bytes <= TEXTS {
+            self.bytes = bytes;
+            self.runs.insert(run.id.clone(), run);
+        }
+    }
+
     /// The answer to the question at `at`. Where the trial broke, what failed may have failed with it, and is asked again.
     fn answer(&self, at: usize, question: &Question, is_whole: bool) -> Option<Answer> {
         let nothing = |why: &str| is_whole.then(|| Answer::Nothing { why: why.into() });

@@ -113,6 +113,16 @@ pub(super) fn within_bounds(args: &RunArgs) -> Result<(), Failure> {
     Err(Failure::new(Kind::Usage, what).hint(format!("the other way round: --from {to} --to {from}")))
 }
 
+/// # Errors
+/// `Usage` for more models than a record can hold.
+pub(super) fn room_for(models: usize) -> Result<(), Failure> {
+    if models <= RUNGS {
+        return Ok(());
+    }
+    let what = format!("{models} models are more than the {RUNGS} of one climb");
+    Err(Failure::new(Kind::Usage, what).hint("choose with --from and --to, or with --models"))
+}
+
 /// The models to climb, smallest first, and a line for each that is left out.
 ///
 /// # Errors
@@ -140,10 +150,7 @@ pub(super) fn candidates(report: &Report, args: &RunArgs) -> Result<(Vec<Candida
         let failure = Failure::new(Kind::NotFound, format!("{} has no model to climb", args.node));
         return Err(left_out.into_iter().fold(failure, Failure::hint));
     }
-    if climbed.len() > RUNGS {
-        let what = format!("{} models are more than the {RUNGS} of one climb", climbed.len());
-        return Err(Failure::new(Kind::Usage, what).hint("choose with --from and --to, or with --models"));
-    }
+    room_for(climbed.len())?;
     climbed.sort_by(|a, b| {
         let of =
             |one: &Candidate| (one.parameters.unwrap_or_else(|| by_size(one)), one.size.map(|size| size.0));

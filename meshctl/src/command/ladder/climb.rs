@@ -6,7 +6,7 @@
 //!                            └── Ctrl-C, failure ──┘
 //! ```
 
-use super::candidates::{Candidate, candidates, known, within_bounds};
+use super::candidates::{Candidate, candidates, known, room_for, within_bounds};
 use super::examined::Examined;
 use super::fetching::{self, Fetched};
 use super::questions;
@@ -29,7 +29,7 @@ use mesh_core::machine::Report;
 use mesh_core::trial::{Prefix, Sample};
 use mesh_core::units::{Celsius, human_duration};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -86,8 +86,8 @@ async fn prepare<'a>(
 ) -> Result<(Climb<'a>, Pledge), Failure> {
     within_bounds(args)?;
     let mut hands = Hands::of(&args.node, way).await?;
-    let pledge = Pledge::of(&way.data, &args.node)?;
     let mut report = hands.report().await?;
+    let pledge = Pledge::of(&way.data, &args.node)?;
     let keep = Keep::of(&way.data);
     let mut record = match &args.resume {
         Some(id) => resumed(&keep, id, args)?,
@@ -104,13 +104,18 @@ async fn prepare<'a>(
         screen.done_doing();
         report = hands.report().await?;
     }
-    let begun = &record.settings.models;
-    let gone = begun.iter().filter(|model| !known(&report).contains_key(*model));
-    for model in gone {
+    let there = known(&report);
+    let (begun, gone): (Vec<ModelId>, Vec<ModelId>) =
+        record.settings.models.iter().cloned().partition(|model| there.contains_key(model));
+    for model in &gone {
         screen.note(&format!("{model} is left out: {} has it no more\n", args.node));
     }
-    let begun = begun.iter().filter(|model| known(&report).contains_key(*model)).cloned().collect();
-    let (candidates, left_out) = candidates(&report, &chosen(args, &fetched, begun))?;
+    let is_chosen = !args.models.is_empty() || !record.settings.models.is_empty();
+    let chosen = chosen(args, &fetched, begun);
+    if is_chosen && chosen.models.is_empty() && args.from.is_none() && args.to.is_none() {
+        return Err(none_left(args, &fetched, &gone));
+    }
+    let (candidates, left_out) = candidates(&report, &chosen)?;
     for line in left_out {
         screen.note(&(line + "\n"));
     }
@@ -133,6 +138,9 @@ async fn prepare<'a>(
             record.rungs.push(Rung { outcome, ..Rung::new(model.clone(), "?") });
         }
     }
+    let rungs: BTreeSet<&ModelId> = record.rungs.iter().map(|rung| &rung.model).collect();
+    let more = candidates.iter().filter(|candidate| !rungs.contains(&candidate.model));
+    room_for(rungs.len() + more.count())?;
     // What cannot be kept need not be measured.
     let began = record.started_unix_ms;
     match args.resume {
@@ -159,6 +167,18 @@ fn chosen(args: &RunArgs, fetched: &[Fetched], begun: Vec<ModelId>) -> RunArgs {
         chosen.models.retain(|model| !failed(model));
     }
     chosen
+}
+
+/// Of the models that were meant none is there: every other of the machine is not what was meant.
+fn none_left(args: &RunArgs, fetched: &[Fetched], gone: &[ModelId]) -> Failure {
+    let what = format!("none of the models that were chosen is on {}", args.node);
+    let why =
+        fetched.iter().filter_map(|one| Some(format!("{}: {}", one.model, one.outcome.as_ref().err()?)));
+    let gone = gone.iter().map(|model| format!("{model} is not there any more"));
+    let causes: Vec<String> = why.chain(gone).collect();
+    let failure = Failure::new(Kind::NotFound, what)
+        .hint(format!("name others: meshctl ladder run --node {} --models MODEL", args.node));
+    if causes.is_empty() { failure } else { failure.cause(causes.join("; ")) }
 }
 
 /// The question before anything is fetched: what is to be climbed is not known yet.
@@ -270,9 +290,10 @@ impl Borrower for Climb<'_> {
             // What was begun goes on as the last rung.
             let pull = self.pulls.get(&candidate.model).copied();
             let fresh = || Rung { evaluations: self.examined.of(&candidate), pull, ..begun(&candidate) };
-            let rung = match known {
-                None => fresh(),
-                Some(at) => self.record.rungs.remove(at),
+            let rung = match known.map(|at| self.record.rungs.remove(at)) {
+                // Of one that was not there nothing is known, not even its size.
+                None | Some(Rung { outcome: Outcome::Absent(_), .. }) => fresh(),
+                Some(begun) => begun,
             };
             self.record.rungs.push(rung);
             self.save()?;

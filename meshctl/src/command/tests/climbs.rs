@@ -370,6 +370,55 @@ async fn a_climb_goes_on_with_the_models_that_were_chosen_and_with_those_that_ar
 }
 
 #[tokio::test]
+async fn where_nothing_is_left_of_what_was_chosen_nothing_else_is_climbed() {
+    let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2)]));
+    let line = "meshctl ladder run --node msi --models new --pull new=http://127.0.0.1/broken.gguf --yes";
+    let failure = climb(&data, line, &service).await.expect_err("it could not be fetched");
+    assert_eq!(failure.kind, Kind::NotFound);
+    assert_eq!(failure.cause.as_deref(), Some("new: connection refused"));
+    assert_eq!((bench(&service).journal, is_cordoned(&service)), (vec!["pull new".to_owned()], false));
+    assert!(records(data.path()).is_empty());
+
+    let line =
+        "meshctl ladder run --node msi --models two --matrix 512:128 --streams 1 --repetitions 2 --yes";
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let mut record = records(data.path()).remove(0);
+    (record.rungs, record.ended_unix_ms) = (vec![], None);
+    let path = data.path().join("ladder").join(format!("{}.json", record.id));
+    std::fs::write(&path, serde_json::to_string(&record).expect("JSON")).expect("a file");
+    service.desk.send_modify(|desk| {
+        let bench = desk.bench.as_mut().expect("it was made");
+        bench.models.retain(|model| model.name != "two");
+        bench.journal.clear();
+    });
+    let again = "meshctl ladder run --node msi --resume --yes";
+    let failure = climb(&data, again, &service).await.expect_err("it is gone");
+    assert_eq!(failure.cause.as_deref(), Some("two is not there any more"));
+    assert_eq!((failure.kind, bench(&service).journal), (Kind::NotFound, vec![]));
+}
+
+#[tokio::test]
+async fn a_model_that_could_not_be_fetched_and_came_by_hand_is_measured_as_what_it_is() {
+    let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2)]));
+    let line = "meshctl ladder run --node msi --models one --pull two=http://127.0.0.1/broken.gguf --matrix 512:128 \
+                --streams 1 --repetitions 2 --yes";
+    let two = service.desk.borrow().bench.clone().expect("it was made").models[1].clone();
+    service.desk.send_modify(|desk| drop(desk.bench.as_mut().expect("it was made").models.pop()));
+    assert_eq!(climb(&data, line, &service).await, Ok(()));
+    let record = records(data.path()).remove(0);
+    assert!(
+        matches!(record.rungs[1].outcome, Outcome::Absent(_))
+            || matches!(record.rungs[0].outcome, Outcome::Absent(_))
+    );
+    service.desk.send_modify(|desk| desk.bench.as_mut().expect("it was made").models.push(two));
+    let again = format!("meshctl ladder run --node msi --resume {} --models two --yes", record.id);
+    assert_eq!(climb(&data, &again, &service).await, Ok(()));
+    let rungs = records(data.path()).remove(0).rungs;
+    let two = rungs.iter().find(|rung| rung.model.as_str() == "two").expect("it was climbed");
+    assert_eq!((&two.outcome, two.parameters, &*two.label), (&Outcome::Done, Some(2_000_000_000), "2b"));
+}
+
+#[tokio::test]
 async fn an_engine_that_dies_with_many_words_fails_its_rung_and_the_record_stays_readable() {
     let wordy = Model::new("one", 1, 1 << 20, Manner::Wordy);
     let (data, service) = (prepared(), climbed([wordy, sound("two", 2)]));

@@ -8,7 +8,7 @@ use crate::command::ladder::candidates::Candidate;
 use crate::command::ladder::questions;
 use crate::command::ladder::rung::{Broken, QUESTION, contexts};
 use crate::command::tried::{Heard, Measured, answered, ask, ask_out, measure, patience, reason};
-use crate::exit::Kind;
+use crate::exit::{Failure, Kind};
 use crate::render::quantity::context as in_k;
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{Mark, Outcome, Shape};
@@ -43,14 +43,17 @@ impl Validator<'_> {
         self.coherence(who, model, loaded.context).await?;
         let seed = self.record.settings.seed;
         let (most, room) = (tasks::MOST_TOKENS, loaded.context);
-        let runs = self.able(model, "JSON of a given form", tasks::forms(seed), most, room).await?;
+        let (runs, ended) = self.able(model, "JSON of a given form", tasks::forms(seed), most, room).await;
         self.evidence(who).forms = runs.into_iter().map(tasks::formed).collect();
         self.kept()?;
+        ended?;
         if loaded.calls_tools == Some(false) {
             self.unasked(who, Ability::Tools, NO_TOOLS);
         } else {
-            let runs = self.able(model, "tools", tasks::calls(seed), most, room).await?;
+            let (runs, ended) = self.able(model, "tools", tasks::calls(seed), most, room).await;
             self.evidence(who).calls = runs.into_iter().map(tasks::called).collect();
+            self.kept()?;
+            ended?;
         }
         self.kept()?;
         self.needles(who, model, loaded.context).await
@@ -166,7 +169,7 @@ impl Validator<'_> {
         questions: Vec<Question>,
         output: u32,
         room: Option<u32>,
-    ) -> Result<Vec<Run>, Broken> {
+    ) -> (Vec<Run>, Result<(), Failure>) {
         self.tell(&format!("{model}: {what}"));
         // A byte of the body is less than a token.
         let longest = questions.iter().map(|question| question.body.len()).max().unwrap_or_default();
@@ -175,10 +178,8 @@ impl Validator<'_> {
         let shape = Shape { prompt, output };
         let Heard { runs, ended, .. } = ask_out(&mut self.hands, model, questions, &shape, room).await;
         let is_refused = |run: &Run| run.error.as_ref().is_some_and(|why| why.starts_with("status "));
-        if runs.len() < asked || !runs.iter().all(is_refused) {
-            ended?;
-        }
-        Ok(runs)
+        let is_answered = runs.len() == asked && runs.iter().all(is_refused);
+        (runs, if is_answered { Ok(()) } else { ended })
     }
 
     async fn needles(&mut self, who: Who, model: &ModelId, context: Option<u32>) -> Result<(), Broken> {
@@ -198,14 +199,14 @@ impl Validator<'_> {
         let count = haystack::words_in(room.text, counted);
         let questions = haystack::questions(settings.seed, count, room.answer);
         let what = format!("one sentence of {} tokens", in_k(room.text));
-        let runs = self.able(model, &what, questions, room.answer, Some(context)).await?;
+        let (runs, ended) = self.able(model, &what, questions, room.answer, Some(context)).await;
         let needle = |run: Run| {
             let at = haystack::asked(&run.id)?;
             Some(Needle { depth: haystack::DEPTHS[at], code: haystack::code(settings.seed, at), run })
         };
         self.evidence(who).needles = runs.into_iter().filter_map(needle).collect();
         self.kept()?;
-        Ok(())
+        Ok(ended?)
     }
 
     /// How many tokens a sample of such a text has; `None` where the engine cannot count.
