@@ -29,7 +29,7 @@ mod summary;
 mod sweet;
 
 pub use advice::{Advice, Need};
-pub use analysis::{Analysis, analyse};
+pub use analysis::{Analysis, analyse, spoilt};
 pub use avoid::{Avoided, LEAST_USEFUL, SUSTAINED, UNSTABLE};
 pub use cells::{CellSummary, Soak};
 pub use check::RecordProblem;

@@ -299,21 +299,44 @@ pub struct Sample {
     pub others: Option<f32>,
 }
 
-/// The share of all processors' time that others used between two moments of a trial: the mean of what its looks tell, each
-/// for the time since the one before. `None` = no look tells of that time.
-#[must_use]
-pub fn others_between(samples: &[Sample], from_s: f64, to_s: f64) -> Option<f64> {
-    let mut looks: Vec<&Sample> = samples.iter().collect();
-    looks.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
-    let (mut used, mut known) = (0.0, 0.0);
-    for (before, look) in looks.iter().zip(looks.iter().skip(1)) {
-        let seconds = look.at_s.min(to_s) - before.at_s.max(from_s);
-        if let Some(share) = look.others.filter(|_| seconds > 0.0) {
-            used += f64::from(share) * seconds;
-            known += seconds;
-        }
+/// The looks of one trial in the order of their time, so that those of a request are found among a day's.
+#[derive(Debug, Clone)]
+pub struct Looks<'a>(Vec<&'a Sample>);
+
+impl<'a> Looks<'a> {
+    /// Of these, in any order.
+    #[must_use]
+    pub fn of(samples: &'a [Sample]) -> Self {
+        let mut looks: Vec<&Sample> = samples.iter().collect();
+        looks.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
+        Self(looks)
     }
-    Some(used / known).filter(|share| share.is_finite())
+
+    /// Those between two moments, both included.
+    #[must_use]
+    pub fn between(&self, from_s: f64, to_s: f64) -> &[&'a Sample] {
+        let first = self.0.partition_point(|look| look.at_s < from_s);
+        let end = self.0.partition_point(|look| look.at_s <= to_s).max(first);
+        &self.0[first..end]
+    }
+
+    /// The share of all processors' time that others used between two moments of the trial: the mean of what its looks tell,
+    /// each for the time since the one before. `None` = no look tells of that time.
+    #[must_use]
+    pub fn others(&self, from_s: f64, to_s: f64) -> Option<f64> {
+        // The first look after the end tells of time before it, too, and counts from the one before the first.
+        let first = self.0.partition_point(|look| look.at_s <= from_s).saturating_sub(1);
+        let end = (self.0.partition_point(|look| look.at_s < to_s) + 1).clamp(first, self.0.len());
+        let (mut used, mut known) = (0.0, 0.0);
+        for (before, look) in self.0[first..end].iter().zip(self.0[first..end].iter().skip(1)) {
+            let seconds = look.at_s.min(to_s) - before.at_s.max(from_s);
+            if let Some(share) = look.others.filter(|_| seconds > 0.0) {
+                used += f64::from(share) * seconds;
+                known += seconds;
+            }
+        }
+        Some(used / known).filter(|share| share.is_finite())
+    }
 }
 
 impl Sample {
@@ -448,14 +471,48 @@ mod tests {
     fn what_others_used_is_the_mean_of_the_looks_that_fall_into_the_time() {
         let look = |at_s: f64, others: Option<f32>| Sample { at_s, others, ..Sample::default() };
         let looks = [look(0.0, None), look(1.0, Some(0.0)), look(2.0, Some(0.5)), look(4.0, Some(0.25))];
-        assert_eq!(others_between(&looks, 0.0, 4.0), Some(0.25), "0.5 of one second, 0.25 of two");
-        assert_eq!(others_between(&looks, 1.2, 1.9), Some(0.5));
-        assert_eq!(others_between(&looks, 1.5, 2.5), Some(0.375));
-        assert_eq!(others_between(&looks, 5.0, 6.0), None, "nobody looked");
+        assert_eq!(Looks::of(&looks).others(0.0, 4.0), Some(0.25), "0.5 of one second, 0.25 of two");
+        assert_eq!(Looks::of(&looks).others(1.2, 1.9), Some(0.5));
+        assert_eq!(Looks::of(&looks).others(1.5, 2.5), Some(0.375));
+        assert_eq!(Looks::of(&looks).others(5.0, 6.0), None, "nobody looked");
         let unknown = [look(0.0, None), look(1.0, None), look(2.0, Some(0.5))];
-        assert_eq!(others_between(&unknown, 0.0, 2.0), Some(0.5), "what is not known is left out");
-        assert_eq!(others_between(&unknown[..2], 0.0, 2.0), None);
-        assert_eq!(others_between(&[look(0.0, Some(0.9))], 0.0, 2.0), None, "since when?");
+        assert_eq!(Looks::of(&unknown).others(0.0, 2.0), Some(0.5), "what is not known is left out");
+        assert_eq!(Looks::of(&unknown[..2]).others(0.0, 2.0), None);
+        assert_eq!(Looks::of(&[look(0.0, Some(0.9))]).others(0.0, 2.0), None, "since when?");
+    }
+
+    #[test]
+    fn looks_are_found_by_their_time_as_if_all_were_looked_at() {
+        let look = |at: u32| Sample {
+            at_s: f64::from(at * 7919 % 101) / 4.0,
+            others: (!at.is_multiple_of(3)).then(|| at as f32 / 100.0),
+            ..Sample::default()
+        };
+        let samples: Vec<Sample> = (0..60).map(look).collect();
+        let looks = Looks::of(&samples);
+        let mut sorted = samples.clone();
+        sorted.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
+        for (from, to) in
+            (-2..30).flat_map(|from| (-2..30).map(move |to| (f64::from(from), f64::from(to) + 0.1)))
+        {
+            let meanwhile = from..=to;
+            let within = samples.iter().filter(|look| meanwhile.contains(&look.at_s)).count();
+            assert_eq!(looks.between(from, to).len(), within, "{from} {to}");
+            let (mut used, mut known) = (0.0, 0.0);
+            for pair in sorted.windows(2) {
+                let seconds = pair[1].at_s.min(to) - pair[0].at_s.max(from);
+                if let Some(share) = pair[1].others.filter(|_| seconds > 0.0) {
+                    (used, known) = (used + f64::from(share) * seconds, known + seconds);
+                }
+            }
+            let all = (known > 0.0).then(|| used / known);
+            let found = looks.others(from, to);
+            assert_eq!(found.is_some(), all.is_some(), "{from} {to}");
+            assert!(
+                (found.unwrap_or(0.0) - all.unwrap_or(0.0)).abs() < 1e-9,
+                "{from} {to}: {found:?} {all:?}"
+            );
+        }
     }
 
     #[test]

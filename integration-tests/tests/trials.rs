@@ -7,8 +7,8 @@ use integration_tests::test_node::{EngineSpec, TestNode};
 use mesh_core::id::ModelId;
 use mesh_core::ladder::BUSY;
 use mesh_core::trial::{
-    AskWork, Event, Prefix, Question, Run, Sample, ScoreWork, Scored, Scoring, SpeedWork, Subject, Trial,
-    Work, others_between,
+    AskWork, Event, Looks, Prefix, Question, Run, Sample, ScoreWork, Scored, Scoring, SpeedWork, Subject,
+    Trial, Work,
 };
 use mesh_proto::v1::operator_client::OperatorClient;
 use mesh_proto::v1::{TrialEvent, TrialRequest};
@@ -102,7 +102,7 @@ async fn a_speed_has_the_tokens_that_were_asked_for_and_is_kept_in_the_profile()
     assert_eq!((story.subject.context, story.warm_ups.len(), story.runs.len()), (Some(512), 1, 3));
     assert!(story.samples.len() >= 2, "at its beginning and at its end: {:?}", story.samples);
     assert_eq!(story.samples[0].others, None, "since when?");
-    let others = others_between(&story.samples, 0.0, f64::INFINITY);
+    let others = Looks::of(&story.samples).others(0.0, f64::INFINITY);
     // Ticks of a trial that takes less than this tell nothing.
     let is_long = story.samples.last().is_some_and(|look| look.at_s > 0.3);
     assert!(others.map_or(!is_long, |share| (0.0..=1.0).contains(&share)), "{:?}", story.samples);

@@ -5,7 +5,7 @@ use super::avoid::{Avoided, avoided};
 use super::goals::{Climbed, misses};
 use super::mode_table::{ModeFit, fits};
 use super::recommend::{Recommended, configuration};
-use super::record::{Outcome, Record};
+use super::record::{Mark, Outcome, Record};
 use super::scaling::{Step, pattern, steps};
 use super::summary::{RungSummary, summarise};
 use super::sweet::{KindChoice, ModeChoice, of_kinds, of_mode, usable};
@@ -71,6 +71,17 @@ pub fn analyse(record: &Record) -> Analysis {
 }
 
 /// The last word on a rung. Where modes say what they want the kinds are of no interest.
+/// Why a model's speed is not known, where all of it was measured beside others.
+#[must_use]
+pub fn spoilt(rung: &RungSummary) -> Option<&'static str> {
+    let has = |mark| rung.marks.contains(&mark);
+    match () {
+        () if has(Mark::Busy) => Some("other programs used the processors during all of its requests"),
+        () if has(Mark::Disturbed) => Some("others used the machine during all of its requests"),
+        () => None,
+    }
+}
+
 fn remark(
     record: &Record,
     rung: &Climbed<'_>,
@@ -87,6 +98,9 @@ fn remark(
     }
     if let Some(reason) = avoid.iter().find(|one| one.model == *model).and_then(|one| one.reasons.first()) {
         return format!("avoid: {reason}");
+    }
+    if let Some(why) = spoilt(&rung.summary) {
+        return format!("measure again: {why}");
     }
     let of_modes = modes.iter().filter(|choice| choice.models.first() == Some(model));
     let mut best: Vec<String> = of_modes.map(|choice| choice.mode.to_string()).collect();

@@ -78,6 +78,10 @@ fn answers(record: &Record, rung: &Climbed<'_>) -> Option<String> {
 
 /// Slower than every mode asks for; without modes, too slow for anybody.
 fn speed(record: &Record, rung: &Climbed<'_>) -> Option<String> {
+    // Others took part of it: how fast it is alone is not known. A machine that slows itself down is slow.
+    if rung.summary.marks.iter().any(|mark| *mark != Mark::Throttled) {
+        return None;
+    }
     if record.modes.is_empty() {
         let rate = rung.rate().filter(|rate| *rate < LEAST_USEFUL)?;
         return Some(format!("{} tok/s, at least {LEAST_USEFUL} is of use", number(rate)));
@@ -92,6 +96,9 @@ fn speed(record: &Record, rung: &Climbed<'_>) -> Option<String> {
 
 fn spread(rung: &Climbed<'_>) -> Option<String> {
     let decode = rung.summary.decode.filter(|decode| decode.n >= LEAST_REPETITIONS)?;
+    if !rung.summary.marks.is_empty() {
+        return None;
+    }
     let (sd, spread) = (decode.sd?, decode.spread().filter(|spread| *spread > UNSTABLE)?);
     let (median, sd, part) = (number(decode.median), number(sd), spread * 100.0);
     let most = UNSTABLE * 100.0;

@@ -1,8 +1,8 @@
 //! Which requests count: not warm-ups, not those that failed, and not those that something disturbed, as long as there
 //! are undisturbed ones of the same work.
 
-use super::record::{Cell, Mark};
-use crate::trial::{Prefix, Run};
+use super::record::{Cell, Mark, is_busy};
+use crate::trial::{Looks, Prefix, Run};
 use std::collections::BTreeSet;
 
 /// Work that may be compared: the same lengths, streams and cache.
@@ -41,12 +41,13 @@ pub(super) fn counted<'a>(cells: &[(usize, &'a Cell)]) -> Counted<'a> {
     let mut counted = Counted::default();
     let (mut clean, mut marked) = (Vec::new(), Vec::new());
     for (at, cell) in cells {
+        let looks = Looks::of(&cell.samples);
         for run in cell.runs.iter().filter(|run| !run.warm_up) {
             if run.error.is_some() {
                 counted.failed += 1;
                 continue;
             }
-            let marks = marks(cell, run);
+            let marks = marks(cell, &looks, run);
             if marks.is_empty() { clean.push((*at, run)) } else { marked.push((*at, run, marks)) }
         }
     }
@@ -61,17 +62,16 @@ pub(super) fn counted<'a>(cells: &[(usize, &'a Cell)]) -> Counted<'a> {
 }
 
 /// What speaks against one request: what was said of its cell, and what the machine showed while it ran.
-fn marks(cell: &Cell, run: &Run) -> BTreeSet<Mark> {
+fn marks(cell: &Cell, looks: &Looks<'_>, run: &Run) -> BTreeSet<Mark> {
     let mut marks: BTreeSet<Mark> = cell.marks.iter().copied().collect();
     if cell.ended.is_some_and(|ended| ended.others > 0) {
         marks.insert(Mark::Disturbed);
     }
-    let meanwhile = run.at_s..=run.at_s + run.total_s;
-    let slowed = |sample: &&crate::trial::Sample| sample.throttled == Some(true);
-    if cell.samples.iter().filter(slowed).any(|sample| meanwhile.contains(&sample.at_s)) {
+    let end_s = run.at_s + run.total_s;
+    if looks.between(run.at_s, end_s).iter().any(|look| look.throttled == Some(true)) {
         marks.insert(Mark::Throttled);
     }
-    if cell.is_busy(run.at_s, run.at_s + run.total_s) {
+    if is_busy(looks, run.at_s, end_s) {
         marks.insert(Mark::Busy);
     }
     marks

@@ -57,9 +57,9 @@ pub struct BenchRow {
     /// Type of the values in the cache.
     pub type_v: String,
     /// Tokens that were read.
-    pub n_prompt: u64,
+    pub n_prompt: Option<u64>,
     /// Tokens that were generated.
-    pub n_gen: u64,
+    pub n_gen: Option<u64>,
     /// Tokens that were in the cache before.
     pub n_depth: u64,
     /// When it began: `2026-11-21T12:04:11Z`.
@@ -152,6 +152,16 @@ pub fn import(rows: &[BenchRow], about: About) -> Result<(Record, Vec<String>), 
     Ok((record, left_out))
 }
 
+impl BenchRow {
+    fn read(&self) -> u64 {
+        self.n_prompt.unwrap_or_default()
+    }
+
+    fn generated(&self) -> u64 {
+        self.n_gen.unwrap_or_default()
+    }
+}
+
 type Wrong = (&'static str, String, String);
 
 /// Where a row has what others lack.
@@ -160,7 +170,10 @@ const PRINTED_BY: &str =
 
 fn check(row: &BenchRow) -> Result<(), Wrong> {
     let most = u64::from(TOKENS / 2);
-    for (field, value) in [("n_prompt", row.n_prompt), ("n_gen", row.n_gen), ("n_depth", row.n_depth)] {
+    for (field, value) in [("n_prompt", row.n_prompt), ("n_gen", row.n_gen), ("n_depth", Some(row.n_depth))] {
+        let Some(value) = value else {
+            return Err((field, "missing".into(), format!("a number of tokens, {PRINTED_BY}")));
+        };
         if value > most {
             return Err((field, value.to_string(), format!("at most {most}")));
         }
@@ -205,14 +218,14 @@ fn check(row: &BenchRow) -> Result<(), Wrong> {
 
 /// Whether it is of reading alone or of generating alone.
 fn is_one_rate(row: &BenchRow) -> bool {
-    (row.n_prompt > 0) != (row.n_gen > 0)
+    (row.read() > 0) != (row.generated() > 0)
 }
 
 /// Rows that say one thing, and in words those that do not.
 fn sorted_out(rows: &[BenchRow]) -> (Vec<&BenchRow>, Vec<String>) {
     let (mut taken, mut left_out) = (Vec::new(), Vec::new());
     for row in rows {
-        let (read, generated) = (row.n_prompt, row.n_gen);
+        let (read, generated) = (row.read(), row.generated());
         let what = format!("{} with n_prompt {read} and n_gen {generated}", stem(&row.model_filename));
         match (read, generated) {
             (0, 0) => left_out.push(format!("{what}: nothing was asked")),
@@ -247,7 +260,7 @@ fn rung(model: ModelId, way: &Way<'_>) -> Rung {
 }
 
 fn cell(row: &BenchRow) -> Cell {
-    let (read, generated) = (tokens(row.n_prompt), tokens(row.n_gen));
+    let (read, generated) = (tokens(row.read()), tokens(row.generated()));
     let depth = tokens(row.n_depth);
     let shape = shape(row);
     let mut at_s = 0.0;
@@ -286,7 +299,7 @@ fn cell(row: &BenchRow) -> Cell {
 
 /// What is read ends with a first token, what is generated begins with one.
 fn shape(row: &BenchRow) -> Shape {
-    Shape { prompt: tokens(row.n_prompt + row.n_depth).max(1), output: tokens(row.n_gen).max(1) }
+    Shape { prompt: tokens(row.read() + row.n_depth).max(1), output: tokens(row.generated()).max(1) }
 }
 
 fn settings(rows: &[&BenchRow]) -> Settings {

@@ -7,7 +7,7 @@
 use crate::id::{MachineId, ModeName, ModelId};
 use crate::profile::{HardwareFacts, SoftwareFacts};
 use crate::routing::Slo;
-use crate::trial::{Ended, Prefix, Run, Sample, SpeedWork, Subject, others_between};
+use crate::trial::{Ended, Looks, Prefix, Run, Sample, SpeedWork, Subject};
 use crate::units::{Bytes, Celsius};
 use crate::verdict::Expectation;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -330,15 +330,15 @@ impl Cell {
         let found = [
             (slowed, Mark::Throttled),
             (disturbed, Mark::Disturbed),
-            (self.is_busy(0.0, f64::INFINITY), Mark::Busy),
+            (is_busy(&Looks::of(&self.samples), 0.0, f64::INFINITY), Mark::Busy),
         ];
         found.into_iter().filter(|(is_so, _)| *is_so).map(|(_, mark)| mark).collect()
     }
+}
 
-    /// Whether other programs used much of the processors between two moments. Where that is not known they did not.
-    pub(super) fn is_busy(&self, from_s: f64, to_s: f64) -> bool {
-        others_between(&self.samples, from_s, to_s).is_some_and(|share| share >= BUSY)
-    }
+/// Whether other programs used much of the processors between two moments. Where that is not known they did not.
+pub(super) fn is_busy(looks: &Looks<'_>, from_s: f64, to_s: f64) -> bool {
+    looks.others(from_s, to_s).is_some_and(|share| share >= BUSY)
 }
 
 /// One question and its answer.

@@ -2,13 +2,14 @@
 
 use super::cells::{CellSummary, Soak, degrees, seconds, soak, summaries};
 use super::figures::{Figure, Times};
-use super::record::{Answered, Outcome, Rung};
+use super::record::{Answered, Mark, Outcome, Rung};
 use crate::id::ModelId;
 use crate::statistics::{Share, sorted};
 use crate::trial::{Run, Sample};
 use crate::units::Bytes;
 use crate::verdict::{Answer, Verdict, judge};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// One rung in figures. `null` = not known.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -39,6 +40,8 @@ pub struct RungSummary {
     pub ram_taken: Option<Bytes>,
     /// The most graphics memory in use, all programs together.
     pub vram_peak: Option<Bytes>,
+    /// What speaks against all requests of [`RungSummary::measured_by`]: then its speed is not that of the model.
+    pub marks: BTreeSet<Mark>,
     /// Watts of the graphics processors, on average, under the work of [`RungSummary::measured_by`].
     pub watts: Option<f64>,
     /// Joules for each generated token of that work.
@@ -108,6 +111,7 @@ pub fn summarise(rung: &Rung) -> RungSummary {
         vram_taken: taken(rung, |sample| sample.vram_used),
         ram_taken: taken(rung, |sample| sample.ram_used),
         vram_peak: looks(rung).filter_map(|sample| sample.vram_used).max(),
+        marks: best.map(|cell| cell.marks.iter().copied().collect()).unwrap_or_default(),
         watts: best.and_then(|cell| cell.watts),
         joules_per_token: best.and_then(|cell| cell.joules_per_token),
         start_temperature: start,

@@ -81,6 +81,9 @@ fn member(
     if let Some(broke) = &row.broke {
         return (Livable::No, vec![], Some(format!("broke: {broke}")));
     }
+    if let Some(broke) = alone.and_then(|alone| alone.broke.as_ref()) {
+        return (Livable::No, vec![], Some(format!("broke already alone: {broke}")));
+    }
     if row.failed > 0 {
         let why = format!("failed {} of {} requests", row.failed, row.failed + row.n);
         return (Livable::No, vec![], Some(why));

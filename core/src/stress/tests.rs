@@ -146,6 +146,13 @@ fn requests_that_fail_and_engines_that_die_end_the_company() {
         (company.can, company.why),
         (Livable::No, vec!["a broke: the engine died: killed".to_owned()])
     );
+    let mut dead = pair(45.0, 25.0);
+    dead.stints[0].broke = Some("the engine died: killed".into());
+    let company = analyse(&dead).companies.remove(0);
+    assert_eq!(
+        (company.can, company.why[0].as_str()),
+        (Livable::No, "a broke already alone: the engine died: killed")
+    );
 }
 
 #[test]

@@ -27,8 +27,8 @@ fn row(read: u64, generated: u64, rates: &[f64]) -> BenchRow {
         n_gpu_layers: 99,
         type_k: "f16".into(),
         type_v: "f16".into(),
-        n_prompt: read,
-        n_gen: generated,
+        n_prompt: Some(read),
+        n_gen: Some(generated),
         test_time: "2026-11-20T18:30:00Z".into(),
         samples_ns: rates.iter().map(|rate| (tokens / rate * 1e9) as u64).collect(),
         samples_ts: rates.to_vec(),
@@ -243,7 +243,9 @@ fn a_row_that_is_none_is_refused_by_its_name() {
         (BenchRow { samples_ts: vec![1.0, 2.0], ..good() }, "samples_ts is 2 long"),
         (BenchRow { samples_ts: vec![f64::NAN], ..good() }, "samples_ts is NaN"),
         (BenchRow { samples_ns: vec![0], ..good() }, "samples_ns is 0"),
-        (BenchRow { n_gen: 1 << 40, ..good() }, "n_gen is 1099511627776"),
+        (BenchRow { n_gen: Some(1 << 40), ..good() }, "n_gen is 1099511627776"),
+        (BenchRow { n_gen: None, ..good() }, "n_gen is missing"),
+        (BenchRow { n_prompt: None, ..good() }, "n_prompt is missing"),
     ] {
         let problem = import(&[good(), bad], about()).expect_err(said);
         assert!(problem.row == 1 && problem.to_string().starts_with(said), "{problem}");

@@ -50,7 +50,7 @@ pub(crate) struct RunArgs {
     /// Go on with a climb that was ended early, with its settings [default: the node's newest]
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "",
           conflicts_with_all = ["matrix", "streams", "repetitions", "seed", "soak", "answer_tokens", "success",
-                                "idle_below", "sustained_below"])]
+                                "idle_below", "sustained_below", "from", "to"])]
     pub(crate) resume: Option<String>,
     /// Tokens of prompt and answer, shape by shape
     #[arg(long, value_name = "PROMPT:ANSWER,…", default_value = "512:128,4K:512,16K:1024,32K:1024,64K:1024",

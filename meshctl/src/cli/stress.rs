@@ -25,7 +25,7 @@ pub(crate) struct StressArgs {
     /// The machine
     #[arg(long, value_name = "NODE")]
     pub(crate) node: MachineId,
-    /// The models, loaded in this order while there is room [default: what is loaded there, else its three smallest]
+    /// The models, loaded in this order while there is room [default: what is loaded there and, where that is fewer than two, its smallest, to make three]
     #[arg(long, value_name = "MODEL,…", value_delimiter = ',')]
     pub(crate) models: Vec<ModelId>,
     /// How long each works: alone, in pairs, all together, and beside downloads

@@ -61,6 +61,9 @@ fn what_was_kept_is_typed_without_what_makes_a_new_one() {
     for line in ["meshctl validate new:8b --node msi", "meshctl stress --node msi --models list"] {
         assert!(matches!(typed(line), (true, None)), "{line}");
     }
+    for more in ["--from 1b", "--to 8b", "--matrix 512:128", "--answer-tokens 600"] {
+        parse(&format!("meshctl ladder run --node msi --resume 2026 {more}")).expect_err(more);
+    }
     for line in ["validate", "stress", "validate new:8b", "validate list new:8b", "stress --node msi show"] {
         parse(&format!("meshctl {line}")).expect_err(line);
     }

@@ -19,6 +19,7 @@ use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::eval::{Listed, Reported, groups, list, page, wrong};
 use mesh_core::exam::Record;
+use mesh_core::id::MachineId;
 use serde::Serialize;
 
 const LIST: Heading =
@@ -63,6 +64,10 @@ impl Kept for Record {
 
     fn name(&mut self) -> &mut String {
         &mut self.id
+    }
+
+    fn open_on(&self) -> Option<&MachineId> {
+        Some(&self.node).filter(|_| self.ended_unix_ms.is_none())
     }
 
     fn check(&self) -> Result<(), String> {

@@ -1,12 +1,14 @@
 //! What measurements left on this machine's disk: one JSON file each, in a folder of their kind in the data folder.
 
+use super::loan::Pledge;
 pub(super) use super::wall_clock::now;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::paint::Look;
+use mesh_core::id::MachineId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::marker::PhantomData;
@@ -29,6 +31,9 @@ pub(super) trait Kept: Serialize + DeserializeOwned {
 
     /// Its id, to be changed.
     fn name(&mut self) -> &mut String;
+
+    /// The machine that it is of, where it has no end yet.
+    fn open_on(&self) -> Option<&MachineId>;
 
     /// Why it must not be kept.
     ///
@@ -53,6 +58,16 @@ impl<T: Kept> Keep<T> {
     /// That of a data folder.
     pub(super) fn of(data: &Path) -> Self {
         Self { folder: data.join(T::FOLDER), kind: PhantomData }
+    }
+
+    /// Whether a measurement of this machine runs.
+    fn is_measured(&self, node: &MachineId) -> bool {
+        self.folder.parent().is_some_and(|data| Pledge::is_held(data, node))
+    }
+
+    /// Whether `record` is on its way, as far as that can be told: it has no end, and its machine is measured.
+    pub(super) fn runs(&self, record: &T) -> bool {
+        record.open_on().is_some_and(|node| self.is_measured(node))
     }
 
     /// Where the record `id` is.
@@ -167,7 +182,9 @@ impl<T: Kept> Keep<T> {
         let ids = self.ids()?;
         let Some(prefix) = prefix else {
             let newest = ids.first().ok_or_else(|| self.none())?;
-            return self.read(newest);
+            return self.read(newest).map_err(|failure| {
+                failure.hint(format!("delete that file, or name another: meshctl {} list", T::FOLDER))
+            });
         };
         let begun: Vec<&String> = ids.iter().filter(|id| id.starts_with(prefix)).collect();
         match begun.as_slice() {
@@ -205,16 +222,24 @@ pub(super) struct Heading {
     pub(super) none: &'static str,
 }
 
-/// Prints all records, newest first, each as `of` sees it; also those that cannot be read.
+/// Prints all records, newest first, each as `of` sees it; also those that cannot be read. `of` hears which are on their way.
 pub(super) fn list<T: Kept, L: Serialize>(
     keep: &Keep<T>,
     screen: &Screen,
     heading: &Heading,
-    of: impl Fn(Result<T, Failure>, String) -> L,
+    of: impl Fn(Result<T, Failure>, String, bool) -> L,
     table: impl Fn(&[L], Look) -> String,
 ) -> Result<(), Failure> {
     let ids = keep.ids()?;
-    let listed: Vec<L> = ids.into_iter().map(|id| of(keep.read(&id), id)).collect();
+    let mut open: BTreeSet<MachineId> = BTreeSet::new();
+    let listed = ids.into_iter().map(|id| {
+        let read = keep.read(&id);
+        let node = read.as_ref().ok().and_then(T::open_on).cloned();
+        // Of those that were cut off the newest may be going on.
+        let runs = node.is_some_and(|node| keep.is_measured(&node) && open.insert(node));
+        of(read, id, runs)
+    });
+    let listed: Vec<L> = listed.collect();
     if screen.is_json() {
         let document = BTreeMap::from([(heading.field, &listed)]);
         return screen.result(&crate::render::json(heading.schema, &document, false));
@@ -262,6 +287,10 @@ mod tests {
 
         fn name(&mut self) -> &mut String {
             &mut self.id
+        }
+
+        fn open_on(&self) -> Option<&MachineId> {
+            None
         }
 
         fn check(&self) -> Result<(), String> {

@@ -21,6 +21,7 @@ use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::ladder::{Listed, list, rung as one_rung, show as page};
+use mesh_core::id::MachineId;
 use mesh_core::ladder::Record;
 
 const LIST: Heading =
@@ -74,6 +75,10 @@ impl Kept for Record {
 
     fn name(&mut self) -> &mut String {
         &mut self.id
+    }
+
+    fn open_on(&self) -> Option<&MachineId> {
+        Some(&self.node).filter(|_| self.ended_unix_ms.is_none() && self.stopped.is_none())
     }
 
     fn check(&self) -> Result<(), String> {

@@ -128,6 +128,12 @@ impl Pledge {
         }
     }
 
+    /// Whether somebody has it.
+    pub(super) fn is_held(data: &Path, node: &MachineId) -> bool {
+        let Ok(file) = File::open(data.join("loans").join(format!("{node}.json"))) else { return false };
+        matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+    }
+
     /// What a measurement that was cut off left here.
     fn left(&mut self) -> Option<Before> {
         let mut text = String::new();

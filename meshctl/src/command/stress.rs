@@ -24,7 +24,7 @@ use crate::output::Screen;
 use crate::render::stress::{Listed, document, list, page};
 use downloads::Downloads;
 use futures_util::future::join_all;
-use mesh_core::id::ModelId;
+use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::{ModeGoal, Shape};
 use mesh_core::machine::Report;
 use mesh_core::stress::{Download, Record, SCHEMA, Settings, Stint, analyse};
@@ -321,6 +321,10 @@ impl Kept for Record {
 
     fn name(&mut self) -> &mut String {
         &mut self.id
+    }
+
+    fn open_on(&self) -> Option<&MachineId> {
+        Some(&self.node).filter(|_| self.ended_unix_ms.is_none() && self.stopped.is_none())
     }
 
     fn check(&self) -> Result<(), String> {

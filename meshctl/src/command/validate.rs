@@ -22,6 +22,7 @@ use crate::connect::Way;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::validate::{Listed, document, list, page, unjudged};
+use mesh_core::id::MachineId;
 use mesh_core::ladder::Outcome;
 use mesh_core::machine::Report;
 use mesh_core::validation::{Aim, Evidence, Grade, Record, SCHEMA, Settings, judge};
@@ -66,7 +67,8 @@ pub(super) async fn run(
             listed(&keep, screen, &LIST, Listed::of, list)
         }
         ValidateCommand { kept: Some(KeptCommand::Show { id }), .. } => {
-            shown(&keep.named(id.as_deref())?, screen)
+            let record = keep.named(id.as_deref())?;
+            shown(&record, keep.runs(&record), screen)
         }
         ValidateCommand { args: Some(args), .. } => validated(&args, way, screen, leave).await,
         ValidateCommand { args: None, kept: None } => Err(Failure::new(Kind::Usage, "no model is named")
@@ -261,7 +263,7 @@ impl Validator<'_> {
             return Err(failure);
         }
         let validation = judge(&self.record);
-        shown(&self.record, self.screen)?;
+        shown(&self.record, false, self.screen)?;
         self.screen.note(&format!("kept in {}\n", file.display()));
         match validation.verdict {
             Grade::Excellent | Grade::Good => Ok(()),
@@ -274,7 +276,7 @@ impl Validator<'_> {
 }
 
 /// A record, and what it says: nothing, where it was ended early.
-fn shown(record: &Record, screen: &Screen) -> Result<(), Failure> {
+fn shown(record: &Record, runs: bool, screen: &Screen) -> Result<(), Failure> {
     let is_whole = record.stopped.is_none() && record.ended_unix_ms.is_some();
     let validation = is_whole.then(|| judge(record));
     if screen.is_json() {
@@ -282,7 +284,7 @@ fn shown(record: &Record, screen: &Screen) -> Result<(), Failure> {
     }
     let text = match &validation {
         Some(validation) => page(record, validation, screen.look),
-        None => unjudged(record, screen.look),
+        None => unjudged(record, runs, screen.look),
     };
     screen.result(&screen.commands(&text))
 }
@@ -298,6 +300,10 @@ impl Kept for Record {
 
     fn name(&mut self) -> &mut String {
         &mut self.id
+    }
+
+    fn open_on(&self) -> Option<&MachineId> {
+        Some(&self.node).filter(|_| self.ended_unix_ms.is_none() && self.stopped.is_none())
     }
 
     fn check(&self) -> Result<(), String> {

@@ -277,14 +277,14 @@ pub(crate) struct Listed {
     scores: Vec<Score>,
     baseline: bool,
     smoke: bool,
-    /// complete, unfinished, unreadable
+    /// complete, running, unfinished, unreadable
     state: &'static str,
     why: Option<String>,
 }
 
 impl Listed {
     /// What was read of `id`.
-    pub(crate) fn of(read: Result<Record, Failure>, id: String) -> Self {
+    pub(crate) fn of(read: Result<Record, Failure>, id: String, runs: bool) -> Self {
         let record = match read {
             Ok(record) => record,
             Err(failure) => {
@@ -312,7 +312,11 @@ impl Listed {
             scores: record.sittings.iter().filter_map(first).collect(),
             baseline: record.baseline,
             smoke: record.sittings.iter().any(|sitting| sitting.run.smoke),
-            state: if record.is_complete() { "complete" } else { "unfinished" },
+            state: match record.is_complete() {
+                true => "complete",
+                false if runs => "running",
+                false => "unfinished",
+            },
             why: None,
         }
     }

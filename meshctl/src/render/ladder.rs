@@ -7,10 +7,12 @@ pub(crate) use cells::rung;
 use super::paint::{Look, Paint, bold};
 use super::quantity::{UNKNOWN, bytes, known, moment};
 use super::table::{Cell, Rank, Table};
+use crate::command::MOST_TOKENS;
 use crate::exit::Failure;
 use mesh_core::id::ModelId;
 use mesh_core::ladder::{
     Analysis, FORMULAS, Figure, Kind, Outcome, Record, RungSummary, Settings, StopRule, Times, analyse,
+    spoilt,
 };
 use serde::Serialize;
 
@@ -109,8 +111,10 @@ fn settings(settings: &Settings, look: Look) -> String {
     let shapes: Vec<String> = settings.matrix.iter().map(|shape| cells::shape(*shape)).collect();
     let streams: Vec<String> = settings.streams.iter().map(ToString::to_string).collect();
     let soak = settings.soak_s.map(|seconds| format!("   soak {seconds} s")).unwrap_or_default();
+    let most = settings.sampling.max_tokens.filter(|most| *most != MOST_TOKENS);
+    let most = most.map(|tokens| format!(", {tokens} tokens at most")).unwrap_or_default();
     format!(
-        "{} {} {} at once   {} repetitions{soak}   questions {}   seed {}",
+        "{} {} {} at once   {} repetitions{soak}   questions {}{most}   seed {}",
         shapes.join(" "),
         look.sign("×", "x"),
         streams.join(","),
@@ -182,6 +186,11 @@ pub(crate) fn conclusion(record: &Record, analysis: &Analysis, look: Look) -> St
     for avoided in &analysis.avoid {
         lines.push(format!("avoid {}: {}", avoided.model, said(&avoided.reasons.join("; "), look)));
     }
+    for rung in &analysis.rungs {
+        if let Some(why) = spoilt(rung) {
+            lines.push(format!("measure {} again, its speed is not known: {why}", rung.model));
+        }
+    }
     for rung in &record.rungs {
         match &rung.outcome {
             Outcome::Skipped(why) => lines.push(format!("skipped {}: {}", rung.model, said(why, look))),
@@ -239,14 +248,14 @@ pub(crate) struct Listed {
     started_unix_ms: Option<u64>,
     rungs: usize,
     largest: Option<String>,
-    /// complete, stopped, interrupted, unfinished, imported, unreadable
+    /// complete, stopped, interrupted, running, unfinished, imported, unreadable
     state: &'static str,
     why: Option<String>,
 }
 
 impl Listed {
     /// What was read of `id`.
-    pub(crate) fn of(read: Result<Record, Failure>, id: String) -> Self {
+    pub(crate) fn of(read: Result<Record, Failure>, id: String, runs: bool) -> Self {
         let record = match read {
             Ok(record) => record,
             Err(failure) => {
@@ -261,6 +270,7 @@ impl Listed {
             (Some(stopped), _) if stopped.rule == StopRule::Operator => "interrupted",
             (Some(_), _) => "stopped",
             (None, Some(_)) => "complete",
+            (None, None) if runs => "running",
             (None, None) => "unfinished",
         };
         Self {

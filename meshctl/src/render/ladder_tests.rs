@@ -174,7 +174,7 @@ fn a_climb_that_did_not_get_far_says_why() {
 fn climbs_are_listed_with_what_became_of_them() {
     let unread = Failure::new(Kind::Failed, "cannot read x").cause("expected value at line 1 column 1");
     let open = Record { stopped: None, ended_unix_ms: None, ..climbed() };
-    let listed =
-        [Ok(climbed()), Ok(open), Err(unread)].map(|read| Listed::of(read, "20261121-120411-007".into()));
+    let listed = [Ok(climbed()), Ok(open), Err(unread)]
+        .map(|read| Listed::of(read, "20261121-120411-007".into(), false));
     insta::assert_snapshot!(list(&listed, PLAIN));
 }

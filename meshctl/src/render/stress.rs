@@ -77,14 +77,14 @@ pub(crate) struct Listed {
     models: Vec<String>,
     /// The largest company that can live together.
     together: Vec<String>,
-    /// complete, stopped, unfinished, unreadable
+    /// complete, stopped, running, unfinished, unreadable
     state: &'static str,
     why: Option<String>,
 }
 
 impl Listed {
     /// What was read of `id`.
-    pub(crate) fn of(read: Result<Record, Failure>, id: String) -> Self {
+    pub(crate) fn of(read: Result<Record, Failure>, id: String, runs: bool) -> Self {
         let record = match read {
             Ok(record) => record,
             Err(failure) => {
@@ -114,6 +114,7 @@ impl Listed {
             state: match (&record.stopped, record.ended_unix_ms) {
                 (Some(_), _) => "stopped",
                 (None, Some(_)) => "complete",
+                (None, None) if runs => "running",
                 (None, None) => "unfinished",
             },
             why: record.stopped,

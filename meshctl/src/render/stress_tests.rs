@@ -144,7 +144,7 @@ fn one_that_was_ended_early_without_sensors_says_so() {
 
 #[test]
 fn kept_stress_tests_have_a_line_each() {
-    let listed = |record: Record| Listed::of(Ok(record.clone()), record.id);
+    let listed = |record: Record| Listed::of(Ok(record.clone()), record.id, false);
     let id = |number: u32| format!("20261122-07000{number}-000");
     let broken = Failure::new(Kind::Failed, "cannot read it").cause("line 1: EOF while parsing an object");
     let stopped = Some("ended by hand".into());
@@ -152,7 +152,8 @@ fn kept_stress_tests_have_a_line_each() {
         listed(Record { id: id(4), ..stressed() }),
         listed(Record { id: id(3), stints: vec![], stopped, ..stressed() }),
         listed(Record { id: id(2), ended_unix_ms: None, ..stressed() }),
-        Listed::of(Err(broken), id(1)),
+        Listed::of(Ok(Record { id: id(0), ended_unix_ms: None, stints: vec![], ..stressed() }), id(0), true),
+        Listed::of(Err(broken), id(1), false),
     ];
     insta::assert_snapshot!(list(&all, PLAIN));
 }

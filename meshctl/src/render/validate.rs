@@ -52,11 +52,15 @@ pub(crate) fn page(record: &Record, validation: &Validation, look: Look) -> Stri
 }
 
 /// One that was ended early: what was to be validated, and why it says nothing.
-pub(crate) fn unjudged(record: &Record, look: Look) -> String {
+pub(crate) fn unjudged(record: &Record, runs: bool, look: Look) -> String {
     let mut lines = vec![head(&record.candidate, Some(record.node.as_str()), look)];
     lines.extend(record.champion.iter().map(|champion| format!("beside {}", head(champion, None, look))));
-    lines.extend(wrapped("Not judged: ", &cut_short(record, look), look));
-    lines.push(format!("Anew: {}", again(record)));
+    if runs {
+        lines.push("It is on its way, and judged at its end.".into());
+    } else {
+        lines.extend(wrapped("Not judged: ", &cut_short(record, look), look));
+        lines.push(format!("Anew: {}", again(record)));
+    }
     lines.join("\n") + "\n"
 }
 
@@ -79,14 +83,14 @@ pub(crate) struct Listed {
     node: Option<String>,
     champion: Option<String>,
     started_unix_ms: Option<u64>,
-    /// excellent, good, poor, stopped, unfinished, unreadable
+    /// excellent, good, poor, stopped, running, unfinished, unreadable
     state: &'static str,
     why: Option<String>,
 }
 
 impl Listed {
     /// What was read of `id`.
-    pub(crate) fn of(read: Result<Record, Failure>, id: String) -> Self {
+    pub(crate) fn of(read: Result<Record, Failure>, id: String, runs: bool) -> Self {
         let record = match read {
             Ok(record) => record,
             Err(failure) => {
@@ -97,6 +101,7 @@ impl Listed {
         };
         let (state, why) = match (&record.stopped, record.ended_unix_ms) {
             (Some(why), _) => ("stopped", Some(why.clone())),
+            (None, None) if runs => ("running", None),
             (None, None) => ("unfinished", None),
             (None, Some(_)) => {
                 let validation = judge(&record);

@@ -189,21 +189,22 @@ fn cut_short() -> Record {
 
 #[test]
 fn one_that_was_ended_early_says_why_and_how_to_begin_anew() {
-    insta::assert_snapshot!(unjudged(&cut_short(), NARROW));
+    insta::assert_snapshot!(unjudged(&cut_short(), false, NARROW));
 }
 
 #[test]
 fn kept_validations_have_a_line_each() {
     let numbered = |record: Record, number: u32| {
         let id = format!("20261122-07000{number}-000");
-        Listed::of(Ok(Record { id: id.clone(), ..record }), id)
+        Listed::of(Ok(Record { id: id.clone(), ..record }), id, number == 0)
     };
     let broken = Failure::new(Kind::Failed, "cannot read it").cause("line 1: EOF while parsing an object");
     let all = [
         numbered(flawed(), 4),
         numbered(cut_short(), 3),
         numbered(Record { ended_unix_ms: None, champion: None, ..flawed() }, 2),
-        Listed::of(Err(broken), "20261122-070001-000".into()),
+        numbered(Record { ended_unix_ms: None, ..flawed() }, 0),
+        Listed::of(Err(broken), "20261122-070001-000".into(), false),
     ];
     insta::assert_snapshot!(list(&all, PLAIN));
 }

@@ -22,6 +22,7 @@ use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Engine, Report};
 use mesh_core::trial::{KeepWork, Trial, Work};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Of the call that asks which machines there are.
@@ -141,7 +142,8 @@ async fn prepare<'a>(
         .map(|record| record.model.as_str())
         .filter(|model| !there.iter().any(|one| one.model.as_str() == *model))
         .collect();
-    let mut pledge = if missing.is_empty() { None } else { Some(Pledge::of(&way.data, &node)?) };
+    // Also where nothing has to be loaded: what else measures there clears the memory, and counts who asks beside it.
+    let pledge = Pledge::of(&way.data, &node)?;
     if !missing.is_empty() && !args.yes {
         let question = format!(
             "{} must be loaded for it. {node} is cordoned meanwhile: it gets no new models. {}. Begin?",
@@ -154,11 +156,7 @@ async fn prepare<'a>(
     let there = loaded(&evaluation.hands.report().await?);
     let is_there = |record: &Record| there.iter().any(|one| one.model == record.model);
     evaluation.loads = !evaluation.records.iter().all(is_there);
-    pledge = match (evaluation.loads, pledge) {
-        (false, _) => None,
-        (true, None) => Some(Pledge::of(&way.data, &node)?),
-        (true, taken) => taken,
-    };
+    let pledge = Some(pledge).filter(|_| evaluation.loads);
     for record in &mut evaluation.records {
         // What cannot be kept need not be asked.
         match args.resume {
@@ -205,12 +203,13 @@ fn models(
     }
     let stored = report.store.iter().flat_map(|store| &store.models).map(|stored| &stored.model);
     let replicas = report.engines.iter().flatten().flat_map(|engine| &engine.replicas);
-    let known: Vec<&str> =
+    let known: BTreeSet<&str> =
         stored.chain(replicas.map(|replica| &replica.model)).map(ModelId::as_str).collect();
     for model in &args.models {
         if !known.contains(&model.as_str()) {
             let what = format!("{node} has no model `{model}`");
-            return Err(unknown(model.as_str(), what, known.iter().copied(), "it has none"));
+            let failure = unknown(model.as_str(), what, known.iter().copied(), "it has none");
+            return Err(failure.hint(format!("fetch it: meshctl model pull {model} --node {node}")));
         }
     }
     Ok(once(&args.models))

@@ -132,7 +132,7 @@ pub(super) fn candidates(report: &Report, args: &RunArgs) -> Result<(Vec<Candida
     if let Some(missing) = args.models.iter().find(|model| !known.contains_key(model)) {
         return Err(missing_on(&args.node, missing, &known));
     }
-    let (mut climbed, mut left_out) = (Vec::new(), Vec::new());
+    let (mut climbed, mut left_out, mut outside) = (Vec::new(), Vec::new(), 0);
     for (model, candidate) in known {
         if !args.models.is_empty() && !args.models.contains(&model) {
             continue;
@@ -141,13 +141,20 @@ pub(super) fn candidates(report: &Report, args: &RunArgs) -> Result<(Vec<Candida
             left_out.push(format!("{model} is left out: {why}"));
         } else if candidate.is_within(args.from, args.to) {
             climbed.push(candidate);
-        } else if candidate.parameters.is_none() {
+        } else if candidate.parameters.is_some() {
+            outside += 1;
+        } else {
             left_out
                 .push(format!("{model} is left out: its parameters are not known; name it with --models"));
         }
     }
     if climbed.is_empty() {
-        let failure = Failure::new(Kind::NotFound, format!("{} has no model to climb", args.node));
+        let what = format!("{} has no model to climb", args.node);
+        let failure = Failure::new(Kind::NotFound, what);
+        let failure = match outside {
+            0 => failure,
+            count => failure.cause(format!("{count} of its models are outside of --from and --to")),
+        };
         return Err(left_out.into_iter().fold(failure, Failure::hint));
     }
     room_for(climbed.len())?;

@@ -90,9 +90,20 @@ async fn prepare<'a>(
     let pledge = Pledge::of(&way.data, &args.node)?;
     let keep = Keep::of(&way.data);
     let mut record = match &args.resume {
-        Some(id) => resumed(&keep, id, args)?,
+        Some(id) => {
+            let mut record = resumed(&keep, id, args)?;
+            screen.note(&format!("going on with {}\n", record.id));
+            // Who names a model again wants it measured again, unless it was.
+            record.rungs.retain(|rung| rung.outcome == Outcome::Done || !args.models.contains(&rung.model));
+            record
+        }
         None => fresh(args, &report, hands.goals().await?, now()),
     };
+    let limits = [record.settings.idle_below, record.settings.sustained_below];
+    let now = report.vitals.as_ref().map(|vitals| Sample::of(vitals, 0.0)).unwrap_or_default();
+    if limits.iter().any(Option::is_some) && now.temperature.or(now.gpu_temperature).is_none() {
+        screen.note(&format!("{} tells no temperature: limits of it cannot be kept\n", args.node));
+    }
     let mut fetched = Vec::new();
     if !args.pull.is_empty() {
         if !args.yes {
@@ -112,7 +123,7 @@ async fn prepare<'a>(
     }
     let is_chosen = !args.models.is_empty() || !record.settings.models.is_empty();
     let chosen = chosen(args, &fetched, begun);
-    if is_chosen && chosen.models.is_empty() && args.from.is_none() && args.to.is_none() {
+    if is_chosen && chosen.models.is_empty() {
         return Err(none_left(args, &fetched, &gone));
     }
     let (candidates, left_out) = candidates(&report, &chosen)?;
@@ -157,9 +168,7 @@ async fn prepare<'a>(
 /// The models to climb: those that were named, those that were fetched with them, and those of the climb that goes on.
 fn chosen(args: &RunArgs, fetched: &[Fetched], begun: Vec<ModelId>) -> RunArgs {
     let mut chosen = args.clone();
-    if args.from.is_none() && args.to.is_none() {
-        chosen.models.extend(begun);
-    }
+    chosen.models.extend(begun);
     let came = fetched.iter().filter(|one| one.outcome.is_ok()).map(|one| one.model.clone());
     if !chosen.models.is_empty() {
         chosen.models.extend(came);

@@ -142,8 +142,11 @@ async fn an_interrupted_climb_keeps_what_is_done_puts_the_machine_back_and_is_go
     let climb_it = ladder::run(command, &way, &screen, async || leaving.notified().await);
     let (ended, ()) = tokio::join!(climb_it, async {
         hanging.notified().await;
+        let keep = crate::command::keep::Keep::<Record>::of(data.path());
+        assert!(keep.runs(&records(data.path())[0]), "it is on its way");
         leaving.notify_one();
     });
+    assert!(!crate::command::keep::Keep::of(data.path()).runs(&records(data.path())[0]), "it has ended");
     assert_eq!(ended, Err(Failure::interrupted()));
     let record = records(data.path()).remove(0);
     assert_eq!(record.stopped.as_ref().map(|stopped| stopped.rule), Some(StopRule::Operator));
@@ -370,6 +373,25 @@ async fn a_climb_goes_on_with_the_models_that_were_chosen_and_with_those_that_ar
 }
 
 #[tokio::test]
+async fn a_model_that_failed_is_measured_again_where_it_is_named_again() {
+    let dies = Model::new("three", 3, 1 << 20, Manner::Dies);
+    let (data, service) = (prepared(), climbed([sound("one", 1), dies]));
+    assert_eq!(climb(&data, LINE, &service).await, Ok(()));
+    let record = records(data.path()).remove(0);
+    assert!(matches!(record.rungs[1].outcome, Outcome::Failed(_)), "{record:?}");
+    service.desk.send_modify(|desk| {
+        let bench = desk.bench.as_mut().expect("it was made");
+        bench.models[1].manner = Manner::Sound;
+        bench.journal.clear();
+    });
+    let again = format!("meshctl ladder run --node msi --resume {} --models one,three --yes", record.id);
+    assert_eq!(climb(&data, &again, &service).await, Ok(()));
+    let resumed = records(data.path()).remove(0);
+    assert_eq!((&resumed.rungs[0], &resumed.rungs[1].outcome), (&record.rungs[0], &Outcome::Done));
+    assert!(!bench(&service).journal.iter().any(|line| line.ends_with(" one") && line.starts_with("ask")));
+}
+
+#[tokio::test]
 async fn where_nothing_is_left_of_what_was_chosen_nothing_else_is_climbed() {
     let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2)]));
     let line = "meshctl ladder run --node msi --models new --pull new=http://127.0.0.1/broken.gguf --yes";
@@ -413,6 +435,12 @@ async fn a_model_that_could_not_be_fetched_and_came_by_hand_is_measured_as_what_
     service.desk.send_modify(|desk| desk.bench.as_mut().expect("it was made").models.push(two));
     let again = format!("meshctl ladder run --node msi --resume {} --models two --yes", record.id);
     assert_eq!(climb(&data, &again, &service).await, Ok(()));
+    let journal = bench(&service).journal;
+    assert_eq!(
+        journal.iter().filter(|line| *line == "ask one").count(),
+        1,
+        "what was measured stays: {journal:?}"
+    );
     let rungs = records(data.path()).remove(0).rungs;
     let two = rungs.iter().find(|rung| rung.model.as_str() == "two").expect("it was climbed");
     assert_eq!((&two.outcome, two.parameters, &*two.label), (&Outcome::Done, Some(2_000_000_000), "2b"));
@@ -557,7 +585,7 @@ async fn what_a_measurement_that_was_cut_off_left_is_put_back_to_what_was_before
 
 #[tokio::test]
 async fn two_measurements_of_one_machine_do_not_run_at_once() {
-    let (data, service) = (prepared(), climbed([sound("one", 1)]));
+    let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2).loaded(2048, 1)]));
     let folder = data.path().join("loans");
     std::fs::create_dir_all(&folder).expect("a folder");
     let file = std::fs::File::create(folder.join("msi.json")).expect("a file");
@@ -568,6 +596,8 @@ async fn two_measurements_of_one_machine_do_not_run_at_once() {
         "meshctl validate one --node msi --yes",
         "meshctl stress --node msi --models one --yes",
         "meshctl eval run --node msi --models one --suite generation --yes",
+        // In memory already: it would be cleared, or count as disturbance.
+        "meshctl eval run --node msi --models two --suite generation --yes",
     ] {
         let failure = climb(&data, line, &service).await.expect_err(line);
         assert_eq!(failure.what, "msi is measured by another meshctl now", "{line}");

@@ -68,7 +68,7 @@ async fn what_cannot_be_reported_or_imported_says_why_and_keeps_nothing() {
     let rows = file(
         &data,
         "rows.json",
-        "[\n{\"model_filename\": \"m.gguf\", \"n_gen\": 1, \"test_time\": \"now\"}\n]",
+        "[\n{\"model_filename\": \"m.gguf\", \"n_prompt\": 0, \"n_gen\": 1, \"test_time\": \"now\"}\n]",
     );
     // As rows that were made of `-o csv`, and as another program makes them.
     let without = |field: &str| {
