@@ -15,6 +15,7 @@ use super::launch::{Berth, Berthed, Planned, measure};
 use super::lease::LeaseCount;
 use super::load_facts::LoadFacts;
 use super::refusals::Refusals;
+use super::rests::Rests;
 use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, RETRY_AFTER, backoff::Backoff};
 use crate::engine::bundled::BUILD;
@@ -53,6 +54,8 @@ pub(super) struct ChildKeeper {
     pub(super) stop: CancellationToken,
     /// Its engine's version, once it has said it.
     pub(super) version: Option<String>,
+    /// Wishes that failed.
+    pub(super) resting: Rests,
 }
 
 /// How one life of the process ended.
@@ -94,7 +97,7 @@ impl ChildKeeper {
         let mut wish = LoadWish::from(self.berth.alias.clone());
         if self.rests {
             self.show(EngineState::Up, ReplicaState::Available);
-            match self.rest(None).await {
+            match self.rest().await {
                 Some(wished) => wish = wished,
                 None => return,
             }
@@ -104,7 +107,6 @@ impl ChildKeeper {
             if ever_served {
                 self.show(EngineState::Starting, ReplicaState::Loading);
             }
-            let mut failed = None;
             match self.live(&wish).await {
                 LifeEnd::Stopped => return,
                 LifeEnd::Again(wished) => {
@@ -113,14 +115,18 @@ impl ChildKeeper {
                     continue;
                 }
                 LifeEnd::Unloaded => {
+                    self.resting.forget();
                     tracing::info!(engine = self.name, model = %self.berth.alias, "unloaded: its process was stopped");
                     self.show(EngineState::Up, ReplicaState::Available);
                 }
                 // Nobody waits for a stored model that could not be loaded but who wished it, and wishes again.
-                LifeEnd::Refused(why) | LifeEnd::Broke { why, healthy: Duration::ZERO } if self.rests => {
-                    tracing::warn!(engine = self.name, model = %self.berth.alias, %why, "could not be loaded");
-                    self.show(EngineState::Up, ReplicaState::Failed(why));
-                    failed = Some((wish.clone(), Instant::now() + RETRY_AFTER));
+                LifeEnd::Refused(why) if self.rests => {
+                    self.resting.refused(wish.clone());
+                    self.give_up(why);
+                }
+                LifeEnd::Broke { why, healthy: Duration::ZERO } if self.rests => {
+                    self.resting.broke(wish.clone(), why.clone());
+                    self.give_up(why);
                 }
                 LifeEnd::Refused(why) => {
                     match self.fail(why, backoff.after(Duration::ZERO), "could not be loaded").await {
@@ -145,11 +151,16 @@ impl ChildKeeper {
             }
             backoff = Backoff::default();
             ever_served = true;
-            match self.rest(failed).await {
+            match self.rest().await {
                 Some(wished) => wish = wished,
                 None => return,
             }
         }
+    }
+
+    fn give_up(&self, why: String) {
+        tracing::warn!(engine = self.name, model = %self.berth.alias, %why, "could not be loaded");
+        self.show(EngineState::Up, ReplicaState::Failed(why));
     }
 
     async fn fail(&mut self, why: String, pause: Duration, what: &str) -> Next {
@@ -385,6 +396,8 @@ impl ChildKeeper {
         let alias = &self.berth.alias;
         let refused = if !self.berth.flexible {
             format!("it is started with the sizes of its configuration, engines.{}", self.name)
+        } else if let Some(why) = self.resting.why(wish) {
+            format!("its engine has just broken with these sizes: {why}")
         } else if let Some(own) = self.roster.memory_of(&self.name, alias) {
             match self.berth.would_fit(wish, &self.ledger, own, &self.profile).await {
                 Ok(()) => {
@@ -461,14 +474,12 @@ impl ChildKeeper {
         self.roster.change(&self.name, |row| row.show(seen));
     }
 
-    /// Waits to be told to load; `None` when the agent stops or the model is deleted. The wish that `failed` is not followed
-    /// again before its moment, since it may come each second; another one may be one that fits. A model that failed is
-    /// forgiven when it shall be unloaded.
-    async fn rest(&mut self, mut failed: Option<(LoadWish, Instant)>) -> Option<LoadWish> {
+    /// Waits to be told to load; `None` when the agent stops or the model is deleted. A wish that failed is not followed
+    /// again before it has rested, since it may come each second. A model that failed is forgiven when it shall be unloaded.
+    async fn rest(&mut self) -> Option<LoadWish> {
         let mut wished: Option<LoadWish> = None;
         loop {
-            let is_again = |(old, _): &&(LoadWish, Instant)| wished.as_ref() == Some(old);
-            let ready = failed.as_ref().filter(is_again).map(|(_, moment)| *moment);
+            let ready = wished.as_ref().and_then(|wish| self.resting.until(wish));
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
@@ -476,7 +487,8 @@ impl ChildKeeper {
                 order = self.orders.recv() => match order? {
                     Order::Load(wish) => wished = Some(wish),
                     Order::Unload(_) => {
-                        (wished, failed) = (None, None);
+                        wished = None;
+                        self.resting.forget();
                         self.show(EngineState::Up, ReplicaState::Available);
                     }
                     Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_) => {}
