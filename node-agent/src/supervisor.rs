@@ -356,6 +356,7 @@ impl House {
                     stop: stop.clone(),
                     version: None,
                     resting: Rests::default(),
+                    last: None,
                 };
                 self.tasks.spawn(keeper.run());
             }

@@ -56,6 +56,9 @@ pub(super) struct ChildKeeper {
     pub(super) version: Option<String>,
     /// Wishes that failed.
     pub(super) resting: Rests,
+    /// How it was started last, until it is unloaded or another wish is followed: shown beside its failure, so that whoever
+    /// puts it back knows its sizes.
+    pub(super) last: Option<Planned>,
 }
 
 /// How one life of the process ended.
@@ -110,6 +113,7 @@ impl ChildKeeper {
             match self.live(&wish).await {
                 LifeEnd::Stopped => return,
                 LifeEnd::Again(wished) => {
+                    self.last = None;
                     wish = wished;
                     ever_served = true;
                     continue;
@@ -117,7 +121,7 @@ impl ChildKeeper {
                 LifeEnd::Unloaded => {
                     self.resting.forget();
                     tracing::info!(engine = self.name, model = %self.berth.alias, "unloaded: its process was stopped");
-                    self.show(EngineState::Up, ReplicaState::Available);
+                    self.show_unloaded();
                 }
                 // Nobody waits for a stored model that could not be loaded but who wished it, and wishes again.
                 LifeEnd::Refused(why) if self.rests => {
@@ -135,7 +139,7 @@ impl ChildKeeper {
                             ever_served = shown;
                             continue;
                         }
-                        Next::Rest => self.show(EngineState::Up, ReplicaState::Available),
+                        Next::Rest => self.show_unloaded(),
                     }
                 }
                 LifeEnd::Broke { why, healthy } => {
@@ -145,14 +149,19 @@ impl ChildKeeper {
                             ever_served = shown || healthy > Duration::ZERO;
                             continue;
                         }
-                        Next::Rest => self.show(EngineState::Up, ReplicaState::Available),
+                        Next::Rest => self.show_unloaded(),
                     }
                 }
             }
             backoff = Backoff::default();
             ever_served = true;
             match self.rest().await {
-                Some(wished) => wish = wished,
+                Some(wished) => {
+                    if wished != wish {
+                        self.last = None;
+                    }
+                    wish = wished;
+                }
                 None => return,
             }
         }
@@ -200,7 +209,8 @@ impl ChildKeeper {
             Ok(berthed) => berthed,
             Err(error) => return LifeEnd::Refused(error.to_string()),
         };
-        self.show_sizes(EngineState::Starting, ReplicaState::Loading, &planned);
+        self.last = Some(planned.clone());
+        self.show(EngineState::Starting, ReplicaState::Loading);
         // The reservation outlives the process: its bytes are given back when that is gone.
         let broke = |why: String| LifeEnd::Broke { why, healthy: Duration::ZERO };
         let mut child = match Child::start(&spec).await {
@@ -291,7 +301,7 @@ impl ChildKeeper {
                 Some(()) = &mut drained, if draining.is_some() => {
                     child.stop().await;
                     // Before leases are given again, or one would be given to nobody.
-                    self.show(EngineState::Up, ReplicaState::Available);
+                    self.show_unloaded();
                     self.roster.change(&self.name, |row| row.undrain(&self.berth.alias));
                     return draining.map_or(LifeEnd::Unloaded, Draining::end);
                 }
@@ -433,22 +443,26 @@ impl ChildKeeper {
                 }
                 self.roster.change(&self.name, |row| row.show(seen));
             }
-            EngineState::Starting => self.show_sizes(EngineState::Starting, ReplicaState::Loading, planned),
+            EngineState::Starting => self.show(EngineState::Starting, ReplicaState::Loading),
             EngineState::Down(_) => {
                 self.roster.change(&self.name, |row| row.state(seen.state));
             }
         }
     }
 
-    /// Shows the one model of this child as its configuration has it.
+    /// Shows the one model of this child as it was started last, else as its configuration has it.
     fn show(&self, state: EngineState, replica: ReplicaState) {
-        self.show_with(state, replica, self.berth.slots, self.berth.context, (None, None));
+        let Some(Planned { sizing, key, .. }) = &self.last else {
+            return self.show_with(state, replica, self.berth.slots, self.berth.context, (None, None));
+        };
+        let Sizing { slots, context, cache, .. } = *sizing;
+        self.show_with(state, replica, slots, context, (Some(cache), Some(key.options.offload)));
     }
 
-    /// Shows it as it is being loaded.
-    fn show_sizes(&self, state: EngineState, replica: ReplicaState, planned: &Planned) {
-        let Sizing { slots, context, cache, .. } = planned.sizing;
-        self.show_with(state, replica, slots, context, (Some(cache), Some(planned.key.options.offload)));
+    /// Shows that it is on disk only: nobody knows in which sizes it will be loaded.
+    fn show_unloaded(&mut self) {
+        self.last = None;
+        self.show(EngineState::Up, ReplicaState::Available);
     }
 
     fn show_with(
@@ -489,7 +503,7 @@ impl ChildKeeper {
                     Order::Unload(_) => {
                         wished = None;
                         self.resting.forget();
-                        self.show(EngineState::Up, ReplicaState::Available);
+                        self.show_unloaded();
                     }
                     Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_) => {}
                 },

@@ -161,6 +161,7 @@ impl Librarian {
             stop: self.stop.clone(),
             version: None,
             resting: Rests::default(),
+            last: None,
         };
         self.house.tasks.spawn(async move {
             keeper.run().await;

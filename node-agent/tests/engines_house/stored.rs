@@ -6,9 +6,11 @@ use mesh_core::machine::{
     Capacity, Directive, EngineState, LoadWish, Reading, Replica, ReplicaHealth, ReplicaState, Store,
     Thermal, ThermalState, Vitals,
 };
-use mesh_core::memory::Options;
+use mesh_core::memory::{CacheType, Options};
 use mesh_core::profile::MeasuredBy;
 use mesh_core::units::Bytes;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use node_agent::engine::{EngineConfig, Program};
 use node_agent::model_store::{StoreConfig, StoreHandle, StoreWish};
 use node_agent::profile::ProfileHandle;
@@ -309,7 +311,8 @@ async fn a_loaded_model_is_not_given_up_for_sizes_whose_engine_has_just_broken()
     let sized = |context| LoadWish { context: Some(context), ..wish("fragile") };
     let began = Instant::now();
     shelves.load(sized(512));
-    shelves.house.until_replica("fragile", "broken", |r| failure(r).is_some()).await;
+    let broken = shelves.house.until_replica("fragile", "broken", |r| failure(r).is_some()).await;
+    assert_eq!((broken.context, broken.slots), (Some(512), Some(2)), "the sizes that broke");
     shelves.load(sized(256));
     let measured = |r: &Replica| is_loaded(r) && r.memory.is_some_and(|memory| memory.measured);
     shelves.house.until_replica("fragile", "measured", measured).await;
@@ -322,6 +325,30 @@ async fn a_loaded_model_is_not_given_up_for_sizes_whose_engine_has_just_broken()
         assert_eq!(told.reason, why);
         assert!(shelves.house.handle.lease(&model("fragile")).await.is_ok(), "it serves on");
     }
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn a_model_whose_engine_ended_shows_the_sizes_that_it_was_loaded_with_until_it_is_let_go() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let shelves = Shelves::of(&[("ended", trained())], 60_000).await;
+    let cache_type = Some("q8_0".to_owned());
+    shelves.load(LoadWish { context: Some(512), slots: Some(1), cache_type, ..wish("ended") });
+    let sizes = |r: &Replica| (r.context, r.slots, r.cache_type, r.offload);
+    let loaded = sizes(&shelves.house.until_replica("ended", "loaded", is_loaded).await);
+    assert_eq!(loaded.2, Some(CacheType::Q8_0));
+    let pid = i32::try_from(processes_of("ended")[0]).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    let failed = shelves.house.until_replica("ended", "failed", |r| failure(r).is_some()).await;
+    assert_eq!(sizes(&failed), loaded, "whoever puts it back knows how");
+    let again = shelves.house.until_replica("ended", "started again", |r| failure(r).is_none()).await;
+    assert_eq!(sizes(&again), loaded, "from the first moment of the new start");
+    shelves.house.handle.direct(Directive::Unload(model("ended")));
+    let let_go = |r: &Replica| r.state == ReplicaState::Available && r.context == Some(1024);
+    let let_go = shelves.house.until_replica("ended", "let go", let_go).await;
+    assert_eq!((let_go.slots, let_go.cache_type), (Some(2), None), "nobody knows how it will be loaded");
     shelves.stopped().await;
 }
 
@@ -491,7 +518,7 @@ async fn an_overheated_machine_unloads_after_the_last_answer_and_loads_the_same_
     let cache_type = Some("q8_0".to_owned());
     shelves.load(LoadWish { context: Some(512), slots: Some(1), cache_type, ..wish("heated") });
     let first = shelves.house.until_replica("heated", "loaded", is_loaded).await;
-    assert_eq!(first.cache_type, Some(mesh_core::memory::CacheType::Q8_0), "plans see what it holds");
+    assert_eq!(first.cache_type, Some(CacheType::Q8_0), "plans see what it holds");
     assert!(first.offload.is_some(), "and where");
     let measured = |r: &Replica| r.memory.is_some_and(|memory| memory.measured);
     shelves.house.until_replica("heated", "measured", measured).await;
