@@ -106,6 +106,9 @@ pub struct Pacing {
     pub first_retry: Duration,
     /// The longest pause between two tries.
     pub longest_retry: Duration,
+    /// How long a URL may send nothing at all, tries that are under way included: it may be misspelt, and somebody waits. One
+    /// whose server names a time to come again may take that longer.
+    pub first_within: Duration,
     /// How often a transfer's progress is reported.
     pub report: Duration,
 }
@@ -117,6 +120,7 @@ impl Default for Pacing {
             settle: Duration::from_secs(10),
             first_retry: Duration::from_secs(1),
             longest_retry: Duration::from_secs(30),
+            first_within: Duration::from_secs(30),
             report: Duration::from_secs(1),
         }
     }

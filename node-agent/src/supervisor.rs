@@ -25,6 +25,7 @@ pub(crate) mod load_facts;
 mod outside;
 mod refusals;
 mod resident;
+mod rests;
 pub(crate) mod roster;
 pub(crate) mod row;
 mod scout;
@@ -50,6 +51,7 @@ use mesh_core::machine::{
     Directive, Engine, EngineKind, EngineState, PullSource, StoreRefusal, Transfer, Vitals,
 };
 use refusals::Refusals;
+use rests::Rests;
 use roster::{ORDER_QUEUE, Order, Roster};
 use row::Row;
 use scout::Scout;
@@ -353,6 +355,8 @@ impl House {
                     retire: CancellationToken::new(),
                     stop: stop.clone(),
                     version: None,
+                    resting: Rests::default(),
+                    last: None,
                 };
                 self.tasks.spawn(keeper.run());
             }

@@ -25,6 +25,8 @@ use mesh_core::machine::{EngineKind, Vitals};
 use mesh_core::profile::TrialRecord;
 use mesh_core::trial::{AskWork, Ended, Event, Finding, KeepWork, Question, Run, Subject, Trial, Work};
 use mesh_daemon::clock::unix_ms;
+use processors::Processors;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -101,7 +103,8 @@ impl Trials {
         let Ready { trial, lease, loaded, asker } = ready;
         let began = Instant::now();
         told.event(Event::Began(self.subject(&loaded))).await;
-        let mut machine = Machine::of(self.vitals.clone(), began, loaded.supervised);
+        let processors = Processors::beside(Path::new("/"), loaded.supervised, &lease.base_url);
+        let mut machine = Machine::of(self.vitals.clone(), began, processors);
         let work = async {
             match &trial.work {
                 Work::Speed(work) => speed::measure(&asker, *work, &loaded, began, &told).await,

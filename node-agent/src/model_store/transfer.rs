@@ -21,11 +21,12 @@ use super::space::Space;
 use super::{Pacing, naming::NameError};
 use futures_util::StreamExt;
 use mesh_core::machine::{Digest, PullSource, PullWish, TransferState};
-use mesh_core::units::Bytes;
+use mesh_core::units::{Bytes, human_duration};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Transfers that work at once. More would only share the same line.
@@ -34,7 +35,8 @@ pub(super) const AT_ONCE: usize = 2;
 /// Tries in a row that bring next to nothing before a transfer is given up: with the pauses some two minutes.
 const TRIES: u32 = 8;
 
-/// The same for a URL of which nothing has come yet, some ten seconds: it may be misspelt, and somebody waits.
+/// The same for a URL of which nothing has come yet: where each is refused at once, some seven seconds. By
+/// `Pacing::first_within` it ends sooner where tries take long.
 const FIRST_TRIES: u32 = 4;
 
 /// A try that brought this much has shown that the source works.
@@ -95,6 +97,8 @@ enum Failure {
     Source(SourceError),
     #[error("{last}; given up after {tries} tries")]
     GivenUp { last: String, tries: u32 },
+    #[error("{last}; given up, since nothing came within {}", human_duration(*within))]
+    Silent { last: String, within: Duration },
     #[error("the file has {found}, {wanted} were expected")]
     Size { found: Bytes, wanted: Bytes },
     #[error("{why}{}", content_type.as_ref().map(|kind| format!(" (the server calls it {kind})")).unwrap_or_default())]
@@ -123,6 +127,7 @@ impl Failure {
             | Self::Shelf(_)
             | Self::Source(_)
             | Self::GivenUp { .. }
+            | Self::Silent { .. }
             | Self::Size { .. }
             | Self::OtherFile { .. }
             | Self::Place(_) => false,
@@ -227,8 +232,12 @@ impl Transfer {
         let (mut tries, mut in_all, mut pause) = (0, 0, self.shop.pacing.first_retry);
         // Beginning anew is no progress: a server that lies about a length would be read for ever.
         let mut furthest = reception.length();
+        let within = self.shop.pacing.first_within;
+        let is_unproven = furthest == 0 && matches!(self.wish.source, PullSource::Url(_));
+        // Until when the first byte must come; `None` once one has.
+        let mut first_by = is_unproven.then(|| Instant::now() + within);
         while !reception.is_whole() {
-            let broke = match self.attempt(reception, source).await? {
+            let broke = match self.attempt(reception, source, first_by).await? {
                 (after, None) => return Ok(after),
                 (after, Some(broke)) => {
                     reception = after;
@@ -236,21 +245,28 @@ impl Transfer {
                 }
             };
             in_all += 1;
+            first_by = first_by.filter(|_| reception.length() == 0);
             if reception.length() >= furthest.saturating_add(WORTH) {
                 furthest = reception.length();
                 (tries, pause) = (0, self.shop.pacing.first_retry);
             }
             let wait = match broke {
                 SourceError::Never(_) => return Err(Failure::Source(broke)),
-                SourceError::Busy { wait, .. } => wait.unwrap_or_default().max(pause),
+                SourceError::Busy { wait, .. } => {
+                    // Somebody is there, and says when to come again.
+                    first_by = first_by.map(|by| by + wait.unwrap_or_default());
+                    wait.unwrap_or_default().max(pause)
+                }
                 SourceError::Broke(_) | SourceError::Changed => {
                     source.broke();
                     tries += 1;
                     pause
                 }
             };
-            let is_unproven = reception.length() == 0 && matches!(self.wish.source, PullSource::Url(_));
-            let most = if is_unproven { FIRST_TRIES } else { TRIES };
+            if first_by.is_some_and(|by| Instant::now() + wait >= by) {
+                return Err(Failure::Silent { last: broke.to_string(), within });
+            }
+            let most = if first_by.is_some() { FIRST_TRIES } else { TRIES };
             if tries >= most || in_all >= TRIES_IN_ALL {
                 return Err(Failure::GivenUp { last: broke.to_string(), tries: in_all });
             }
@@ -261,24 +277,27 @@ impl Transfer {
         Ok(reception)
     }
 
-    /// One request. What came is in the reception; the error says why it is not all.
+    /// One request, ended at `first_by` unless something has come. What came is in the reception; the error says why it is not
+    /// all.
     async fn attempt(
         &self,
         reception: Reception,
         source: &mut dyn Source,
+        mut first_by: Option<Instant>,
     ) -> Result<(Reception, Option<SourceError>), Failure> {
         let offset = reception.length();
         let journal = reception.journal();
         // Without either nothing tells whether the server's file is the one that was begun.
         let sure = journal.digest.is_some() || journal.validator.is_some();
         let from = if sure { offset } else { 0 };
-        let opened = match source.open(from, journal.validator.clone()).await {
-            Ok(opened) => opened,
-            Err(SourceError::Changed) => {
+        let opened = match before(first_by, source.open(from, journal.validator.clone())).await {
+            Some(Ok(opened)) => opened,
+            None => return Ok((reception, Some(nothing_came()))),
+            Some(Err(SourceError::Changed)) => {
                 let begun = begin(reception, Begin::default()).await?;
                 return Ok((begun, Some(SourceError::Changed)));
             }
-            Err(error) => return Ok((reception, Some(error))),
+            Some(Err(error)) => return Ok((reception, Some(error))),
         };
         self.progress.set_source(&source.label());
         let Opened { start, total, validator, digest, content_type, mut body } = opened;
@@ -296,15 +315,21 @@ impl Transfer {
         let total = total.or(expected);
         let mut intake = begin(reception, Begin { start, total, validator, digest }).await?.take_in();
         let mut broke = None;
-        while let Some(chunk) = body.next().await {
-            match chunk {
-                Ok(bytes) => {
+        loop {
+            let Some(next) = before(first_by, body.next()).await else {
+                broke = Some(nothing_came());
+                break;
+            };
+            match next {
+                None => break,
+                Some(Ok(bytes)) => {
+                    first_by = first_by.filter(|_| bytes.is_empty());
                     self.shop.bandwidth.take(bytes.len() as u64).await;
                     if !intake.push(bytes).await {
                         break;
                     }
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     broke = Some(error);
                     break;
                 }
@@ -346,6 +371,18 @@ impl Transfer {
         .await
         .map_err(Failure::Place)
     }
+}
+
+/// What comes of `work` until `moment`, where there is one.
+async fn before<T>(moment: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match moment {
+        Some(moment) => timeout_at(moment, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+fn nothing_came() -> SourceError {
+    SourceError::Broke("the server sends nothing".into())
 }
 
 /// What the source says it will send.

@@ -15,6 +15,7 @@ use super::launch::{Berth, Berthed, Planned, measure};
 use super::lease::LeaseCount;
 use super::load_facts::LoadFacts;
 use super::refusals::Refusals;
+use super::rests::Rests;
 use super::roster::{Order, Roster};
 use super::{LOOK_EVERY, RETRY_AFTER, backoff::Backoff};
 use crate::engine::bundled::BUILD;
@@ -53,6 +54,11 @@ pub(super) struct ChildKeeper {
     pub(super) stop: CancellationToken,
     /// Its engine's version, once it has said it.
     pub(super) version: Option<String>,
+    /// Wishes that failed.
+    pub(super) resting: Rests,
+    /// How it was started last, until it is unloaded or another wish is followed: shown beside its failure, so that whoever
+    /// puts it back knows its sizes.
+    pub(super) last: Option<Planned>,
 }
 
 /// How one life of the process ended.
@@ -94,7 +100,7 @@ impl ChildKeeper {
         let mut wish = LoadWish::from(self.berth.alias.clone());
         if self.rests {
             self.show(EngineState::Up, ReplicaState::Available);
-            match self.rest(None).await {
+            match self.rest().await {
                 Some(wished) => wish = wished,
                 None => return,
             }
@@ -104,23 +110,27 @@ impl ChildKeeper {
             if ever_served {
                 self.show(EngineState::Starting, ReplicaState::Loading);
             }
-            let mut failed = None;
             match self.live(&wish).await {
                 LifeEnd::Stopped => return,
                 LifeEnd::Again(wished) => {
+                    self.last = None;
                     wish = wished;
                     ever_served = true;
                     continue;
                 }
                 LifeEnd::Unloaded => {
+                    self.resting.forget();
                     tracing::info!(engine = self.name, model = %self.berth.alias, "unloaded: its process was stopped");
-                    self.show(EngineState::Up, ReplicaState::Available);
+                    self.show_unloaded();
                 }
                 // Nobody waits for a stored model that could not be loaded but who wished it, and wishes again.
-                LifeEnd::Refused(why) | LifeEnd::Broke { why, healthy: Duration::ZERO } if self.rests => {
-                    tracing::warn!(engine = self.name, model = %self.berth.alias, %why, "could not be loaded");
-                    self.show(EngineState::Up, ReplicaState::Failed(why));
-                    failed = Some((wish.clone(), Instant::now() + RETRY_AFTER));
+                LifeEnd::Refused(why) if self.rests => {
+                    self.resting.refused(wish.clone());
+                    self.give_up(why);
+                }
+                LifeEnd::Broke { why, healthy: Duration::ZERO } if self.rests => {
+                    self.resting.broke(wish.clone(), why.clone());
+                    self.give_up(why);
                 }
                 LifeEnd::Refused(why) => {
                     match self.fail(why, backoff.after(Duration::ZERO), "could not be loaded").await {
@@ -129,7 +139,7 @@ impl ChildKeeper {
                             ever_served = shown;
                             continue;
                         }
-                        Next::Rest => self.show(EngineState::Up, ReplicaState::Available),
+                        Next::Rest => self.show_unloaded(),
                     }
                 }
                 LifeEnd::Broke { why, healthy } => {
@@ -139,17 +149,27 @@ impl ChildKeeper {
                             ever_served = shown || healthy > Duration::ZERO;
                             continue;
                         }
-                        Next::Rest => self.show(EngineState::Up, ReplicaState::Available),
+                        Next::Rest => self.show_unloaded(),
                     }
                 }
             }
             backoff = Backoff::default();
             ever_served = true;
-            match self.rest(failed).await {
-                Some(wished) => wish = wished,
+            match self.rest().await {
+                Some(wished) => {
+                    if wished != wish {
+                        self.last = None;
+                    }
+                    wish = wished;
+                }
                 None => return,
             }
         }
+    }
+
+    fn give_up(&self, why: String) {
+        tracing::warn!(engine = self.name, model = %self.berth.alias, %why, "could not be loaded");
+        self.show(EngineState::Up, ReplicaState::Failed(why));
     }
 
     async fn fail(&mut self, why: String, pause: Duration, what: &str) -> Next {
@@ -189,7 +209,8 @@ impl ChildKeeper {
             Ok(berthed) => berthed,
             Err(error) => return LifeEnd::Refused(error.to_string()),
         };
-        self.show_sizes(EngineState::Starting, ReplicaState::Loading, &planned);
+        self.last = Some(planned.clone());
+        self.show(EngineState::Starting, ReplicaState::Loading);
         // The reservation outlives the process: its bytes are given back when that is gone.
         let broke = |why: String| LifeEnd::Broke { why, healthy: Duration::ZERO };
         let mut child = match Child::start(&spec).await {
@@ -280,7 +301,7 @@ impl ChildKeeper {
                 Some(()) = &mut drained, if draining.is_some() => {
                     child.stop().await;
                     // Before leases are given again, or one would be given to nobody.
-                    self.show(EngineState::Up, ReplicaState::Available);
+                    self.show_unloaded();
                     self.roster.change(&self.name, |row| row.undrain(&self.berth.alias));
                     return draining.map_or(LifeEnd::Unloaded, Draining::end);
                 }
@@ -385,6 +406,8 @@ impl ChildKeeper {
         let alias = &self.berth.alias;
         let refused = if !self.berth.flexible {
             format!("it is started with the sizes of its configuration, engines.{}", self.name)
+        } else if let Some(why) = self.resting.why(wish) {
+            format!("its engine has just broken with these sizes: {why}")
         } else if let Some(own) = self.roster.memory_of(&self.name, alias) {
             match self.berth.would_fit(wish, &self.ledger, own, &self.profile).await {
                 Ok(()) => {
@@ -420,22 +443,26 @@ impl ChildKeeper {
                 }
                 self.roster.change(&self.name, |row| row.show(seen));
             }
-            EngineState::Starting => self.show_sizes(EngineState::Starting, ReplicaState::Loading, planned),
+            EngineState::Starting => self.show(EngineState::Starting, ReplicaState::Loading),
             EngineState::Down(_) => {
                 self.roster.change(&self.name, |row| row.state(seen.state));
             }
         }
     }
 
-    /// Shows the one model of this child as its configuration has it.
+    /// Shows the one model of this child as it was started last, else as its configuration has it.
     fn show(&self, state: EngineState, replica: ReplicaState) {
-        self.show_with(state, replica, self.berth.slots, self.berth.context, (None, None));
+        let Some(Planned { sizing, key, .. }) = &self.last else {
+            return self.show_with(state, replica, self.berth.slots, self.berth.context, (None, None));
+        };
+        let Sizing { slots, context, cache, .. } = *sizing;
+        self.show_with(state, replica, slots, context, (Some(cache), Some(key.options.offload)));
     }
 
-    /// Shows it as it is being loaded.
-    fn show_sizes(&self, state: EngineState, replica: ReplicaState, planned: &Planned) {
-        let Sizing { slots, context, cache, .. } = planned.sizing;
-        self.show_with(state, replica, slots, context, (Some(cache), Some(planned.key.options.offload)));
+    /// Shows that it is on disk only: nobody knows in which sizes it will be loaded.
+    fn show_unloaded(&mut self) {
+        self.last = None;
+        self.show(EngineState::Up, ReplicaState::Available);
     }
 
     fn show_with(
@@ -461,14 +488,12 @@ impl ChildKeeper {
         self.roster.change(&self.name, |row| row.show(seen));
     }
 
-    /// Waits to be told to load; `None` when the agent stops or the model is deleted. The wish that `failed` is not followed
-    /// again before its moment, since it may come each second; another one may be one that fits. A model that failed is
-    /// forgiven when it shall be unloaded.
-    async fn rest(&mut self, mut failed: Option<(LoadWish, Instant)>) -> Option<LoadWish> {
+    /// Waits to be told to load; `None` when the agent stops or the model is deleted. A wish that failed is not followed
+    /// again before it has rested, since it may come each second. A model that failed is forgiven when it shall be unloaded.
+    async fn rest(&mut self) -> Option<LoadWish> {
         let mut wished: Option<LoadWish> = None;
         loop {
-            let is_again = |(old, _): &&(LoadWish, Instant)| wished.as_ref() == Some(old);
-            let ready = failed.as_ref().filter(is_again).map(|(_, moment)| *moment);
+            let ready = wished.as_ref().and_then(|wish| self.resting.until(wish));
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
@@ -476,8 +501,9 @@ impl ChildKeeper {
                 order = self.orders.recv() => match order? {
                     Order::Load(wish) => wished = Some(wish),
                     Order::Unload(_) => {
-                        (wished, failed) = (None, None);
-                        self.show(EngineState::Up, ReplicaState::Available);
+                        wished = None;
+                        self.resting.forget();
+                        self.show_unloaded();
                     }
                     Order::Pull(_) | Order::CancelPull(_) | Order::Delete(_) => {}
                 },

@@ -7,6 +7,7 @@ use super::House;
 use super::child_keeper::ChildKeeper;
 use super::configured::ConfiguredFiles;
 use super::launch::{Berth, LaunchDefaults, Source};
+use super::rests::Rests;
 use super::roster::{ORDER_QUEUE, Order};
 use super::row::Row;
 use crate::model_store::{StoreHandle, StoredFile};
@@ -159,6 +160,8 @@ impl Librarian {
             retire: retire.clone(),
             stop: self.stop.clone(),
             version: None,
+            resting: Rests::default(),
+            last: None,
         };
         self.house.tasks.spawn(async move {
             keeper.run().await;

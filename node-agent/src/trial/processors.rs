@@ -5,15 +5,23 @@
 //! busy  /proc/stat: all but idle and waiting for disks; what a hypervisor gave to others is busy, too
 //! ours  /proc/PID/stat of this process and its descendants, with those of their children that have ended
 //! ```
-//! Of an engine that somebody else started nobody knows which processes are its: then nothing is known.
+//! What an engine does is ours only where one of these processes listens at its address (`/proc/net/tcp`, `/proc/PID/fd`). An
+//! engine that somebody else started, or that its start script handed to a container or to systemd, is none of them: then
+//! nothing is known, and its own work is not taken for that of others.
 
-use std::collections::BTreeMap;
+use reqwest::Url;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 /// A process's line has under 400 bytes, the first of all processors under 200.
 const LINE_LIMIT: u64 = 4096;
+/// The kernel tells who listens before all other connections: some thousand lines of 150 bytes.
+const SOCKETS_LIMIT: u64 = 1 << 20;
+/// A socket's state in the kernel's table: it listens (TCP_LISTEN of tcp_states.h).
+const LISTENS: &str = "0A";
 /// Ticks of all processors together between two looks, at least: fewer tell nothing, since each tick is someone's whole.
 const LEAST_TICKS: u64 = 20;
 
@@ -26,19 +34,23 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    /// As they stand now below `root`, which is `/` but in tests. `None` where the kernel does not tell.
-    pub(super) fn read(root: &Path, own: u32) -> Option<Self> {
+    /// As they stand now below `root`, which is `/` but in tests. `None` where the kernel does not tell, or who listens at
+    /// `port` is not `own` or a descendant.
+    fn read(root: &Path, own: u32, port: u16) -> Option<Self> {
         let proc = root.join("proc");
         let (all, busy) = processors(&line(&proc.join("stat"))?)?;
-        Some(Self { all, busy, ours: family(&proc, own)? })
+        let family = family(&proc, own)?;
+        let ours = family.values().sum();
+        listens(&proc, family.keys(), port).then_some(Self { all, busy, ours })
     }
 
-    /// The share that others had since `before`; `None` = too little time, or a clock that went backwards.
+    /// The share that others had since `before`; `None` = too little time, a clock that went backwards, or a process that
+    /// has left the family with its ticks.
     pub(super) fn others_since(&self, before: &Self) -> Option<f32> {
         let all = self.all.checked_sub(before.all).filter(|ticks| *ticks >= LEAST_TICKS)?;
         let busy = self.busy.checked_sub(before.busy)?;
+        let ours = self.ours.checked_sub(before.ours)?;
         // The kernel counts both for themselves: some ticks may be in one and not yet in the other.
-        let ours = self.ours.saturating_sub(before.ours);
         Some((busy.saturating_sub(ours) as f32 / all as f32).min(1.0))
     }
 
@@ -53,17 +65,26 @@ impl Ticks {
 pub(super) struct Processors {
     root: PathBuf,
     own: u32,
+    port: u16,
 }
 
 impl Processors {
-    pub(super) fn of_this_machine() -> Self {
-        Self { root: "/".into(), own: std::process::id() }
+    /// Beside the engine at `base_url` of this machine. `None`: the agent did not start it, so nobody knows its processes.
+    pub(super) fn beside(root: &Path, is_ours: bool, base_url: &str) -> Option<Self> {
+        let port = Url::parse(base_url).ok()?.port_or_known_default()?;
+        is_ours.then(|| Self { root: root.to_owned(), own: std::process::id(), port })
+    }
+
+    /// The same with another process as the agent's.
+    #[cfg(test)]
+    pub(super) fn of_agent(self, own: u32) -> Self {
+        Self { own, ..self }
     }
 
     /// Reads some hundred small files of memory.
     pub(super) async fn read(&self) -> Option<Ticks> {
-        let Self { root, own } = self.clone();
-        tokio::task::spawn_blocking(move || Ticks::read(&root, own)).await.ok().flatten()
+        let Self { root, own, port } = self.clone();
+        tokio::task::spawn_blocking(move || Ticks::read(&root, own, port)).await.ok().flatten()
     }
 }
 
@@ -84,8 +105,8 @@ fn processors(text: &str) -> Option<(u64, u64)> {
     Some((all, all.checked_sub(idle)?))
 }
 
-/// Ticks of `own` and its descendants.
-fn family(proc: &Path, own: u32) -> Option<u64> {
+/// `own` and its descendants, with their ticks.
+fn family(proc: &Path, own: u32) -> Option<BTreeMap<u32, u64>> {
     let mut processes: BTreeMap<u32, Process> = BTreeMap::new();
     for entry in fs::read_dir(proc).ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -103,8 +124,56 @@ fn family(proc: &Path, own: u32) -> Option<u64> {
             line.into_iter().any(|pid| pid == own)
         };
         let ours = processes.iter().filter(|(pid, _)| is_ours(pid));
-        ours.map(|(_, process)| process.ticks).sum()
+        ours.map(|(pid, process)| (*pid, process.ticks)).collect()
     })
+}
+
+/// Whether all that listens at 127.0.0.1 and `port` is open in one of `family`, and there is any.
+fn listens<'a>(proc: &Path, family: impl Iterator<Item = &'a u32>, port: u16) -> bool {
+    let tables = ["net/tcp", "net/tcp6"];
+    let mut open: BTreeSet<String> =
+        tables.iter().flat_map(|table| listeners(&proc.join(table), port)).collect();
+    if open.is_empty() {
+        return false;
+    }
+    for pid in family {
+        // Of a process that has ended, or changed its user, nobody may know.
+        for entry in fs::read_dir(proc.join(format!("{pid}/fd"))).into_iter().flatten().flatten() {
+            if let Ok(target) = fs::read_link(entry.path()) {
+                open.remove(&*target.to_string_lossy());
+            }
+        }
+    }
+    open.is_empty()
+}
+
+/// The sockets of a table that answer who asks 127.0.0.1 at `port`, as links to them are called.
+fn listeners(table: &Path, port: u16) -> Vec<String> {
+    let Ok(file) = fs::File::open(table) else { return Vec::new() };
+    let lines = BufReader::new(file.take(SOCKETS_LIMIT)).lines().map_while(Result::ok);
+    lines.filter_map(|line| listener(&line, port)).collect()
+}
+
+/// `sl: ADDRESS:PORT remote state queues timer retransmits uid timeout inode …`, addresses in hexadecimal.
+fn listener(line: &str, port: u16) -> Option<String> {
+    let words: Vec<&str> = line.split_ascii_whitespace().take(10).collect();
+    let (address, at) = words.get(1)?.split_once(':')?;
+    let answers = match address_of(address)? {
+        IpAddr::V4(one) => one == Ipv4Addr::LOCALHOST || one.is_unspecified(),
+        IpAddr::V6(one) => one.is_unspecified() || one.to_ipv4_mapped() == Some(Ipv4Addr::LOCALHOST),
+    };
+    let is_it = answers && words.get(3) == Some(&LISTENS) && u16::from_str_radix(at, 16) == Ok(port);
+    is_it.then(|| words.get(9).map(|inode| format!("socket:[{inode}]")))?
+}
+
+/// Words of four bytes, each as this machine keeps it in memory.
+fn address_of(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    if hex.len() == 8 {
+        return Some(IpAddr::V4(Ipv4Addr::from(word(0)?)));
+    }
+    let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+    Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?)))
 }
 
 struct Process {
@@ -127,25 +196,18 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trial::tests::proc_tree::{AGENT, PORT, Process, Tree};
+    use std::io::Write as _;
+    use std::net::TcpListener;
+    use std::process::{Command, Stdio};
 
-    /// A machine with these processes: number, parent, and the ticks of its own and of its children.
-    fn machine(stat: &str, processes: &[(u32, u32, [u64; 4])]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().expect("a folder");
-        let proc = root.path().join("proc");
-        fs::create_dir(&proc).expect("a folder");
-        fs::write(proc.join("stat"), stat).expect("a file");
-        for (pid, parent, [user, system, of_children, in_kernel]) in processes {
-            let line = format!(
-                "{pid} (an (odd) name) S {parent} 1 1 0 -1 4194560 9 9 0 0 {user} {system} {of_children} {in_kernel} 20 0\n"
-            );
-            fs::create_dir(proc.join(pid.to_string())).expect("a folder");
-            fs::write(proc.join(format!("{pid}/stat")), line).expect("a file");
+    /// The agent itself answers for its engine.
+    fn ticks(stat: &str, processes: &[Process]) -> Option<Ticks> {
+        let tree = Tree::of(stat, processes);
+        if processes.iter().any(|(pid, ..)| *pid == AGENT) {
+            tree.listens(AGENT);
         }
-        root
-    }
-
-    fn ticks(stat: &str, processes: &[(u32, u32, [u64; 4])]) -> Option<Ticks> {
-        Ticks::read(machine(stat, processes).path(), 7)
+        Ticks::read(tree.root(), AGENT, PORT)
     }
 
     #[test]
@@ -176,6 +238,8 @@ mod tests {
         assert_eq!(after.others_since(&before), Some(88.0 / 200.0));
         assert_eq!(before.others_since(&before), None, "no time has passed");
         assert_eq!(before.others_since(&after), None, "nor backwards");
+        let left = Ticks { ours: before.ours - 1, ..after };
+        assert_eq!(left.others_since(&before), None, "somebody has left with his ticks");
     }
 
     #[test]
@@ -185,21 +249,84 @@ mod tests {
         assert_eq!(ticks("cpu  1 2 three 4\n", &agent), None);
         assert_eq!(ticks("cpu  1 2 3 4 5 6 7 8\n", &[(8, 1, [1; 4])]), None, "nobody sees the agent itself");
         assert!(ticks("cpu  1 2 3 4\n", &agent).is_some(), "old kernels tell four");
-        assert_eq!(Ticks::read(Path::new("/nonexistent"), 7), None);
+        assert_eq!(Ticks::read(Path::new("/nonexistent"), AGENT, PORT), None);
     }
 
-    #[tokio::test]
-    async fn a_child_that_works_is_ours_and_a_stranger_is_not() {
-        let processors = Processors::of_this_machine();
-        let Some(before) = processors.read().await else { return };
-        let mut child = std::process::Command::new("sh")
-            .args(["-c", "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"])
+    #[test]
+    fn an_engine_is_ours_where_our_process_listens_at_its_port() {
+        let tree = || {
+            Tree::of(
+                "cpu  1 2 3 4\n",
+                &[(AGENT, 1, [1; 4]), (8, AGENT, [1; 4]), (9, 8, [1; 4]), (10, 1, [1; 4])],
+            )
+        };
+        let seen = |tree: &Tree| Ticks::read(tree.root(), AGENT, PORT).is_some();
+        let at = |pid: u32| {
+            let tree = tree();
+            tree.listens(pid);
+            tree
+        };
+        assert!(seen(&at(9)) && !seen(&at(10)) && !seen(&tree()));
+        let both = at(9);
+        both.listens(10);
+        assert!(!seen(&both), "nobody knows which of them answers");
+        // At all addresses, and those of the newer protocol that take the older one's connections.
+        let mapped = "0000000000000000FFFF00000100007F:1F90";
+        for (table, local) in
+            [("tcp", "00000000:1F90"), ("tcp6", mapped), ("tcp6", &format!("{:032}:1F90", 0))]
+        {
+            let tree = tree();
+            tree.socket(table, local, "0A", 5);
+            assert!(!seen(&tree), "{local} is nobody's");
+            tree.holds(9, 5);
+            assert!(seen(&tree), "{local}");
+        }
+        // Another port, another address, a connection, and a line that is cut off.
+        for (local, state) in
+            [("0100007F:1F91", "0A"), ("0501A8C0:1F90", "0A"), ("0100007F:1F90", "01"), ("01:1F90", "0A")]
+        {
+            let tree = tree();
+            tree.socket("tcp", local, state, 5);
+            tree.holds(9, 5);
+            assert!(!seen(&tree), "{local} {state}");
+        }
+    }
+
+    #[test]
+    fn only_an_engine_that_the_agent_started_is_watched() {
+        let of =
+            |is_ours, url| Processors::beside(Path::new("/"), is_ours, url).map(|seen| (seen.own, seen.port));
+        assert_eq!(of(true, "http://127.0.0.1:8080"), Some((std::process::id(), 8080)));
+        assert_eq!(of(false, "http://127.0.0.1:8080"), None);
+        assert_eq!(of(true, ""), None);
+    }
+
+    #[test]
+    fn the_kernel_tells_of_a_family_that_works_and_of_who_listens() {
+        let (root, proc) = (Path::new("/"), Path::new("/proc"));
+        if processors(&line(&proc.join("stat")).unwrap_or_default()).is_none() {
+            return;
+        }
+        // A shell, whose own child works and ends, and who then waits for a line.
+        let mut shell = Command::new("sh")
+            .args(["-c", "sh -c 'i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done'; echo done; read line"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .expect("a shell");
-        tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("it ends");
-        let after = processors.read().await.expect("it told before");
-        let ours = after.ours - before.ours;
-        assert!(ours >= 5, "{ours} ticks of a loop of 400,000");
-        assert!(after.busy - before.busy + 2 >= ours / 2, "{before:?} {after:?}");
+        let mut said = String::new();
+        BufReader::new(shell.stdout.take().expect("piped")).read_line(&mut said).expect("it says so");
+        assert_eq!(said, "done\n");
+        let of_shell = family(proc, shell.id()).expect("it lives").values().sum::<u64>();
+        let of_us = family(proc, std::process::id()).expect("we live");
+        assert!(of_shell >= 5, "{of_shell} ticks of a loop of 400,000");
+        assert!(of_us.contains_key(&shell.id()) && of_us.values().sum::<u64>() >= of_shell);
+
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("just bound").port();
+        assert!(Ticks::read(root, std::process::id(), port).is_some(), "we listen");
+        assert_eq!(Ticks::read(root, shell.id(), port), None, "the shell does not");
+        shell.stdin.take().expect("piped").write_all(b"\n").expect("it reads");
+        shell.wait().expect("it ends");
     }
 }

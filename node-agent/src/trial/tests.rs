@@ -1,5 +1,7 @@
 //! Trials without an engine: what is refused. With real engines they are tested in `tests/`.
 
+pub(super) mod proc_tree;
+
 use super::*;
 use mesh_core::trial::AskWork;
 

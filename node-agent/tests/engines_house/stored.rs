@@ -6,14 +6,17 @@ use mesh_core::machine::{
     Capacity, Directive, EngineState, LoadWish, Reading, Replica, ReplicaHealth, ReplicaState, Store,
     Thermal, ThermalState, Vitals,
 };
-use mesh_core::memory::Options;
+use mesh_core::memory::{CacheType, Options};
 use mesh_core::profile::MeasuredBy;
 use mesh_core::units::Bytes;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use node_agent::engine::{EngineConfig, Program};
 use node_agent::model_store::{StoreConfig, StoreHandle, StoreWish};
 use node_agent::profile::ProfileHandle;
 use node_agent::supervisor::{LaunchDefaults, SupervisorConfig};
 use node_agent::truth::TruthConfig;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +66,16 @@ impl Shelves {
         truth: TruthConfig,
         engines: impl FnOnce(&Path) -> Vec<EngineConfig>,
     ) -> Self {
+        Self::started_by(Program::Bundled, models, free_mib, truth, engines)
+    }
+
+    fn started_by(
+        program: Program,
+        models: &[(&str, PathBuf)],
+        free_mib: u64,
+        truth: TruthConfig,
+        engines: impl FnOnce(&Path) -> Vec<EngineConfig>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let shelf = folder.path().join("models");
         std::fs::create_dir(&shelf).expect("a folder");
@@ -81,7 +94,7 @@ impl Shelves {
             vitals: seen,
             overheated: is_overheated,
             profile: profile.clone(),
-            launch: LaunchDefaults { program: Program::Bundled, context: 1024, slots: 2 },
+            launch: LaunchDefaults { program, context: 1024, slots: 2 },
             truth,
             ..SupervisorConfig::new(engine_folder())
         });
@@ -119,6 +132,15 @@ impl Shelves {
     async fn stopped(self) {
         self.house.stopped().await;
     }
+}
+
+/// A program in place of llama-server that does this when it is started for a model.
+fn program(folder: &Path, starts: &str) -> Program {
+    let file = folder.join("engine");
+    let text = format!("#!/bin/sh\ncase \"$*\" in *--alias*) ;; *) exit 0;; esac\n{starts}\n");
+    std::fs::write(&file, text).expect("a script");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("it may run");
+    Program::Path(file)
 }
 
 fn is_loaded(replica: &Replica) -> bool {
@@ -234,6 +256,99 @@ async fn a_load_that_does_not_fit_is_refused_with_the_numbers_and_forgiven_when_
     shelves.load(LoadWish { cache_type: Some("q99".into()), ..wish("refused") });
     let failed = shelves.house.until_replica("refused", "refused", |r| failure(r).is_some()).await;
     assert!(failure(&failed).is_some_and(|why| why.contains("`q99` is no type of KV cache")), "{failed:?}");
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn two_wishes_whose_engines_break_take_turns_and_do_not_start_them_again_at_once() {
+    let tools = tempfile::tempdir().expect("a folder");
+    let starts = tools.path().join("starts");
+    let script = program(tools.path(), &format!("echo \"$*\" >> {}; exit 1", starts.display()));
+    let models = [("breaking", trained())];
+    let shelves = Shelves::started_by(script, &models, 60_000, TruthConfig::OFF, |_| Vec::new());
+    shelves.house.until_replica("breaking", "on its shelf", |r| r.state == ReplicaState::Available).await;
+    // As a router that plans one size and an operator who wants another do, each again and again.
+    let sized = |context| LoadWish { context: Some(context), ..wish("breaking") };
+    let began = Instant::now();
+    for context in [256, 512].into_iter().cycle().take(20) {
+        shelves.load(sized(context));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let starts = || std::fs::read_to_string(&starts).unwrap_or_default();
+    let contexts = |of: &str| of.lines().filter(|line| line.contains("-c 512 ")).count();
+    // Two slots each: 256 are started with 512 in all.
+    let seen = starts();
+    if began.elapsed() < Duration::from_secs(9) {
+        assert_eq!((seen.lines().count(), contexts(&seen)), (2, 1), "one start for each wish: {seen}");
+    }
+    // After its rest a wish is followed again.
+    shelves.load(sized(256));
+    let again = async {
+        // The script tells nobody.
+        while starts().lines().count() < 3 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("it is started again");
+    assert!(began.elapsed() > Duration::from_secs(9), "{:?}", began.elapsed());
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn a_loaded_model_is_not_given_up_for_sizes_whose_engine_has_just_broken() {
+    let Some(engine) = bundled().await else { return };
+    let tools = tempfile::tempdir().expect("a folder");
+    let (python, file, model_file) = (engine.python(), engine.script(), trained());
+    let (python, file, model_file) = (python.display(), file.display(), model_file.display());
+    let starts = format!(
+        "case \"$*\" in *\"-c 1024 \"*) exit 3;; esac\n\
+         exec {python} -I {file} {model_file} --alias fragile --port 0 --context 256 --slots 2"
+    );
+    let models = [("fragile", trained())];
+    let script = program(tools.path(), &starts);
+    let shelves = Shelves::started_by(script, &models, 60_000, TruthConfig::OFF, |_| Vec::new());
+    shelves.house.until_replica("fragile", "on its shelf", |r| r.state == ReplicaState::Available).await;
+    let sized = |context| LoadWish { context: Some(context), ..wish("fragile") };
+    let began = Instant::now();
+    shelves.load(sized(512));
+    let broken = shelves.house.until_replica("fragile", "broken", |r| failure(r).is_some()).await;
+    assert_eq!((broken.context, broken.slots), (Some(512), Some(2)), "the sizes that broke");
+    shelves.load(sized(256));
+    let measured = |r: &Replica| is_loaded(r) && r.memory.is_some_and(|memory| memory.measured);
+    shelves.house.until_replica("fragile", "measured", measured).await;
+    shelves.load(sized(512));
+    let mut refusals = shelves.house.handle.refusals();
+    let told = tokio::time::timeout(PATIENCE, refusals.wait_for(|told| !told.is_empty())).await;
+    let told = told.expect("in time").expect("the supervisor lives")[0].clone();
+    if began.elapsed() < Duration::from_secs(9) {
+        let why = "stays as it is loaded: its engine has just broken with these sizes: exited with code 3";
+        assert_eq!(told.reason, why);
+        assert!(shelves.house.handle.lease(&model("fragile")).await.is_ok(), "it serves on");
+    }
+    shelves.stopped().await;
+}
+
+#[tokio::test]
+async fn a_model_whose_engine_ended_shows_the_sizes_that_it_was_loaded_with_until_it_is_let_go() {
+    if bundled().await.is_none() {
+        return;
+    }
+    let shelves = Shelves::of(&[("ended", trained())], 60_000).await;
+    let cache_type = Some("q8_0".to_owned());
+    shelves.load(LoadWish { context: Some(512), slots: Some(1), cache_type, ..wish("ended") });
+    let sizes = |r: &Replica| (r.context, r.slots, r.cache_type, r.offload);
+    let loaded = sizes(&shelves.house.until_replica("ended", "loaded", is_loaded).await);
+    assert_eq!(loaded.2, Some(CacheType::Q8_0));
+    let pid = i32::try_from(processes_of("ended")[0]).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    let failed = shelves.house.until_replica("ended", "failed", |r| failure(r).is_some()).await;
+    assert_eq!(sizes(&failed), loaded, "whoever puts it back knows how");
+    let again = shelves.house.until_replica("ended", "started again", |r| failure(r).is_none()).await;
+    assert_eq!(sizes(&again), loaded, "from the first moment of the new start");
+    shelves.house.handle.direct(Directive::Unload(model("ended")));
+    let let_go = |r: &Replica| r.state == ReplicaState::Available && r.context == Some(1024);
+    let let_go = shelves.house.until_replica("ended", "let go", let_go).await;
+    assert_eq!((let_go.slots, let_go.cache_type), (Some(2), None), "nobody knows how it will be loaded");
     shelves.stopped().await;
 }
 
@@ -403,7 +518,7 @@ async fn an_overheated_machine_unloads_after_the_last_answer_and_loads_the_same_
     let cache_type = Some("q8_0".to_owned());
     shelves.load(LoadWish { context: Some(512), slots: Some(1), cache_type, ..wish("heated") });
     let first = shelves.house.until_replica("heated", "loaded", is_loaded).await;
-    assert_eq!(first.cache_type, Some(mesh_core::memory::CacheType::Q8_0), "plans see what it holds");
+    assert_eq!(first.cache_type, Some(CacheType::Q8_0), "plans see what it holds");
     assert!(first.offload.is_some(), "and where");
     let measured = |r: &Replica| r.memory.is_some_and(|memory| memory.measured);
     shelves.house.until_replica("heated", "measured", measured).await;

@@ -5,9 +5,12 @@ use super::{House, digest, files_below, gguf, gguf_with, model, pull};
 use mesh_core::id::ModelId;
 use mesh_core::machine::{Digest, PullSource, PullWish, TransferState};
 use mesh_core::units::Bytes;
+use node_agent::model_store::StoreConfig;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// After a failure that spoilt what had come: nothing is there.
 fn nothing_is_left(house: &House) {
@@ -142,6 +145,56 @@ async fn nobody_there_is_tried_a_few_times_and_then_said() {
         why.contains("cannot reach the server") && why.contains("4 tries") && !why.contains("s3cret"),
         "{why}"
     );
+}
+
+#[tokio::test]
+async fn a_url_that_sends_nothing_is_given_up_in_time_and_one_that_is_slow_is_not() {
+    let soon = |config: &mut StoreConfig| config.pacing.first_within = Duration::from_millis(400);
+    // A server that takes connections and is silent, and one that says what it has and does not send it.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let silent_url = format!("http://{}", silent.local_addr().expect("just bound"));
+    let file = gguf(50_000, 4);
+    let served = file.clone();
+    let stuck = Server::start(move |asked| Reply::file(&served, None, asked).gate_at(0)).await;
+    for url in [&silent_url, &stuck.url] {
+        let house = House::with(soon);
+        let began = Instant::now();
+        house.pull(pull("x", url, None));
+        let why = house.failure("x").await;
+        assert_eq!(why, "the server sends nothing; given up, since nothing came within 0.4 s");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!(house.store.file(&model("x")), None);
+    }
+    // Tries and the pauses between them count together, and so do servers that break off.
+    let house = House::with(|config| {
+        soon(config);
+        config.pacing.first_retry = Duration::from_millis(300);
+        config.pacing.longest_retry = Duration::from_millis(300);
+    });
+    house.pull(pull("x", "http://127.0.0.1:1/x.gguf", None));
+    let why = house.failure("x").await;
+    assert!(why.ends_with("; given up, since nothing came within 0.4 s"), "{why}");
+
+    // Something has come: the rest may take longer.
+    let served = file.clone();
+    let slow = Server::start(move |asked| Reply::file(&served, None, asked).gate_at(150_000)).await;
+    let house = House::with(soon);
+    house.pull(pull("x", &slow.url, None));
+    house.until("something has come", |store| store.transfers.iter().any(|one| one.done > Bytes(0))).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    slow.open_gate();
+    house.has("x", &file).await;
+    assert_eq!(slow.asked().len(), 1, "in one try");
+
+    // So may a server that says when to come again.
+    let served = file.clone();
+    let busy = Server::start(move |asked| match asked.number {
+        0 => Reply::new("503 Service Unavailable", "").with("retry-after", "1"),
+        _ => Reply::file(&served, None, asked),
+    })
+    .await;
+    let house = House::with(soon);
+    house.arrives(pull("x", &busy.url, None), &file).await;
 }
 
 #[tokio::test]

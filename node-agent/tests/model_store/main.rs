@@ -95,6 +95,7 @@ impl House {
             settle: Duration::ZERO,
             first_retry: Duration::from_millis(2),
             longest_retry: Duration::from_millis(10),
+            first_within: Duration::from_secs(20),
             report: Duration::from_millis(10),
         };
         configure(&mut config);
