@@ -11,7 +11,9 @@ use crate::exit::{Failure, Kind};
 use mesh_core::fit::plan as fitted;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::{ModeGoal, Shortage};
-use mesh_core::machine::{Engine, EngineState, ReplicaState, Report, StoreRefusal, Transfer, Vitals};
+use mesh_core::machine::{
+    Engine, EngineState, Replica, ReplicaState, Report, StoreRefusal, Transfer, Vitals,
+};
 use mesh_core::memory::{CacheType, Options};
 use mesh_core::profile::Profile;
 use mesh_core::strategy::Wish as Wanted;
@@ -60,6 +62,15 @@ pub(super) struct Loaded {
     pub(super) calls_tools: Option<bool>,
 }
 
+impl Loaded {
+    /// As it is loaded, where that can be chosen.
+    pub(super) fn size(&self) -> Size {
+        let cache = self.cache.map(|cache| cache.word());
+        let size = Size { context: self.context, slots: self.slots, cache };
+        if self.can_size { size } else { Size::default() }
+    }
+}
+
 /// What the machine wrote down of itself.
 pub(super) fn profile(report: &Report) -> Profile {
     let read = |json: &str| serde_json::from_str(json).ok();
@@ -89,10 +100,10 @@ pub(super) fn not_fetched<'a>(
 }
 
 /// What an agent starts again by itself after a pause: its engine ended.
-pub(super) fn restarting(report: &Report) -> Vec<ModelId> {
+pub(super) fn restarting(report: &Report) -> Vec<Loaded> {
     let is_down = |engine: &&Engine| engine.supervised && matches!(engine.state, EngineState::Down(_));
     let engines = report.engines.iter().flatten().filter(is_down);
-    failed_of(engines).map(|(model, _)| model.clone()).collect()
+    engines.flat_map(|engine| sized(engine, |state| matches!(state, ReplicaState::Failed(_)))).collect()
 }
 
 /// Models that could not be loaded or whose engine ended, and why.
@@ -107,22 +118,25 @@ fn failed_of<'a>(
 
 /// What is in memory, or on its way there.
 pub(super) fn loaded(report: &Report) -> Vec<Loaded> {
-    let of = |engine: &Engine| {
-        let is_there = |state: &ReplicaState| matches!(state, ReplicaState::Loaded | ReplicaState::Loading);
-        let here = engine.replicas.iter().filter(|replica| is_there(&replica.state));
-        let (can_size, can_leave) = (engine.capabilities.can_size, engine.capabilities.can_unload);
-        here.map(|replica| Loaded {
-            model: replica.model.clone(),
-            context: replica.context,
-            slots: replica.slots,
-            cache: replica.cache_type,
-            can_size,
-            can_leave,
-            calls_tools: replica.abilities.tools,
-        })
-        .collect::<Vec<Loaded>>()
+    let is_there = |state: &ReplicaState| matches!(state, ReplicaState::Loaded | ReplicaState::Loading);
+    let engines = report.engines.iter().flatten();
+    engines.flat_map(|engine| sized(engine, is_there)).collect()
+}
+
+/// Models of an engine that are so, with their sizes.
+fn sized(engine: &Engine, is_so: impl Fn(&ReplicaState) -> bool) -> Vec<Loaded> {
+    let here = engine.replicas.iter().filter(|replica| is_so(&replica.state));
+    let (can_size, can_leave) = (engine.capabilities.can_size, engine.capabilities.can_unload);
+    let of = |replica: &Replica| Loaded {
+        model: replica.model.clone(),
+        context: replica.context,
+        slots: replica.slots,
+        cache: replica.cache_type,
+        can_size,
+        can_leave,
+        calls_tools: replica.abilities.tools,
     };
-    report.engines.iter().flatten().flat_map(of).collect()
+    here.map(of).collect()
 }
 
 /// One machine, by way of its router.
@@ -251,8 +265,8 @@ impl Hands {
     }
 
     /// Has a model loaded again that was on its way when it was told to go; nobody waits for it.
-    pub(super) async fn start_again(&mut self, model: &ModelId) -> Result<(), Failure> {
-        let request = self.request("load", model);
+    pub(super) async fn start_again(&mut self, one: &Loaded) -> Result<(), Failure> {
+        let request = self.loading(&one.model, one.size());
         self.direct(request).await
     }
 
@@ -260,13 +274,17 @@ impl Hands {
     /// `DoesNotFit` with the machine's words, and all that keeps a model from being loaded.
     pub(super) async fn load(&mut self, model: &ModelId, size: Size) -> Result<Option<Duration>, Failure> {
         let wish = Wish::Load { context: size.context, slots: size.slots, cache: size.cache.is_some() };
-        let request = DirectRequest {
+        let request = self.loading(model, size);
+        self.change(wish, model, request).await
+    }
+
+    fn loading(&self, model: &ModelId, size: Size) -> DirectRequest {
+        DirectRequest {
             context: size.context,
             slots: size.slots,
             cache_type: size.cache.unwrap_or_default().into(),
             ..self.request("load", model)
-        };
-        self.change(wish, model, request).await
+        }
     }
 
     pub(super) async fn unload(&mut self, model: &ModelId) -> Result<(), Failure> {

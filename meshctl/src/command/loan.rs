@@ -1,11 +1,11 @@
 //! A machine lent to a measurement: it gets no new models meanwhile, and is put back as it was however that ends.
 
-use super::hands::{Hands, Loaded, Size, loaded, restarting};
+use super::hands::{Hands, Loaded, loaded, restarting};
 use super::in_words;
 use crate::exit::{Failure, Kind};
 use crate::output::Screen;
 use crate::render::quantity::word;
-use mesh_core::id::{MachineId, ModelId};
+use mesh_core::id::MachineId;
 use mesh_core::machine::Report;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -79,7 +79,7 @@ struct Before {
     loaded: Vec<Loaded>,
     /// What its agent was about to start again.
     #[serde(default)]
-    restarting: Vec<ModelId>,
+    restarting: Vec<Loaded>,
 }
 
 impl Before {
@@ -236,14 +236,12 @@ impl Before {
     async fn put_back(&self, hands: &mut Hands) -> Result<(), Failure> {
         let mut first: Result<(), Failure> = hands.clear().await;
         for one in &self.loaded {
-            let size =
-                Size { context: one.context, slots: one.slots, cache: one.cache.map(|cache| cache.word()) };
-            let size = if one.can_size { size } else { Size::default() };
-            let done = if one.can_leave { hands.load(&one.model, size).await.map(|_| ()) } else { Ok(()) };
+            let done =
+                if one.can_leave { hands.load(&one.model, one.size()).await.map(|_| ()) } else { Ok(()) };
             first = first.and(done);
         }
-        for model in &self.restarting {
-            first = first.and(hands.start_again(model).await);
+        for one in &self.restarting {
+            first = first.and(hands.start_again(one).await);
         }
         if let Some(wish) = wish(&self.standing) {
             let stands = hands.stand(wish).await.map(|_| ());
@@ -262,16 +260,13 @@ impl Before {
             format!("{}; by hand", in_words(failure))
         };
         let mut text = format!("{node} is not as it was: {why}:\n");
-        for one in self.loaded.iter().filter(|one| one.can_leave) {
-            let sized = one.can_size;
-            let context = one.context.filter(|_| sized).map(|tokens| format!(" --context {tokens}"));
-            let slots = one.slots.filter(|_| sized).map(|slots| format!(" --slots {slots}"));
-            let cache = one.cache.filter(|_| sized).map(|cache| format!(" --cache-type {}", cache.word()));
+        for one in self.loaded.iter().filter(|one| one.can_leave).chain(&self.restarting) {
+            let size = one.size();
+            let context = size.context.map(|tokens| format!(" --context {tokens}"));
+            let slots = size.slots.map(|slots| format!(" --slots {slots}"));
+            let cache = size.cache.map(|cache| format!(" --cache-type {cache}"));
             let size: String = [context, slots, cache].into_iter().flatten().collect();
             text += &format!("  meshctl model load {} --node {node}{size}\n", word(one.model.as_str()));
-        }
-        for model in &self.restarting {
-            text += &format!("  meshctl model load {} --node {node}\n", word(model.as_str()));
         }
         if let Some(wish) = wish(&self.standing) {
             text += &format!("  meshctl node {wish} {node}\n");

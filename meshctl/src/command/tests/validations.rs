@@ -142,7 +142,7 @@ async fn a_model_whose_engine_was_killed_once_is_measured_again_and_does_not_com
 
 #[tokio::test]
 async fn a_model_that_was_about_to_be_started_again_is_so_afterwards() {
-    let service = machine([sound("newer", 30), sound("old", 14).killed()]);
+    let service = machine([sound("newer", 30), sound("old", 14).loaded(2048, 1).killed()]);
     service.desk.send_modify(|desk| {
         desk.bench.as_mut().expect("it was made").down = Some(KILLED);
     });
@@ -150,7 +150,7 @@ async fn a_model_that_was_about_to_be_started_again_is_so_afterwards() {
     assert_eq!(validated(line, &service).await.0, Ok(()));
     let journal = bench(&service).journal;
     assert_eq!(journal.first().map(String::as_str), Some("unload old"), "it must not come back meanwhile");
-    assert_eq!(journal.last().map(String::as_str), Some("load old"));
+    assert_eq!(journal.last().map(String::as_str), Some("load old 2048x1"), "in its size");
 }
 
 #[tokio::test]
