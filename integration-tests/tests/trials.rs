@@ -14,6 +14,7 @@ use mesh_proto::v1::operator_client::OperatorClient;
 use mesh_proto::v1::{TrialEvent, TrialRequest};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
@@ -95,7 +96,8 @@ impl Bench {
 #[tokio::test]
 async fn a_speed_has_the_tokens_that_were_asked_for_and_is_kept_in_the_profile() {
     let Some(bench) = Bench::start().await else { return };
-    let story = bench.whole(Work::Speed(speed(100, 24))).await;
+    // Long enough for the kernel's ticks to tell something.
+    let story = bench.whole(Work::Speed(speed(100, 240))).await;
     assert_eq!((story.failed.as_deref(), story.others), (None, Some(0)));
     assert!(story.subject.exact_prompts && story.subject.exact_answers, "{:?}", story.subject);
     assert!(story.subject.build.starts_with("llama-server"), "{:?}", story.subject);
@@ -106,7 +108,7 @@ async fn a_speed_has_the_tokens_that_were_asked_for_and_is_kept_in_the_profile()
     assert!(others.is_some_and(|share| (0.0..=1.0).contains(&share)), "{:?}", story.samples);
     for (number, run) in story.runs.iter().enumerate() {
         assert_eq!((run.error.as_deref(), run.repetition as usize), (None, number));
-        assert_eq!((run.prompt_tokens, run.output_tokens), (Some(100), Some(24)), "{run:?}");
+        assert_eq!((run.prompt_tokens, run.output_tokens), (Some(100), Some(240)), "{run:?}");
         assert_eq!(run.cached_tokens, Some(0), "each prompt is new and the cache is off");
         let (ttft, total) = (run.ttft_s.expect("it said something"), run.total_s);
         assert!(ttft > 0.0 && ttft < total, "{run:?}");
@@ -134,6 +136,44 @@ async fn a_speed_has_the_tokens_that_were_asked_for_and_is_kept_in_the_profile()
     let of_short = short.runs.iter().filter_map(Run::decode).collect::<Vec<_>>();
     let told = speeds(&bench);
     assert!(!of_short.iter().any(|rate| told.contains(&rate.to_string())), "eight tokens tell no speed");
+    bench.mesh.stop().await;
+}
+
+/// Programs of somebody else that keep a quarter of the processors busy, at least.
+struct Strangers(Vec<String>);
+
+impl Strangers {
+    fn start() -> Self {
+        let count = std::thread::available_parallelism().map_or(1, |all| all.get() / 4 + 1);
+        let start = || {
+            // The shell ends, and what it started belongs to nobody here; it would end by itself, too.
+            let line = "timeout 120 sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $!";
+            let shell = std::process::Command::new("sh").args(["-c", line]).output().expect("a shell");
+            String::from_utf8(shell.stdout).expect("a number").trim().to_owned()
+        };
+        Self((0..count).map(|_| start()).collect())
+    }
+}
+
+impl Drop for Strangers {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("kill").args(&self.0).status());
+    }
+}
+
+#[tokio::test]
+async fn a_speed_that_was_measured_beside_a_busy_program_is_told_and_not_kept() {
+    let Some(bench) = Bench::start().await else { return };
+    let strangers = Strangers::start();
+    let story = bench.whole(Work::Speed(SpeedWork { repetitions: 9, ..speed(100, 400) })).await;
+    drop(strangers);
+    assert_eq!((story.failed.as_deref(), story.others), (None, Some(0)), "no request came beside it");
+    let others = others_between(&story.samples, 0.0, f64::INFINITY);
+    assert!(others.is_some_and(|share| share >= BUSY), "{others:?} of {:?}", story.samples);
+    // It would be kept before its end is told.
+    let told = serde_json::to_string(&*bench.node.agent().reports.profile.borrow()).expect("JSON");
+    let rates: Vec<f64> = story.runs.iter().filter_map(Run::decode).collect();
+    assert!(!rates.is_empty() && !rates.iter().any(|rate| told.contains(&rate.to_string())), "{told}");
     bench.mesh.stop().await;
 }
 
@@ -342,7 +382,7 @@ async fn continuations_are_scored_after_their_context_and_long_texts_in_windows(
 async fn a_model_of_an_engine_that_somebody_else_started_is_tried_too() {
     let mesh = TestMesh::automatic().await;
     let engine = ScriptedEngine::start("tiny").await;
-    engine.always(Script::whole_stream(&["It is", " blue."]));
+    engine.always(Script::slow_stream(&["It is", " blue."], Duration::from_millis(600)));
     let node = mesh.node("a", &[EngineSpec::scripted(&engine)]).await;
     let operator = mesh.operator().await;
     let bench = Bench { mesh, node, operator };
@@ -350,5 +390,7 @@ async fn a_model_of_an_engine_that_somebody_else_started_is_tried_too() {
     let story = bench.whole(ask(vec![question("why", "/v1/chat/completions", body)])).await;
     assert_eq!((story.failed, story.runs.len()), (None, 1));
     assert_eq!((story.runs[0].text.as_str(), story.runs[0].error.as_deref()), ("It is blue.", None));
+    let others: Vec<Option<f32>> = story.samples.iter().map(|sample| sample.others).collect();
+    assert!(!others.is_empty() && others.iter().all(Option::is_none), "whose work is whose? {others:?}");
     bench.mesh.stop().await;
 }
