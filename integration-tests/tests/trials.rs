@@ -167,10 +167,10 @@ impl Drop for Strangers {
 async fn a_speed_that_was_measured_beside_a_busy_program_is_told_and_not_kept() {
     let Some(bench) = Bench::start().await else { return };
     let strangers = Strangers::start();
-    let story = bench.whole(Work::Speed(SpeedWork { soak_s: Some(2), ..speed(100, 64) })).await;
+    let story = bench.whole(Work::Speed(SpeedWork { repetitions: 9, ..speed(100, 400) })).await;
     drop(strangers);
     assert_eq!((story.failed.as_deref(), story.others), (None, Some(0)), "no request came beside it");
-    let others = others_between(&story.samples, 0.0, f64::INFINITY);
+    let others = Looks::of(&story.samples).others(0.0, f64::INFINITY);
     assert!(others.is_some_and(|share| share >= BUSY), "{others:?} of {:?}", story.samples);
     // It would be kept before its end is told.
     let told = serde_json::to_string(&*bench.node.agent().reports.profile.borrow()).expect("JSON");
