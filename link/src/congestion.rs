@@ -2,8 +2,8 @@
 //!
 //! Token traffic never fills the window, so CUBIC does not grow it, but every loss still cuts it: it was seen at
 //! 5.5 KB, where quinn's pacer makes tokens queue. Over a link with 1 to 3 % loss the p99 of a chunk was then up to 3.3
-//! times that of one TCP tunnel. With the floor no token waits for the window; only those are late that were lost
-//! (docs/benchmarks.md, "A bad link").
+//! times that of one TCP tunnel. With the floor no token waits for the window; only those are late that were lost, and
+//! `duplication.rs` looks after these (docs/benchmarks.md, "A bad link").
 
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics, CubicConfig};

@@ -11,6 +11,7 @@
 //! | [`Sending::reset`] with a code | RESET_STREAM | RST_STREAM, both directions |
 //! | [`Receiving::stop`] | STOP_SENDING | RST_STREAM when the halves are dropped |
 //! | backpressure | stream and connection windows | the same |
+//! | a lossy network | small packets are sent twice ([`duplication`]) | TCP sends them again |
 //! | a dead peer is noticed by | the idle limit, or [`Connection::is_silent`] where something else tells of it | PING, and the kernel's limit on unacknowledged bytes |
 //! | the machine changes its address | the connection follows | the connection dies, the agent dials again |
 //!
@@ -18,10 +19,12 @@
 
 pub mod congestion;
 pub mod connection;
+pub mod duplication;
 pub mod h2_link;
 pub mod quic;
 pub mod stream;
 pub mod tcp;
 
 pub use connection::{Connection, Lost};
+pub use duplication::Duplication;
 pub use stream::{Receiving, Sending, StreamError};

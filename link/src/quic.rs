@@ -1,11 +1,11 @@
 //! QUIC as the data plane uses it: one set of numbers for both ends.
 
 use crate::congestion;
+use crate::duplication::Duplication;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::SockRef;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Pings on a silent connection. With [`IDLE_LIMIT`] a connection outlives an outage of 3 s at any moment, also while a
@@ -64,18 +64,25 @@ pub fn transport(streams: u32) -> TransportConfig {
 ///
 /// # Errors
 /// When there is no socket.
-pub fn dialling(local: SocketAddr) -> io::Result<quinn::Endpoint> {
+pub fn dialling(local: SocketAddr) -> io::Result<(quinn::Endpoint, Duplication)> {
     endpoint(UdpSocket::bind(local)?, None)
 }
 
-/// An endpoint on a bound socket, whose buffers are enlarged; with a `server` configuration it accepts.
+/// An endpoint on a bound socket, whose buffers are enlarged; with a `server` configuration it accepts. Connections that
+/// the [`Duplication`] follows are spared most of their path's losses.
 ///
 /// # Errors
 /// When the socket cannot be used, or there is no async runtime.
-pub fn endpoint(socket: UdpSocket, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
+pub fn endpoint(
+    socket: UdpSocket,
+    server: Option<quinn::ServerConfig>,
+) -> io::Result<(quinn::Endpoint, Duplication)> {
     enlarge(&socket);
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no async runtime"))?;
-    quinn::Endpoint::new(EndpointConfig::default(), server, socket, Arc::clone(&runtime))
+    let (duplication, socket) = Duplication::around(runtime.wrap_udp_socket(socket)?);
+    let endpoint =
+        quinn::Endpoint::new_with_abstract_socket(EndpointConfig::default(), server, socket, runtime)?;
+    Ok((endpoint, duplication))
 }
 
 /// The kernel grants no more than net.core.rmem_max and wmem_max, and says nothing.

@@ -1,22 +1,24 @@
 //! Two ends of a connection in one process.
 
 use bytes::Bytes;
-use mesh_link::{Connection, Receiving, Sending, quic};
+use mesh_link::{Connection, Duplication, Receiving, Sending, quic};
 use mesh_proto::frame::alpn;
 use mesh_proto::identity::tls::{self, ClientCertificate, ServerCertificate};
 use mesh_proto::identity::{Authority, Credentials, LocalKey, Role};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Endpoint, ServerConfig};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A router that listens for QUIC and an agent that can dial.
 pub(crate) struct QuicEnds {
-    router: Endpoint,
-    agent: Endpoint,
+    router: (Endpoint, Duplication),
+    agent: (Endpoint, Duplication),
+    followed: Mutex<Vec<AbortOnDropHandle<()>>>,
     config: ClientConfig,
     /// The router's.
     pub(crate) address: SocketAddr,
@@ -39,19 +41,21 @@ impl QuicEnds {
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("TLS 1.3")));
         config.transport_config(Arc::new(quic::transport(4096)));
         let agent = quic::dialling(ANY).expect("an endpoint");
-        let address = router.local_addr().expect("bound");
-        Self { router, agent, config, address }
+        let address = router.0.local_addr().expect("bound");
+        Self { router, agent, followed: Mutex::default(), config, address }
     }
 
     /// The router's end and the agent's, which dials `address`.
     pub(crate) async fn connected(&self, address: SocketAddr) -> (Connection, Connection) {
         let (router, agent) = tokio::join!(
-            async { self.router.accept().await.expect("it listens").await.expect("a handshake") },
+            async { self.router.0.accept().await.expect("it listens").await.expect("a handshake") },
             async {
-                let dialled = self.agent.connect_with(self.config.clone(), address, tls::ROUTER_NAME);
+                let dialled = self.agent.0.connect_with(self.config.clone(), address, tls::ROUTER_NAME);
                 dialled.expect("a good address").await.expect("a handshake")
             }
         );
+        let followed = [self.router.1.follow(&router), self.agent.1.follow(&agent)];
+        self.followed.lock().expect("no test has failed").extend(followed);
         (Connection::Quic(router), Connection::Quic(agent))
     }
 }

@@ -3,7 +3,7 @@
 
 use super::data_links::{Gate, Way};
 use mesh_core::fleet::DataPath;
-use mesh_link::{Connection, quic};
+use mesh_link::{Connection, Duplication, quic};
 use mesh_proto::frame::{AGENT_STREAMS, code};
 use quinn::Endpoint;
 use quinn::crypto::rustls::QuicServerConfig;
@@ -20,14 +20,14 @@ const HANDSHAKES: usize = 64;
 ///
 /// # Errors
 /// When the TLS configuration lacks what QUIC needs, or the socket cannot be used.
-pub fn endpoint(socket: UdpSocket, tls: rustls::ServerConfig) -> anyhow::Result<Endpoint> {
+pub fn endpoint(socket: UdpSocket, tls: rustls::ServerConfig) -> anyhow::Result<(Endpoint, Duplication)> {
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     server.transport_config(Arc::new(quic::transport(AGENT_STREAMS)));
     Ok(quic::endpoint(socket, Some(server))?)
 }
 
 /// Accepts agents until `stop`, and keeps the links and the fleet's data paths true.
-pub async fn serve(endpoint: Endpoint, gate: Gate, stop: CancellationToken) {
+pub async fn serve((endpoint, duplication): (Endpoint, Duplication), gate: Gate, stop: CancellationToken) {
     let permits = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
     loop {
         let incoming = tokio::select! {
@@ -39,7 +39,7 @@ pub async fn serve(endpoint: Endpoint, gate: Gate, stop: CancellationToken) {
             incoming.ignore();
             continue;
         };
-        let gate = gate.clone();
+        let (gate, duplication) = (gate.clone(), duplication.clone());
         tokio::spawn(async move {
             let from = incoming.remote_address();
             let accepted = tokio::time::timeout(Duration::from_secs(5), async { incoming.await }).await;
@@ -49,6 +49,7 @@ pub async fn serve(endpoint: Endpoint, gate: Gate, stop: CancellationToken) {
                     let leaf = leaf_of(&connection);
                     match gate.node_of(leaf.as_ref(), from).await {
                         Ok(node) => {
+                            let _followed = duplication.follow(&connection);
                             let connection = Connection::Quic(connection);
                             gate.keep(connection, Way::Requests(DataPath::Quic), node, from).await;
                         }

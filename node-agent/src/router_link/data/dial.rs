@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Requests that a router may have open at once on this machine. One that holds thousands of streams of a batch must
 /// not wait for a place; each costs memory only once it is used.
@@ -34,6 +35,8 @@ pub(super) struct Line {
     pub(super) connection: Connection,
     /// What sends its goodbye, for QUIC.
     pub(super) endpoint: Option<Endpoint>,
+    /// Looks after its losses as long as it is held, for QUIC.
+    pub(super) followed: Option<AbortOnDropHandle<()>>,
 }
 
 /// Dials by QUIC every address that the router's name has, in turn.
@@ -61,12 +64,14 @@ async fn one_by_quic(address: SocketAddr, config: &ClientConfig) -> Result<Line,
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let endpoint = quic::dialling(SocketAddr::new(any, 0)).map_err(|error| error.to_string())?;
+    let (endpoint, duplication) =
+        quic::dialling(SocketAddr::new(any, 0)).map_err(|error| error.to_string())?;
     let connecting = endpoint
         .connect_with(config.clone(), address, tls::ROUTER_NAME)
         .map_err(|error| error.to_string())?;
     let connection = connecting.await.map_err(|error| error.to_string())?;
-    Ok(Line { connection: Connection::Quic(connection), endpoint: Some(endpoint) })
+    let followed = Some(duplication.follow(&connection));
+    Ok(Line { connection: Connection::Quic(connection), endpoint: Some(endpoint), followed })
 }
 
 fn client_config(credentials: &Credentials) -> Result<ClientConfig, String> {
@@ -84,7 +89,7 @@ fn client_config(credentials: &Credentials) -> Result<ClientConfig, String> {
 pub(super) async fn by_h2(router: &str, credentials: &Credentials) -> Result<Line, String> {
     let stream = tls(router, credentials, alpn::DATA_H2).await?;
     let connection = h2_link::accepting(stream, H2_STREAMS).await.map_err(|error| error.to_string())?;
-    Ok(Line { connection: Connection::H2(connection), endpoint: None })
+    Ok(Line { connection: Connection::H2(connection), endpoint: None, followed: None })
 }
 
 /// A TLS connection to the router for `protocol`.

@@ -58,9 +58,11 @@ impl Intake {
         self.requests.close();
         // Each ends at once now, but its reset must be queued before the connection is closed.
         self.requests.wait().await;
-        self.line.connection.close(code::SHUTDOWN, "the agent stops");
-        self.line.connection.goodbye().await;
-        if let Some(endpoint) = self.line.endpoint {
+        let Line { connection, endpoint, followed } = self.line;
+        drop(followed);
+        connection.close(code::SHUTDOWN, "the agent stops");
+        connection.goodbye().await;
+        if let Some(endpoint) = endpoint {
             drop(timeout(CLOSE_LIMIT, endpoint.wait_idle()).await);
         }
     }

@@ -1,0 +1,259 @@
+//! Over a link that loses packets, small ones are sent twice.
+//!
+//! A token that was lost comes a round trip and a half later, and no congestion controller changes that. Of a link that
+//! loses 1 % of its packets that is every hundredth token; of one where each is sent twice every ten-thousandth. QUIC drops
+//! what comes a second time (RFC 9000, 12.3), so the peer need not know. Token streams are thin, so this costs what
+//! nobody misses: [`RATE`] at most, and nothing at all where nothing is lost.
+//!
+//! ```text
+//! quinn ── try_send ──> DuplicatingSocket ── the packet, and again if its path is lossy ──> the kernel's socket
+//! follow, one for each connection: packets sent and lost ──> Judge ──> which paths are lossy
+//! ```
+//!
+//! The second leaves at once. Later it would outlive more bursts of losses, but QUIC takes for lost what comes after an eighth
+//! of a round trip, or after three others (RFC 9002, 6.1): with 2 ms between the two every packet that the second one
+//! saved was sent a third time. Whether a path is lossy, and whether sending twice helps there, is measured all the
+//! time: `judge.rs`.
+
+mod judge;
+
+use judge::Judge;
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use std::collections::HashMap;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Bytes a second of copies to one peer: 4 Mbit/s, twice what 50 streams of 20 tokens/s take. Where the loss is
+/// congestion, this is all that is added to it until the judge has seen that it does not help.
+const RATE: u32 = 512 * 1024;
+
+/// What may be sent at once of it: the first tokens of a burst.
+const BURST: u32 = 64 * 1024;
+
+/// The largest send that is copied, three packets of a VPN: were there more, the first one's copy would come after three
+/// others. Tokens that are ready together fit; prompts and files do not.
+const LARGEST: usize = 3 * 1232;
+
+/// How often the counts of a connection are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Sends twice what goes to peers behind lossy paths. Clones share it; there is one for each endpoint.
+#[derive(Debug, Clone)]
+pub struct Duplication {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Whether `lossy` has anything in it: all that a packet costs where no path is lossy.
+    any: AtomicBool,
+    lossy: Mutex<HashMap<SocketAddr, Allowance>>,
+}
+
+impl Duplication {
+    /// Wraps an endpoint's socket.
+    pub(crate) fn around(socket: Arc<dyn AsyncUdpSocket>) -> (Self, Arc<dyn AsyncUdpSocket>) {
+        let duplication = Self { shared: Arc::default() };
+        let wrapped = DuplicatingSocket { socket, shared: duplication.shared.clone() };
+        (duplication, Arc::new(wrapped))
+    }
+
+    /// Judges the path of `connection` until it is closed or the answer is dropped. The caller holds the answer as long
+    /// as the connection, which is kept open by it.
+    pub fn follow(&self, connection: &quinn::Connection) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(follow(self.shared.clone(), connection.clone())))
+    }
+}
+
+impl Shared {
+    fn lossy(&self) -> MutexGuard<'_, HashMap<SocketAddr, Allowance>> {
+        self.lossy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, peer: SocketAddr, twice: bool) {
+        let mut lossy = self.lossy();
+        if twice {
+            lossy.entry(peer).or_insert_with(|| Allowance::full(Instant::now()));
+        } else {
+            lossy.remove(&peer);
+        }
+        self.any.store(!lossy.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Whether a copy of `bytes` may go to `peer`; if so it is counted as sent.
+    fn grants(&self, peer: SocketAddr, bytes: usize) -> bool {
+        self.any.load(Ordering::Relaxed)
+            && bytes <= LARGEST
+            && self.lossy().get_mut(&peer).is_some_and(|allowance| allowance.take(bytes, Instant::now()))
+    }
+}
+
+/// A token bucket of [`BURST`] bytes that [`RATE`] fills.
+#[derive(Debug)]
+struct Allowance {
+    bytes: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn full(now: Instant) -> Self {
+        Self { bytes: f64::from(BURST), at: now }
+    }
+
+    fn take(&mut self, bytes: usize, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.at).as_secs_f64();
+        self.bytes = (self.bytes + since * f64::from(RATE)).min(f64::from(BURST));
+        self.at = now;
+        let fits = bytes as f64 <= self.bytes;
+        if fits {
+            self.bytes -= bytes as f64;
+        }
+        fits
+    }
+}
+
+/// What a connection's path has to be taken off when nobody follows it any more, however that ends.
+struct Followed {
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+}
+
+impl Followed {
+    /// The peer may have changed its address since the last look.
+    fn is_twice(&mut self, peer: SocketAddr, twice: bool) {
+        if peer != self.peer {
+            self.shared.set(self.peer, false);
+            self.peer = peer;
+        }
+        self.shared.set(peer, twice);
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.shared.set(self.peer, false);
+    }
+}
+
+async fn follow(shared: Arc<Shared>, connection: quinn::Connection) {
+    let mut followed = Followed { shared, peer: connection.remote_address() };
+    let mut judge = Judge::new(Instant::now());
+    let mut twice = false;
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = connection.closed() => return,
+            _ = look.tick() => {}
+        }
+        let path = connection.stats().path;
+        let peer = connection.remote_address();
+        let verdict = judge.look(Instant::now(), path.sent_packets, path.lost_packets);
+        if verdict != twice || peer != followed.peer {
+            followed.is_twice(peer, verdict);
+        }
+        if verdict != twice {
+            twice = verdict;
+            let lost = format!("{:.1} %", judge.before() * 100.0);
+            tracing::debug!(%peer, lost, twice, "whether small packets to a lossy link are sent twice");
+        }
+    }
+}
+
+/// A socket that sends twice what its [`Shared`] grants.
+#[derive(Debug)]
+struct DuplicatingSocket {
+    socket: Arc<dyn AsyncUdpSocket>,
+    shared: Arc<Shared>,
+}
+
+impl AsyncUdpSocket for DuplicatingSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.socket.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.socket.try_send(transmit)?;
+        if self.shared.grants(transmit.destination, transmit.contents.len()) {
+            // One that finds no room is not worth waiting for: the first has left.
+            drop(self.socket.try_send(transmit));
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.socket.poll_recv(cx, bufs, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.socket.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.socket.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.socket.may_fragment()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+    #[tokio::test(start_paused = true)]
+    async fn copies_to_a_lossy_peer_are_small_and_keep_to_their_rate() {
+        let shared = Shared::default();
+        assert!(!shared.grants(PEER, 100), "nothing is lost");
+        shared.set(PEER, true);
+        assert!(!shared.grants(PEER, LARGEST + 1), "too large");
+        let mut sent = 0;
+        while shared.grants(PEER, 1000) {
+            sent += 1000;
+        }
+        assert_eq!(sent, BURST as usize / 1000 * 1000);
+        tokio::time::advance(Duration::from_millis(10)).await;
+        sent = 0;
+        while shared.grants(PEER, 1000) {
+            sent += 1000;
+        }
+        assert!((5000..=6000).contains(&sent), "{sent} bytes in 10 ms");
+        shared.set(PEER, false);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!shared.grants(PEER, 1000));
+    }
+
+    #[test]
+    fn a_peer_that_moves_is_lossy_at_its_new_address_only_and_nowhere_when_it_is_gone() {
+        let shared = Arc::new(Shared::default());
+        let mut followed = Followed { shared: shared.clone(), peer: PEER };
+        followed.is_twice(PEER, true);
+        let moved = SocketAddr::new(PEER.ip(), 2);
+        followed.is_twice(moved, true);
+        assert_eq!(shared.lossy().keys().copied().collect::<Vec<_>>(), [moved]);
+        drop(followed);
+        assert!(shared.lossy().is_empty());
+        assert!(!shared.any.load(Ordering::Relaxed));
+    }
+}
