@@ -1,8 +1,11 @@
 //! The only clock of a process. It is tokio's, so tests can pause and advance it.
 
 use mesh_core::units::Moment;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::time::Instant;
+
+/// The first moment of a clock, in microseconds: "an hour ago" is a valid moment.
+const FIRST: u64 = 3_600_000_000;
 
 /// A monotonic clock with an origin of its own. Clones share the origin.
 #[derive(Debug, Clone, Copy)]
@@ -11,7 +14,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts now. Its first moment is one hour, so that "an hour ago" is a valid moment.
+    /// A clock that starts now. Its first moment is one hour.
     #[must_use]
     pub fn start() -> Self {
         Self { origin: Instant::now() }
@@ -20,7 +23,9 @@ impl Clock {
     /// Now.
     #[must_use]
     pub fn now(&self) -> Moment {
-        Moment(0).plus(Duration::from_secs(3600)).plus(self.origin.elapsed())
+        // Read some ten times for each request: in plain arithmetic.
+        let since = self.origin.elapsed();
+        Moment(FIRST + since.as_secs() * 1_000_000 + u64::from(since.subsec_micros()))
     }
 
     /// Completes at `moment`.

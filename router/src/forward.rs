@@ -57,6 +57,7 @@ use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::Asked;
 use mesh_core::retry_budget::RetryBudget;
 use mesh_core::routing::{Refusal, Slo};
+use mesh_core::units::Moment;
 use mesh_daemon::clock::{Clock, unix_ms};
 use rounds::{Exhausted, Won};
 use serde_json::json;
@@ -199,11 +200,12 @@ impl Forward {
             self.metrics.clone(),
         );
         let habit = habit(&incoming, head.as_ref().ok());
-        let admitted = self.brakes().loops.admits(habit, self.clock.now());
+        let now = self.clock.now();
+        let admitted = self.brakes().loops.admits(habit, now);
         let tried = admitted.is_ok();
         let result = match (admitted, head) {
             (Err(repeated), _) => Err(refusals::loops(repeated)),
-            (Ok(()), Ok(head)) => self.route(&incoming, &head, &mut ticket).await,
+            (Ok(()), Ok(head)) => self.route(&incoming, &head, now, &mut ticket).await,
             (Ok(()), Err(error)) => Err(error),
         };
         match &result {
@@ -225,8 +227,14 @@ impl Forward {
         Ok(self.deliver(attempt, &candidate, claim, ticket, incoming.door.dialect()))
     }
 
-    /// From the head of a request to an attempt that has content.
-    async fn route(&self, incoming: &Incoming, head: &Head, ticket: &mut Ticket) -> Result<Won, ApiError> {
+    /// From the head of a request that came `now` to an attempt that has content.
+    async fn route(
+        &self,
+        incoming: &Incoming,
+        head: &Head,
+        now: Moment,
+        ticket: &mut Ticket,
+    ) -> Result<Won, ApiError> {
         let models = self.meaning(&head.model, ticket, head.stream)?;
         let mode = ticket.mode().cloned();
         let slo = self.targets(mode.as_ref(), incoming.slo);
@@ -244,8 +252,8 @@ impl Forward {
             body: incoming.body.clone(),
             prefix: OnceLock::new(),
         });
-        self.brakes().retries.request(self.clock.now());
-        let stay = self.room.arrive(self.entry(incoming, &wanted));
+        self.brakes().retries.request(now);
+        let stay = self.room.arrive(self.entry(incoming, &wanted, now), now);
         let stay = Arc::new(stay.map_err(|refused| refusals::queue(refused, &self.settings))?);
         ticket.stays(stay.clone());
         let course = Course { wanted, incoming, head, stay: &stay, beyond: None, round: Round::default() };
@@ -273,7 +281,7 @@ impl Forward {
     }
 
     /// What the queue is told of a request.
-    fn entry(&self, incoming: &Incoming, wanted: &Wanted) -> Entry {
+    fn entry(&self, incoming: &Incoming, wanted: &Wanted, now: Moment) -> Entry {
         let priority = self.priority(wanted.mode.as_ref());
         let patience = incoming.caller.deadline.unwrap_or_else(|| priority.patience());
         Entry {
@@ -281,7 +289,7 @@ impl Forward {
             key: hash_of(&incoming.caller.key),
             // A count is no newer completion: it takes nobody's place.
             session: incoming.caller.session.filter(|_| !wanted.counts_only),
-            deadline: self.clock.now().plus(patience),
+            deadline: now.plus(patience),
             bytes: incoming.body.len() as u64,
             // Told at each look for a slot: what it needs is read where there is a choice only.
             class: 0,

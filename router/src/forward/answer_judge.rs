@@ -252,7 +252,7 @@ impl AnswerJudge {
                 (b"tool_calls", None) => self.tool_call |= opens(b'[', b']'),
                 (b"function_call", None) => self.tool_call |= opens(b'{', b'}'),
                 (b"model", Some(name)) if self.model.is_none() && name.len() <= NAME_LIMIT => {
-                    self.model = std::str::from_utf8(name).ok().map(|name| name.replace("\\/", "/"));
+                    self.model = std::str::from_utf8(name).ok().map(without_escapes);
                 }
                 _ => {}
             }
@@ -380,6 +380,11 @@ fn skip_white(bytes: &[u8], from: usize) -> usize {
         .iter()
         .position(|byte| !byte.is_ascii_whitespace())
         .map_or(bytes.len(), |n| from + n)
+}
+
+/// A name in JSON as it is meant: some engines escape slashes.
+fn without_escapes(name: &str) -> String {
+    if name.contains('\\') { name.replace("\\/", "/") } else { name.to_owned() }
 }
 
 /// Whether the inside of a JSON string is white space alone.

@@ -221,8 +221,9 @@ impl Ticket {
     /// The first content is there.
     pub fn first_content(&mut self) {
         if self.first_content.is_none() {
-            self.first_content = Some(Instant::now());
-            self.record.lock().ttft_s = Some(self.started.elapsed().as_secs_f64());
+            let now = Instant::now();
+            self.first_content = Some(now);
+            self.record.lock().ttft_s = Some(now.duration_since(self.started).as_secs_f64());
         }
     }
 

@@ -129,12 +129,11 @@ impl WaitingRoom {
         Self { shared: Arc::new(Shared { state, joined, in_flight, fleet, metrics, clock }) }
     }
 
-    /// A request has come. It counts for its key as long as the [`Stay`] lives.
+    /// A request came `now`. It counts for its key as long as the [`Stay`] lives.
     ///
     /// # Errors
     /// [`Refused::KeyBusy`].
-    pub fn arrive(&self, entry: Entry) -> Result<Stay, Refused> {
-        let now = self.shared.clock.now();
+    pub fn arrive(&self, entry: Entry, now: Moment) -> Result<Stay, Refused> {
         let may_be_replaced = entry.priority == Priority::Autocomplete && entry.session.is_some();
         let ended = may_be_replaced.then(CancellationToken::new);
         let mut state = self.shared.lock();
