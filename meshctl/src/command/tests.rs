@@ -7,6 +7,7 @@ mod clock_jumps;
 mod desk;
 mod evals;
 mod fit;
+mod haste;
 mod replies;
 mod reports;
 mod steering;
@@ -172,6 +173,7 @@ struct Router {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
+    time: JoinHandle<()>,
 }
 
 impl Router {
@@ -191,6 +193,8 @@ impl Router {
         let address = listener.local_addr().expect("bound");
         let incoming = stream::unfold((listener, acceptor), |(listener, acceptor)| async {
             let (tcp, _) = listener.accept().await.ok()?;
+            // As the router's own, or each answer waits 40 ms for an acknowledgement.
+            tcp.set_nodelay(true).ok()?;
             Some((acceptor.accept(tcp).await, (listener, acceptor)))
         });
         let (stop, stopped) = oneshot::channel();
@@ -201,12 +205,13 @@ impl Router {
                 .await
                 .expect("serves");
         });
-        Self { address, stop, serving }
+        Self { address, stop, serving, time: haste::hurry() }
     }
 
     async fn stop(self) {
         self.stop.send(()).expect("still serving");
         self.serving.await.expect("no panic");
+        self.time.abort();
     }
 }
 
@@ -276,7 +281,7 @@ async fn perform_line(line: &str, way: &Way) -> Result<(), Failure> {
     perform(cli.command, &way, &Screen::plain(Format::Json)).await
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn load_and_unload_wait_for_the_report() {
     for (line, before, after) in [
         ("meshctl model load qwen3:4b --node msi", "available", "loaded"),
@@ -288,7 +293,7 @@ async fn load_and_unload_wait_for_the_report() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_cannot_be_loaded_tells_why() {
     let failure = typed("meshctl model load qwen3:4b --node msi", scripted("available", "failed")).await;
     let failure = failure.expect_err("it failed");
@@ -306,7 +311,7 @@ fn refusing(state: &str, reason: &'static str) -> Scripted {
     Scripted { machines: vec![machine], refuses: Some(reason), ..scripted(state, becomes) }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_wish_that_the_machine_refuses_ends_with_its_reason_and_not_by_waiting() {
     for (line, state, reason, kind) in [
         (
@@ -346,14 +351,14 @@ async fn a_wish_that_the_machine_refuses_ends_with_its_reason_and_not_by_waiting
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_load_that_fails_quotes_the_sizes_that_were_asked_for() {
     let line = "meshctl model load qwen3:4b --node msi --context 4294967295 --slots 2";
     let failure = typed(line, scripted("available", "failed")).await.expect_err("it failed");
     assert_eq!(failure.what, "msi did not load qwen3:4b with a context of 4294967295 tokens and 2 slots");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_ends_with_the_time_limit() {
     let line = "meshctl model load qwen3:4b --node msi --timeout 1s";
     let failure = typed(line, scripted("available", "loading")).await.expect_err("it never loads");
@@ -361,7 +366,7 @@ async fn waiting_ends_with_the_time_limit() {
     assert_eq!(failure.cause.as_deref(), Some("it is loading there; the machine is ready"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_fetch_that_is_not_over_in_time_tells_how_far_it_is_or_why_it_failed() {
     for (state, failure, cause) in [
         ("running", "", "running from http://127.0.0.1/x: 1 GiB of 4 GiB, 25 %"),
@@ -387,7 +392,7 @@ async fn a_fetch_that_is_not_over_in_time_tells_how_far_it_is_or_why_it_failed()
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn each_refusal_of_the_router_has_its_kind() {
     for (line, kind) in [
         ("meshctl model load qwen3:4b --node msj", Kind::NotFound),
@@ -400,7 +405,7 @@ async fn each_refusal_of_the_router_has_its_kind() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_other_verbs_succeed() {
     for line in [
         "meshctl status --check",
@@ -413,7 +418,7 @@ async fn the_other_verbs_succeed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_watch_survives_a_restart_of_the_router() {
     let data = prepared();
     let service = scripted("loaded", "loaded");

@@ -45,7 +45,7 @@ async fn climb(data: &tempfile::TempDir, line: &str, service: &Scripted) -> Resu
     ended
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn rungs_that_fail_or_find_no_room_are_told_and_the_machine_is_put_back() {
     let data = prepared();
     let service = climbed([
@@ -110,7 +110,7 @@ async fn rungs_that_fail_or_find_no_room_are_told_and_the_machine_is_put_back() 
     assert_eq!((bench.in_memory(), is_cordoned(&service)), (vec![("one", Some(4096), Some(3))], false));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_answers_nothing_is_avoided_and_ends_the_climb() {
     let data = prepared();
     let empty = Model::new("gpt-oss:20b", 20, 1 << 20, Manner::Empty);
@@ -129,7 +129,7 @@ async fn a_model_that_answers_nothing_is_avoided_and_ends_the_climb() {
     assert!(bench(&service).in_memory().is_empty(), "nothing was there before");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_interrupted_climb_keeps_what_is_done_puts_the_machine_back_and_is_gone_on_with() {
     let data = prepared();
     let hangs = Model::new("three", 3, 1 << 20, Manner::Hangs);
@@ -178,7 +178,7 @@ async fn an_interrupted_climb_keeps_what_is_done_puts_the_machine_back_and_is_go
     router.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_full_disk_ends_the_climb_with_its_words_and_the_machine_is_put_back() {
     let data = prepared();
     let service = climbed([sound("one", 1).loaded(2048, 1), sound("three", 3)]);
@@ -194,7 +194,7 @@ async fn a_full_disk_ends_the_climb_with_its_words_and_the_machine_is_put_back()
     assert!(!there.journal.iter().any(|line| line == "load three 4608x2"), "it went no further");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_measurement_that_was_slowed_down_or_disturbed_is_marked_and_repeated_once() {
     let data = prepared();
     let service = climbed([Model::new("one", 1, 1 << 20, Manner::Troubled)]);
@@ -216,7 +216,7 @@ async fn a_measurement_that_was_slowed_down_or_disturbed_is_marked_and_repeated_
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_measurement_beside_busy_programs_is_marked_and_repeated_once() {
     let data = prepared();
     let service = climbed([Model::new("one", 1, 1 << 20, Manner::Crowded)]);
@@ -232,7 +232,7 @@ async fn a_measurement_beside_busy_programs_is_marked_and_repeated_once() {
     router.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_memory_that_a_load_took_is_read_after_it_also_where_sensors_are_slow() {
     let data = prepared();
     let service = climbed([sound("one", 1), sound("two", 2).loaded(2048, 1)]);
@@ -245,7 +245,7 @@ async fn the_memory_that_a_load_took_is_read_after_it_also_where_sensors_are_slo
     assert_eq!(taken.collect::<Vec<_>>(), [Some(Bytes(10)), Some(Bytes(10))]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn limits_that_were_typed_and_what_names_tell_stand_in_the_record() {
     let data = prepared();
     let service = climbed([sound("one", 1), sound("two-coder", 2)]);
@@ -259,7 +259,7 @@ async fn limits_that_were_typed_and_what_names_tell_stand_in_the_record() {
     assert_eq!(specialties, [None, Some("code")]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_is_opened_again_also_where_a_model_does_not_come_back() {
     let data = prepared();
     // It was loaded when there was room.
@@ -278,7 +278,7 @@ async fn a_machine_is_opened_again_also_where_a_model_does_not_come_back() {
     assert_eq!(records(data.path()).remove(0).rungs[0].outcome, Outcome::Done);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_cannot_begin_changes_nothing() {
     for (line, kind) in [
         ("meshctl ladder run --node msi", Kind::Usage),
@@ -296,7 +296,7 @@ async fn what_cannot_begin_changes_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn records_are_listed_and_shown_and_a_broken_one_hides_no_other() {
     let (data, service) = (prepared(), climbed([sound("one", 1)]));
     assert_eq!(climb(&data, LINE, &service).await, Ok(()));
@@ -316,7 +316,7 @@ async fn records_are_listed_and_shown_and_a_broken_one_hides_no_other() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_cannot_be_fetched_is_told_as_such_and_the_others_are_climbed() {
     let (data, service) = (prepared(), climbed([sound("one", 1)]));
     let line = "meshctl ladder run --node msi --models one --pull gone=http://127.0.0.1/broken.gguf --pull one \
@@ -335,7 +335,7 @@ async fn a_model_that_cannot_be_fetched_is_told_as_such_and_the_others_are_climb
     assert!(!journal.contains(&"pull one".to_owned()), "it is there: {journal:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_climb_goes_on_with_the_models_that_were_chosen_and_with_those_that_are_named_then() {
     let (data, service) =
         (prepared(), climbed([sound("one", 1), sound("two", 2), sound("three", 3), sound("four", 4)]));
@@ -372,7 +372,7 @@ async fn a_climb_goes_on_with_the_models_that_were_chosen_and_with_those_that_ar
     assert_eq!(climbed(), ["one", "four"], "what is not there any more holds up no other");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_failed_is_measured_again_where_it_is_named_again() {
     let dies = Model::new("three", 3, 1 << 20, Manner::Dies);
     let (data, service) = (prepared(), climbed([sound("one", 1), dies]));
@@ -391,7 +391,7 @@ async fn a_model_that_failed_is_measured_again_where_it_is_named_again() {
     assert!(!bench(&service).journal.iter().any(|line| line.ends_with(" one") && line.starts_with("ask")));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn where_nothing_is_left_of_what_was_chosen_nothing_else_is_climbed() {
     let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2)]));
     let line = "meshctl ladder run --node msi --models new --pull new=http://127.0.0.1/broken.gguf --yes";
@@ -419,7 +419,7 @@ async fn where_nothing_is_left_of_what_was_chosen_nothing_else_is_climbed() {
     assert_eq!((failure.kind, bench(&service).journal), (Kind::NotFound, vec![]));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_could_not_be_fetched_and_came_by_hand_is_measured_as_what_it_is() {
     let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2)]));
     let line = "meshctl ladder run --node msi --models one --pull two=http://127.0.0.1/broken.gguf --matrix 512:128 \
@@ -446,7 +446,7 @@ async fn a_model_that_could_not_be_fetched_and_came_by_hand_is_measured_as_what_
     assert_eq!((&two.outcome, two.parameters, &*two.label), (&Outcome::Done, Some(2_000_000_000), "2b"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_engine_that_dies_with_many_words_fails_its_rung_and_the_record_stays_readable() {
     let wordy = Model::new("one", 1, 1 << 20, Manner::Wordy);
     let (data, service) = (prepared(), climbed([wordy, sound("two", 2)]));
@@ -457,7 +457,7 @@ async fn an_engine_that_dies_with_many_words_fails_its_rung_and_the_record_stays
     assert_eq!(record.rungs[1].outcome, Outcome::Done);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_thinks_long_is_asked_again_with_more_tokens() {
     let thinker = |tokens| Model::new("one", 1, 1 << 20, Manner::Thinks(tokens));
     let line = "meshctl ladder run --node msi --matrix 4K:512 --streams 1 --repetitions 2 --yes";
@@ -479,7 +479,7 @@ fn good_answers(rung: &mesh_core::ladder::Rung) -> u64 {
     mesh_core::ladder::summarise(rung).answers.expect("it was asked").success.of
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn how_a_model_came_is_kept_with_its_rung() {
     let (data, service) = (prepared(), climbed([sound("one", 1)]));
     // It comes, and its engine never shows it.
@@ -492,7 +492,7 @@ async fn how_a_model_came_is_kept_with_its_rung() {
     assert_eq!(pulls, [("new", Some(Bytes(1 << 20))), ("one", None)]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_came_at_the_second_try_is_climbed_and_what_was_measured_stays() {
     let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2)]));
     let measured = "--matrix 512:128 --streams 1 --repetitions 2 --yes";
@@ -520,7 +520,7 @@ async fn a_model_that_came_at_the_second_try_is_climbed_and_what_was_measured_st
     assert_eq!(outcomes, [("one".into(), Outcome::Done), ("two".into(), Outcome::Done)]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn leaving_while_a_model_is_fetched_changes_nothing_on_the_machine() {
     let (data, service) = (prepared(), climbed([sound("one", 1)]));
     let router = Router::start(&data, "127.0.0.1:0", service.clone()).await;
@@ -539,7 +539,7 @@ async fn leaving_while_a_model_is_fetched_changes_nothing_on_the_machine() {
     router.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_a_model_without_room_is_missing_is_counted_from_its_header() {
     let data = prepared();
     let short = Model::new("one", 1, 100, Manner::Sound);
@@ -559,7 +559,7 @@ async fn what_a_model_without_room_is_missing_is_counted_from_its_header() {
     assert!(analysis.needs[0].why.contains("of main memory missing"), "{:?}", analysis.needs);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_a_measurement_that_was_cut_off_left_is_put_back_to_what_was_before_it() {
     let (data, service) = (prepared(), climbed([sound("one", 1).loaded(2048, 1), sound("two", 2)]));
     let line =
@@ -583,7 +583,7 @@ async fn what_a_measurement_that_was_cut_off_left_is_put_back_to_what_was_before
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_measurements_of_one_machine_do_not_run_at_once() {
     let (data, service) = (prepared(), climbed([sound("one", 1), sound("two", 2).loaded(2048, 1)]));
     let folder = data.path().join("loans");

@@ -58,7 +58,7 @@ async fn typed_at(data: &tempfile::TempDir, router: SocketAddr, line: &str, time
     assert_eq!(perform_line(line, &way(data, router)).await, Ok(()), "{line}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_makes_no_wrong_duration_no_end_before_the_beginning_and_no_id_twice() {
     let courses: [&[u64]; 3] = [
         &[START, START - DAY],
@@ -95,7 +95,7 @@ async fn a_clock_that_jumps_makes_no_wrong_duration_no_end_before_the_beginning_
     router.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_climb_that_goes_on_before_it_began_ends_where_it_began() {
     let (data, service) = (prepared(), machine());
     let router = Router::start(&data, "127.0.0.1:0", service).await;
@@ -113,7 +113,7 @@ async fn a_climb_that_goes_on_before_it_began_ends_where_it_began() {
     assert_eq!(record.rungs.last().map(|rung| &rung.model), Some(&last.model));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_imported_twice_in_one_moment_is_kept_twice() {
     let data = prepared();
     let bench = data.path().join("bench.json");

@@ -52,7 +52,7 @@ fn items(folder: &Path, name: &str, count: usize, right: impl Fn(usize) -> bool)
     file.display().to_string()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_in_memory_is_asked_as_it_is_and_nothing_is_changed() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     let file = items(data.path(), "mmlu.jsonl", 30, |at| at % 3 > 0);
@@ -71,7 +71,7 @@ async fn a_model_in_memory_is_asked_as_it_is_and_nothing_is_changed() {
     assert!((acc.value - 20.0 / 30.0).abs() < 1e-9 && acc.n == 30, "{acc:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn models_on_the_disk_are_loaded_one_after_another_and_the_machine_is_put_back() {
     let data = prepared();
     let service = with([sound("one").loaded(2048, 2), sound("three"), sound("five")]);
@@ -97,7 +97,7 @@ async fn models_on_the_disk_are_loaded_one_after_another_and_the_machine_is_put_
     assert!(!service.desk.borrow().wishes.machines.values().any(|limits| limits.cordoned));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_interrupted_evaluation_goes_on_with_what_was_not_answered() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     let file = items(data.path(), "mmlu.jsonl", 60, |_| true);
@@ -136,7 +136,7 @@ async fn an_interrupted_evaluation_goes_on_with_what_was_not_answered() {
     assert_eq!(again.kind, Kind::NotFound);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_evaluation_that_is_killed_has_lost_no_more_than_the_last_seconds() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     let file = items(data.path(), "mmlu.jsonl", 80, |_| true);
@@ -170,7 +170,7 @@ async fn an_evaluation_that_is_killed_has_lost_no_more_than_the_last_seconds() {
     router.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_keeps_no_findings_hides_no_evaluation_and_is_told_again() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     let forgets = |forgets| {
@@ -192,7 +192,7 @@ async fn a_machine_that_keeps_no_findings_hides_no_evaluation_and_is_told_again(
     assert_eq!(journal(&service), ["score one 16", "keep one mmlu 4 of 4"], "nothing is asked twice");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn items_on_which_the_engine_failed_are_asked_again_when_it_goes_on() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     let file = items(data.path(), "mmlu.jsonl", 4, |_| true);
@@ -209,7 +209,7 @@ async fn items_on_which_the_engine_failed_are_asked_again_when_it_goes_on() {
     assert!(records(data.path()).remove(0).why_nothing_found().is_none());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_baseline_without_a_common_suite_is_refused_before_anything_is_asked() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     assert_eq!(evaluated(&data, "meshctl eval run --suite generation --limit 2", &service).await, Ok(()));
@@ -219,7 +219,7 @@ async fn a_baseline_without_a_common_suite_is_refused_before_anything_is_asked()
     assert_eq!(journal(&service).len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn items_that_were_changed_since_are_not_mixed_with_those_before() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     let file = items(data.path(), "mmlu.jsonl", 5, |_| true);
@@ -235,7 +235,7 @@ async fn items_that_were_changed_since_are_not_mixed_with_those_before() {
     assert!(failure.what.contains("not those that it began with"), "{failure:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_gate_says_worse_not_worse_and_that_it_cannot_tell_by_its_exit_code() {
     for (worse, gate, ends) in
         [(0, "0.02", Ok(())), (60, "0.02", Err(Kind::Degraded)), (3, "0.005", Err(Kind::Failed))]
@@ -265,7 +265,7 @@ async fn a_gate_says_worse_not_worse_and_that_it_cannot_tell_by_its_exit_code() 
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_climb_goes_by_the_exams_that_its_models_sat() {
     let (data, service) = (prepared(), with([sound("one"), sound("three")]));
     let file = items(data.path(), "mmlu.jsonl", 60, |at| at % 2 == 0);
@@ -292,7 +292,7 @@ async fn a_climb_goes_by_the_exams_that_its_models_sat() {
     assert_eq!(best.as_deref(), Some("one"), "the best is not the largest: {:?}", analysis.kinds);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_cannot_begin_asks_and_keeps_nothing() {
     for (line, kind) in [
         ("meshctl eval run --models three --suite generation", Kind::Usage),
@@ -315,7 +315,7 @@ async fn what_cannot_begin_asks_and_keeps_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn evaluations_are_listed_and_shown_and_a_broken_one_hides_no_other() {
     let (data, service) = (prepared(), with([sound("one").loaded(4096, 1)]));
     assert_eq!(evaluated(&data, "meshctl eval run --limit 2", &service).await, Ok(()));

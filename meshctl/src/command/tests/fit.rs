@@ -60,7 +60,7 @@ async fn kind_of(line: &str, service: Scripted) -> Kind {
     typed(line, service).await.expect_err(line).kind
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_fits_somewhere_ends_well_and_one_that_fits_nowhere_with_its_own_code() {
     let line = "meshctl model fit tiny";
     assert_eq!(typed(line, mesh([64 << 20, 8 * GIB])).await, Ok(()), "one of two is enough");
@@ -95,7 +95,7 @@ fn after(change: impl Fn(&mut mesh_proto::v1::Report), machines: &[usize]) -> Sc
     mesh
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_loads_took_more_than_predicted_must_stay_free_on_that_machine() {
     let line = "meshctl model fit tiny";
     let learned =
@@ -105,7 +105,7 @@ async fn what_loads_took_more_than_predicted_must_stay_free_on_that_machine() {
     assert_eq!(typed(line, after(learned(GIB), &[0, 1])).await, Ok(()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_projector_of_a_stored_model_takes_memory_too() {
     let line = "meshctl model fit tiny";
     let stored = |model: &'static str| {
@@ -120,7 +120,7 @@ async fn the_projector_of_a_stored_model_takes_memory_too() {
     assert_eq!(typed(line, after(stored("other"), &[0, 1])).await, Ok(()), "another model's");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_without_an_engine_to_load_with_holds_nothing() {
     let mut bare = mesh([8 * GIB, 8 * GIB]);
     for machine in &mut bare.machines {
@@ -129,7 +129,7 @@ async fn a_machine_without_an_engine_to_load_with_holds_nothing() {
     assert_eq!(kind_of("meshctl model fit tiny", bare).await, Kind::DoesNotFit);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_not_there_is_said_with_what_to_do() {
     let unknown = Scripted { shape: None, ..mesh([GIB, GIB]) };
     let failure = typed("meshctl model fit other", unknown).await.expect_err("nobody has it");
@@ -148,7 +148,7 @@ async fn what_is_not_there_is_said_with_what_to_do() {
     assert_eq!(kind_of("meshctl model fit tiny", asleep).await, Kind::DoesNotFit);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_file_here_is_read_and_one_that_is_no_model_refused() {
     let line = format!("meshctl model fit {}", tiny().display());
     assert_eq!(typed(&line, mesh([8 * GIB, GIB])).await, Ok(()));
@@ -225,7 +225,7 @@ fn padded(more: usize) -> Vec<u8> {
     out
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_header_on_a_web_server_is_read_in_few_pieces() {
     for ranges in [true, false] {
         let file = padded(3 << 20);
@@ -238,7 +238,7 @@ async fn a_header_on_a_web_server_is_read_in_few_pieces() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_web_server_without_a_model_is_told_without_its_secrets() {
     let (page, _) = server(b"<!doctype html><title>Sign in</title>".to_vec(), false).await;
     let (cut, _) = server(padded(3 << 20)[..2 << 20].to_vec(), true).await;

@@ -19,7 +19,7 @@ fn file(data: &tempfile::TempDir, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_llama_bench_measured_is_kept_and_reported_in_every_form() {
     let data = prepared();
     let bench = file(&data, "bench.json", BENCH);
@@ -41,7 +41,7 @@ async fn what_llama_bench_measured_is_kept_and_reported_in_every_form() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_climbs_are_compared_and_none_twice() {
     let data = prepared();
     let bench = file(&data, "bench.json", BENCH);
@@ -60,7 +60,7 @@ async fn two_climbs_are_compared_and_none_twice() {
     assert!(failure.what.ends_with(&format!("is named twice, the second time as `{one}`")), "{failure:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_reported_or_imported_says_why_and_keeps_nothing() {
     let data = prepared();
     let prices = file(&data, "prices.toml", "currency = \"€\"\nper_hour = 1\n");

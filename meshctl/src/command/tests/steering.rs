@@ -50,7 +50,7 @@ fn planning(plan: Plan) -> Scripted {
     service
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_plan_ends_by_whether_everything_is_placed() {
     for (line, plan, kind) in [
         ("meshctl plan", Plan::default(), None),
@@ -66,7 +66,7 @@ async fn a_plan_ends_by_whether_everything_is_placed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_reason_is_told_by_a_command_that_knows_the_plan() {
     for (line, hint) in [
         ("meshctl plan", Some("every reason: meshctl explain mode=architect")),
@@ -83,13 +83,13 @@ async fn every_reason_is_told_by_a_command_that_knows_the_plan() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unknown_strategy_is_answered_with_those_like_it() {
     let failure = typed("meshctl plan --strategy spraed", planning(served())).await.expect_err("mistyped");
     assert_eq!((failure.kind, failure.hints[0].as_str()), (Kind::NotFound, "did you mean spread?"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_plan_is_applied_with_a_yes_and_not_without() {
     let service = planning(served());
     let failure = typed("meshctl plan --apply", service.clone()).await.expect_err("nobody to ask");
@@ -99,7 +99,7 @@ async fn a_plan_is_applied_with_a_yes_and_not_without() {
     assert_eq!(service.desk.borrow().applied, ["spread"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn wishes_that_contradict_themselves_are_not_applied_and_incomplete_ones_are() {
     let service = planning(contradictory());
     let failure = typed("meshctl plan --apply --yes", service.clone()).await.expect_err("a contradiction");
@@ -114,7 +114,7 @@ async fn wishes_that_contradict_themselves_are_not_applied_and_incomplete_ones_a
     assert_eq!(service.desk.borrow().applied, [""]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_is_drained_cordoned_and_resumed() {
     let service = planning(Plan::default());
     let limits = || {
@@ -143,7 +143,7 @@ async fn a_machine_is_drained_cordoned_and_resumed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_is_pinned_where_it_is_and_unpinned_anywhere() {
     let service = planning(Plan::default());
     for (line, pins) in [
@@ -174,7 +174,7 @@ async fn a_model_is_pinned_where_it_is_and_unpinned_anywhere() {
     assert_eq!(typed("meshctl model unpin gone --node msi", service).await, Ok(()), "a pin of no model");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn modes_are_listed_shown_and_found_by_similar_names() {
     for (line, kind) in [
         ("meshctl mode list", None),
@@ -188,7 +188,7 @@ async fn modes_are_listed_shown_and_found_by_similar_names() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_mode_for_embeddings_is_not_asked_a_question() {
     let service = planning(Plan::default());
     service.desk.send_modify(|desk| desk.wishes.modes[0].embeds = true);
@@ -196,7 +196,7 @@ async fn a_mode_for_embeddings_is_not_asked_a_question() {
     assert_eq!(failure.kind, Kind::Usage);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whatever_has_a_name_is_explained() {
     for (line, kind) in [
         ("meshctl explain code", None),
@@ -214,7 +214,7 @@ async fn whatever_has_a_name_is_explained() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn people_are_told_where_programs_get_json() {
     let data = prepared();
     let service = planning(served());
@@ -241,13 +241,13 @@ async fn people_are_told_where_programs_get_json() {
     assert_eq!(service.desk.borrow().applied, [""]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_ends_when_all_of_it_is_so() {
     let line = "meshctl wait --for model=qwen3:4b@msi,loaded --for node=msi,ready --for mode=code,ready --for plan,complete";
     assert_eq!(typed(line, planning(Plan::default())).await, Ok(()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_sees_the_change() {
     let service = planning(Plan::default());
     let machine = MachineId::new("msi").expect("valid");
@@ -262,7 +262,7 @@ async fn waiting_sees_the_change() {
     assert_eq!(ended, Ok(()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_for_a_drain_needs_the_wish_and_an_empty_machine() {
     let service = planning(Plan::default());
     let line = "meshctl wait --for node=msi,drained --timeout 1s";
@@ -280,7 +280,7 @@ async fn waiting_for_a_drain_needs_the_wish_and_an_empty_machine() {
     assert_eq!(typed(line, service).await, Ok(()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_survives_a_restart_of_the_router() {
     let data = prepared();
     let service = planning(unplaced());
@@ -301,7 +301,7 @@ async fn waiting_survives_a_restart_of_the_router() {
     assert_eq!(ended, Ok(()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_mode_is_changed_shown_and_reset() {
     let service = planning(served());
     let desk = service.desk.clone();
@@ -323,7 +323,7 @@ async fn a_mode_is_changed_shown_and_reset() {
     assert_eq!(desk.borrow().settings[0].mode, "review");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_mesh_that_follows_a_plan_stops_when_it_is_told_to() {
     let service = planning(served());
     assert_eq!(typed("meshctl plan --apply --yes --strategy spread", service.clone()).await, Ok(()));

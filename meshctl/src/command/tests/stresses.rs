@@ -53,7 +53,7 @@ fn told(stint: &Stint) -> String {
     format!("{} beside {}{files}", stint.model, beside.join(", "))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn models_work_alone_in_pairs_and_together_and_what_has_no_room_is_left_out() {
     let service = machine(
         3000,
@@ -89,7 +89,7 @@ async fn models_work_alone_in_pairs_and_together_and_what_has_no_room_is_left_ou
     assert_eq!((there.in_memory(), is_cordoned(&service)), (vec![("one", Some(2048), Some(1))], false));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn downloads_run_beside_the_work_and_leave_again_however_they_ended() {
     let service = machine(3000, [sound("one", 1), sound("three", 3)]);
     let line = "meshctl stress --node msi --models one,three --seconds 1 --yes --pull new=http://127.0.0.1/long \
@@ -109,7 +109,7 @@ async fn downloads_run_beside_the_work_and_leave_again_however_they_ended() {
     assert_eq!(journal, ["pull new", "pull other", "cancel new", "delete other"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_download_that_fails_is_told_and_the_models_work_all_the_same() {
     let service = machine(3000, [sound("one", 1)]);
     let line = "meshctl stress --node msi --models one --seconds 1 --yes --pull new=http://127.0.0.1/broken";
@@ -120,7 +120,7 @@ async fn a_download_that_fails_is_told_and_the_models_work_all_the_same() {
     assert!(analyse(&record).companies.is_empty(), "one alone is no company");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_file_that_stays_keeps_no_other_from_leaving() {
     let service = machine(3000, [sound("one", 1)]);
     service.desk.send_modify(|desk| desk.bench.as_mut().expect("it was made").keeps = Some("new"));
@@ -132,7 +132,7 @@ async fn a_file_that_stays_keeps_no_other_from_leaving() {
     assert_eq!(bench(&service).files, [("new".to_owned(), TransferState::Done)]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn words_that_are_longer_than_a_record_takes_are_cut_and_the_rest_is_kept() {
     let service = machine(3000, [sound("one", 1), Model::new("three", 3, 1 << 20, Manner::Wordy)]);
     let line = "meshctl stress --node msi --models one,three --seconds 1 --yes";
@@ -142,7 +142,7 @@ async fn words_that_are_longer_than_a_record_takes_are_cut_and_the_rest_is_kept(
     assert!(broke.starts_with("the trial of three broke: the engine died: éé"), "{broke}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_engine_that_dies_ends_its_own_work_and_nobody_elses() {
     let service = machine(3000, [sound("one", 1), Model::new("three", 3, 1 << 20, Manner::Dies)]);
     let line = "meshctl stress --node msi --models one,three --seconds 1 --yes";
@@ -153,7 +153,7 @@ async fn an_engine_that_dies_ends_its_own_work_and_nobody_elses() {
     assert!(!is_cordoned(&service));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn where_nothing_has_room_the_machine_s_words_are_told() {
     let service = machine(100, [sound("one", 1)]);
     let (ended, record) = stressed("meshctl stress --node msi --seconds 1 --yes", &service).await;
@@ -164,7 +164,7 @@ async fn where_nothing_has_room_the_machine_s_words_are_told() {
     assert!(!is_cordoned(&service));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ctrl_c_during_downloads_removes_them_and_puts_the_machine_back() {
     let data = prepared();
     let service = machine(3000, [Model::new("one", 1, 1 << 20, Manner::Tires).loaded(2048, 1)]);
@@ -208,7 +208,7 @@ async fn ctrl_c_during_downloads_removes_them_and_puts_the_machine_back() {
     assert_eq!(bench(&service).in_memory(), [("one", Some(2048), Some(1))]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_cannot_begin_changes_nothing() {
     for (line, kind) in [
         ("meshctl stress --node msi", Kind::Usage),

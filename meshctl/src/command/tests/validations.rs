@@ -59,7 +59,7 @@ fn state(validation: &Validation, topic: Topic) -> State {
 
 const LINE: &str = "meshctl validate newer --node msi --champion old --yes --repetitions 2 --contexts 512,4K";
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_larger_model_that_does_all_as_it_should_is_promoted_and_the_machine_is_put_back() {
     let service = machine([sound("newer", 30), sound("old", 14).loaded(4096, 2)]);
     let (ended, record) = validated(LINE, &service).await;
@@ -83,7 +83,7 @@ async fn a_larger_model_that_does_all_as_it_should_is_promoted_and_the_machine_i
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn each_fault_of_a_model_is_seen_and_says_what_it_costs() {
     for (manner, topic, found, verdict) in [
         (Manner::Forgetful, Topic::Needle, State::Failed, Grade::Good),
@@ -113,7 +113,7 @@ async fn each_fault_of_a_model_is_seen_and_says_what_it_costs() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_whose_engine_was_killed_once_is_measured_again_and_does_not_come_back_by_itself() {
     let service =
         machine([Model::new("newer", 30, 1 << 20, Manner::Killed), sound("old", 14).loaded(2048, 1)]);
@@ -140,7 +140,7 @@ async fn a_model_whose_engine_was_killed_once_is_measured_again_and_does_not_com
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_was_about_to_be_started_again_is_so_afterwards() {
     let service = machine([sound("newer", 30), sound("old", 14).loaded(2048, 1).killed()]);
     service.desk.send_modify(|desk| {
@@ -153,7 +153,7 @@ async fn a_model_that_was_about_to_be_started_again_is_so_afterwards() {
     assert_eq!(journal.last().map(String::as_str), Some("load old 2048x1"), "in its size");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_that_breaks_off_twice_is_poor_with_the_engine_s_words() {
     let service = machine([Model::new("newer", 30, 1 << 20, Manner::Dies)]);
     let line = "meshctl validate newer --node msi --yes --repetitions 2 --contexts 512";
@@ -165,7 +165,7 @@ async fn a_model_that_breaks_off_twice_is_poor_with_the_engine_s_words() {
     assert_eq!((loads, record.candidate.rung.cells.len()), (2, 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_model_without_room_is_tried_in_smaller_contexts_and_skipped_where_none_fits() {
     // Room for 4K, not for 16K; the model was trained for 8K.
     let service = machine([Model::new("newer", 30, 4352, Manner::Sound), sound("old", 14)]);
@@ -186,7 +186,7 @@ async fn a_model_without_room_is_tried_in_smaller_contexts_and_skipped_where_non
     assert_eq!(bench(&service).in_memory(), [("old", Some(2048), Some(1))]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_champion_that_does_not_load_proves_nothing() {
     let service = machine([sound("newer", 30), Model::new("old", 14, 100, Manner::Sound)]);
     let (ended, record) = validated(LINE, &service).await;
@@ -195,7 +195,7 @@ async fn a_champion_that_does_not_load_proves_nothing() {
     assert_eq!(state(&validation, Topic::Champion), State::NotChecked);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_repetition_tells_no_speed() {
     let service = machine([sound("newer", 30)]);
     let line = "meshctl validate newer --node msi --yes --repetitions 1 --contexts 512";
@@ -206,7 +206,7 @@ async fn one_repetition_tells_no_speed() {
     assert_eq!(validation.why, "speed at 512: 1 of at least 2 requests tell no speed");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_speed_that_was_slowed_down_or_disturbed_is_measured_once_more() {
     let service = machine([Model::new("newer", 30, 1 << 20, Manner::Troubled)]);
     let line = "meshctl validate newer --node msi --yes --repetitions 2 --contexts 512,4K";
@@ -218,7 +218,7 @@ async fn a_speed_that_was_slowed_down_or_disturbed_is_measured_once_more() {
     assert_eq!(marks, [(512, 1), (512, 0), (4096, 1), (4096, 0)]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_was_slowed_down_or_worked_long_cools_before_it_is_measured_again() {
     let service = machine([Model::new("newer", 30, 1 << 20, Manner::Troubled), sound("old", 14)]);
     service.desk.send_modify(|desk| {
@@ -243,7 +243,7 @@ async fn a_machine_that_was_slowed_down_or_worked_long_cools_before_it_is_measur
     assert_eq!(record.candidate.rung.cells.len(), 4);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_talkative_agent_answers_each_question_once_and_nothing_else() {
     let service = machine([Model::new("newer", 30, 1 << 20, Manner::Talkative), sound("old", 14)]);
     let (ended, record) = validated(LINE, &service).await;
@@ -255,7 +255,7 @@ async fn a_talkative_agent_answers_each_question_once_and_nothing_else() {
     assert_eq!((evidence.rung.answers.len(), evidence.forms.len(), evidence.calls.len()), (5, 3, 3));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ctrl_c_keeps_what_was_seen_and_puts_the_machine_back() {
     let data = prepared();
     let service =
@@ -293,7 +293,7 @@ async fn ctrl_c_keeps_what_was_seen_and_puts_the_machine_back() {
     assert_eq!((there.in_memory(), is_cordoned(&service)), (vec![("old", Some(2048), Some(1))], false));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_full_disk_ends_it_with_its_words_and_the_machine_is_put_back() {
     let data = prepared();
     let service = machine([sound("newer", 30), sound("old", 14).loaded(2048, 1)]);
@@ -311,7 +311,7 @@ async fn a_full_disk_ends_it_with_its_words_and_the_machine_is_put_back() {
     assert!(!there.journal.contains(&"load old 4352x1".to_owned()), "it went no further");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_cannot_begin_changes_nothing() {
     for (line, kind) in [
         ("meshctl validate newer --node msi", Kind::Usage),
