@@ -29,8 +29,9 @@ use tokio::time::Instant;
 /// Requests at once.
 const ASKERS: usize = 32;
 
-/// Tokens of a long answer.
-const TOKENS: usize = 200;
+/// Tokens of a long answer. What is done for each token is little and soon as busy as it needs to be to be known for it; with
+/// 200 tokens it made all that is done for a request look idle.
+const TOKENS: usize = 24;
 
 /// Slots of each engine: nobody waits for one.
 const SLOTS: u32 = 64;

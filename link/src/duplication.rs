@@ -17,7 +17,7 @@
 
 mod judge;
 
-use judge::Judge;
+use judge::{Counts, Judge};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use std::collections::HashMap;
@@ -88,11 +88,19 @@ impl Shared {
         self.any.store(!lossy.is_empty(), Ordering::Relaxed);
     }
 
-    /// Whether a copy of `bytes` may go to `peer`; if so it is counted as sent.
-    fn grants(&self, peer: SocketAddr, bytes: usize) -> bool {
+    /// Whether a copy of `bytes` in so many packets may go to `peer`; if so it is counted as sent.
+    fn grants(&self, peer: SocketAddr, bytes: usize, packets: u64) -> bool {
         self.any.load(Ordering::Relaxed)
             && bytes <= LARGEST
-            && self.lossy().get_mut(&peer).is_some_and(|allowance| allowance.take(bytes, Instant::now()))
+            && self
+                .lossy()
+                .get_mut(&peer)
+                .is_some_and(|allowance| allowance.take(bytes, packets, Instant::now()))
+    }
+
+    /// Packets to `peer` that were copied since it is lossy.
+    fn copied(&self, peer: SocketAddr) -> u64 {
+        self.lossy().get(&peer).map_or(0, |allowance| allowance.copied)
     }
 }
 
@@ -101,52 +109,63 @@ impl Shared {
 struct Allowance {
     bytes: f64,
     at: Instant,
+    /// Packets that were copied.
+    copied: u64,
 }
 
 impl Allowance {
     fn full(now: Instant) -> Self {
-        Self { bytes: f64::from(BURST), at: now }
+        Self { bytes: f64::from(BURST), at: now, copied: 0 }
     }
 
-    fn take(&mut self, bytes: usize, now: Instant) -> bool {
+    fn take(&mut self, bytes: usize, packets: u64, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         self.bytes = (self.bytes + since * f64::from(RATE)).min(f64::from(BURST));
         self.at = now;
         let fits = bytes as f64 <= self.bytes;
         if fits {
             self.bytes -= bytes as f64;
+            self.copied += packets;
         }
         fits
     }
 }
 
-/// What a connection's path has to be taken off when nobody follows it any more, however that ends.
+/// The address to which packets are sent twice for one connection; nobody's once that is over, however it ends.
 struct Followed {
     shared: Arc<Shared>,
-    peer: SocketAddr,
+    twice: Option<SocketAddr>,
 }
 
 impl Followed {
-    /// The peer may have changed its address since the last look.
-    fn is_twice(&mut self, peer: SocketAddr, twice: bool) {
-        if peer != self.peer {
-            self.shared.set(self.peer, false);
-            self.peer = peer;
+    /// Said at each look: another connection to the same address may have ended meanwhile.
+    fn sends_twice(&mut self, to: Option<SocketAddr>) {
+        if self.twice != to {
+            self.sends_once();
         }
-        self.shared.set(peer, twice);
+        if let Some(peer) = to {
+            self.shared.set(peer, true);
+        }
+        self.twice = to;
+    }
+
+    fn sends_once(&mut self) {
+        if let Some(peer) = self.twice.take() {
+            self.shared.set(peer, false);
+        }
     }
 }
 
 impl Drop for Followed {
     fn drop(&mut self) {
-        self.shared.set(self.peer, false);
+        self.sends_once();
     }
 }
 
 async fn follow(shared: Arc<Shared>, connection: quinn::Connection) {
-    let mut followed = Followed { shared, peer: connection.remote_address() };
-    let mut judge = Judge::new(Instant::now());
-    let mut twice = false;
+    let mut followed = Followed { shared: shared.clone(), twice: None };
+    let mut path = None;
+    let mut judge = Judge::new(Instant::now(), Counts::default());
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -154,17 +173,22 @@ async fn follow(shared: Arc<Shared>, connection: quinn::Connection) {
             _ = connection.closed() => return,
             _ = look.tick() => {}
         }
-        let path = connection.stats().path;
+        let (stats, now) = (connection.stats().path, Instant::now());
         let peer = connection.remote_address();
-        let verdict = judge.look(Instant::now(), path.sent_packets, path.lost_packets);
-        if verdict != twice || peer != followed.peer {
-            followed.is_twice(peer, verdict);
+        let copied = shared.copied(peer);
+        let counts = Counts { sent: stats.sent_packets, lost: stats.lost_packets, copied };
+        let ends = (connection.local_ip(), peer);
+        // QUIC goes on counting when either end moves. What the old path lost says nothing of the new one, to which nothing
+        // may be sent twice before QUIC has made sure of it either (RFC 9000, 8.1).
+        if path.replace(ends).is_some_and(|path| path != ends) {
+            judge = Judge::new(now, counts);
         }
-        if verdict != twice {
-            twice = verdict;
+        let twice = judge.look(now, counts);
+        if twice != followed.twice.is_some() {
             let lost = format!("{:.1} %", judge.before() * 100.0);
-            tracing::debug!(%peer, lost, twice, "whether small packets to a lossy link are sent twice");
+            tracing::debug!(%peer, twice, lost, "a lossy link: whether small packets are sent twice");
         }
+        followed.sends_twice(twice.then_some(peer));
     }
 }
 
@@ -182,7 +206,9 @@ impl AsyncUdpSocket for DuplicatingSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         self.socket.try_send(transmit)?;
-        if self.shared.grants(transmit.destination, transmit.contents.len()) {
+        let bytes = transmit.contents.len();
+        let packets = transmit.segment_size.map_or(1, |size| bytes.div_ceil(size.max(1)));
+        if self.shared.grants(transmit.destination, bytes, packets as u64) {
             // One that finds no room is not worth waiting for: the first has left.
             drop(self.socket.try_send(transmit));
         }
@@ -225,32 +251,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn copies_to_a_lossy_peer_are_small_and_keep_to_their_rate() {
         let shared = Shared::default();
-        assert!(!shared.grants(PEER, 100), "nothing is lost");
+        assert!(!shared.grants(PEER, 100, 1), "nothing is lost");
         shared.set(PEER, true);
-        assert!(!shared.grants(PEER, LARGEST + 1), "too large");
+        assert!(!shared.grants(PEER, LARGEST + 1, 4), "too large");
         let mut sent = 0;
-        while shared.grants(PEER, 1000) {
+        while shared.grants(PEER, 1000, 1) {
             sent += 1000;
         }
         assert_eq!(sent, BURST as usize / 1000 * 1000);
+        assert_eq!(shared.copied(PEER), u64::from(BURST / 1000));
+        // A pause saves up no more than a burst.
+        tokio::time::advance(Duration::from_secs(10)).await;
+        while shared.grants(PEER, LARGEST, 3) {}
+        while shared.grants(PEER, 1000, 1) {}
+        assert!(shared.copied(PEER) < 2 * u64::from(BURST / 1000));
         tokio::time::advance(Duration::from_millis(10)).await;
         sent = 0;
-        while shared.grants(PEER, 1000) {
+        while shared.grants(PEER, 1000, 1) {
             sent += 1000;
         }
         assert!((5000..=6000).contains(&sent), "{sent} bytes in 10 ms");
         shared.set(PEER, false);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!shared.grants(PEER, 1000));
+        assert!(!shared.grants(PEER, 1000, 1));
     }
 
     #[test]
     fn a_peer_that_moves_is_lossy_at_its_new_address_only_and_nowhere_when_it_is_gone() {
         let shared = Arc::new(Shared::default());
-        let mut followed = Followed { shared: shared.clone(), peer: PEER };
-        followed.is_twice(PEER, true);
+        let mut followed = Followed { shared: shared.clone(), twice: None };
+        followed.sends_twice(Some(PEER));
         let moved = SocketAddr::new(PEER.ip(), 2);
-        followed.is_twice(moved, true);
+        followed.sends_twice(Some(moved));
+        // One that was never lossy takes nothing from it.
+        drop(Followed { shared: shared.clone(), twice: None });
         assert_eq!(shared.lossy().keys().copied().collect::<Vec<_>>(), [moved]);
         drop(followed);
         assert!(shared.lossy().is_empty());

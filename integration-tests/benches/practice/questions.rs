@@ -30,8 +30,8 @@ pub(crate) fn question(number: usize) -> Question {
     };
     let post = |path, body| Question { path, body: Some(body), leaves: false, status: 200 };
     let ask = "Why does this not compile? fn main() { println!(\"{}\", 1) }\n".repeat(4);
-    match number % 24 {
-        0..6 => post("/v1/chat/completions", chat(SHORT, &ask, false)),
+    match number % 32 {
+        0..6 | 24.. => post("/v1/chat/completions", chat(SHORT, &ask, false)),
         6..9 => post("/v1/chat/completions", chat(SHORT, &ask, true)),
         9..12 => post("/v1/chat/completions", chat(LONG, &ask, true)),
         12 => post("/v1/chat/completions", chat(SHORT, &long_prompt(), false)),
@@ -49,7 +49,7 @@ pub(crate) fn question(number: usize) -> Question {
             let missing = format!("nobody-has-{number}");
             Question { status: 404, ..post("/v1/chat/completions", chat(&missing, &ask, false)) }
         }
-        _ => Question { path: "/v1/models", body: None, leaves: false, status: 200 },
+        23 => Question { path: "/v1/models", body: None, leaves: false, status: 200 },
     }
 }
 
@@ -59,7 +59,7 @@ fn messages(model: &str, text: &str, stream: bool) -> Value {
 }
 
 fn long_prompt() -> String {
-    let line = "    let answer = \"the \\\"same\\\" line\"; // of a file that is\tlong\n";
+    let line = "    let answer = self.ask(question, \"a line of a file\").await?; // and what it is for\n";
     line.repeat(LONG_PROMPT / line.len())
 }
 

@@ -45,6 +45,14 @@ impl QuicEnds {
         Self { router, agent, followed: Mutex::default(), config, address }
     }
 
+    /// Completes when what follows the connections has ended by itself.
+    pub(crate) async fn nobody_follows(&self) {
+        let followed = std::mem::take(&mut *self.followed.lock().expect("no test has failed"));
+        for task in followed {
+            task.await.expect("no panic");
+        }
+    }
+
     /// The router's end and the agent's, which dials `address`.
     pub(crate) async fn connected(&self, address: SocketAddr) -> (Connection, Connection) {
         let (router, agent) = tokio::join!(

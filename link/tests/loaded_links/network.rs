@@ -23,7 +23,7 @@ pub(crate) enum To {
 pub(crate) async fn path(
     router: SocketAddr,
     delay: Duration,
-    passes: impl Fn(To) -> bool + Clone + Send + 'static,
+    passes: impl Fn(To, &[u8]) -> bool + Clone + Send + 'static,
 ) -> (SocketAddr, JoinSet<()>) {
     let near = Arc::new(UdpSocket::bind(ANY).await.expect("a port"));
     let far = Arc::new(UdpSocket::bind(ANY).await.expect("a port"));
@@ -39,7 +39,7 @@ pub(crate) async fn path(
                 if to == To::Router {
                     tell_agent.send_replace(sender);
                 }
-                if passes(to) {
+                if passes(to, &datagram[..length]) {
                     // What the queue has no room for is lost, as in a network.
                     drop(late.try_send((Instant::now() + delay, datagram[..length].to_vec())));
                 }

@@ -27,7 +27,8 @@ async fn an_outage_of_three_seconds_ends_no_connection_whatever_its_round_trip()
         let (passes, all_stand) = (passes.clone(), all_stand.clone());
         async move {
             let ends = QuicEnds::listening();
-            let (address, _path) = path(ends.address, LONGER * number, move |_| *passes.borrow()).await;
+            let (address, _path) =
+                path(ends.address, LONGER * number, move |_, _: &[u8]| *passes.borrow()).await;
             let (router, agent) = ends.connected(address).await;
             let ((_ask, mut answer), (mut reply, _asked)) = stream(&router, &agent).await;
             all_stand.wait().await;
@@ -64,7 +65,8 @@ async fn an_outage_of_three_seconds_ends_no_connection_whatever_its_round_trip()
 async fn only_a_peer_whose_packets_do_not_come_is_silent() {
     let ends = QuicEnds::listening();
     let (network, passes) = watch::channel(true);
-    let (address, _path) = path(ends.address, Duration::from_millis(20), move |_| *passes.borrow()).await;
+    let (address, _path) =
+        path(ends.address, Duration::from_millis(20), move |_, _: &[u8]| *passes.borrow()).await;
     let (router, _agent) = ends.connected(address).await;
     assert!(!router.is_silent().await);
     network.send_replace(false);
