@@ -3,9 +3,11 @@
 use crate::engine_fixture::{random_model, real_engine, trained_model};
 use crate::test_mesh::TestMesh;
 use crate::test_node::TestNode;
-use mesh_core::machine::ReplicaState;
+use mesh_core::machine::{Replica, ReplicaState};
 use mesh_proto::v1::{DirectRequest, WishesRequest};
+use nix::unistd::Pid;
 use std::ffi::OsString;
+use std::fs;
 
 /// The models of this repository by the names that they have here. Both have 1.4 M parameters.
 pub const TRAINED: &str = "trained";
@@ -33,7 +35,7 @@ impl Desk {
         let mesh = TestMesh::automatic().await;
         let disk = tempfile::tempdir().expect("a temporary folder");
         for (file, name) in [(trained_model(), TRAINED), (random_model(), NOISE)] {
-            std::fs::copy(file, disk.path().join(format!("{name}.gguf"))).expect("a folder of ours");
+            fs::copy(file, disk.path().join(format!("{name}.gguf"))).expect("a folder of ours");
         }
         let settings = format!("model_folder = {:?}\n", disk.path().display().to_string());
         let node = mesh.node_with(mesh.router().agents, "a", &[], &settings).await;
@@ -64,11 +66,47 @@ impl Desk {
     /// When the machine has not joined.
     #[must_use]
     pub fn loaded(&self) -> Vec<(String, Option<u32>, Option<u32>)> {
+        let loaded = self.replicas().into_iter().filter(|replica| replica.state == ReplicaState::Loaded);
+        loaded.map(|replica| (replica.model.to_string(), replica.context, replica.slots)).collect()
+    }
+
+    /// Whether the model rests on the disk: nobody has it in memory, nor will start it by himself.
+    ///
+    /// # Panics
+    /// When the machine has not joined.
+    #[must_use]
+    pub fn rests(&self, name: &str) -> bool {
+        let here = self.replicas().into_iter().filter(|replica| replica.model.as_str() == name);
+        let states: Vec<ReplicaState> = here.map(|replica| replica.state).collect();
+        !states.is_empty() && states.iter().all(|state| *state == ReplicaState::Available)
+    }
+
+    fn replicas(&self) -> Vec<Replica> {
         let snapshot = self.mesh.router().fleet.snapshot();
         let machine = snapshot.view.machine(&self.node.name).expect("it has joined");
-        let replicas = machine.engines.iter().flat_map(|engine| &engine.replicas);
-        let loaded = replicas.filter(|replica| replica.state == ReplicaState::Loaded);
-        loaded.map(|replica| (replica.model.to_string(), replica.context, replica.slots)).collect()
+        machine.engines.iter().flat_map(|engine| &engine.replicas).cloned().collect()
+    }
+
+    /// The engine process that serves this model here: a child of ours, with the model's file among its words. Other tests of
+    /// this program have desks of their own.
+    ///
+    /// # Panics
+    /// When there is no `/proc`.
+    #[must_use]
+    pub fn engine_of(&self, name: &str) -> Option<Pid> {
+        let file = self.disk.path().join(format!("{name}.gguf")).display().to_string();
+        let is_served = |pid: &str| {
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split('\0').any(|word| word == file)
+        };
+        let parent = |pid: &str| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
+        };
+        let processes = fs::read_dir("/proc").expect("processes").flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        let found = pids.find(|pid| is_served(pid) && parent(pid) == Some(std::process::id()));
+        found?.parse().ok().map(Pid::from_raw)
     }
 
     /// Loads the trained model with a context of 512 and one slot, and gives what is then in memory.
@@ -98,7 +136,7 @@ impl Desk {
     pub fn files(&self) -> Vec<String> {
         let (mut folders, mut files) = (vec![self.disk.path().to_owned()], Vec::new());
         while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).expect("a folder of ours") {
+            for entry in fs::read_dir(folder).expect("a folder of ours") {
                 let path = entry.expect("an entry").path();
                 if path.is_dir() {
                     folders.push(path);
@@ -128,10 +166,10 @@ impl Desk {
     /// When there is none, more than one, or a half-written one.
     #[must_use]
     pub fn kept(&self, folder: &str) -> String {
-        let files = std::fs::read_dir(self.mesh.data().join(folder)).expect("it was made");
+        let files = fs::read_dir(self.mesh.data().join(folder)).expect("it was made");
         let mut files: Vec<_> = files.collect();
         assert_eq!(files.len(), 1, "one record and no half-written one: {files:?}");
         let file = files.remove(0).expect("an entry").path();
-        std::fs::read_to_string(file).expect("a file")
+        fs::read_to_string(file).expect("a file")
     }
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status};
 
@@ -291,6 +292,18 @@ async fn load_and_unload_wait_for_the_report() {
     ] {
         assert_eq!(typed(line, scripted(before, after)).await, Ok(()), "{line}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_names_a_cache_is_over_as_soon_as_the_model_is_there() {
+    let line = "meshctl model load qwen3:4b --node msi --cache-type q8_0 --timeout 1m";
+    let begun = Instant::now();
+    assert_eq!(typed(line, scripted("available", "loaded")).await, Ok(()));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // No report tells the cache of what was there: only time can.
+    let begun = Instant::now();
+    assert_eq!(typed(line, scripted("loaded", "loaded")).await, Ok(()));
+    assert!(begun.elapsed() > model::STALE_FAILURE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

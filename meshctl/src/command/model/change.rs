@@ -65,7 +65,8 @@ pub(crate) async fn bring_about(
     let by_cache = matches!(wish, Wish::Load { cache: true, .. });
     // A name that no replica has may be another name of one: the router knows and says so.
     let is_listed = wish != Wish::Unload || replicas(node, args.model.as_str()).next().is_some();
-    if progress(wish, node, args.model.as_str()) == Progress::Done && !by_cache && is_listed {
+    let was_so = progress(wish, node, args.model.as_str()) == Progress::Done;
+    if was_so && !by_cache && is_listed {
         return Ok(Became::WasSo);
     }
     let old_failure = replica_failure(node, args.model.as_str());
@@ -78,7 +79,8 @@ pub(crate) async fn bring_about(
         return Ok(Became::Sent);
     }
     let start = Instant::now();
-    let mut has_moved = !by_cache;
+    // A load may begin and end between two looks.
+    let mut has_moved = !by_cache || !was_so;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let status = fetch(operators).await?;

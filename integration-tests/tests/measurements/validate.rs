@@ -5,9 +5,6 @@ use integration_tests::desk::{Desk, NOISE, TRAINED};
 use mesh_core::ladder::Outcome;
 use mesh_core::validation::{Change, Grade, Record, State, Topic, Validation, judge};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::fs;
-use std::time::Duration;
 
 fn state(validation: &Validation, topic: Topic) -> State {
     validation.checks.iter().find(|check| check.topic == topic).expect("it is checked").state
@@ -55,21 +52,6 @@ async fn a_tiny_model_is_poor_by_its_answers_and_not_by_the_way_and_the_machine_
     desk.mesh.stop().await;
 }
 
-/// The engine process that serves this model: a child of ours, with the model's name among its words.
-fn engine_of(name: &str) -> Option<Pid> {
-    let words = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let parent = |pid: &str| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
-    };
-    let processes = fs::read_dir("/proc").expect("processes").flatten();
-    let mut pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
-    let is_it = |pid: &String| {
-        words(pid).contains(&format!("--alias\0{name}\0")) && parent(pid) == Some(std::process::id())
-    };
-    pids.find(is_it)?.parse().ok().map(Pid::from_raw)
-}
-
 #[tokio::test]
 async fn a_model_whose_engine_is_killed_meanwhile_is_measured_again_and_does_not_come_back_afterwards() {
     let Some(desk) = Desk::start().await else { return };
@@ -79,9 +61,9 @@ async fn a_model_whose_engine_is_killed_meanwhile_is_measured_again_and_does_not
         let is_there = || desk.loaded().iter().any(|(name, _, _)| name == NOISE);
         let is_measured = async || (is_there() && *asked.borrow() > 0).then_some(());
         integration_tests::eventually("it is measured", is_measured).await;
-        kill(engine_of(NOISE).expect("it is loaded"), Signal::SIGKILL).expect("it is ours");
+        kill(desk.engine_of(NOISE).expect("it is loaded"), Signal::SIGKILL).expect("it is ours");
     };
-    let line = "validate untrained --node a --contexts 512 --repetitions 20 --yes";
+    let line = "validate untrained --node a --contexts 512 --repetitions 5 --yes";
     let (code, ()) = tokio::join!(desk.typed(line), killed);
     assert_eq!(code, 3, "it is noise");
 
@@ -90,8 +72,8 @@ async fn a_model_whose_engine_is_killed_meanwhile_is_measured_again_and_does_not
     let validation = judge(&record);
     assert_eq!(state(&validation, Topic::Load), State::Passed, "it stayed the second time: {validation:?}");
     assert_eq!((desk.loaded(), desk.is_cordoned().await), (before.clone(), false));
-    // An engine that ended is started again after a second.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!((desk.loaded(), engine_of(NOISE)), (before, None), "it does not come back");
+    // While an engine that ended is about to be started again, its model has failed.
+    integration_tests::eventually("nobody will start it", async || desk.rests(NOISE).then_some(())).await;
+    assert_eq!((desk.loaded(), desk.engine_of(NOISE)), (before, None), "it does not come back");
     desk.mesh.stop().await;
 }
