@@ -5,10 +5,10 @@
 //! cargo bench -p integration-tests --bench practice -- --programs DIR [--seconds 10]
 //! ```
 //! `modemesh up` first, then a router with an agent, on one processor and on all: with one the programs have no threads, and
-//! another scheduler. Every dialect is asked, whole and as a stream, with short and long
-//! prompts, by clients that stay and clients that leave. Engines are scripted ones: they answer at once, and a model would
-//! only keep the processor from the programs that practise. It ends with an error when a program answered wrongly or did
-//! not end by itself, since only then its record is whole.
+//! another scheduler. Chats are asked in every dialect, whole and as a stream, with short and long prompts, by clients that
+//! stay and clients that leave; embeddings, completions in the middle and tools are not. Engines are scripted ones: they
+//! answer at once, and a model would only keep the processor from the programs that practise. It ends with an error when a
+//! program answered with another status than expected or did not end by itself, since only then its record is whole.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 

@@ -14,6 +14,12 @@
 //! of a round trip, or after three others (RFC 9002, 6.1): with 2 ms between the two every packet that the second one
 //! saved was sent a third time. Whether a path is lossy, and whether sending twice helps there, is measured all the
 //! time: `judge.rs`.
+//!
+//! | task | input | output | ends when |
+//! |---|---|---|---|
+//! | `follow`, one for each connection over QUIC | its counts, every 250 ms | its peer's address among the lossy ones, or not | the connection is closed, or its owner drops the handle |
+//!
+//! Which addresses are lossy is the only thing here that tasks share; sends read it, under a lock if there is any.
 
 mod judge;
 
