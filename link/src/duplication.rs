@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -47,6 +48,11 @@ const BURST: u32 = 64 * 1024;
 /// The largest send that is copied, three packets of a VPN: were there more, the first one's copy would come after three
 /// others. Tokens that are ready together fit; prompts and files do not.
 const LARGEST: usize = 3 * 1232;
+
+/// A path whose packets are sent once for so long, and so many of them, is lossy no more, as far as anybody is told. Nothing is
+/// learned of one that is idle.
+const FORGIVEN: Duration = Duration::from_secs(120);
+const FORGIVEN_PACKETS: u64 = 2_000;
 
 /// How often the counts of a connection are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -74,8 +80,81 @@ impl Duplication {
 
     /// Judges the path of `connection` until it is closed or the answer is dropped. The caller holds the answer as long
     /// as the connection, which is kept open by it.
-    pub fn follow(&self, connection: &quinn::Connection) -> AbortOnDropHandle<()> {
-        AbortOnDropHandle::new(tokio::spawn(follow(self.shared.clone(), connection.clone())))
+    pub fn follow(&self, connection: &quinn::Connection) -> Following {
+        let (told, lossy) = watch::channel(None);
+        let said = Said { told, once_since: None };
+        let judging = follow(self.shared.clone(), connection.clone(), said);
+        Following { task: AbortOnDropHandle::new(tokio::spawn(judging)), lossy }
+    }
+}
+
+/// Judges the path of one connection as long as it is held.
+#[derive(Debug)]
+#[must_use = "the path is judged as long as this is held"]
+pub struct Following {
+    task: AbortOnDropHandle<()>,
+    lossy: watch::Receiver<Option<f64>>,
+}
+
+impl Following {
+    /// Completes when the connection is closed.
+    ///
+    /// # Errors
+    /// When the judging itself broke down.
+    pub async fn closed(self) -> Result<(), tokio::task::JoinError> {
+        self.task.await
+    }
+
+    /// The share of packets that was lost when the path was last found to be lossy; `None` while it is not.
+    #[must_use]
+    pub fn lossy(&self) -> watch::Receiver<Option<f64>> {
+        self.lossy.clone()
+    }
+}
+
+/// What is told of a path. It stays lossy through the looks whether it still is.
+#[derive(Debug)]
+struct Said {
+    told: watch::Sender<Option<f64>>,
+    /// Since when its packets are sent once although it is called lossy, and how many had been sent by then.
+    once_since: Option<(Instant, u64)>,
+}
+
+impl Said {
+    /// `sent` packets have left over it so far.
+    fn look(&mut self, (now, sent): (Instant, u64), peer: SocketAddr, twice: bool, lost: f64) {
+        let is_lossy = self.told.borrow().is_some();
+        match (is_lossy, twice) {
+            (false, true) => {
+                let lost_percent = format!("{:.1}", lost * 100.0);
+                tracing::warn!(%peer, lost_percent, "this link loses packets: small ones are sent twice");
+                self.told.send_replace(Some(lost));
+            }
+            // It was measured anew.
+            (true, true) => {
+                self.told.send_if_modified(|told| told.replace(lost) != Some(lost));
+            }
+            (true, false) => {
+                let (since, before) = *self.once_since.get_or_insert((now, sent));
+                if now.saturating_duration_since(since) >= FORGIVEN && sent - before >= FORGIVEN_PACKETS {
+                    tracing::info!(
+                        %peer,
+                        "packets are sent once again: this link loses few, or sending them twice does not help"
+                    );
+                    self.told.send_replace(None);
+                }
+            }
+            (false, false) => {}
+        }
+        if twice || !is_lossy {
+            self.once_since = None;
+        }
+    }
+
+    /// Nothing is known of the path that is taken from now on.
+    fn moved(&mut self) {
+        self.once_since = None;
+        self.told.send_if_modified(|told| told.take().is_some());
     }
 }
 
@@ -168,7 +247,7 @@ impl Drop for Followed {
     }
 }
 
-async fn follow(shared: Arc<Shared>, connection: quinn::Connection) {
+async fn follow(shared: Arc<Shared>, connection: quinn::Connection, mut said: Said) {
     let mut followed = Followed { shared: shared.clone(), twice: None };
     let mut path = None;
     let mut judge = Judge::new(Instant::now(), Counts::default());
@@ -188,12 +267,10 @@ async fn follow(shared: Arc<Shared>, connection: quinn::Connection) {
         // may be sent twice before QUIC has made sure of it either (RFC 9000, 8.1).
         if path.replace(ends).is_some_and(|path| path != ends) {
             judge = Judge::new(now, counts);
+            said.moved();
         }
         let twice = judge.look(now, counts);
-        if twice != followed.twice.is_some() {
-            let lost = format!("{:.1} %", judge.before() * 100.0);
-            tracing::debug!(%peer, twice, lost, "a lossy link: whether small packets are sent twice");
-        }
+        said.look((now, counts.sent), peer, twice, judge.before());
         followed.sends_twice(twice.then_some(peer));
     }
 }
@@ -280,6 +357,39 @@ mod tests {
         shared.set(PEER, false);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(!shared.grants(PEER, 1000, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_is_told_as_lossy_once_and_as_sound_after_two_quiet_minutes() {
+        let (told, mut lossy) = watch::channel(None);
+        let mut said = Said { told, once_since: None };
+        let start = Instant::now();
+        let mut at = |seconds: u64, twice: bool, lost: f64| {
+            // A hundred packets a second, and nothing from the sixth minute on.
+            let sent = 100 * seconds.min(300);
+            said.look((start + Duration::from_secs(seconds), sent), PEER, twice, lost);
+            let news = lossy.has_changed().expect("the sender is there");
+            (news, *lossy.borrow_and_update())
+        };
+        assert_eq!(at(0, false, 0.0), (false, None));
+        assert_eq!(at(1, true, 0.02), (true, Some(0.02)));
+        assert_eq!(at(2, true, 0.02), (false, Some(0.02)));
+        // A look whether it still is.
+        assert_eq!(at(60, false, 0.02), (false, Some(0.02)));
+        assert_eq!(at(179, false, 0.02), (false, Some(0.02)));
+        assert_eq!(at(179, true, 0.03), (true, Some(0.03)), "it was measured anew");
+        assert_eq!(at(180, true, 0.03), (false, Some(0.03)));
+        // From here on nothing speaks for it.
+        assert_eq!(at(181, false, 0.03), (false, Some(0.03)));
+        assert_eq!(at(300, false, 0.03), (false, Some(0.03)));
+        assert_eq!(at(301, false, 0.03), (true, None));
+        assert_eq!(at(302, false, 0.03), (false, None));
+        // And idle it tells nothing.
+        assert_eq!(at(310, true, 0.01), (true, Some(0.01)));
+        assert_eq!(at(311, false, 0.01), (false, Some(0.01)));
+        assert_eq!(at(911, false, 0.01), (false, Some(0.01)));
+        said.moved();
+        assert_eq!(*lossy.borrow_and_update(), None, "another path");
     }
 
     #[test]

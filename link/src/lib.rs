@@ -26,5 +26,5 @@ pub mod stream;
 pub mod tcp;
 
 pub use connection::{Connection, Lost};
-pub use duplication::Duplication;
+pub use duplication::{Duplication, Following};
 pub use stream::{Receiving, Sending, StreamError};

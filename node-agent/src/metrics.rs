@@ -114,6 +114,7 @@ pub struct Metrics {
     thermal: Family<ThermalLabel, Gauge>,
     // Families, for a gauge that is not known has no line.
     hottest: Family<Unlabelled, Gauge<f64, AtomicU64>>,
+    link_losses: Family<Unlabelled, Gauge<f64, AtomicU64>>,
     ram_available: Family<Unlabelled, Gauge>,
     gpu_memory_available: Family<GpuLabel, Gauge>,
 }
@@ -152,6 +153,11 @@ impl Metrics {
             "modemesh_agent_link_up",
             "1 when the connection to the router stands",
             metrics.link_up.clone(),
+        );
+        registry.register(
+            "modemesh_agent_link_losses",
+            "Share of packets to the router that was lost when it was last found to be a lossy link, else 0",
+            metrics.link_losses.clone(),
         );
         registry.register("modemesh_agent_reports", "Reports sent to the router", metrics.reports.clone());
         registry.register(
@@ -204,6 +210,22 @@ impl Metrics {
     /// Whether a connection to the router stands.
     pub fn link(&self, link: Link, up: bool) {
         self.link_up.get_or_create(&LinkLabel { link: link.word() }).set(i64::from(up));
+    }
+
+    /// The share of packets to the router that a lossy link loses, 0 of one that is not; `None` = nobody counts them.
+    pub(crate) fn link_losses(&self, share: Option<f64>) {
+        match share {
+            Some(share) => {
+                self.link_losses.get_or_create(&Unlabelled {}).set(share);
+            }
+            None => self.link_losses.clear(),
+        }
+    }
+
+    /// What was told of that last.
+    #[must_use]
+    pub fn link_lost_share(&self) -> Option<f64> {
+        self.link_losses.get(&Unlabelled {}).map(|share| share.get())
     }
 
     /// Counts one report.

@@ -1,7 +1,7 @@
 //! Two ends of a connection in one process.
 
 use bytes::Bytes;
-use mesh_link::{Connection, Duplication, Receiving, Sending, quic};
+use mesh_link::{Connection, Duplication, Following, Receiving, Sending, quic};
 use mesh_proto::frame::alpn;
 use mesh_proto::identity::tls::{self, ClientCertificate, ServerCertificate};
 use mesh_proto::identity::{Authority, Credentials, LocalKey, Role};
@@ -10,7 +10,6 @@ use quinn::{ClientConfig, Endpoint, ServerConfig};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -18,7 +17,7 @@ pub(crate) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 pub(crate) struct QuicEnds {
     router: (Endpoint, Duplication),
     agent: (Endpoint, Duplication),
-    followed: Mutex<Vec<AbortOnDropHandle<()>>>,
+    followed: Mutex<Vec<Following>>,
     config: ClientConfig,
     /// The router's.
     pub(crate) address: SocketAddr,
@@ -48,9 +47,15 @@ impl QuicEnds {
     /// Completes when what follows the connections has ended by itself.
     pub(crate) async fn nobody_follows(&self) {
         let followed = std::mem::take(&mut *self.followed.lock().expect("no test has failed"));
-        for task in followed {
-            task.await.expect("no panic");
+        for one in followed {
+            one.closed().await.expect("no panic");
         }
+    }
+
+    /// What the agent's end of the last connection is told to lose.
+    pub(crate) fn agent_loses(&self) -> Option<f64> {
+        let followed = self.followed.lock().expect("no test has failed");
+        followed.last().and_then(|agent| *agent.lossy().borrow())
     }
 
     /// The router's end and the agent's, which dials `address`.

@@ -100,6 +100,8 @@ async fn over_a_link_that_loses_packets_hardly_a_token_is_late() {
     let ((_ask, mut answer), (mut reply, _asked)) = stream(&router, &agent).await;
     tokens(&mut reply, &mut answer, || network.seen().twice > 100).await;
     assert!(sent_again(&agent) > 0, "losses were seen, or nothing would be sent twice");
+    let told = ends.agent_loses().expect("it is told as lossy");
+    assert!((0.004..0.3).contains(&told), "{told} of its packets are told as lost, one in {ONE_IN} is");
     let (lost, again) = (network.seen().lost, sent_again(&agent));
     tokens(&mut reply, &mut answer, || network.seen().lost >= lost + 40).await;
     let again = sent_again(&agent) - again;
@@ -118,6 +120,7 @@ async fn over_a_good_link_nothing_is_sent_twice_and_nobody_follows_what_is_close
     tokens(&mut reply, &mut answer, || network.seen().different.len() >= 500).await;
     // A busy machine can lose packets, too.
     assert!(network.seen().twice == 0 || sent_again(&agent) > 0, "{} were sent twice", network.seen().twice);
+    assert!(network.seen().twice > 0 || ends.agent_loses().is_none());
     agent.close(0, "over");
     timeout(LIMIT, ends.nobody_follows()).await.expect("both ends see it closed");
 }

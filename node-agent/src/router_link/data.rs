@@ -26,9 +26,10 @@ use crate::serve::Serve;
 use dial::Line;
 use files::FilesByRouter;
 use intake::Intake;
-use mesh_link::Connection;
+use mesh_link::{Connection, Following};
 use mesh_proto::identity::Credentials;
 use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
@@ -148,8 +149,13 @@ impl DataLink {
                         let since = Instant::now();
                         router_is.back(&self.router);
                         self.metrics.link(Link::Data, true);
+                        let lossy = line.followed.as_ref().map(Following::lossy);
                         let intake = Intake::start(line, self.serve.clone(), bodies.clone());
-                        let ended = self.serve_on(intake, &mut udp, &retired, &stop).await;
+                        let ended = tokio::select! {
+                            ended = self.serve_on(intake, &mut udp, &retired, &stop) => ended,
+                            never = self.count_losses(lossy) => match never {},
+                        };
+                        self.metrics.link_losses(None);
                         if since.elapsed() >= STOOD {
                             backoff.reset();
                         }
@@ -274,6 +280,18 @@ impl DataLink {
             }
         }
         ended
+    }
+
+    /// Keeps the metric of the link's losses true.
+    async fn count_losses(&self, lossy: Option<watch::Receiver<Option<f64>>>) -> Infallible {
+        if let Some(mut lossy) = lossy {
+            lossy.mark_changed();
+            while lossy.changed().await.is_ok() {
+                let share = lossy.borrow_and_update().unwrap_or(0.0);
+                self.metrics.link_losses(Some(share));
+            }
+        }
+        std::future::pending().await
     }
 
     /// Completes when another agent has taken this name, also while the link was being dialled.

@@ -103,19 +103,27 @@ over_both!(
     an_agent_whose_name_another_has_taken_dials_again_once_the_name_is_its_own,
 );
 
-/// A far router: what is sent to it by UDP arrives after `delay`.
-async fn far(router: SocketAddr, delay: Duration) -> SocketAddr {
+/// A far router: of what is sent to it by UDP the packets arrive of whose numbers `arrives` says so, after `delay`.
+async fn far(
+    router: SocketAddr,
+    delay: Duration,
+    arrives: impl Fn(u64) -> bool + Send + 'static,
+) -> SocketAddr {
     let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
     let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
     let address = near.local_addr().expect("bound");
     tokio::spawn(async move {
         let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
-        let mut agent = None;
+        let (mut agent, mut number) = (None, 0);
         loop {
             tokio::select! {
                 received = near.recv_from(&mut there) => {
                     let (length, from) = received.expect("a packet");
                     agent = Some(from);
+                    number += 1;
+                    if !arrives(number) {
+                        continue;
+                    }
                     let (packet, far) = (there[..length].to_vec(), far.clone());
                     tokio::spawn(async move {
                         tokio::time::sleep(delay).await;
@@ -130,6 +138,35 @@ async fn far(router: SocketAddr, delay: Duration) -> SocketAddr {
         }
     });
     address
+}
+
+#[tokio::test]
+async fn a_link_that_loses_packets_is_counted_as_such_until_it_is_gone() {
+    let mesh = Mesh::new();
+    mesh.certify(Duration::from_secs(3600));
+    let mut router = ScriptedRouter::start(&mesh, any());
+    let (mut bench, stop) = (Bench::start().await, CancellationToken::new());
+    let lossy = far(router.address, Duration::ZERO, |number| number % 23 != 0).await;
+    let link = DataLink { router: lossy.to_string(), way: DataWay::Quic, ..hurried(&mesh, &router, &bench) };
+    let linked = tokio::spawn(link.run(stop.clone()));
+    let connection = router.connection().await;
+    let (_send, mut recv) = open(&connection, PATH, b"{}").await;
+    let mut post = bench.engine.post().await;
+    post.begin_stream().await;
+    soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
+    let tokens = async {
+        while bench.metrics.link_lost_share().is_none_or(|share| share == 0.0) {
+            post.send_chunk("data: 1\n\n").await;
+            // One by one, or few packets hold many.
+            recv.chunk(1 << 16).await.expect("the link stands").expect("there is more");
+        }
+    };
+    soon("the losses are seen", tokens).await;
+    let share = bench.metrics.link_lost_share().expect("it is told");
+    assert!((0.005..0.3).contains(&share), "{share} is told as lost, 0.043 is");
+    stop.cancel();
+    soon("the link's end", linked).await.expect("no panic");
+    assert_eq!(bench.metrics.link_lost_share(), None);
 }
 
 #[tokio::test]
@@ -159,7 +196,7 @@ async fn an_answer_that_has_ended_arrives_although_the_agent_stops() {
     mesh.certify(Duration::from_secs(3600));
     let mut router = ScriptedRouter::start(&mesh, any());
     let (mut bench, stop) = (Bench::start().await, CancellationToken::new());
-    let away = far(router.address, Duration::from_millis(30)).await;
+    let away = far(router.address, Duration::from_millis(30), |_| true).await;
     let link = DataLink { router: away.to_string(), way: DataWay::Quic, ..hurried(&mesh, &router, &bench) };
     tokio::spawn(link.run(stop.clone()));
     let connection = router.connection().await;

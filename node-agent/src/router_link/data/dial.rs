@@ -1,6 +1,6 @@
 //! Dialling the router for data: by QUIC, or by HTTP/2 over TLS where UDP does not pass.
 
-use mesh_link::{Connection, h2_link, quic, tcp};
+use mesh_link::{Connection, Following, h2_link, quic, tcp};
 use mesh_proto::frame::alpn;
 use mesh_proto::identity::{Credentials, tls};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_util::task::AbortOnDropHandle;
 
 /// Requests that a router may have open at once on this machine. One that holds thousands of streams of a batch must
 /// not wait for a place; each costs memory only once it is used.
@@ -36,7 +35,7 @@ pub(super) struct Line {
     /// What sends its goodbye, for QUIC.
     pub(super) endpoint: Option<Endpoint>,
     /// Looks after its losses as long as it is held, for QUIC.
-    pub(super) followed: Option<AbortOnDropHandle<()>>,
+    pub(super) followed: Option<Following>,
 }
 
 /// Dials by QUIC every address that the router's name has, in turn.
