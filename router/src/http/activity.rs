@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hyper::body::{Body, Frame, SizeHint};
+use mesh_link::tcp::poll_write_parts;
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
@@ -188,7 +189,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        let polled = poll_write_parts(Pin::new(&mut self.stream), context, parts);
         self.counted(polled)
     }
 

@@ -5,6 +5,7 @@
 use super::response::{Head, Response};
 use super::{HttpError, SendError};
 use bytes::{Buf as _, Bytes};
+use mesh_link::tcp::poll_write_parts;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -12,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 /// An engine on this machine that does not accept within this time is not there. There is no limit on the
@@ -150,7 +151,7 @@ impl Connection {
     fn write(&mut self, context: &mut Context<'_>) {
         while self.unsent.is_none() && !(self.head.is_empty() && self.body.is_empty()) {
             let parts = [IoSlice::new(&self.head), IoSlice::new(&self.body)];
-            match Pin::new(&mut self.stream).poll_write_vectored(context, &parts) {
+            match poll_write_parts(Pin::new(&mut self.stream), context, &parts) {
                 Poll::Ready(Ok(0)) => self.unsent = Some(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(sent)) => {
                     let of_head = sent.min(self.head.len());
