@@ -329,9 +329,9 @@ pub(crate) mod tests {
         let (mut fleet, id) = (Fleet::default(), machine_id("msi"));
         fleet.attached(&id, at(0.0));
         fleet.apply(&id, Report { engines: Some(vec![engine(&["tiny"])]), ..Report::default() }, at(0.1));
-        assert!(fleet.view(at(0.2)).has_model(&model_id("tiny")));
+        assert!(fleet.view(at(0.2)).model("tiny").is_some());
         fleet.attached(&id, at(1.0));
-        assert!(fleet.view(at(1.0)).has_model(&model_id("tiny")), "until then the old one holds");
+        assert!(fleet.view(at(1.0)).model("tiny").is_some(), "until then the old one holds");
         let vitals = Vitals::unknown("test");
         let hardware = Hardware {
             hostname: "msi".into(),
@@ -350,7 +350,7 @@ pub(crate) mod tests {
             draining: Some(false),
         };
         fleet.apply(&id, full, at(1.1));
-        assert!(!fleet.view(at(1.1)).has_model(&model_id("tiny")));
+        assert!(fleet.view(at(1.1)).model("tiny").is_none());
     }
 
     #[test]

@@ -174,10 +174,9 @@ impl ModeTable {
         if let Some(mode) = bare.and_then(|name| self.find(name)) {
             return Asked::Mode(mode);
         }
-        if let Ok(model) = ModelId::new(asked)
-            && (view.has_model(&model) || self.modes.iter().any(|mode| mode.models.contains(&model)))
-        {
-            return Asked::Model(model);
+        let named = || self.modes.iter().flat_map(|mode| &mode.models).find(|model| model.as_str() == asked);
+        if let Some(model) = view.model(asked).or_else(named) {
+            return Asked::Model(model.clone());
         }
         let all: Vec<String> = self
             .modes

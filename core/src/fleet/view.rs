@@ -130,10 +130,10 @@ impl FleetView {
         self.machines.binary_search_by(|machine| machine.id.cmp(id)).ok().map(|at| &self.machines[at])
     }
 
-    /// Whether any machine has this model, loaded or not.
+    /// The model with this name, where any machine has it, loaded or not.
     #[must_use]
-    pub fn has_model(&self, model: &ModelId) -> bool {
-        self.index.contains_key(model)
+    pub fn model(&self, name: &str) -> Option<&ModelId> {
+        self.index.get_key_value(name).map(|(model, _)| model)
     }
 
     /// The names of all models, each once, sorted.

@@ -19,7 +19,7 @@ pub(super) fn unknown_names(world: &World, wishes: &Wishes) -> Vec<WishProblem> 
         for machine in wish.machines.iter().filter(|machine| !machines.contains(machine)) {
             found(format!("modes.{}.machines", wish.mode), format!("there is no machine `{machine}`"));
         }
-        for model in wish.models.iter().filter(|model| !world.catalogue.contains_key(model)) {
+        for model in wish.models.iter().filter(|model| !world.catalogue.contains_key(*model)) {
             found(
                 format!("modes.{}.models", wish.mode),
                 format!("no machine has `{model}`, and nothing is known of its size"),

@@ -101,7 +101,9 @@ pub fn entries(snapshot: &Snapshot) -> Vec<Entry> {
 pub fn entry(snapshot: &Snapshot, name: &str) -> Option<Entry> {
     match snapshot.modes.resolve(name, &snapshot.view) {
         Asked::Mode(mode) => Some(of_mode(snapshot, mode, name.to_owned())),
-        Asked::Model(model) => snapshot.view.has_model(&model).then(|| of_model(&snapshot.view, &model)),
+        Asked::Model(model) => {
+            snapshot.view.model(model.as_str()).map(|model| of_model(&snapshot.view, model))
+        }
         Asked::Unknown { .. } => None,
     }
 }

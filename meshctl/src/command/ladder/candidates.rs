@@ -129,7 +129,7 @@ pub(super) fn room_for(models: usize) -> Result<(), Failure> {
 /// `NotFound` for a named model that is not there, or when nothing is left; `Usage` for more than a record can hold.
 pub(super) fn candidates(report: &Report, args: &RunArgs) -> Result<(Vec<Candidate>, Vec<String>), Failure> {
     let known = known(report);
-    if let Some(missing) = args.models.iter().find(|model| !known.contains_key(model)) {
+    if let Some(missing) = args.models.iter().find(|model| !known.contains_key(*model)) {
         return Err(missing_on(&args.node, missing, &known));
     }
     let (mut climbed, mut left_out, mut outside) = (Vec::new(), Vec::new(), 0);

@@ -56,7 +56,7 @@ fn unknown(
             there.join(", ")
         )
     };
-    Ok(prices.machines.keys().filter(|node| !known.contains(node)).map(line).collect())
+    Ok(prices.machines.keys().filter(|node| !known.contains(*node)).map(line).collect())
 }
 
 /// Those that are named, in their order, or the newest.
