@@ -180,7 +180,7 @@ impl Head {
         let mut found: [Option<Range<usize>>; NAMES.len()] = [const { None }; NAMES.len()];
         let (mut unsound, mut items) = (Some(Unsound::Missing), Some(Unsound::Missing));
         let mut first_field = None;
-        scan::fields(body, |field| {
+        let whole = scan::fields(body, |field| {
             first_field.get_or_insert(field.key.start);
             let Some(name) = known(body, &field)? else { return Ok(()) };
             if found[name].is_some() {
@@ -195,7 +195,7 @@ impl Head {
             Ok(())
         })
         .map_err(|stop| refused(body, stop))?;
-        let text = |at: &Range<usize>| std::str::from_utf8(&body[at.clone()]).expect("the scan checked it");
+        let text = |at: &Range<usize>| &whole[at.clone()];
         let [
             model,
             stream,
@@ -372,31 +372,31 @@ impl Tokens {
 fn known(body: &[u8], field: &Field) -> Result<Option<usize>, Stop> {
     let raw = &body[field.key.clone()];
     let plain = &raw[1..raw.len() - 1];
-    let name: Cow<'_, str> = if field.escaped {
+    let name: Cow<'_, [u8]> = if field.escaped {
         let text = std::str::from_utf8(raw).expect("the scan checked it");
         // Half a surrogate pair: no reader agrees with another on what that is.
         let name: String =
             serde_json::from_str(text).map_err(|_| Stop::Met((Fault::Syntax, field.key.end)))?;
-        name.into()
+        name.into_bytes().into()
     } else {
-        std::str::from_utf8(plain).expect("the scan checked it").into()
+        plain.into()
     };
     let at = match &*name {
-        "model" => 0,
-        "stream" => 1,
-        "stream_options" => 2,
-        "max_tokens" => 3,
-        "max_completion_tokens" => 4,
-        "max_output_tokens" => 5,
-        "n_predict" => 6,
-        "n" => 7,
-        "tools" => 8,
-        "suffix" => 9,
-        "messages" => 10,
-        "prompt" => 11,
-        "input" => 12,
-        "system" => 13,
-        "instructions" => 14,
+        b"model" => 0,
+        b"stream" => 1,
+        b"stream_options" => 2,
+        b"max_tokens" => 3,
+        b"max_completion_tokens" => 4,
+        b"max_output_tokens" => 5,
+        b"n_predict" => 6,
+        b"n" => 7,
+        b"tools" => 8,
+        b"suffix" => 9,
+        b"messages" => 10,
+        b"prompt" => 11,
+        b"input" => 12,
+        b"system" => 13,
+        b"instructions" => 14,
         // Ollama's reader (Go) takes `Model` for `model`, and by Unicode's folding also U+017F for s and U+212A
         // for k.
         other => {
@@ -405,6 +405,7 @@ fn known(body: &[u8], field: &Field) -> Result<Option<usize>, Stop> {
                 '\u{212a}' => 'k',
                 other => other.to_ascii_lowercase(),
             };
+            let other = std::str::from_utf8(other).expect("the scan checked it");
             let same = |wanted: &&&str| wanted.chars().eq(other.chars().map(lower));
             return match NAMES.iter().find(same) {
                 Some(wanted) => Err(Stop::Spelling(wanted)),

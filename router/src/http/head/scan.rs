@@ -67,17 +67,15 @@ enum Of {
     Items,
 }
 
-/// Calls `each` for every field of the object that `body` is, in order, until it fails.
+/// Calls `each` for every field of the object that `body` is, in order, until it fails. Returns the body as a text.
 ///
 /// # Errors
 /// The first fault, or that of `each`.
 pub(crate) fn fields<E: From<Met>>(
     body: &[u8],
     mut each: impl FnMut(Field) -> Result<(), E>,
-) -> Result<(), E> {
-    if let Err(error) = std::str::from_utf8(body) {
-        return Err((Fault::Encoding, error.valid_up_to()).into());
-    }
+) -> Result<&str, E> {
+    let text = std::str::from_utf8(body).map_err(|error| (Fault::Encoding, error.valid_up_to()))?;
     let mut scan = Scan { body, at: 0 };
     scan.white();
     scan.expect(b'{')?;
@@ -112,7 +110,7 @@ pub(crate) fn fields<E: From<Met>>(
         }
     }
     scan.white();
-    if scan.at == body.len() { Ok(()) } else { Err((Fault::Syntax, scan.at).into()) }
+    if scan.at == body.len() { Ok(text) } else { Err((Fault::Syntax, scan.at).into()) }
 }
 
 struct Scan<'a> {
