@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use mesh_core::fleet::DataPath;
 use mesh_core::id::MachineId;
+use mesh_daemon::in_place::in_place;
 use mesh_proto::v1::{BlobRequest, RequestHead};
 use node_agent::app::Direct;
 use node_agent::model_store::{PeerAnswer, PeerLink};
@@ -34,12 +35,11 @@ struct InProcessLink {
 impl AgentLink for InProcessLink {
     fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
         let serve = self.serve.clone();
-        async move {
+        in_place(|| async move {
             let Answer { head, body } = answer(&serve, head, body).await;
             let body = body.map(|chunk| chunk.map_err(|_| LinkError::EngineBroke)).boxed();
             Ok(AgentAnswer { head, body })
-        }
-        .boxed()
+        })
     }
 
     fn blob(&self, request: BlobRequest) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {

@@ -48,7 +48,6 @@ use bytes::Bytes;
 use caller::Caller;
 use cold_load::{ColdLoads, Loading, load_refused, still_loading};
 use course::{Course, Round};
-use futures_util::FutureExt;
 use http::StatusCode;
 use in_flight::InFlight;
 use mesh_core::admission::{Entry, Priority, Refused};
@@ -59,6 +58,7 @@ use mesh_core::retry_budget::RetryBudget;
 use mesh_core::routing::{Refusal, Slo};
 use mesh_core::units::Moment;
 use mesh_daemon::clock::{Clock, unix_ms};
+use mesh_daemon::in_place::in_place;
 use rounds::{Exhausted, Won};
 use serde_json::json;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -176,16 +176,16 @@ impl Forward {
             let (teller, progress) = watch::channel(Progress::default());
             incoming.caller.progress.get_or_insert(teller);
             let forward = self.clone();
-            let outcome = async move { forward.answer(incoming, head).await }.boxed();
+            let outcome = in_place(|| async move { forward.answer(incoming, head).await });
             early_head::head_in_time(outcome, progress, self.clock, dialect).await
         } else {
-            // On the heap, and gone with the answer: the connection's own state is as large as its largest request.
-            Box::pin(self.answer(incoming, head)).await
+            in_place(|| self.answer(incoming, head)).await
         };
         answered.unwrap_or_else(|error| dialect.reply(&error))
     }
 
-    async fn answer(&self, incoming: Incoming, head: Result<Head, ApiError>) -> Result<Reply, ApiError> {
+    async fn answer(&self, incoming: Incoming, head: Result<Box<Head>, ApiError>) -> Result<Reply, ApiError> {
+        let now = self.clock.now();
         let mut ticket = Ticket::new(
             Record {
                 id: incoming.id.clone(),
@@ -196,11 +196,12 @@ impl Forward {
                 outcome: "running",
                 ..Record::default()
             },
+            self.clock,
+            now,
             self.journal.clone(),
             self.metrics.clone(),
         );
-        let habit = habit(&incoming, head.as_ref().ok());
-        let now = self.clock.now();
+        let habit = habit(&incoming, head.as_deref().ok());
         let admitted = self.brakes().loops.admits(habit, now);
         let tried = admitted.is_ok();
         let result = match (admitted, head) {
@@ -216,7 +217,7 @@ impl Forward {
             Err(_) => {}
         }
         let Won { attempt, candidate, claim } = match result {
-            Ok(success) => success,
+            Ok(won) => *won,
             Err(error) => {
                 let ended = if error.status.is_server_error() { Ended::Failed } else { Ended::Refused };
                 self.metrics.refusals.get_or_create(&ReasonLabel { reason: error.code }).inc();
@@ -234,7 +235,7 @@ impl Forward {
         head: &Head,
         now: Moment,
         ticket: &mut Ticket,
-    ) -> Result<Won, ApiError> {
+    ) -> Result<Box<Won>, ApiError> {
         let models = self.meaning(&head.model, ticket, head.stream)?;
         let mode = ticket.mode().cloned();
         let slo = self.targets(mode.as_ref(), incoming.slo);
@@ -297,7 +298,7 @@ impl Forward {
     }
 
     /// Waits for slots and tries nodes until one has content or nothing helps.
-    async fn follow(&self, mut course: Course<'_>, ticket: &mut Ticket) -> Result<Won, ApiError> {
+    async fn follow(&self, mut course: Course<'_>, ticket: &mut Ticket) -> Result<Box<Won>, ApiError> {
         let (incoming, head, stay) = (course.incoming, course.head, course.stay);
         let mut limit = self.settings.load_wait;
         if !head.stream {
@@ -427,9 +428,9 @@ impl Forward {
 }
 
 /// What the request says of itself, in any dialect.
-fn head_of(incoming: &Incoming) -> Result<Head, ApiError> {
+fn head_of(incoming: &Incoming) -> Result<Box<Head>, ApiError> {
     let own_stream = incoming.door.has_usage_frame();
-    let mut head = Head::read(&incoming.body, own_stream).map_err(|error| {
+    let mut head = Head::read(&incoming.body, own_stream).map(Box::new).map_err(|error| {
         let refused = ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", error.to_string());
         ApiError { param: error.field().map(Into::into), ..refused }
     })?;

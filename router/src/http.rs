@@ -30,8 +30,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use mesh_daemon::clock::unix_ms;
+use mesh_daemon::in_place::in_place;
 use mesh_daemon::metrics_endpoint;
 use reply::{ApiError, Reply, json_reply, names, set_header, whole};
+use routing_hints::Hints;
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -118,15 +120,18 @@ impl Front {
         let front = Arc::new(self.clone());
         let activity = Arc::new(Activity::default());
         let seen = Arc::downgrade(&activity);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request| {
             let (front, busy) = (front.clone(), seen.upgrade().unwrap_or_default().begin());
-            async move { Ok::<_, Infallible>(front.answer(request).await.map(|body| Told::new(body, busy))) }
+            // On the heap: hyper moves what it is given, and the connection would be as large as its largest request.
+            in_place(|| async move {
+                Ok::<_, Infallible>(front.answer(&mut request).await.map(|body| Told::new(body, busy)))
+            })
         });
         let connection = http.serve_connection(TokioIo::new(activity.watch(stream)), service);
         activity.drive(connection, stop, kill, |connection| connection.graceful_shutdown()).await;
     }
 
-    async fn answer(&self, request: Request<HttpBody>) -> Reply {
+    async fn answer(&self, request: &mut Request<HttpBody>) -> Reply {
         let id: Arc<str> = fresh_id();
         let span = tracing::info_span!("request", request_id = &*id, path = request.uri().path());
         let dialect = Dialect::of_path(request.uri().path());
@@ -143,7 +148,7 @@ impl Front {
     }
 
     /// The whole public surface.
-    async fn route(&self, request: Request<HttpBody>, id: &Arc<str>) -> Result<Reply, ApiError> {
+    async fn route(&self, request: &mut Request<HttpBody>, id: &Arc<str>) -> Result<Reply, ApiError> {
         // The target of a CONNECT has no path, whatever method it comes with.
         let path = match request.uri().path() {
             "" => "(none)",
@@ -244,7 +249,7 @@ impl Front {
 
     async fn forward(
         &self,
-        request: Request<HttpBody>,
+        request: &mut Request<HttpBody>,
         id: &Arc<str>,
         key: Arc<str>,
         door: Door,
@@ -253,20 +258,22 @@ impl Front {
             request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let client = shortened(client, CLIENT_LIMIT).to_owned();
         let headers = request.headers();
-        let slo = routing_hints::targets(headers)?;
-        let (session, deadline) = (routing_hints::session(headers), routing_hints::deadline(headers)?);
+        let Hints { session, slo, deadline } = routing_hints::read(headers)?;
         let caller = Caller { key, session, deadline, progress: None };
         let body = door.admit(self.body(request).await?)?;
+        // All was read of them: an answer may take minutes.
+        drop(std::mem::take(request.headers_mut()));
         if matches!(door, Door::OllamaChat | Door::OllamaGenerate)
             && let Some(reply) =
                 ollama::preload(&self.forward.fleet.snapshot(), &body, door == Door::OllamaChat)
         {
             return reply;
         }
-        Ok(self.forward.run(Incoming { id: id.clone(), door, client, caller, body, slo }).await)
+        let id = id.clone();
+        Ok(self.forward.run(Incoming { id, door, client, caller, body, slo }).await)
     }
 
-    async fn body(&self, request: Request<HttpBody>) -> Result<Bytes, ApiError> {
+    async fn body(&self, request: &mut Request<HttpBody>) -> Result<Bytes, ApiError> {
         let limit = self.forward.settings.body_limit;
         let too_large = || {
             let message = format!(
@@ -287,7 +294,7 @@ impl Front {
             return Err(too_large());
         }
         let length = request.body().size_hint().exact();
-        let reading = Limited::new(request.into_body(), limit).collect();
+        let reading = Limited::new(request.body_mut(), limit).collect();
         let collected = self.arrivals.read(length, limit, reading).await.inspect_err(|full| {
             self.forward.metrics.refusals.get_or_create(&ReasonLabel { reason: full.code }).inc();
         })?;
@@ -359,7 +366,7 @@ pub(crate) fn shortened(text: &str, limit: usize) -> &str {
     }
 }
 
-/// An id that sorts by time.
+/// An id that sorts by time. Its own time never goes back, whatever the clock does.
 fn fresh_id() -> Arc<str> {
     let mut text = *b"req-00000000000000000000000000000000";
     uuid::Uuid::now_v7().simple().encode_lower(&mut text[4..]);

@@ -10,6 +10,7 @@ mod response;
 
 use bytes::Bytes;
 use connection::Connection;
+use foldhash::fast::RandomState;
 pub(super) use response::Head;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -75,7 +76,7 @@ pub(super) struct EngineClient {
 #[derive(Default)]
 struct Pool {
     /// By host and port, the newest last.
-    idle: HashMap<Arc<str>, Vec<Idle>>,
+    idle: HashMap<Arc<str>, Vec<Idle>, RandomState>,
     /// A task closes those that get too old.
     swept: bool,
 }
@@ -106,9 +107,8 @@ impl EngineClient {
         let head = request_head(&call, authority, prefix, body.len())?;
         let back = call.keep.then_some(self);
         if call.keep
-            && let Some(mut connection) = self.kept(authority)
+            && let Some((mut connection, since)) = self.kept(authority)
         {
-            let since = Instant::now();
             match connection.send(head.clone(), body.clone()).await {
                 Ok(answer) => return Ok((answer, EngineBody::new(connection, back))),
                 // The engine closed the connection while the request was on its way.
@@ -122,16 +122,17 @@ impl EngineClient {
         Ok((answer, EngineBody::new(connection, back)))
     }
 
-    /// A connection that was used lately and still stands.
-    fn kept(&self, authority: &str) -> Option<Box<Connection>> {
+    /// A connection that was used lately and still stands, and what time it is.
+    fn kept(&self, authority: &str) -> Option<(Box<Connection>, Instant)> {
+        let now = Instant::now();
         let mut pool = self.lock();
         let list = pool.idle.get_mut(authority)?;
         // The newest is at the end: if that one is too old, all are.
         while let Some(Idle { connection, since }) = list.pop() {
-            if since.elapsed() > IDLE_LIMIT {
+            if now.duration_since(since) > IDLE_LIMIT {
                 list.clear();
             } else if connection.is_open() {
-                return Some(connection);
+                return Some((connection, now));
             }
         }
         None

@@ -98,18 +98,15 @@ impl Roster {
     pub(crate) fn lease(&self, model: &ModelId) -> Result<Lease, LeaseRefusal> {
         let mut rows = self.lock();
         let free = rows
-            .values()
+            .values_mut()
             .filter(|row| row.may_lease(model).is_ok())
             // An engine that has it in memory before one that would have to load it first.
             .min_by_key(|row| {
                 let cold = row.replica(model).is_none_or(|replica| replica.state != ReplicaState::Loaded);
                 (cold, row.held(model))
             })
-            .map(|row| row.engine.name.clone());
-        let Some(row) = free.and_then(|name| rows.get_mut(&name)) else {
-            return Err(refusal(rows.values(), model));
-        };
-        Ok(row.lease(model))
+            .map(|row| row.lease(model));
+        free.ok_or_else(|| refusal(rows.values(), model))
     }
 
     /// Leases `model` on the engine `name` when it is loaded there and nobody uses it: for checks, which go last.

@@ -11,11 +11,11 @@ use crate::fleet_keeper::FleetHandle;
 use crate::http::dialect::passage::{Change, Prepared};
 use crate::http::dialect::pieces::NoAnswer;
 use crate::http::head::Head;
-use crate::http::reply::{ApiError, Reply, whole};
+use crate::http::reply::{ApiError, Reply, whole, with_room};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
 use mesh_core::fleet::Outcome;
 use mesh_core::mode::Purpose;
 use mesh_core::routing::Candidate;
@@ -255,7 +255,7 @@ pub async fn open(
 /// An answer that is there as a whole.
 #[must_use]
 pub fn whole_reply(status: StatusCode, content_type: &str, body: Bytes) -> Reply {
-    let mut reply = Response::new(whole(body));
+    let mut reply = with_room(whole(body));
     *reply.status_mut() = status;
     if let Ok(value) = HeaderValue::from_str(content_type) {
         reply.headers_mut().insert(CONTENT_TYPE, value);

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use mesh_core::fleet::DataPath;
 use mesh_core::id::MachineId;
+use mesh_daemon::in_place::in_place;
 use mesh_link::{Connection, Lost, Receiving, Sending, StreamError, h2_link};
 use mesh_proto::frame::{
     BLOB_PRIORITY, FrameError, code, encode_head, read_agent_request, read_response_head,
@@ -208,12 +209,14 @@ struct DataLink {
 
 impl AgentLink for DataLink {
     fn open(&self, head: RequestHead, body: Bytes) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
-        Box::pin(exchange(self.clone(), head, body))
+        let link = self.clone();
+        in_place(|| exchange(link, head, body))
     }
 
     fn blob(&self, request: BlobRequest) -> BoxFuture<'static, Result<AgentAnswer, LinkError>> {
         let head = RequestHead { blob: Some(request), ..RequestHead::default() };
-        Box::pin(exchange(self.clone(), head, Bytes::new()))
+        let link = self.clone();
+        in_place(|| exchange(link, head, Bytes::new()))
     }
 
     fn round_trip(&self) -> Option<Duration> {

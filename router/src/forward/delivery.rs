@@ -14,16 +14,13 @@ use hyper::body::Frame;
 use mesh_core::routing::Candidate;
 use tokio_util::sync::CancellationToken;
 
-/// Headers of an answer, usually.
-const HEADERS: usize = 8;
-
 impl Forward {
     /// Turns an attempt with content into the client's answer.
     pub(super) fn deliver(
         &self,
         attempt: Attempt,
         candidate: &Candidate,
-        claim: Claim,
+        claim: Box<Claim>,
         mut ticket: Ticket,
         dialect: Dialect,
     ) -> Reply {
@@ -36,8 +33,9 @@ impl Forward {
             Attempt::Whole { status, content_type, body, usage, .. } => {
                 judgement.count(candidate, &self.metrics);
                 ticket.attempt_ended("answered");
-                ticket.end(Ended::Complete, status.as_u16(), &judgement.text(), usage);
-                let lesson = claim.lesson(&usage, true, self.links.round_trip(&candidate.machine));
+                let now = self.clock.now();
+                ticket.end_at(now, Ended::Complete, status.as_u16(), &judgement.text(), usage);
+                let lesson = claim.lesson(now, &usage, true, self.links.round_trip(&candidate.machine));
                 self.fleet.observe(&candidate.machine, &candidate.model, judgement.outcome(lesson));
                 drop(claim);
                 attempt::whole_reply(status, &content_type, body)
@@ -55,8 +53,6 @@ impl Forward {
                 }
             }
         };
-        // Once, and not by doubling: ours, and the media type.
-        reply.headers_mut().reserve(HEADERS);
         if let Some(truncated) = judgement.truncated() {
             set_header(&mut reply, names::TRUNCATED, &truncated);
         }

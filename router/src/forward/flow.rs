@@ -13,16 +13,17 @@ use crate::fleet_keeper::FleetHandle;
 use crate::http::dialect::Dialect;
 use crate::http::dialect::pieces::NoAnswer;
 use crate::http::dialect::translation::Translation;
-use crate::http::reply::{ApiError, Reply};
+use crate::http::reply::{ApiError, Reply, with_room};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
 use mesh_core::fleet::Outcome;
 use mesh_core::routing::Candidate;
 use mesh_core::speed::Timing;
+use mesh_core::units::Moment;
 use serde_json::json;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -115,7 +116,7 @@ impl StreamAttempt {
         self,
         fleet: FleetHandle,
         candidate: Candidate,
-        claim: Claim,
+        claim: Box<Claim>,
         ticket: Ticket,
         terms: Terms,
     ) -> Reply {
@@ -139,7 +140,7 @@ impl StreamAttempt {
         flow.note_end();
         // The last is taken first.
         flow.pending.reverse();
-        let mut reply = Response::new(flow.boxed_unsync());
+        let mut reply = with_room(flow.boxed_unsync());
         let headers = reply.headers_mut();
         let kind = HeaderValue::from_str(&content_type);
         headers.insert(CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/event-stream")));
@@ -223,7 +224,7 @@ struct Flow {
     /// Ready for the client, the last piece first.
     pending: Vec<Bytes>,
     /// Gone once the end was recorded.
-    open: Option<(Claim, Ticket)>,
+    open: Option<(Box<Claim>, Ticket)>,
     fleet: FleetHandle,
     candidate: Candidate,
     /// To the node, when the stream began.
@@ -305,7 +306,8 @@ impl Flow {
             return;
         }
         let Some((claim, mut ticket)) = self.open.take() else { return };
-        let usage = self.measured(&ticket);
+        let now = ticket.now();
+        let usage = self.measured(&ticket, now);
         let judgement = self.truth.judgement(usage, &self.fleet, &self.candidate);
         // Other dialects have no place for a comment.
         if let Some(truncated) = judgement.truncated()
@@ -315,8 +317,8 @@ impl Flow {
         }
         judgement.count(&self.candidate, ticket.metrics());
         ticket.attempt_ended("answered");
-        ticket.end(Ended::Complete, 200, &judgement.text(), usage);
-        let lesson = claim.lesson(&usage, false, self.round_trip);
+        ticket.end_at(now, Ended::Complete, 200, &judgement.text(), usage);
+        let lesson = claim.lesson(now, &usage, false, self.round_trip);
         self.observe(judgement.outcome(lesson));
         drop(claim);
     }
@@ -336,7 +338,8 @@ impl Flow {
             let judgement = Judgement { faults: vec![fault] };
             judgement.count(&self.candidate, ticket.metrics());
             ticket.attempt_ended("stopped: endless repetition");
-            ticket.end(Ended::Failed, 200, &message, self.measured(&ticket));
+            let now = ticket.now();
+            ticket.end_at(now, Ended::Failed, 200, &message, self.measured(&ticket, now));
             self.observe(Outcome::Doubtful);
             drop(claim);
         }
@@ -351,9 +354,10 @@ impl Flow {
         let mut error = ApiError::mesh(StatusCode::BAD_GATEWAY, "node_failed_mid_stream", message.as_str());
         if let Some((claim, mut ticket)) = self.open.take() {
             error = error.with("request_id", json!(ticket.id())).with("node", json!(node));
-            let usage = self.measured(&ticket);
+            let now = ticket.now();
+            let usage = self.measured(&ticket, now);
             ticket.attempt_ended(format!("broke off: {why}"));
-            ticket.end(Ended::Failed, 200, &message, usage);
+            ticket.end_at(now, Ended::Failed, 200, &message, usage);
             self.observe(Outcome::ReplicaFailed);
             drop(claim);
         }
@@ -366,9 +370,10 @@ impl Flow {
         let mut error = refusals::stopped_midway();
         if let Some((claim, mut ticket)) = self.open.take() {
             error = error.with("request_id", json!(ticket.id()));
-            let usage = self.measured(&ticket);
+            let now = ticket.now();
+            let usage = self.measured(&ticket, now);
             ticket.attempt_ended("cut off: the router stopped");
-            ticket.end(Ended::Failed, 200, &error.message, usage);
+            ticket.end_at(now, Ended::Failed, 200, &error.message, usage);
             drop(claim);
         }
         self.pending.push(self.dialect.last_words(&error));
@@ -379,14 +384,14 @@ impl Flow {
     }
 
     /// The engine's own times, or for engines that tell none, tokens over the time since the first content.
-    fn measured(&self, ticket: &Ticket) -> Usage {
+    fn measured(&self, ticket: &Ticket, now: Moment) -> Usage {
         let mut usage = self.guard.usage();
         if !self.guard.seen().done {
             // Anthropic's streams begin with a count of nought; only their end tells how many there were.
             usage.completion_tokens = usage.completion_tokens.filter(|&tokens| tokens > 0);
         }
         if usage.timing.is_none()
-            && let (Some(tokens), Some(time)) = (usage.completion_tokens, ticket.since_first_content())
+            && let (Some(tokens), Some(time)) = (usage.completion_tokens, ticket.since_first_content(now))
         {
             usage.timing =
                 Some(Timing { decode_tokens: tokens, decode_s: time.as_secs_f64(), ..Timing::default() });

@@ -9,7 +9,6 @@ use mesh_core::prefix::Block;
 use mesh_core::routing::{Candidate, Load, Stake};
 use mesh_core::speed::{Lesson, Predicted};
 use mesh_core::units::Moment;
-use mesh_daemon::clock::Clock;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +48,7 @@ pub struct Trace {
     pub weightless: bool,
 }
 
-/// One counted request; it counts down when dropped.
+/// One counted request; it counts down when dropped. On the heap: it is handed on some ten times.
 #[derive(Debug)]
 pub struct Claim {
     counts: InFlight,
@@ -60,7 +59,6 @@ pub struct Claim {
     trace: Trace,
     predicted: Option<Predicted>,
     is_cold: bool,
-    clock: Clock,
     started: Moment,
     first_content: Option<Moment>,
     /// Requests on the replica when this one came, itself included.
@@ -68,51 +66,56 @@ pub struct Claim {
 }
 
 impl InFlight {
-    /// Decides and counts in one step, or two requests would take the same slot.
+    /// Decides and counts in one step, or two requests would take the same slot. The claim begins `now`: when the request
+    /// began to look for a slot, some microseconds before it is counted.
     ///
     /// # Errors
     /// Whatever `decide` refuses with; nothing is counted then.
     pub fn claim<D, R>(
         &self,
-        clock: Clock,
+        now: Moment,
         trace: Trace,
         decide: impl FnOnce(&Load) -> Result<D, R>,
         first: impl FnOnce(&D) -> &Candidate,
-    ) -> Result<(D, Claim), R> {
+    ) -> Result<(D, Box<Claim>), R> {
         let mut board = self.lock();
         let decision = decide(&board.load)?;
-        let claim = self.count(&mut board, first(&decision), clock, trace);
+        let claim = self.count(&mut board, first(&decision), now, trace);
         drop(board);
         Ok((decision, claim))
     }
 
     /// Counts one more request on the first of `ranked` that has a free slot, and tells its place there.
     #[must_use]
-    pub fn claim_free(&self, ranked: &[&Candidate], clock: Clock, trace: Trace) -> Option<(usize, Claim)> {
+    pub fn claim_free(
+        &self,
+        ranked: &[&Candidate],
+        now: Moment,
+        trace: Trace,
+    ) -> Option<(usize, Box<Claim>)> {
         let mut board = self.lock();
         let free = |candidate: &&Candidate| {
             trace.weightless || board.load.in_flight(candidate.key) < slots_of(candidate)
         };
         let at = ranked.iter().position(free)?;
-        let claim = self.count(&mut board, ranked[at], clock, trace);
+        let claim = self.count(&mut board, ranked[at], now, trace);
         drop(board);
         Some((at, claim))
     }
 
     /// Counts one more request on a replica whether it has a free slot or not.
     #[must_use]
-    pub fn claim_next(&self, candidate: &Candidate, clock: Clock, trace: Trace) -> Claim {
-        self.count(&mut self.lock(), candidate, clock, trace)
+    pub fn claim_next(&self, candidate: &Candidate, now: Moment, trace: Trace) -> Box<Claim> {
+        self.count(&mut self.lock(), candidate, now, trace)
     }
 
-    fn count(&self, board: &mut Board, candidate: &Candidate, clock: Clock, trace: Trace) -> Claim {
-        let started = clock.now();
+    fn count(&self, board: &mut Board, candidate: &Candidate, started: Moment, trace: Trace) -> Box<Claim> {
         let replica = (candidate.machine.clone(), candidate.model.clone());
         let stake = (!trace.weightless).then(|| {
             *board.counts.entry(replica.clone()).or_default() += 1;
             board.load.claim(candidate, started)
         });
-        Claim {
+        Box::new(Claim {
             counts: self.clone(),
             replica,
             key: candidate.key,
@@ -120,11 +123,10 @@ impl InFlight {
             trace,
             predicted: candidate.predicted,
             is_cold: candidate.is_cold,
-            clock,
             started,
             first_content: None,
             streams_at_start: board.load.in_flight(candidate.key),
-        }
+        })
     }
 
     /// Whether anybody waits for a claim to be dropped. Who begins to wait says so first and looks once more then.
@@ -150,22 +152,26 @@ impl InFlight {
 }
 
 impl Claim {
-    /// The first content is there: the prompt is read and in the replica's cache.
-    pub fn first_content(&mut self) {
+    /// When it began.
+    #[must_use]
+    pub fn started(&self) -> Moment {
+        self.started
+    }
+
+    /// The first content is there `now`: the prompt is read and in the replica's cache.
+    pub fn first_content(&mut self, now: Moment) {
         if self.first_content.is_some() {
             return;
         }
-        let now = self.clock.now();
         self.first_content = Some(now);
         let Some(stake) = &mut self.stake else { return };
         let mut board = self.counts.lock();
         board.load.first_content(stake, &self.trace.prefix, self.trace.session, now);
     }
 
-    /// What the fleet can learn from the answer, which has just ended. `whole` = it was no stream.
+    /// What the fleet can learn from the answer, which has ended `now`. `whole` = it was no stream.
     #[must_use]
-    pub fn lesson(&self, usage: &Usage, whole: bool, round_trip: Option<Duration>) -> Lesson {
-        let now = self.clock.now();
+    pub fn lesson(&self, now: Moment, usage: &Usage, whole: bool, round_trip: Option<Duration>) -> Lesson {
         let mut board = self.counts.lock();
         let cached = usage.timing.and_then(|timing| timing.cached_tokens);
         if let (Some(stake), Some(cached), Some(prompt)) = (&self.stake, cached, usage.prompt_tokens) {
@@ -217,16 +223,16 @@ mod tests {
         Candidate { prompt_tokens: 1_000, ..Candidate::new(machine, model) }
     }
 
-    fn claim(counts: &InFlight) -> Claim {
+    fn claim(counts: &InFlight) -> Box<Claim> {
         let decided = |_: &Load| Ok::<_, ()>(candidate());
-        counts.claim(Clock::start(), Trace::default(), decided, |c| c).expect("granted").1
+        counts.claim(Moment(0), Trace::default(), decided, |c| c).expect("granted").1
     }
 
     #[test]
     fn counts_return_to_nothing_when_the_last_claim_is_dropped() {
         let counts = InFlight::default();
         let first = claim(&counts);
-        let second = counts.claim_next(&candidate(), Clock::start(), Trace::default());
+        let second = counts.claim_next(&candidate(), Moment(0), Trace::default());
         assert_eq!(counts.load().values().copied().collect::<Vec<_>>(), [2]);
         drop(first);
         drop(second);
@@ -238,7 +244,7 @@ mod tests {
     fn a_refusal_counts_nothing() {
         let counts = InFlight::default();
         let refused = |_: &Load| Err::<Candidate, _>(());
-        assert!(counts.claim(Clock::start(), Trace::default(), refused, |c| c).is_err());
+        assert!(counts.claim(Moment(0), Trace::default(), refused, |c| c).is_err());
         assert!(counts.load().is_empty());
     }
 
@@ -246,9 +252,9 @@ mod tests {
     fn a_lesson_tells_how_many_answers_were_written_at_once() {
         let counts = InFlight::default();
         let (mut first, second, third) = (claim(&counts), claim(&counts), claim(&counts));
-        first.first_content();
+        first.first_content(Moment(3));
         let usage = Usage { timing: Some(Timing::default()), completion_tokens: Some(7), ..Usage::default() };
-        let lesson = first.lesson(&usage, false, Some(Duration::from_millis(2)));
+        let lesson = first.lesson(Moment(5), &usage, false, Some(Duration::from_millis(2)));
         assert!((lesson.streams - 2.0).abs() < 1e-9, "one at its start, three at its end");
         assert!(lesson.ttft_s.is_some_and(|ttft| ttft <= lesson.total_s));
         assert_eq!((lesson.completion_tokens, lesson.rtt_s), (Some(7), Some(0.002)));

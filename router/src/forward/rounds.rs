@@ -16,6 +16,7 @@ use mesh_core::fleet::Outcome;
 use mesh_core::health::Liveness;
 use mesh_core::id::MachineId;
 use mesh_core::routing::{Candidate, Decision};
+use std::pin::pin;
 use std::sync::Arc;
 
 /// An answer that is no stream has its first content at its end: it may take this many times as long.
@@ -25,7 +26,7 @@ const WHOLE_ANSWER: u32 = 6;
 pub(super) struct Won {
     pub(super) attempt: Attempt,
     pub(super) candidate: Candidate,
-    pub(super) claim: Claim,
+    pub(super) claim: Box<Claim>,
 }
 
 /// No node of a decision gave content.
@@ -44,9 +45,9 @@ impl Forward {
         &self,
         course: &mut Course<'_>,
         decision: Decision,
-        first_claim: Claim,
+        first_claim: Box<Claim>,
         ticket: &mut Ticket,
-    ) -> Result<Won, Exhausted> {
+    ) -> Result<Box<Won>, Exhausted> {
         let decision = Arc::new(decision);
         ticket.decided(decision.clone());
         let head = course.head;
@@ -55,7 +56,7 @@ impl Forward {
         // An answer with nothing in it, kept while another node is asked once.
         let mut empty = None::<(Attempt, Candidate, Judgement)>;
         while course.round.tried < ATTEMPTS && !ranked.is_empty() {
-            let free = || self.in_flight.claim_free(&ranked, self.clock, course.wanted.trace());
+            let free = || self.in_flight.claim_free(&ranked, self.clock.now(), course.wanted.trace());
             let Some((at, mut claim)) = claim.take().map(|claim| (0, claim)).or_else(free) else {
                 match empty {
                     Some(_) => break,
@@ -76,7 +77,7 @@ impl Forward {
                 None => candidate.why.to_string(),
                 Some((node, why)) => format!("next after {node}: {why}"),
             };
-            ticket.attempt(candidate, reason);
+            ticket.attempt(candidate, reason, claim.started());
             course.tell(Progress::Sent { node: candidate.machine.clone(), model: candidate.model.clone() });
             let others = course.round.tried < ATTEMPTS && !ranked.is_empty();
             let failure = match self.attempt(course.incoming, head, candidate, others, ticket).await {
@@ -85,17 +86,18 @@ impl Forward {
                         attempt.judgement(&self.fleet, candidate).filter(|_| others && empty.is_none());
                     match judgement.filter(Judgement::is_empty_answer) {
                         None => {
+                            let now = self.clock.now();
                             // A count has no content whose time would be worth a median.
                             if !course.wanted.counts_only {
-                                ticket.first_content();
+                                ticket.first_content(now);
                             }
-                            claim.first_content();
+                            claim.first_content(now);
                             if let Some((_, candidate, judgement)) = empty {
                                 judgement.count(&candidate, &self.metrics);
                                 let failed = Outcome::ReplicaFailed;
                                 self.fleet.observe(&candidate.machine, &candidate.model, failed);
                             }
-                            return Ok(Won { attempt, candidate: candidate.clone(), claim });
+                            return Ok(Box::new(Won { attempt, candidate: candidate.clone(), claim }));
                         }
                         Some(judgement) => {
                             let why = judgement.text();
@@ -150,10 +152,11 @@ impl Forward {
         }
         if let Some((attempt, candidate, _)) = empty {
             // Nobody does better: the client decides what an empty answer is worth.
-            let claim = self.in_flight.claim_next(&candidate, self.clock, course.wanted.trace());
-            ticket.attempt(&candidate, "its empty answer is all there is".into());
-            ticket.first_content();
-            return Ok(Won { attempt, candidate, claim });
+            let now = self.clock.now();
+            let claim = self.in_flight.claim_next(&candidate, now, course.wanted.trace());
+            ticket.attempt(&candidate, "its empty answer is all there is".into(), now);
+            ticket.first_content(now);
+            return Ok(Box::new(Won { attempt, candidate, claim }));
         }
         if course.round.loading.is_some() {
             return Err(Exhausted::Loading);
@@ -175,10 +178,11 @@ impl Forward {
             .links
             .get(&candidate.machine)
             .ok_or_else(|| Failure::Link("there is no data link".into()))?;
-        let opened = self.open(link, incoming, head, candidate, ticket);
+        // Pinned here: `select!` would move it, and with it the room of all its states.
+        let mut opened = pin!(self.open(link, incoming, head, candidate, ticket));
         let limit = self.settings.answer_wait * if head.stream { 1 } else { WHOLE_ANSWER };
         tokio::select! {
-            opened = opened => opened,
+            opened = &mut opened => opened,
             () = self.in_doubt(&candidate.machine), if others => {
                 Err(Failure::Link("its control stream was lost".into()))
             }

@@ -6,13 +6,14 @@ use super::stream_guard::Usage;
 use super::waiting_room::Stay;
 use crate::http::shortened;
 use crate::journal::{Attempted, Finish, Journal, Record, SharedRecord};
-use crate::metrics::{Metrics, ModeLabel, Named, ReasonLabel, RequestLabels, TokenLabels};
+use crate::metrics::{COMPLETE, End, Metrics, ReasonLabel};
 use mesh_core::id::ModeName;
 use mesh_core::routing::{Candidate, Decision, Rejection};
+use mesh_core::units::Moment;
+use mesh_daemon::clock::Clock;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// The result of an attempt on an engine that loads its model.
 pub const LOADING: &str = "still loading the model";
@@ -39,7 +40,7 @@ pub enum Ended {
 impl Ended {
     fn word(self) -> &'static str {
         match self {
-            Self::Complete => "complete",
+            Self::Complete => COMPLETE,
             Self::Failed => "failed",
             Self::Refused => "refused",
             Self::Cancelled => "cancelled",
@@ -54,8 +55,9 @@ pub struct Ticket {
     record: SharedRecord,
     /// The journal has it.
     kept: bool,
-    started: Instant,
-    first_content: Option<Instant>,
+    clock: Clock,
+    started: Moment,
+    first_content: Option<Moment>,
     ended: bool,
     clamped: Option<String>,
     /// Its place in the waiting room: it counts for its key until the end.
@@ -65,16 +67,16 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// A request has come in.
+    /// A request has come in, at `started` by `clock`.
     #[must_use]
-    pub fn new(record: Record, journal: Journal, metrics: Metrics) -> Self {
+    pub fn new(record: Record, clock: Clock, started: Moment, journal: Journal, metrics: Metrics) -> Self {
         metrics.in_flight.inc();
-        let started = Instant::now();
         Self {
             id: record.id.clone(),
             mode: record.mode.clone(),
             record: record.into(),
             kept: false,
+            clock,
             started,
             first_content: None,
             ended: false,
@@ -173,15 +175,15 @@ impl Ticket {
         }
     }
 
-    /// A node is being tried, and why this one.
-    pub fn attempt(&mut self, candidate: &Candidate, reason: String) {
+    /// A node is being tried since `now`, and why this one.
+    pub fn attempt(&mut self, candidate: &Candidate, reason: String, now: Moment) {
         let mut record = self.record.lock();
         record.reason = reason;
         record.predicted_s = (candidate.predicted_ttft_s, candidate.predicted_answer_s);
         record.attempts.push(Attempted {
             node: candidate.machine.clone(),
             model: candidate.model.clone(),
-            started_after_s: self.started.elapsed().as_secs_f64(),
+            started_after_s: now.since(self.started).as_secs_f64(),
             result: "running".into(),
         });
     }
@@ -218,28 +220,38 @@ impl Ticket {
         lines.join("; ")
     }
 
-    /// The first content is there.
-    pub fn first_content(&mut self) {
+    /// The first content is there `now`.
+    pub fn first_content(&mut self, now: Moment) {
         if self.first_content.is_none() {
-            let now = Instant::now();
             self.first_content = Some(now);
-            self.record.lock().ttft_s = Some(now.duration_since(self.started).as_secs_f64());
+            self.record.lock().ttft_s = Some(now.since(self.started).as_secs_f64());
         }
     }
 
-    /// Time since the first content.
+    /// Time from the first content until `now`.
     #[must_use]
-    pub fn since_first_content(&self) -> Option<Duration> {
-        self.first_content.map(|at| at.elapsed())
+    pub fn since_first_content(&self, now: Moment) -> Option<Duration> {
+        self.first_content.map(|at| now.since(at))
+    }
+
+    /// What the time is for this request.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// The request has ended.
     pub fn end(&mut self, ended: Ended, status: u16, detail: &str, usage: Usage) {
+        self.end_at(self.now(), ended, status, detail, usage);
+    }
+
+    /// The same for one that knows what the time is.
+    pub fn end_at(&mut self, now: Moment, ended: Ended, status: u16, detail: &str, usage: Usage) {
         if self.ended {
             return;
         }
         self.ended = true;
-        let duration = self.started.elapsed().as_secs_f64();
+        let duration = now.since(self.started).as_secs_f64();
         let mut record = self.record.lock();
         record.outcome = ended.word();
         record.outcome_detail = detail.into();
@@ -247,27 +259,22 @@ impl Ticket {
         record.duration_s = Some(duration);
         record.usage = usage;
         let (ttft_s, queued_s) = (record.ttft_s, record.queued_s);
-        let node = record.attempts.last().map(|attempt| Named(attempt.node.clone()));
+        let node = record.attempts.last().map(|attempt| attempt.node.clone());
         drop(record);
         let outcome = ended.word();
         tracing::debug!(request_id = &*self.id, outcome, status, duration, "request ended");
         self.stay = None;
         self.metrics.in_flight.dec();
-        let mode = ModeLabel { mode: self.mode.clone().map(Named) };
-        if let Some(ttft) = ttft_s {
-            self.metrics.ttft.get_or_create(&mode).observe(ttft);
-        }
-        self.metrics.duration.get_or_create(&mode).observe(duration);
-        if let Some(queued) = queued_s {
-            self.metrics.queued.get_or_create(&mode).observe(queued);
-        }
-        for (kind, tokens) in [("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)] {
-            if let Some(tokens) = tokens {
-                self.metrics.tokens.get_or_create(&TokenLabels { node: node.clone(), kind }).inc_by(tokens);
-            }
-        }
-        let labels = RequestLabels { mode: mode.mode, node, outcome };
-        self.metrics.requests.get_or_create(&labels).inc();
+        self.metrics.ended(End {
+            mode: self.mode.clone(),
+            node,
+            outcome,
+            ttft_s,
+            duration_s: duration,
+            queued_s,
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+        });
         self.keep();
         let tokens_per_second = usage.tokens_per_second();
         let finish =
@@ -309,7 +316,8 @@ mod tests {
     async fn of_many_machines_that_cannot_serve_some_are_kept_and_the_rest_is_counted() {
         let journal = Journal::start();
         let record = Record { id: "req-1".into(), ..Record::default() };
-        let mut ticket = Ticket::new(record, journal.clone(), Metrics::new());
+        let clock = Clock::start();
+        let mut ticket = Ticket::new(record, clock, clock.now(), journal.clone(), Metrics::new());
         let rejection = |number: usize| Rejection {
             machine: MachineId::new(format!("box-{number}")).expect("valid"),
             model: None,

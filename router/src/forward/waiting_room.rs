@@ -73,7 +73,7 @@ pub enum NoSlot {
 }
 
 /// What became of a look for a slot.
-type Turn = Result<(Decision, Claim), NoSlot>;
+type Turn = Result<(Decision, Box<Claim>), NoSlot>;
 
 /// The room. Clones share it.
 #[derive(Clone)]
@@ -228,7 +228,7 @@ impl Shared {
     fn glance(&self, wanted: &Wanted) -> Turn {
         let (snapshot, request, now) = (self.fleet.snapshot(), wanted.request(), self.clock.now());
         let turn = self.in_flight.claim(
-            self.clock,
+            now,
             wanted.trace(),
             |load| decide(&snapshot.view, load, &request, now, rand::random()),
             |decision| &decision.ranked[0],
@@ -261,6 +261,7 @@ impl State {
             parked: &self.parked,
             newcomer,
             now,
+            own: None,
             turns: BTreeMap::new(),
         };
         let id = newcomer.map(|(id, _)| id);
@@ -268,20 +269,26 @@ impl State {
             Some(id) => self.queue.seek(id, now, &mut looking),
             None => self.queue.poll(now, &mut looking),
         };
-        let turns = looking.turns;
-        self.carry_out(commands, turns, id)
+        let Looking { own, turns, .. } = looking;
+        self.carry_out(commands, turns, id.map(|id| (id, own)))
     }
 
     fn carry_out(
         &mut self,
         commands: Vec<Command>,
         mut turns: BTreeMap<EntryId, Turn>,
-        newcomer: Option<EntryId>,
+        mut newcomer: Option<(EntryId, Option<Turn>)>,
     ) -> Option<Turn> {
         let mut newcomers = None;
         for command in commands {
             let (id, turn) = match command {
                 Command::Admit(id) | Command::NoNode(id) => {
+                    if let Some((newcomer, own)) = &mut newcomer
+                        && *newcomer == id
+                    {
+                        newcomers = own.take();
+                        continue;
+                    }
                     let Some(turn) = turns.remove(&id) else { continue };
                     (id, turn)
                 }
@@ -293,7 +300,7 @@ impl State {
                     (id, Err(NoSlot::Superseded))
                 }
             };
-            if newcomer == Some(id) {
+            if newcomer.as_ref().is_some_and(|(newcomer, _)| *newcomer == id) {
                 newcomers = Some(turn);
             } else if let Some(parked) = self.parked.remove(&id) {
                 // Who has left meanwhile gives its slot back by not taking it.
@@ -329,6 +336,9 @@ struct Looking<'a> {
     /// Is looked at before it is parked.
     newcomer: Option<(EntryId, &'a Wanted)>,
     now: Moment,
+    /// What became of the newcomer.
+    own: Option<Turn>,
+    /// What became of the others.
     turns: BTreeMap<EntryId, Turn>,
 }
 
@@ -371,26 +381,26 @@ impl Looking<'_> {
 impl Room for Looking<'_> {
     fn take(&mut self, id: EntryId, waited: Duration) -> Found {
         let newcomer = self.newcomer.filter(|(newcomer, _)| *newcomer == id).map(|(_, wanted)| wanted);
+        let is_newcomer = newcomer.is_some();
         let parked = || self.parked.get(&id).map(|parked| &*parked.wanted);
         let Some(wanted) = newcomer.or_else(parked) else { return Found::Nobody };
         let taken = self.shared.in_flight.claim(
-            self.shared.clock,
+            self.now,
             wanted.trace(),
             |load| self.decide(wanted, load, waited),
             |decision| &decision.ranked[0],
         );
-        match taken {
-            Ok((decision, claim)) => {
-                let model = decision.ranked[0].model.clone();
-                self.turns.insert(id, Ok((decision, claim)));
-                Found::Taken(model)
-            }
-            Err(Miss::NoNode(refusal)) => {
-                self.turns.insert(id, Err(NoSlot::NoNode(refusal)));
-                Found::Nobody
-            }
-            Err(Miss::Wait(found)) => found,
+        let (found, turn) = match taken {
+            Ok((decision, claim)) => (Found::Taken(decision.ranked[0].model.clone()), Ok((decision, claim))),
+            Err(Miss::NoNode(refusal)) => (Found::Nobody, Err(NoSlot::NoNode(refusal))),
+            Err(Miss::Wait(found)) => return found,
+        };
+        if is_newcomer {
+            self.own = Some(turn);
+        } else {
+            self.turns.insert(id, turn);
         }
+        found
     }
 }
 

@@ -3,12 +3,17 @@
 use super::in_flight::Trace;
 use super::prompt_prefix::PromptPrefix;
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use mesh_core::fleet::{FleetView, ReplicaKey};
 use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::Purpose;
 use mesh_core::routing::{Policy, Request, Slo};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::OnceLock;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{LazyLock, OnceLock};
+
+/// Another one in each process, and what comes of it is never shown: two names that are equal by it cannot be looked for
+/// beforehand.
+static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 /// The needs.
 #[derive(Debug, Clone)]
@@ -83,7 +88,7 @@ impl Wanted {
     /// Equal for requests that need the same slots. What is not read of a prompt keeps it from no slot either.
     #[must_use]
     pub fn class(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = SEED.build_hasher();
         for (model, _) in &self.models {
             model.as_str().hash(&mut hasher);
         }
@@ -98,7 +103,5 @@ impl Wanted {
 /// A number that stands for a name: keys and sessions are compared, never shown.
 #[must_use]
 pub fn hash_of<T: Hash + ?Sized>(name: &T) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    hasher.finish()
+    SEED.hash_one(name)
 }

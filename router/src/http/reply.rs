@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use mesh_core::routing::Rejection;
@@ -19,6 +19,17 @@ pub type Reply = Response<ReplyBody>;
 #[must_use]
 pub fn whole(bytes: impl Into<Bytes>) -> ReplyBody {
     Full::new(bytes.into()).boxed_unsync()
+}
+
+/// Headers of an answer, usually.
+const HEADERS: usize = 8;
+
+/// An answer with room for its headers: once, and not by doubling.
+#[must_use]
+pub fn with_room(body: ReplyBody) -> Reply {
+    let mut reply = Response::new(body);
+    *reply.headers_mut() = HeaderMap::with_capacity(HEADERS);
+    reply
 }
 
 /// A JSON answer.

@@ -12,6 +12,8 @@ const SESSION: [HeaderName; 2] =
 const TTFT: HeaderName = HeaderName::from_static("x-slo-ttft-ms");
 const TPOT: HeaderName = HeaderName::from_static("x-slo-tpot-ms");
 const DEADLINE: HeaderName = HeaderName::from_static("x-mesh-deadline-ms");
+/// What the names of all of them begin with.
+const STARTS: [&str; 3] = ["x-session-", "x-slo-", "x-mesh-"];
 /// Longer names of sessions are none.
 const SESSION_LIMIT: usize = 256;
 /// Characters of a value that are repeated.
@@ -19,26 +21,40 @@ const SHOWN: usize = 40;
 /// Times in milliseconds: from 1 to an hour. A request that waits keeps its body in memory.
 const TIMES_MS: std::ops::RangeInclusive<u64> = 1..=3_600_000;
 
+/// What all of them say.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Hints {
+    /// The session's name as a number.
+    pub session: Option<u64>,
+    /// The times that are asked for.
+    pub slo: Slo,
+    /// How long the client is willing to wait for its first content.
+    pub deadline: Option<Duration>,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// 400 for a time that is no number of milliseconds: the client believes that it is honoured.
+pub fn read(headers: &HeaderMap) -> Result<Hints, ApiError> {
+    // Most clients send none: one look at their few headers in place of five searches.
+    if !headers.keys().any(|name| STARTS.iter().any(|start| name.as_str().starts_with(start))) {
+        return Ok(Hints::default());
+    }
+    Ok(Hints { session: session(headers), slo: targets(headers)?, deadline: deadline(headers)? })
+}
+
 /// The session's name as a number.
-#[must_use]
-pub fn session(headers: &HeaderMap) -> Option<u64> {
+fn session(headers: &HeaderMap) -> Option<u64> {
     let name = SESSION.iter().find_map(|name| headers.get(name))?.as_bytes();
     (!name.is_empty() && name.len() <= SESSION_LIMIT).then(|| XxHash3_64::oneshot(name))
 }
 
-/// The times that are asked for.
-///
-/// # Errors
-/// 400 for a target that is no number of milliseconds: the client believes that it is honoured.
-pub fn targets(headers: &HeaderMap) -> Result<Slo, ApiError> {
+fn targets(headers: &HeaderMap) -> Result<Slo, ApiError> {
     Ok(Slo { ttft_s: target(headers, TTFT)?, tpot_s: target(headers, TPOT)? })
 }
 
-/// How long the client is willing to wait for its first content.
-///
-/// # Errors
-/// 400 when `x-mesh-deadline-ms` is no number of milliseconds.
-pub fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     Ok(milliseconds(headers, DEADLINE)?.map(Duration::from_millis))
 }
 
@@ -78,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_session_is_the_same_under_both_names_and_differs_from_another() {
-        let session = |pairs: &[_]| super::session(&headers(pairs));
+        let session = |pairs: &[_]| read(&headers(pairs)).expect("no times").session;
         assert_eq!(session(&[("x-session-id", "ses_1")]), session(&[("x-session-affinity", "ses_1")]));
         assert_ne!(session(&[("x-session-id", "ses_1")]), session(&[("x-session-id", "ses_2")]));
         let both = session(&[("x-session-id", "ses_1"), ("x-session-affinity", "ses_2")]);
@@ -87,18 +103,30 @@ mod tests {
     }
 
     #[test]
+    fn each_hint_is_looked_for() {
+        for name in SESSION.into_iter().chain([TTFT, TPOT, DEADLINE]) {
+            let mut headers = headers(&[("x-stainless-lang", "python")]);
+            assert_eq!(read(&headers).expect("none"), Hints::default());
+            headers.insert(&name, HeaderValue::from_static("7"));
+            assert_ne!(read(&headers).expect("a time"), Hints::default(), "{name}");
+        }
+    }
+
+    #[test]
     fn targets_are_milliseconds_and_anything_else_is_refused() {
-        let slo = targets(&headers(&[("x-slo-ttft-ms", "1500"), ("x-slo-tpot-ms", " 40 ")]));
-        assert_eq!(slo.expect("valid"), Slo { ttft_s: Some(1.5), tpot_s: Some(0.04) });
+        let hints = read(&headers(&[("x-slo-ttft-ms", "1500"), ("x-slo-tpot-ms", " 40 ")]));
+        assert_eq!(hints.expect("valid").slo, Slo { ttft_s: Some(1.5), tpot_s: Some(0.04) });
         for wrong in ["", "0", "-1", "1.5", "2s", "99999999999"] {
-            let error = targets(&headers(&[("x-slo-ttft-ms", wrong)])).expect_err(wrong);
+            let error = read(&headers(&[("x-slo-ttft-ms", wrong)])).expect_err(wrong);
             assert_eq!((error.status, error.code), (StatusCode::BAD_REQUEST, "invalid_request"), "{wrong}");
         }
     }
 
     #[test]
     fn a_deadline_is_milliseconds_and_bounded() {
-        let read = |text: &'static str| deadline(&headers(&[("x-mesh-deadline-ms", text)]));
+        let read = |text: &'static str| {
+            super::read(&headers(&[("x-mesh-deadline-ms", text)])).map(|hints| hints.deadline)
+        };
         assert_eq!(read("2500").expect("valid"), Some(Duration::from_millis(2_500)));
         assert_eq!(read("3600000").expect("valid"), Some(Duration::from_secs(3_600)));
         for wrong in ["", "soon", "0", "-1", "1.5", "2s", "3600001", "99999999999"] {

@@ -1,15 +1,21 @@
 //! Requests that wait: in which order, for how long, and what they are told.
 
 use crate::fixture::{Mesh, Script, caller, engine, error_of, header, replica};
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
 use http_body_util::BodyExt;
+use mesh_core::admission::{Entry, Priority};
 use mesh_core::machine::ReplicaState::Loaded;
 use mesh_core::machine::{Abilities, Replica};
+use mesh_core::mode::Purpose;
+use mesh_core::routing::Slo;
 use router::forward::caller::Caller;
-use router::forward::waiting_room::Progress;
+use router::forward::waiting_room::{Progress, WaitingRoom};
+use router::forward::wanted::Wanted;
 use router::metrics::ReasonLabel;
 use serde_json::json;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -40,6 +46,48 @@ async fn a_request_that_finds_a_slot_does_not_wait_and_says_nothing_of_a_queue()
     assert_eq!((reply.status().as_u16(), header(&reply, "x-mesh-queue-ms")), (200, String::new()));
     assert_eq!(node.requests(), 1);
     mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_that_meets_a_slot_leaves_it_to_who_waited_before() {
+    let mesh = Mesh::start(|_| ());
+    let (_node, _control) = mesh.node("a", engine(vec![replica("m", Loaded, Some(1))])).await;
+    // A room of its own that nobody keeps: slots are looked for by newcomers only.
+    let forward = &mesh.forward;
+    let (fleet, metrics) = (forward.fleet.clone(), forward.metrics.clone());
+    let room =
+        WaitingRoom::new(forward.settings.queue, forward.in_flight.clone(), fleet, metrics, forward.clock);
+    let wanted = Arc::new(Wanted {
+        models: vec![("m".parse().expect("valid"), None)],
+        mode: None,
+        purpose: Purpose::Chat,
+        prompt_tokens: 1,
+        least_context: 0,
+        tried: Vec::new(),
+        counts_only: false,
+        session: None,
+        slo: Slo::default(),
+        policy: forward.settings.policy,
+        body: Bytes::new(),
+        prefix: OnceLock::new(),
+    });
+    let arrive = || {
+        let now = forward.clock.now();
+        let (deadline, priority) = (now.plus(60 * SECOND), Priority::default());
+        let entry = Entry { priority, key: 1, session: None, deadline, bytes: 1, class: 0 };
+        room.arrive(entry, now).expect("there is room")
+    };
+    let (first, second, third) = (arrive(), arrive(), arrive());
+    let (_, claim) = first.slot(&wanted, &None).await.expect("a free slot");
+    let mut waiting = pin!(second.slot(&wanted, &None));
+    assert!((&mut waiting).now_or_never().is_none());
+    drop((claim, first));
+    let mut later = pin!(third.slot(&wanted, &None));
+    assert!((&mut later).now_or_never().is_none(), "the slot is the second's");
+    let (_, claim) = waiting.now_or_never().expect("it was called").expect("with a slot");
+    assert_eq!(forward.in_flight.load().values().copied().collect::<Vec<_>>(), [1]);
+    drop(claim);
+    assert!(forward.in_flight.load().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
