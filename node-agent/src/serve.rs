@@ -222,7 +222,7 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
         Ok(lease) => lease,
         Err(refusal) => return running.refuse(refusal.kind(), refusal.to_string()),
     };
-    Span::current().record("engine", lease.engine.as_str());
+    Span::current().record("engine", &*lease.engine);
     serve.metrics.request_bytes.inc_by(body.len() as u64);
     let call = Call {
         base_url: &lease.base_url,
@@ -303,7 +303,7 @@ fn engine_head(lease: &Lease, answer: Head) -> ResponseHead {
     let answer = EngineAnswer {
         status: answer.status.into(),
         content_type: answer.content_type.unwrap_or_else(|| "application/octet-stream".into()),
-        engine: lease.engine.clone(),
+        engine: lease.engine.to_string(),
         retry_after_s: answer.retry_after_s,
     };
     ResponseHead { outcome: Some(response_head::Outcome::Answer(answer)) }
@@ -417,7 +417,7 @@ impl Stream for AnswerBody {
                 Poll::Ready(Some(Ok(bytes)))
             }
             Some(Err(error)) => {
-                let engine = self.lease.as_ref().map(|lease| lease.engine.clone()).unwrap_or_default();
+                let engine = self.lease.as_ref().map(|lease| lease.engine.to_string()).unwrap_or_default();
                 let broke = EngineBroke { engine, cause: error.to_string() };
                 if let Some(running) = &self.running {
                     running.span.in_scope(|| tracing::warn!("{broke}"));

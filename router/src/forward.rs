@@ -37,12 +37,13 @@ pub mod waiting_room;
 pub mod wanted;
 
 use crate::config::Settings;
-use crate::fleet_keeper::FleetHandle;
+use crate::fleet_keeper::{FleetHandle, Snapshot};
 use crate::http::dialect::{Door, faults};
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply, reasons_json};
 use crate::journal::{Journal, Record};
 use crate::metrics::{Metrics, ReasonLabel};
+use crate::modes::ModeRules;
 use agent_links::AgentLinks;
 use bytes::Bytes;
 use caller::Caller;
@@ -236,9 +237,10 @@ impl Forward {
         now: Moment,
         ticket: &mut Ticket,
     ) -> Result<Box<Won>, ApiError> {
-        let models = self.meaning(&head.model, ticket, head.stream)?;
+        let snapshot = self.fleet.snapshot();
+        let models = self.meaning(&snapshot, &head.model, ticket, head.stream)?;
         let mode = ticket.mode().cloned();
-        let slo = self.targets(mode.as_ref(), incoming.slo);
+        let slo = targets(&snapshot.rules, mode.as_ref(), incoming.slo);
         let wanted = Arc::new(Wanted {
             models,
             mode,
@@ -254,7 +256,8 @@ impl Forward {
             prefix: OnceLock::new(),
         });
         self.brakes().retries.request(now);
-        let stay = self.room.arrive(self.entry(incoming, &wanted, now), now);
+        let stay = self.room.arrive(entry(&snapshot.rules, incoming, &wanted, now), now);
+        drop(snapshot);
         let stay = Arc::new(stay.map_err(|refused| refusals::queue(refused, &self.settings))?);
         ticket.stays(stay.clone());
         let course = Course { wanted, incoming, head, stay: &stay, beyond: None, round: Round::default() };
@@ -263,37 +266,6 @@ impl Forward {
             () = stay.superseded() => Err(refusals::superseded()),
             () = self.ending.cancelled() => Err(refusals::stopping()),
             result = self.follow(course, ticket) => result,
-        }
-    }
-
-    /// The times that are asked for: by the client, else by the mode.
-    fn targets(&self, mode: Option<&ModeName>, asked: Slo) -> Slo {
-        let rules = self.fleet.snapshot().rules.clone();
-        let own = mode.and_then(|mode| rules.targets.get(mode)).copied().unwrap_or_default();
-        Slo { ttft_s: asked.ttft_s.or(own.ttft_s), tpot_s: asked.tpot_s.or(own.tpot_s) }
-    }
-
-    /// How urgent a mode is.
-    fn priority(&self, mode: Option<&ModeName>) -> Priority {
-        mode.map_or(Priority::default(), |mode| {
-            let configured = self.fleet.snapshot().rules.priorities.get(mode).copied();
-            configured.unwrap_or_else(|| Priority::of_mode(mode.as_str()))
-        })
-    }
-
-    /// What the queue is told of a request.
-    fn entry(&self, incoming: &Incoming, wanted: &Wanted, now: Moment) -> Entry {
-        let priority = self.priority(wanted.mode.as_ref());
-        let patience = incoming.caller.deadline.unwrap_or_else(|| priority.patience());
-        Entry {
-            priority,
-            key: hash_of(&incoming.caller.key),
-            // A count is no newer completion: it takes nobody's place.
-            session: incoming.caller.session.filter(|_| !wanted.counts_only),
-            deadline: now.plus(patience),
-            bytes: incoming.body.len() as u64,
-            // Told at each look for a slot: what it needs is read where there is a choice only.
-            class: 0,
         }
     }
 
@@ -383,7 +355,7 @@ impl Forward {
         let may_start = self.settings.load_on_demand && course.beyond.is_none();
         let (snapshot, now) = (self.fleet.snapshot(), self.clock.now());
         // A completion is worth nothing when it is late, and what runs in the background drives nobody out.
-        let priority = self.priority(course.wanted.mode.as_ref());
+        let priority = priority(&snapshot.rules, course.wanted.mode.as_ref());
         let may = (may_start, !matches!(priority, Priority::Autocomplete | Priority::Background));
         match self.loads.advance(&snapshot, refusal, &course.wanted, may, now).await {
             Loading::Failed(failed) => Err(load_refused(&course.head.model, &failed)),
@@ -394,11 +366,11 @@ impl Forward {
     /// Which models the client's word for a model means.
     fn meaning(
         &self,
+        snapshot: &Snapshot,
         asked: &str,
         ticket: &mut Ticket,
         stream: bool,
     ) -> Result<Vec<(ModelId, Option<ModeName>)>, ApiError> {
-        let snapshot = self.fleet.snapshot();
         ticket.asked(asked, stream);
         let named = self.settings.model_aliases.get(asked).map_or(asked, ModelId::as_str);
         match snapshot.modes.resolve(named, &snapshot.view) {
@@ -424,6 +396,36 @@ impl Forward {
     fn brakes(&self) -> MutexGuard<'_, Brakes> {
         // Counts are valid after any panic.
         self.brakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The times that are asked for: by the client, else by the mode.
+fn targets(rules: &ModeRules, mode: Option<&ModeName>, asked: Slo) -> Slo {
+    let own = mode.and_then(|mode| rules.targets.get(mode)).copied().unwrap_or_default();
+    Slo { ttft_s: asked.ttft_s.or(own.ttft_s), tpot_s: asked.tpot_s.or(own.tpot_s) }
+}
+
+/// How urgent a mode is.
+fn priority(rules: &ModeRules, mode: Option<&ModeName>) -> Priority {
+    mode.map_or(Priority::default(), |mode| {
+        let configured = rules.priorities.get(mode).copied();
+        configured.unwrap_or_else(|| Priority::of_mode(mode.as_str()))
+    })
+}
+
+/// What the queue is told of a request.
+fn entry(rules: &ModeRules, incoming: &Incoming, wanted: &Wanted, now: Moment) -> Entry {
+    let priority = priority(rules, wanted.mode.as_ref());
+    let patience = incoming.caller.deadline.unwrap_or_else(|| priority.patience());
+    Entry {
+        priority,
+        key: hash_of(&incoming.caller.key),
+        // A count is no newer completion: it takes nobody's place.
+        session: incoming.caller.session.filter(|_| !wanted.counts_only),
+        deadline: now.plus(patience),
+        bytes: incoming.body.len() as u64,
+        // Told at each look for a slot: what it needs is read where there is a choice only.
+        class: 0,
     }
 }
 

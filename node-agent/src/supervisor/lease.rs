@@ -34,18 +34,19 @@ impl LeaseRefusal {
     }
 }
 
-/// The right to send one request to a model, which stays loaded until this is dropped.
+/// The right to send one request to a model, which stays loaded until this is dropped. Its texts are shared, for each request
+/// takes one.
 pub struct Lease {
     /// The engine's path is this and `/v1/chat/completions`.
-    pub base_url: String,
+    pub base_url: Arc<str>,
     /// The key the request must carry.
-    pub api_key: Option<String>,
+    pub api_key: Option<Arc<str>>,
     /// The engine's name on this machine.
-    pub engine: String,
+    pub engine: Arc<str>,
     /// Whether a connection may be kept for the next request.
     pub keeps_connections: bool,
     /// What the engine calls the model.
-    pub upstream_model: String,
+    pub upstream_model: Arc<str>,
     pub(super) _guard: LeaseGuard,
 }
 

@@ -86,7 +86,7 @@ impl Roster {
 
     /// The addresses of all engines, to tell known ones from new ones.
     pub(crate) fn addresses(&self) -> BTreeSet<String> {
-        self.lock().values().map(|row| row.base_url.clone()).collect()
+        self.lock().values().map(|row| row.base_url.to_string()).collect()
     }
 
     /// The state of the engine `name`.

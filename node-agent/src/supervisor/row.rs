@@ -21,9 +21,10 @@ const KV_STEPS: f32 = 20.0;
 pub(crate) struct Row {
     pub(super) engine: Engine,
     /// What the engine calls each model.
-    upstream: BTreeMap<ModelId, String>,
-    pub(super) base_url: String,
-    api_key: Option<String>,
+    upstream: BTreeMap<ModelId, Arc<str>>,
+    name: Arc<str>,
+    pub(super) base_url: Arc<str>,
+    api_key: Option<Arc<str>>,
     leases: BTreeMap<ModelId, Arc<LeaseCount>>,
     /// Models that get no new lease because they are about to be unloaded.
     draining: BTreeSet<ModelId>,
@@ -46,9 +47,10 @@ struct Known {
 impl Row {
     pub(crate) fn new(engine: Engine, orders: mpsc::Sender<Order>) -> Self {
         Self {
+            name: engine.name.as_str().into(),
             engine,
             upstream: BTreeMap::new(),
-            base_url: String::new(),
+            base_url: "".into(),
             api_key: None,
             leases: BTreeMap::new(),
             draining: BTreeSet::new(),
@@ -60,8 +62,8 @@ impl Row {
 
     /// Where this engine's requests go.
     pub(crate) fn answers_at(&mut self, base_url: &str, api_key: Option<&str>) {
-        base_url.clone_into(&mut self.base_url);
-        self.api_key = api_key.map(str::to_owned);
+        self.base_url = base_url.into();
+        self.api_key = api_key.map(Into::into);
     }
 
     /// What this engine can be asked and told.
@@ -87,7 +89,7 @@ impl Row {
                     host: Bytes(memory.size.saturating_sub(memory.size_vram)),
                     measured: true,
                 }));
-                self.upstream.insert(replica.model.clone(), upstream);
+                self.upstream.insert(replica.model.clone(), upstream.into());
                 self.engine.replicas.push(replica);
             }
         }
@@ -160,9 +162,9 @@ impl Row {
         Lease {
             base_url: self.base_url.clone(),
             api_key: self.api_key.clone(),
-            engine: self.engine.name.clone(),
+            engine: self.name.clone(),
             keeps_connections: !has_a_thread_per_connection(self.engine.kind),
-            upstream_model: self.upstream.get(model).cloned().unwrap_or_else(|| model.to_string()),
+            upstream_model: self.upstream.get(model).cloned().unwrap_or_else(|| model.as_str().into()),
             _guard: LeaseGuard::new(&self.count(model)),
         }
     }

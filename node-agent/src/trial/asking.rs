@@ -8,6 +8,7 @@ use mesh_core::machine::EngineKind;
 use mesh_core::trial::{Question, Run};
 use reqwest::{Client, Response, redirect};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -22,9 +23,9 @@ const FAULT_LIMIT: usize = 300;
 #[derive(Debug, Clone)]
 pub(super) struct Asker {
     client: Client,
-    base_url: String,
-    api_key: Option<String>,
-    upstream: String,
+    base_url: Arc<str>,
+    api_key: Option<Arc<str>>,
+    upstream: Arc<str>,
     /// The agent started the engine, and gave the model its name.
     is_ours: bool,
     pub(super) kind: EngineKind,
@@ -98,7 +99,7 @@ impl Asker {
 
     /// Sends `body` and tells what came and when. What goes wrong is told too.
     pub(super) async fn send(&self, path: &str, mut body: Value, began: Instant) -> Run {
-        body["model"] = self.upstream.clone().into();
+        body["model"] = (*self.upstream).into();
         let mut request = self.client.post(format!("{}{path}", self.base_url)).json(&body);
         if let Some(key) = &self.api_key {
             request = request.bearer_auth(key);
@@ -242,7 +243,7 @@ mod tests {
         drop(rustls::crypto::ring::default_provider().install_default());
         let asker = Asker {
             client: Client::builder().no_proxy().tls_certs_only([]).build().expect("a client"),
-            base_url,
+            base_url: base_url.into(),
             api_key: None,
             upstream: "tiny".into(),
             is_ours,

@@ -7,6 +7,7 @@ use mesh_core::machine::EngineKind;
 use mesh_core::verdict::{Probe, ProbeInput};
 use reqwest::{Client, redirect};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -55,11 +56,11 @@ pub(crate) struct Target {
     /// What it is.
     pub(crate) kind: EngineKind,
     /// Its address.
-    pub(crate) base_url: String,
+    pub(crate) base_url: Arc<str>,
     /// The key it wants.
-    pub(crate) api_key: Option<String>,
+    pub(crate) api_key: Option<Arc<str>>,
     /// What it calls the model.
-    pub(crate) upstream: String,
+    pub(crate) upstream: Arc<str>,
 }
 
 /// Why there is no answer.

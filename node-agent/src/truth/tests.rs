@@ -476,7 +476,7 @@ fn questions_are_greedy_streamed_and_short() {
 async fn scripted_socket(head_and_body: &'static [u8], hangs: bool) -> Target {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let base_url = format!("http://{}", listener.local_addr().expect("bound"));
+    let base_url = format!("http://{}", listener.local_addr().expect("bound")).into();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {

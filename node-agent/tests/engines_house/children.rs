@@ -33,7 +33,7 @@ async fn a_child_is_loaded_with_its_context_and_slots_and_answers_only_with_its_
     assert!(house.handle.engines().borrow()[0].supervised);
 
     let lease = house.handle.lease(&model("life")).await.expect("loaded");
-    assert_eq!((lease.engine.as_str(), lease.upstream_model.as_str()), ("child-life", "life"));
+    assert_eq!((&*lease.engine, &*lease.upstream_model), ("child-life", "life"));
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
     let url = format!("{}/v1/chat/completions", lease.base_url);
     let question = json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3});
@@ -49,7 +49,7 @@ async fn a_child_is_loaded_with_its_context_and_slots_and_answers_only_with_its_
     // The key is in the child's environment, readable by its owner, and not in its arguments.
     let arguments = std::fs::read(format!("/proc/{}/cmdline", processes_of("life")[0])).expect("alive");
     let key = lease.api_key.clone().expect("a key");
-    assert!(!String::from_utf8_lossy(&arguments).contains(&key));
+    assert!(!String::from_utf8_lossy(&arguments).contains(&*key));
     house.stopped().await;
     assert!(processes_of("life").is_empty());
 }

@@ -36,7 +36,7 @@ async fn models_are_shown_once_and_loaded_and_unloaded_by_directive() {
     }
 
     let lease = house.handle.lease(&model("qwen3:8b")).await.expect("loaded");
-    assert_eq!((lease.base_url.as_str(), lease.api_key.as_deref()), (ollama.url().as_str(), None));
+    assert_eq!((&*lease.base_url, lease.api_key.as_deref()), (ollama.url().as_str(), None));
     house.handle.direct(Directive::Unload(model("qwen3:8b")));
     house.until_replica("qwen3:8b", "draining", |r| r.state == ReplicaState::Available).await;
     assert!(ollama.is_loaded("qwen3:8b"), "a request holds it");
@@ -73,7 +73,7 @@ async fn what_was_unloaded_and_what_could_not_be_deleted_serves_again_once_it_is
     house.handle.direct(Directive::Load(model(name).into()));
     house.until_replica(name, "loaded again", loaded).await;
     let lease = house.handle.lease(&model(name)).await.expect("loaded");
-    assert_eq!(lease.upstream_model, name);
+    assert_eq!(&*lease.upstream_model, name);
     drop(lease);
     house.stopped().await;
 }
@@ -108,7 +108,7 @@ async fn an_engine_that_hangs_is_down_and_the_others_do_not_notice() {
     assert_eq!((seen[0].name.as_str(), seen[1].name.as_str()), ("hanging", "healthy"));
     assert!(matches!(&seen[0].state, EngineState::Down(why) if why.contains("did not answer")), "{seen:?}");
     let lease = house.handle.lease(&model("qwen3:8b")).await.expect("the healthy one loads on demand");
-    assert_eq!(lease.engine, "healthy");
+    assert_eq!(&*lease.engine, "healthy");
     drop(lease);
     drop(watch);
     let before = healthy.calls().len();

@@ -29,7 +29,9 @@ impl Forward {
         let machine = snapshot.view.machine(&candidate.machine);
         let kind = machine.and_then(|machine| machine.replica(&candidate.model));
         let kind = kind.map(|(engine, _)| engine.kind);
-        let (cap, known) = self.measure(&*link, incoming, head, candidate, kind, ticket).await?;
+        let limit = ticket.mode().and_then(|mode| snapshot.rules.max_tokens.get(mode).copied());
+        drop(snapshot);
+        let (cap, known) = self.measure(&*link, incoming, head, candidate, (kind, limit), ticket).await?;
         let beyond = |error| Failure::Beyond { least_context: 0, error };
         let kind = kind.unwrap_or(EngineKind::OpenAi);
         let ways = Passage::ways(incoming.door, kind, &incoming.body).map_err(beyond)?;
@@ -57,7 +59,7 @@ impl Forward {
         incoming: &Incoming,
         head: &Head,
         candidate: &Candidate,
-        engine: Option<EngineKind>,
+        (engine, limit): (Option<EngineKind>, Option<u32>),
         ticket: &mut Ticket,
     ) -> Result<(Option<Cap>, Known), Failure> {
         let measured = prompt_measure::measure(link, incoming, head, candidate, engine).await;
@@ -65,7 +67,6 @@ impl Forward {
             self.metrics.prompt_counts.get_or_create(&ReasonLabel { reason }).inc();
         }
         let measured = measured?;
-        let limit = ticket.mode().and_then(|mode| self.fleet.snapshot().rules.max_tokens.get(mode).copied());
         let of_mode = limit.and_then(|tokens| prompt_measure::mode_cap(head, incoming.door.path(), tokens));
         let cap = match (of_mode, measured.cap) {
             // The lower one, with the mode's way of adding what is not there.

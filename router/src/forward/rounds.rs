@@ -82,8 +82,10 @@ impl Forward {
             let others = course.round.tried < ATTEMPTS && !ranked.is_empty();
             let failure = match self.attempt(course.incoming, head, candidate, others, ticket).await {
                 Ok(attempt) => {
-                    let judgement =
-                        attempt.judgement(&self.fleet, candidate).filter(|_| others && empty.is_none());
+                    // Of the last one nothing better is to be had: it is judged when it is delivered.
+                    let judgement = (others && empty.is_none())
+                        .then(|| attempt.judgement(&self.fleet, candidate))
+                        .flatten();
                     match judgement.filter(Judgement::is_empty_answer) {
                         None => {
                             let now = self.clock.now();
@@ -182,6 +184,7 @@ impl Forward {
         let mut opened = pin!(self.open(link, incoming, head, candidate, ticket));
         let limit = self.settings.answer_wait * if head.stream { 1 } else { WHOLE_ANSWER };
         tokio::select! {
+            biased;
             opened = &mut opened => opened,
             () = self.in_doubt(&candidate.machine), if others => {
                 Err(Failure::Link("its control stream was lost".into()))
