@@ -75,8 +75,14 @@ async fn leave(client: &Client, engine: &Client, stream: bool, trial: u32) -> In
         return left;
     }
     let client = client.clone();
-    let asking = tokio::spawn(async move { client.post(CHAT, &question).await });
-    eventually("the engine works", async || (busy(engine).await == 1).then_some(())).await;
+    let mut asking = tokio::spawn(async move { client.post(CHAT, &question).await });
+    tokio::select! {
+        () = eventually("the engine works", async || (busy(engine).await == 1).then_some(())) => {}
+        answer = &mut asking => {
+            let answer = answer.expect("no panic");
+            panic!("trial {trial}: answered before the engine was seen at work: {} {}", answer.status, answer.text());
+        }
+    }
     // That was something to say: spread over the engine's second, so that trials leave at any moment of it.
     tokio::time::sleep(Duration::from_millis(u64::from(trial * 37 % 1000))).await;
     let left = Instant::now();
