@@ -136,7 +136,9 @@ impl Said {
             }
             (true, false) => {
                 let (since, before) = *self.once_since.get_or_insert((now, sent));
-                if now.saturating_duration_since(since) >= FORGIVEN && sent - before >= FORGIVEN_PACKETS {
+                if now.saturating_duration_since(since) >= FORGIVEN
+                    && sent.saturating_sub(before) >= FORGIVEN_PACKETS
+                {
                     tracing::info!(
                         %peer,
                         "packets are sent once again: this link loses few, or sending them twice does not help"

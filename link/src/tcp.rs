@@ -1,4 +1,4 @@
-//! What a TCP connection needs before it carries streams of tokens.
+//! What a TCP connection needs before it carries streams of tokens, and how a head and its body are written to it.
 
 use socket2::SockRef;
 use std::cell::RefCell;

@@ -17,7 +17,7 @@ use mesh_core::memory::{Confidence, Footprint, Parts};
 use mesh_core::profile::{LoadKey, LoadOptions};
 use mesh_core::units::Bytes;
 use std::sync::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::DropGuard;
 
 const GOOD: &str = "Hello there, it is nice to meet you today.";
@@ -472,24 +472,34 @@ fn questions_are_greedy_streamed_and_short() {
     assert_eq!(request(EngineKind::Ollama, "up", Question::Prompt(probe)).0, "/v1/completions");
 }
 
-/// Answers one connection with `head_and_body`, then closes or, for ever, does nothing.
+/// Answers each connection with `head_and_body`, then closes or, for ever, does nothing.
 async fn scripted_socket(head_and_body: &'static [u8], hangs: bool) -> Target {
+    told_socket(head_and_body, hangs).await.0
+}
+
+/// The same, and tells when it has answered.
+async fn told_socket(head_and_body: &'static [u8], hangs: bool) -> (Target, Arc<Notify>) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let base_url = format!("http://{}", listener.local_addr().expect("bound")).into();
+    let answered = Arc::new(Notify::new());
+    let tells = answered.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            let tells = tells.clone();
             tokio::spawn(async move {
                 let mut question = [0; 16_384];
                 let _read = stream.read(&mut question).await;
                 let _written = stream.write_all(head_and_body).await;
+                tells.notify_one();
                 if hangs {
                     std::future::pending::<()>().await;
                 }
             });
         }
     });
-    Target { kind: EngineKind::LlamaServer, base_url, api_key: Some("k".into()), upstream: "tiny".into() }
+    let (kind, api_key) = (EngineKind::LlamaServer, Some("k".into()));
+    (Target { kind, base_url, api_key, upstream: "tiny".into() }, answered)
 }
 
 #[tokio::test]
@@ -517,11 +527,12 @@ async fn an_engine_that_hangs_before_or_after_its_headers_is_given_up_after_a_mi
     for hangs_after in
         [&b""[..], b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {\"choices\":[]}\n\n"]
     {
-        let target = scripted_socket(hangs_after, true).await;
+        let (target, answered) = told_socket(hangs_after, true).await;
         let question = Question::Speed { chat: true, context: None };
         let asked = tokio::spawn(prober.ask(&target, question));
-        // Real time until the question is with the engine, then a minute at once.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Real time until the question is with the engine and what it says is on its way, then a minute at once.
+        answered.notified().await;
+        settle().await;
         tokio::time::pause();
         tokio::time::advance(question::ANSWER_WITHIN).await;
         assert_eq!(asked.await.expect("no panic"), Err(ProbeFault::Silent));

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const CANCEL_GOAL: Duration = Duration::from_millis(500);
@@ -140,22 +141,46 @@ async fn far(
     address
 }
 
+/// An agent that is linked by QUIC to a router that is [`far`].
+struct Apart {
+    _mesh: Mesh,
+    _router: ScriptedRouter,
+    connection: Connection,
+    bench: Bench,
+    stop: CancellationToken,
+    link: JoinHandle<()>,
+}
+
+impl Apart {
+    async fn by(delay: Duration, arrives: impl Fn(u64) -> bool + Send + 'static) -> Self {
+        let mesh = Mesh::new();
+        mesh.certify(Duration::from_secs(3600));
+        let mut router = ScriptedRouter::start(&mesh, any());
+        let (bench, stop) = (Bench::start().await, CancellationToken::new());
+        let away = far(router.address, delay, arrives).await;
+        let link =
+            DataLink { router: away.to_string(), way: DataWay::Quic, ..hurried(&mesh, &router, &bench) };
+        let link = tokio::spawn(link.run(stop.clone()));
+        let connection = router.connection().await;
+        Self { _mesh: mesh, _router: router, connection, bench, stop, link }
+    }
+}
+
 #[tokio::test]
 async fn a_link_that_loses_packets_is_counted_as_such_until_it_is_gone() {
-    let mesh = Mesh::new();
-    mesh.certify(Duration::from_secs(3600));
-    let mut router = ScriptedRouter::start(&mesh, any());
-    let (mut bench, stop) = (Bench::start().await, CancellationToken::new());
-    let lossy = far(router.address, Duration::ZERO, |number| number % 23 != 0).await;
-    let link = DataLink { router: lossy.to_string(), way: DataWay::Quic, ..hurried(&mesh, &router, &bench) };
-    let linked = tokio::spawn(link.run(stop.clone()));
-    let connection = router.connection().await;
+    let Apart { _mesh, _router, connection, mut bench, stop, link } =
+        Apart::by(Duration::ZERO, |number| number % 23 != 0).await;
     let (_send, mut recv) = open(&connection, PATH, b"{}").await;
     let mut post = bench.engine.post().await;
     post.begin_stream().await;
     soon("the head", frame::read_response_head(&mut recv)).await.expect("a head");
+    assert_eq!(
+        bench.metrics.link_lost_share(),
+        Some(0.0),
+        "it is looked at, and nothing is known against it"
+    );
     let tokens = async {
-        while bench.metrics.link_lost_share().is_none_or(|share| share == 0.0) {
+        while bench.metrics.link_lost_share() == Some(0.0) {
             post.send_chunk("data: 1\n\n").await;
             // One by one, or few packets hold many.
             recv.chunk(1 << 16).await.expect("the link stands").expect("there is more");
@@ -165,7 +190,7 @@ async fn a_link_that_loses_packets_is_counted_as_such_until_it_is_gone() {
     let share = bench.metrics.link_lost_share().expect("it is told");
     assert!((0.005..0.3).contains(&share), "{share} is told as lost, 0.043 is");
     stop.cancel();
-    soon("the link's end", linked).await.expect("no panic");
+    soon("the link's end", link).await.expect("no panic");
     assert_eq!(bench.metrics.link_lost_share(), None);
 }
 
@@ -192,14 +217,8 @@ async fn a_name_that_is_lost_before_the_link_stands_is_waited_for() {
 
 #[tokio::test]
 async fn an_answer_that_has_ended_arrives_although_the_agent_stops() {
-    let mesh = Mesh::new();
-    mesh.certify(Duration::from_secs(3600));
-    let mut router = ScriptedRouter::start(&mesh, any());
-    let (mut bench, stop) = (Bench::start().await, CancellationToken::new());
-    let away = far(router.address, Duration::from_millis(30), |_| true).await;
-    let link = DataLink { router: away.to_string(), way: DataWay::Quic, ..hurried(&mesh, &router, &bench) };
-    tokio::spawn(link.run(stop.clone()));
-    let connection = router.connection().await;
+    let Apart { _mesh, _router, connection, mut bench, stop, link: _link } =
+        Apart::by(Duration::from_millis(30), |_| true).await;
     let (_send, mut recv) = open(&connection, PATH, b"{}").await;
     // More than is on its way at one time, less than the link takes before it is read.
     let answer = format!("\"{}\"", "x".repeat(400 << 10));
