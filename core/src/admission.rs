@@ -104,7 +104,7 @@ impl Admission {
             return Err(Refused::KeyBusy { at_once: here });
         }
         self.keys.entry(entry.key).or_default().here += 1;
-        self.guests.insert(id, Guest { entry, arrived: now, phase: Phase::Lobby });
+        self.guests.insert(id, Guest { entry, arrived: now, phase: Phase::Lobby, in_vain: false });
         Ok(superseded
             .into_iter()
             .map(|old| {
@@ -163,6 +163,14 @@ impl Admission {
             key.here = key.here.saturating_sub(1);
         }
         self.forget_keys();
+    }
+
+    /// What holds a slot now has failed, or was at fault itself: the time until it leaves is not that of an answer. An engine
+    /// that hung for a minute would else have everybody refused who comes in the next one.
+    pub fn in_vain(&mut self, id: EntryId) {
+        if let Some(guest) = self.guests.get_mut(&id) {
+            guest.in_vain = true;
+        }
     }
 
     /// A request was kept from a slot by something that is not its fault, a model that was being loaded: its deadline
@@ -421,7 +429,7 @@ impl Admission {
     fn change(&mut self, id: EntryId, to: Phase, now: Moment) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let from = std::mem::replace(&mut guest.phase, to.clone());
-        let tier = guest.entry.priority;
+        let (tier, in_vain) = (guest.entry.priority, guest.in_vain);
         if guest.waits() {
             if self.line.insert(id) {
                 self.turns.joined(tier);
@@ -432,9 +440,11 @@ impl Admission {
         let key = self.keys.entry(guest.entry.key).or_default();
         if let Phase::Running { since, model } = &from {
             key.running = key.running.saturating_sub(1);
-            let seconds = now.since(*since).as_secs_f64();
-            let hold = self.holds.entry(model.clone()).or_insert((seconds, now));
-            *hold = (hold.0 + HOLD_WEIGHT * (seconds - hold.0), now);
+            if !in_vain {
+                let seconds = now.since(*since).as_secs_f64();
+                let hold = self.holds.entry(model.clone()).or_insert((seconds, now));
+                *hold = (hold.0 + HOLD_WEIGHT * (seconds - hold.0), now);
+            }
         }
         if matches!(to, Phase::Running { .. }) {
             key.running += 1;

@@ -213,6 +213,8 @@ pub struct Refusal {
     pub rejected: Vec<Rejection>,
     /// A model is on its way into memory: waiting helps.
     pub loading: bool,
+    /// An engine that does not answer is brought back by its agent: waiting may help.
+    pub returning: bool,
 }
 
 impl Refusal {
@@ -233,7 +235,7 @@ impl Refusal {
     /// Seconds after which asking again makes sense.
     #[must_use]
     pub fn retry_after_s(&self) -> u32 {
-        if self.loading { 5 } else { 10 }
+        if self.loading || self.returning { 5 } else { 10 }
     }
 }
 
@@ -254,7 +256,9 @@ pub fn decide(
     if feasible == 0 {
         let rejected = scan.reasons(turned, usize::MAX);
         let loading = rejected.iter().any(|rejection| rejection.why == Why::Loading);
-        return Err(Refusal { rejected, loading });
+        let returns = |why: &Why| matches!(why, Why::EngineDown { supervised: true, .. });
+        let returning = rejected.iter().any(|rejection| returns(&rejection.why));
+        return Err(Refusal { rejected, loading, returning });
     }
     request.policy.score(&mut unranked, &scan);
     unranked.into_iter().for_each(|one| best.offer(one));

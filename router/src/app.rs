@@ -66,6 +66,7 @@ pub struct Router {
     pub in_flight: InFlight,
     /// The model files that the machines have.
     pub blobs: Blobs,
+    drained: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -259,18 +260,38 @@ impl Router {
         tasks.spawn(run_grpc("operators", operators_plane, front_stop.clone()));
         tasks.spawn(forward.clone().keep(stop.clone()));
         let front = Front::new(forward, ledger.clone());
+        let drained = stop.clone();
         tasks.spawn(async move {
             front.serve(sockets.clients, front_stop).await;
             stop.cancel();
         });
         tasks.close();
-        Ok(Self { clients, agents, operators, fleet, links, ledger, pin, is_new, in_flight, blobs, tasks })
+        Ok(Self {
+            clients,
+            agents,
+            operators,
+            fleet,
+            links,
+            ledger,
+            pin,
+            is_new,
+            in_flight,
+            blobs,
+            drained,
+            tasks,
+        })
     }
 
     /// The base URL for clients on this machine.
     #[must_use]
     pub fn client_url(&self) -> String {
         format!("http://{}", local(self.clients))
+    }
+
+    /// Cancelled when no client is served any more: after the stop, and what still ran then has ended or was told.
+    #[must_use]
+    pub fn drained(&self) -> CancellationToken {
+        self.drained.clone()
     }
 
     /// Waits until every task has ended, and closes the ledger.

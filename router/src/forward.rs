@@ -74,6 +74,9 @@ use wanted::{Wanted, hash_of};
 
 /// A loading model is asked about again this often, besides at every change in the fleet.
 const LOAD_POLL: Duration = Duration::from_millis(250);
+/// How long a request waits for an engine that its agent brings back: three of its starts in a row, with what a small
+/// model takes to load.
+const RETURN_WAIT: Duration = Duration::from_secs(15);
 
 /// A client that waits for a whole answer hears of a load within this time: many proxies and some clients give up
 /// after a minute without a byte.
@@ -278,6 +281,8 @@ impl Forward {
         }
         let mut loading_for = Duration::ZERO;
         let mut loading = Loading::Nothing;
+        // Why nobody could serve it, while it waits for an engine that is brought back.
+        let mut absent = None::<Refusal>;
         let mut snapshots = self.fleet.snapshots();
         loop {
             snapshots.borrow_and_update();
@@ -308,12 +313,21 @@ impl Forward {
                     let told = cold_load::deadline_passed(&head.model, &loading, waited, self.clock.now());
                     return Err(told);
                 }
-                Err(no_slot) => return Err(refusals::no_slot(&head.model, no_slot, &self.settings)),
+                Err(no_slot) => {
+                    let why = match (no_slot, absent) {
+                        (NoSlot::Refused(Refused::Expired { .. }), Some(absent)) => NoSlot::NoNode(absent),
+                        (no_slot, _) => no_slot,
+                    };
+                    return Err(refusals::no_slot(&head.model, why, &self.settings));
+                }
             };
+            absent = None;
             if let Some(refusal) = &refusal {
                 ticket.nobody(&refusal.rejected);
                 loading = self.cold(refusal, &course).await?;
-                if loading == Loading::Nothing && !refusal.loading {
+                if loading == Loading::Nothing && self.returns(refusal, &course, limit, loading_for) {
+                    absent = Some(refusal.clone());
+                } else if loading == Loading::Nothing && !refusal.loading {
                     if course.round.tried > 0 {
                         if course.forgive() {
                             continue;
@@ -346,6 +360,15 @@ impl Forward {
                 stay.excuse(since.elapsed());
             }
             loading_for += since.elapsed();
+        }
+    }
+
+    /// Whether to go on waiting, `waited` until now, for an engine that its agent brings back.
+    fn returns(&self, refusal: &Refusal, course: &Course<'_>, limit: Duration, waited: Duration) -> bool {
+        refusal.returning && {
+            let snapshot = self.fleet.snapshot();
+            let patience = priority(&snapshot.rules, course.wanted.mode.as_ref()).patience();
+            waited + LOAD_POLL < RETURN_WAIT.min(patience).min(limit)
         }
     }
 

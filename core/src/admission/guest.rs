@@ -32,6 +32,8 @@ pub(super) struct Guest {
     pub(super) entry: Entry,
     pub(super) arrived: Moment,
     pub(super) phase: Phase,
+    /// How long it holds its slot tells nothing of how long others will.
+    pub(super) in_vain: bool,
 }
 
 /// The order without regard to keys: less goes first.

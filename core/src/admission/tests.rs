@@ -225,6 +225,23 @@ fn a_key_that_has_as_many_requests_as_it_may_gets_no_more_until_one_leaves() {
 }
 
 #[test]
+fn an_engine_that_hung_does_not_have_those_refused_who_come_after_it() {
+    let waits_after = |failed: bool| {
+        let mut desk = Desk::new(1, LIMITS);
+        let (hung, _) = desk.arrive(entry(Priority::Ask, 1, 60), 0);
+        if failed {
+            desk.queue.in_vain(hung);
+        }
+        desk.leave(hung, 70_000);
+        desk.arrive(entry(Priority::Ask, 1, 140), 70_000);
+        let (_, commands) = desk.arrive(entry(Priority::Ask, 1, 130), 70_000);
+        commands.is_empty()
+    };
+    assert!(waits_after(true));
+    assert!(!waits_after(false), "an answer that took 70 s tells that the next one may");
+}
+
+#[test]
 fn what_is_held_is_looked_at_again_when_its_time_comes() {
     let mut desk = Desk::new(1, LIMITS);
     desk.room.held_until = Some(at(3_000));

@@ -427,7 +427,9 @@ fn machine_is_out(machine: &MachineView, now: Moment) -> Option<Why> {
 fn why_closed(machine: &MachineView, model: &ModelId) -> Why {
     let Some((engine, replica)) = machine.replica(model) else { return Why::LacksModel };
     match &engine.state {
-        EngineState::Down(why) => return Why::EngineDown(why.clone()),
+        EngineState::Down(why) => {
+            return Why::EngineDown { why: why.clone(), supervised: engine.supervised };
+        }
         EngineState::Starting => return Why::Loading,
         EngineState::Up => {}
     }

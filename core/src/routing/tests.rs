@@ -127,13 +127,30 @@ fn a_refusal_holds_every_machine_s_reason() {
             "b: draining",
             "c/m: still loading",
             "d/m: could not be loaded: bad magic",
-            "e/m: engine down: connection refused",
+            "e/m: engine down: connection refused; its agent brings it back",
             "f: has none of the models",
             "g: no data link (still connecting, or nothing passes)",
         ]
     );
     assert!(refusal.loading);
     assert_eq!(refusal.retry_after_s(), 5);
+}
+
+#[test]
+fn an_engine_that_its_agent_brings_back_is_worth_waiting_for() {
+    let refusal = |supervised: bool| {
+        let mut down = machine("e", &["m"]);
+        down.engines[0].state = EngineState::Down("was killed by SIGKILL".into());
+        down.engines[0].supervised = supervised;
+        let models = [model_id("m")];
+        decide(&view_of(vec![down]), &Load::default(), &ask(&models), NOW, 1).expect_err("nobody can")
+    };
+    let (its_own, a_stranger_s) = (refusal(true), refusal(false));
+    assert_eq!((its_own.returning, its_own.retry_after_s()), (true, 5));
+    assert_eq!((a_stranger_s.returning, a_stranger_s.retry_after_s()), (false, 10));
+    let back = "e/m: engine down: was killed by SIGKILL; its agent brings it back";
+    assert_eq!(reasons(&its_own.rejected), [back]);
+    assert_eq!(reasons(&a_stranger_s.rejected), ["e/m: engine down: was killed by SIGKILL"]);
 }
 
 #[test]

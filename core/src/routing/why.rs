@@ -79,7 +79,12 @@ pub enum Why {
     /// Could not load it.
     LoadFailed(String),
     /// The engine does not answer.
-    EngineDown(String),
+    EngineDown {
+        /// What is known of it.
+        why: String,
+        /// Its agent owns it, and starts it again.
+        supervised: bool,
+    },
     /// Its answers are empty or gibberish.
     Quarantined(String),
     /// It is far slower than it should be: it fell back to the CPU.
@@ -125,7 +130,10 @@ impl fmt::Display for Why {
             Self::NotLoaded => write!(out, "not loaded"),
             Self::Loading => write!(out, "still loading"),
             Self::LoadFailed(why) => write!(out, "could not be loaded: {}", ascii(why)),
-            Self::EngineDown(why) => write!(out, "engine down: {}", ascii(why)),
+            Self::EngineDown { why, supervised } => {
+                let returns = if *supervised { "; its agent brings it back" } else { "" };
+                write!(out, "engine down: {}{returns}", ascii(why))
+            }
             Self::Quarantined(why) => write!(out, "quarantined: {}", ascii(why)),
             Self::Degraded(why) => write!(out, "degraded: {}", ascii(why)),
             Self::Hot(why) => write!(out, "too hot: {}", ascii(why)),

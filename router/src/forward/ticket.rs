@@ -263,7 +263,11 @@ impl Ticket {
         drop(record);
         let outcome = ended.word();
         tracing::debug!(request_id = &*self.id, outcome, status, duration, "request ended");
-        self.stay = None;
+        if let Some(stay) = self.stay.take()
+            && matches!(ended, Ended::Failed | Ended::Refused)
+        {
+            stay.in_vain();
+        }
         self.metrics.in_flight.dec();
         self.metrics.ended(End {
             mode: self.mode.clone(),

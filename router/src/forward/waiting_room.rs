@@ -373,7 +373,9 @@ impl Looking<'_> {
             Some(Choice::Full { model, slots }) => Err(Miss::Wait(Found::Full { model, slots })),
             Some(Choice::Held { model, until }) => Err(Miss::Wait(Found::Held { model, until })),
             // A decision is never empty.
-            None => Err(Miss::NoNode(Refusal { rejected: decision.rejected, loading: false })),
+            None => {
+                Err(Miss::NoNode(Refusal { rejected: decision.rejected, loading: false, returning: false }))
+            }
         }
     }
 }
@@ -459,6 +461,11 @@ impl Stay {
     /// The request waits for something else now, and its claim is dropped.
     pub fn step_aside(&self) {
         self.shared.lock().queue.leave(self.id, false, self.shared.clock.now());
+    }
+
+    /// It has failed: how long it held its slot predicts nothing.
+    pub fn in_vain(&self) {
+        self.shared.lock().queue.in_vain(self.id);
     }
 
     /// It was kept for `by` from looking for a slot, through no fault of its own.

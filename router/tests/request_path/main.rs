@@ -7,5 +7,6 @@ mod fixture;
 mod loading;
 mod overload;
 mod retries;
+mod returning;
 mod stopping;
 mod waiting;

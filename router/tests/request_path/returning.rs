@@ -1,0 +1,106 @@
+//! Engines that end, or miss an answer to their agent, and that the agent brings back: who waits for them, and how long.
+
+use crate::fixture::{Mesh, Script, caller, engine, error_of, replica};
+use mesh_core::machine::ReplicaState::{Failed, Loaded, Loading};
+use mesh_core::machine::{Engine, EngineState};
+use router::forward::caller::Caller;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn loaded() -> Engine {
+    Engine { supervised: true, ..engine(vec![replica("m", Loaded, Some(1))]) }
+}
+
+fn killed(supervised: bool) -> Engine {
+    let why = "was killed by SIGKILL".to_owned();
+    let broken = engine(vec![replica("m", Failed(why.clone()), None)]);
+    Engine { supervised, state: EngineState::Down(why), ..broken }
+}
+
+fn starting() -> Engine {
+    Engine { supervised: true, state: EngineState::Starting, ..engine(vec![replica("m", Loading, None)]) }
+}
+
+async fn until_down(mesh: &Mesh) {
+    mesh.until(|snapshot| {
+        let mut engines = snapshot.view.machines.iter().flat_map(|machine| &machine.engines);
+        engines.any(|engine| matches!(engine.state, EngineState::Down(_)))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_an_engine_that_was_killed_and_is_started_again() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (node, control) = mesh.node("a", killed(true)).await;
+    until_down(&mesh).await;
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.send("mesh/code", caller("k")).await }
+    });
+    tokio::time::sleep(4 * SECOND).await;
+    assert!(!request.is_finished());
+    control.report(starting()).await;
+    // Longer than it would wait for one that does not start.
+    tokio::time::sleep(30 * SECOND).await;
+    control.report(loaded()).await;
+    assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    assert_eq!(node.requests(), 1);
+    mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_for_a_slot_stay_when_the_engine_misses_one_answer_to_its_agent() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (node, control) = mesh.node("a", loaded()).await;
+    node.next(Script::After(5 * SECOND));
+    let send = || {
+        let mesh = mesh.clone();
+        tokio::spawn(async move { mesh.send("mesh/code", caller("k")).await })
+    };
+    let running = send();
+    node.until(|seen| seen.running == 1).await;
+    let waiting = send();
+    mesh.until_waiting(1).await;
+    let late = EngineState::Down("it accepts connections and did not answer within 1.7 s".into());
+    control.report(Engine { state: late, ..loaded() }).await;
+    until_down(&mesh).await;
+    tokio::time::sleep(SECOND).await;
+    assert!(!waiting.is_finished());
+    control.report(loaded()).await;
+    for request in [running, waiting] {
+        assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    }
+    mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_does_not_come_back_is_waited_for_no_longer_than_the_answer_is_worth() {
+    let mesh = Mesh::start(|_| ());
+    let (node, control) = mesh.node("a", killed(true)).await;
+    until_down(&mesh).await;
+    let in_two_seconds = Caller { deadline: Some(2 * SECOND), ..caller("k") };
+    for (mode, caller, least, most) in [
+        ("mesh/code", caller("k"), 14, 15),
+        ("mesh/autocomplete", caller("k"), 4, 5),
+        ("mesh/code", in_two_seconds, 1, 3),
+    ] {
+        let before = Instant::now();
+        let (status, code, error) = error_of(mesh.send(mode, caller).await).await;
+        assert_eq!((status, code.as_str()), (503, "no_node_available"), "{error}");
+        let message = error["message"].as_str().expect("a message");
+        assert!(message.contains("was killed by SIGKILL; its agent brings it back"), "{message}");
+        let took = before.elapsed();
+        assert!(took >= least * SECOND && took <= most * SECOND, "{mode}: {took:?}");
+    }
+    control.report(killed(false)).await;
+    mesh.until(|snapshot| snapshot.view.machines.iter().all(|machine| !machine.engines[0].supervised)).await;
+    let before = Instant::now();
+    let (status, _, error) = error_of(mesh.send("mesh/code", caller("k")).await).await;
+    assert_eq!((status, before.elapsed()), (503, Duration::ZERO), "nobody brings it back: {error}");
+    assert_eq!(node.requests(), 0);
+    mesh.until_idle().await;
+}
