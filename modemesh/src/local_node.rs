@@ -3,7 +3,7 @@
 //!
 //! | task | input | output | ends when |
 //! |---|---|---|---|
-//! | control | the agent's reports, a heartbeat each second | the fleet keeper; directives to the agent | the agent has stopped |
+//! | control | the agent's reports, a heartbeat each second | the fleet keeper; directives to the agent | the router has drained |
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -101,10 +101,10 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<Mesh, Complaint> {
     settings.meshctl = "modemesh meshctl";
-    let stop_router = CancellationToken::new();
+    let stop_router = stop.child_token();
     // First the router: a busy port is known before anything is installed.
     let router = Router::start(data, settings, stop_router.clone()).await?;
-    let guard = stop_router.clone().drop_guard();
+    let guard = stop_router.drop_guard();
     let api_key = first_key(data, &router).await?;
     let found = engines::choose(data, &mut config, yes, say).await?;
     let name = match &config.name {
@@ -115,25 +115,21 @@ pub async fn start(
     };
     reserve(data, &router, &name).await?;
     let options = AgentOptions { data: data.into(), name: name.clone(), root: "/".into(), uplink: None };
+    // The agent goes on until the router has drained: it would refuse what still waits, and cut off what runs, at the very
+    // moment when the router is about to say that it stops.
+    let drained = router.drained();
     // The agent's counters are for a process of its own; here the router's /metrics is the one.
-    let agent = Agent::start(options, &config, &mut Registry::default(), stop.clone()).await?;
+    let agent = Agent::start(options, &config, &mut Registry::default(), drained.clone()).await?;
     local_node::attach(
         &router,
         name,
         agent.serve.clone(),
         agent.direct.clone(),
         agent.reports.clone(),
-        stop_router.clone(),
+        drained,
     )
     .await;
     guard.disarm();
-    // The router goes on until the agent has drained, so that running answers reach their clients.
-    let supervisor = agent.supervisor.clone();
-    tokio::spawn(async move {
-        stop.cancelled().await;
-        supervisor.stopped().await;
-        stop_router.cancel();
-    });
     Ok(Mesh { router, agent, found, api_key })
 }
 

@@ -9,6 +9,7 @@ mod loading;
 mod lost_machines;
 mod refusals;
 mod requests;
+mod up_stops;
 
 use integration_tests::scripted_engine::ScriptedEngine;
 use integration_tests::test_mesh::{TestMesh, mode};
