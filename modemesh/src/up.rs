@@ -77,10 +77,16 @@ pub async fn run(data: &Path, flags: UpFlags) -> anyhow::Result<()> {
         }
     };
     print(data, &mesh).await?;
-    stop.cancelled().await;
-    say("stopping");
+    let drained = mesh.router.drained();
+    tokio::select! {
+        () = stop.cancelled() => say("stopping"),
+        () = drained.cancelled() => say("the router ended by itself, which is a bug: stopping"),
+    }
     mesh.stopped().await;
-    Ok(())
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    Err(Complaint::new("the router ended by itself").hint("its log says why; start it again").into())
 }
 
 /// How `meshctl` must be told where the data is, when it is not where it looks by itself.

@@ -262,8 +262,9 @@ impl Router {
         let front = Front::new(forward, ledger.clone());
         let drained = stop.clone();
         tasks.spawn(async move {
+            // Also if it panics: what waits for it would never end.
+            let _drained = stop.drop_guard();
             front.serve(sockets.clients, front_stop).await;
-            stop.cancel();
         });
         tasks.close();
         Ok(Self {

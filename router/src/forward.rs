@@ -281,8 +281,8 @@ impl Forward {
         }
         let mut loading_for = Duration::ZERO;
         let mut loading = Loading::Nothing;
-        // Why nobody could serve it, while it waits for an engine that is brought back.
-        let mut absent = None::<Refusal>;
+        // Why nobody could serve it, while it waits for an engine that is brought back, and how long it has.
+        let (mut absent, mut absent_for) = (None::<Refusal>, Duration::ZERO);
         let mut snapshots = self.fleet.snapshots();
         loop {
             snapshots.borrow_and_update();
@@ -293,7 +293,10 @@ impl Forward {
             }
             if stay.queued() > queued {
                 // Now it waited for a slot.
-                loading = Loading::Nothing;
+                (loading, absent) = (Loading::Nothing, None);
+            }
+            if turn.is_ok() {
+                (absent, absent_for) = (None, Duration::ZERO);
             }
             let refusal = match turn {
                 Ok((decision, claim)) => match self.attempts(&mut course, decision, claim, ticket).await {
@@ -325,15 +328,18 @@ impl Forward {
             if let Some(refusal) = &refusal {
                 ticket.nobody(&refusal.rejected);
                 loading = self.cold(refusal, &course).await?;
-                if loading == Loading::Nothing && self.returns(refusal, &course, limit, loading_for) {
-                    absent = Some(refusal.clone());
-                } else if loading == Loading::Nothing && !refusal.loading {
-                    if course.round.tried > 0 {
-                        if course.forgive() {
-                            continue;
-                        }
+                if loading == Loading::Nothing && !refusal.loading {
+                    if course.round.tried > 0 && course.forgive() {
+                        continue;
+                    }
+                    if self.returns(refusal, &course, absent_for) {
+                        course.tell(Progress::Deciding);
+                        absent = Some(refusal.clone());
+                    } else if course.round.tried > 0 {
                         return Err(course.verdict(ticket));
                     }
+                }
+                if loading == Loading::Nothing && !refusal.loading && absent.is_none() {
                     return Err(course.beyond.map_or_else(
                         || refusals::unavailable(&head.model, refusal, &self.settings),
                         |e| *e,
@@ -342,6 +348,9 @@ impl Forward {
             }
             if let Loading::Underway { node, model, since } = &loading {
                 course.tell(Progress::Loading { node: node.clone(), model: model.clone(), since: *since });
+            }
+            if let Some(absent) = absent.as_ref().filter(|_| loading_for + LOAD_POLL >= limit) {
+                return Err(refusals::unavailable(&head.model, absent, &self.settings));
             }
             if loading_for + LOAD_POLL >= limit {
                 let rejected = refusal.map(|refusal| refusal.rejected).unwrap_or_default();
@@ -360,15 +369,19 @@ impl Forward {
                 stay.excuse(since.elapsed());
             }
             loading_for += since.elapsed();
+            if absent.is_some() {
+                absent_for += since.elapsed();
+            }
         }
     }
 
-    /// Whether to go on waiting, `waited` until now, for an engine that its agent brings back.
-    fn returns(&self, refusal: &Refusal, course: &Course<'_>, limit: Duration, waited: Duration) -> bool {
-        refusal.returning && {
+    /// Whether to go on waiting, `waited` until now, for an engine that its agent brings back. Who was tried there and
+    /// failed may be what ended it.
+    fn returns(&self, refusal: &Refusal, course: &Course<'_>, waited: Duration) -> bool {
+        refusal.returning && course.wanted.tried.is_empty() && {
             let snapshot = self.fleet.snapshot();
             let patience = priority(&snapshot.rules, course.wanted.mode.as_ref()).patience();
-            waited + LOAD_POLL < RETURN_WAIT.min(patience).min(limit)
+            waited + LOAD_POLL < RETURN_WAIT.min(patience)
         }
     }
 
@@ -381,6 +394,8 @@ impl Forward {
         let priority = priority(&snapshot.rules, course.wanted.mode.as_ref());
         let may = (may_start, !matches!(priority, Priority::Autocomplete | Priority::Background));
         match self.loads.advance(&snapshot, refusal, &course.wanted, may, now).await {
+            // It need not be loaded elsewhere.
+            Loading::Failed(_) if refusal.returning => Ok(Loading::Nothing),
             Loading::Failed(failed) => Err(load_refused(&course.head.model, &failed)),
             loading @ (Loading::Underway { .. } | Loading::Blocked { .. } | Loading::Nothing) => Ok(loading),
         }

@@ -111,6 +111,7 @@ impl Forward {
                 Err(failure) => failure,
             };
             ticket.attempt_ended(failure.to_string());
+            course.stay.in_vain();
             Arc::make_mut(&mut course.wanted).tried.push(candidate.key);
             if matches!(failure, Failure::Link(_) | Failure::Busy(_) | Failure::Resting(..)) {
                 course.round.passing.push(candidate.key);

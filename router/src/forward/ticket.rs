@@ -264,7 +264,8 @@ impl Ticket {
         let outcome = ended.word();
         tracing::debug!(request_id = &*self.id, outcome, status, duration, "request ended");
         if let Some(stay) = self.stay.take()
-            && matches!(ended, Ended::Failed | Ended::Refused)
+            && ended != Ended::Complete
+            && (ended != Ended::Cancelled || self.first_content.is_none())
         {
             stay.in_vain();
         }
