@@ -266,8 +266,7 @@ pub fn whole_reply(status: StatusCode, content_type: &str, body: Bytes) -> Reply
 /// What an agent's refusal means.
 pub(super) fn refusal(refused: Refused) -> Failure {
     match refused.kind.as_str() {
-        // Nothing was sent, and the snapshot will say in a moment whether the engine is brought back.
-        "loading" | "engine_down" => Failure::Loading,
+        "loading" => Failure::Loading,
         // The agent knows better than our snapshot; that is no failure of the engine.
         "draining" | "not_loaded" | "no_such_model" => Failure::Busy(refused.message),
         _ => Failure::Replica(refused.message),

@@ -104,22 +104,3 @@ async fn an_engine_that_does_not_come_back_is_waited_for_no_longer_than_the_answ
     assert_eq!(node.requests(), 0);
     mesh.until_idle().await;
 }
-
-#[tokio::test(start_paused = true)]
-async fn an_agent_that_knows_before_the_router_that_its_engine_is_gone_loses_no_request() {
-    let mesh = Arc::new(Mesh::start(|_| ()));
-    let (node, control) = mesh.node("a", loaded()).await;
-    node.next(Script::Refused("engine_down"));
-    let request = tokio::spawn({
-        let mesh = mesh.clone();
-        async move { mesh.send("mesh/code", caller("k")).await }
-    });
-    node.until(|seen| seen.bodies.len() == 1).await;
-    control.report(killed(true)).await;
-    until_down(&mesh).await;
-    tokio::time::sleep(2 * SECOND).await;
-    assert!(!request.is_finished());
-    control.report(loaded()).await;
-    assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
-    mesh.until_idle().await;
-}
