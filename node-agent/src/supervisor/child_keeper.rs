@@ -132,16 +132,18 @@ impl ChildKeeper {
                     self.resting.broke(wish.clone(), why.clone());
                     self.give_up(why);
                 }
-                LifeEnd::Refused(why) => match self.fail(why, backoff.after(Duration::ZERO), false).await {
-                    Next::Stop => return,
-                    Next::Start { shown } => {
-                        ever_served = shown;
-                        continue;
+                LifeEnd::Refused(why) => {
+                    match self.fail(why, backoff.after(Duration::ZERO), "could not be loaded").await {
+                        Next::Stop => return,
+                        Next::Start { shown } => {
+                            ever_served = shown;
+                            continue;
+                        }
+                        Next::Rest => self.show_unloaded(),
                     }
-                    Next::Rest => self.show_unloaded(),
-                },
+                }
                 LifeEnd::Broke { why, healthy } => {
-                    match self.fail(why, backoff.after(healthy), healthy > Duration::ZERO).await {
+                    match self.fail(why, backoff.after(healthy), "engine ended").await {
                         Next::Stop => return,
                         Next::Start { shown } => {
                             ever_served = shown || healthy > Duration::ZERO;
@@ -170,15 +172,12 @@ impl ChildKeeper {
         self.show(EngineState::Up, ReplicaState::Failed(why));
     }
 
-    /// `served`: it was up. One that never was is no engine that comes back, and nobody waits for it.
-    async fn fail(&mut self, why: String, pause: Duration, served: bool) -> Next {
-        let what = if served { "engine ended" } else { "could not be loaded" };
+    async fn fail(&mut self, why: String, pause: Duration, what: &str) -> Next {
         tracing::warn!(
             engine = self.name, model = %self.berth.alias, %why,
             "{what}; starting it again in {}", human_duration(pause)
         );
-        let state = if served { EngineState::Down(why.clone()) } else { EngineState::Up };
-        self.show(state, ReplicaState::Failed(why));
+        self.show(EngineState::Down(why.clone()), ReplicaState::Failed(why));
         self.pause(pause).await
     }
 
