@@ -332,25 +332,20 @@ impl Forward {
                     if course.round.tried > 0 && course.forgive() {
                         continue;
                     }
-                    if self.returns(refusal, &course, absent_for) {
-                        course.tell(Progress::Deciding);
-                        absent = Some(refusal.clone());
-                    } else if course.round.tried > 0 {
-                        return Err(course.verdict(ticket));
+                    let in_time = loading_for + LOAD_POLL < limit;
+                    if !in_time || !self.returns(refusal, &course, absent_for) {
+                        if course.round.tried > 0 {
+                            return Err(course.verdict(ticket));
+                        }
+                        let unavailable = || refusals::unavailable(&head.model, refusal, &self.settings);
+                        return Err(course.beyond.map_or_else(unavailable, |error| *error));
                     }
-                }
-                if loading == Loading::Nothing && !refusal.loading && absent.is_none() {
-                    return Err(course.beyond.map_or_else(
-                        || refusals::unavailable(&head.model, refusal, &self.settings),
-                        |e| *e,
-                    ));
+                    course.tell(Progress::Deciding);
+                    absent = Some(refusal.clone());
                 }
             }
             if let Loading::Underway { node, model, since } = &loading {
                 course.tell(Progress::Loading { node: node.clone(), model: model.clone(), since: *since });
-            }
-            if let Some(absent) = absent.as_ref().filter(|_| loading_for + LOAD_POLL >= limit) {
-                return Err(refusals::unavailable(&head.model, absent, &self.settings));
             }
             if loading_for + LOAD_POLL >= limit {
                 let rejected = refusal.map(|refusal| refusal.rejected).unwrap_or_default();

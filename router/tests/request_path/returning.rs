@@ -1,9 +1,12 @@
 //! Engines that end, or miss an answer to their agent, and that the agent brings back: who waits for them, and how long.
 
-use crate::fixture::{Mesh, Script, caller, engine, error_of, replica};
-use mesh_core::machine::ReplicaState::{Failed, Loaded, Loading};
+use crate::fixture::{Mesh, Node, Script, caller, engine, error_of, replica};
+use http_body_util::BodyExt;
+use mesh_core::id::MachineId;
+use mesh_core::machine::ReplicaState::{Available, Failed, Loaded, Loading};
 use mesh_core::machine::{Engine, EngineState};
 use router::forward::caller::Caller;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -103,4 +106,103 @@ async fn an_engine_that_does_not_come_back_is_waited_for_no_longer_than_the_answ
     assert_eq!((status, before.elapsed()), (503, Duration::ZERO), "nobody brings it back: {error}");
     assert_eq!(node.requests(), 0);
     mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_may_not_load_the_model_does_not_end_the_wait_for_one_that_comes_back() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (_a, control) = mesh.node("a", killed(true)).await;
+    let (_b, _closed) = mesh.node("b", engine(vec![replica("m", Available, None)])).await;
+    until_down(&mesh).await;
+    let b = MachineId::new("b").expect("valid");
+    mesh.fleet.set_barred([(b, "it is drained".to_owned())].into()).await;
+    mesh.until(|snapshot| !snapshot.barred.is_empty()).await;
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.send("mesh/code", caller("k")).await }
+    });
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(!request.is_finished());
+    control.report(loaded()).await;
+    assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_failed_on_an_engine_does_not_wait_for_it() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (b, control_b) = mesh.node("b", loaded()).await;
+    let send = || {
+        let mesh = mesh.clone();
+        tokio::spawn(async move { mesh.send("mesh/code", caller("k")).await })
+    };
+    b.always(Script::After(600 * SECOND));
+    let running = send();
+    b.until(|seen| seen.running == 1).await;
+    let (a, control_a) = mesh.node("a", loaded()).await;
+    a.next(Script::HangsUp);
+    let request = send();
+    a.until(|seen| seen.bodies.len() == 1).await;
+    mesh.until_waiting(1).await;
+    control_a.report(killed(true)).await;
+    until_down(&mesh).await;
+    let before = Instant::now();
+    control_b.report(engine(vec![replica("another", Loaded, Some(1))])).await;
+    let (status, code, error) = error_of(request.await.expect("no panic")).await;
+    assert_eq!((status, code.as_str()), (503, "all_nodes_failed"), "{error}");
+    assert!(before.elapsed() < SECOND, "{:?}", before.elapsed());
+    running.abort();
+}
+
+/// Takes every slot of `nodes` for three seconds. Whoever may wait four gets one then, unless it is predicted to take longer.
+async fn waits_for_a_slot(mesh: &Arc<Mesh>, nodes: &[&Node]) {
+    mesh.until_idle().await;
+    nodes.iter().for_each(|node| node.always(Script::After(3 * SECOND)));
+    let send = |deadline: Option<Duration>| {
+        let mesh = mesh.clone();
+        tokio::spawn(async move { mesh.send("mesh/code", Caller { deadline, ..caller("k") }).await })
+    };
+    let running: Vec<_> = nodes.iter().map(|_| send(None)).collect();
+    for node in nodes {
+        node.until(|seen| seen.running == 1).await;
+    }
+    let last = send(Some(4 * SECOND)).await.expect("no panic");
+    assert_eq!(last.status().as_u16(), 200);
+    for request in running {
+        assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hung_until_its_client_left_does_not_count_as_a_slow_one() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (node, _control) = mesh.node("a", loaded()).await;
+    node.next(Script::After(600 * SECOND));
+    let hung = tokio::time::timeout(70 * SECOND, mesh.send("mesh/code", caller("k"))).await;
+    assert!(hung.is_err());
+    waits_for_a_slot(&mesh, &[&node]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hung_until_another_was_asked_does_not_count_as_a_slow_one() {
+    let mesh = Arc::new(Mesh::start(|config| config.limits.answer_wait = "9s".into()));
+    let (a, _control_a) = mesh.node("a", loaded()).await;
+    let (b, _control_b) = mesh.node("b", loaded()).await;
+    [&a, &b].map(|node| node.always(Script::After(600 * SECOND)));
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        let body =
+            json!({"model": "mesh/code", "stream": true, "messages": [{"role": "user", "content": "hi"}]});
+        async move { mesh.send_body(&body, caller("k")).await }
+    });
+    let asked = tokio::select! {
+        () = a.until(|seen| seen.running == 1) => &a,
+        () = b.until(|seen| seen.running == 1) => &b,
+    };
+    let other = if Arc::ptr_eq(asked, &a) { &b } else { &a };
+    other.next(Script::EndlessStream);
+    let mut stream = request.await.expect("no panic").into_body();
+    assert_eq!((asked.requests(), other.requests()), (1, 1));
+    assert!(stream.frame().await.expect("content").is_ok());
+    drop(stream);
+    waits_for_a_slot(&mesh, &[&a, &b]).await;
 }
