@@ -187,7 +187,9 @@ async fn an_engine_that_hung_until_another_was_asked_does_not_count_as_a_slow_on
     let mesh = Arc::new(Mesh::start(|config| config.limits.answer_wait = "9s".into()));
     let (a, _control_a) = mesh.node("a", loaded()).await;
     let (b, _control_b) = mesh.node("b", loaded()).await;
-    [&a, &b].map(|node| node.always(Script::After(600 * SECOND)));
+    for node in [&a, &b] {
+        node.always(Script::After(600 * SECOND));
+    }
     let request = tokio::spawn({
         let mesh = mesh.clone();
         let body =
