@@ -18,6 +18,7 @@ pub(crate) mod configured;
 mod cooler;
 mod endpoint_keeper;
 mod engine_pulls;
+mod hearing;
 mod launch;
 mod lease;
 mod librarian;

@@ -11,6 +11,7 @@
 //! ```
 
 use super::endpoint_keeper::look;
+use super::hearing::{DEAF_LIMIT, Heard, Hearing};
 use super::launch::{Berth, Berthed, Planned, measure};
 use super::lease::LeaseCount;
 use super::load_facts::LoadFacts;
@@ -36,8 +37,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a child may take until it says where it listens: a hundred gigabytes from a slow disk.
 const READY_WITHIN: Duration = Duration::from_secs(30 * 60);
-/// How long a child may answer nothing at all until it is taken for hung and started again.
-const DEAF_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) struct ChildKeeper {
     pub(super) name: String,
@@ -273,7 +272,7 @@ impl ChildKeeper {
     ) -> LifeEnd {
         let mut next_look = Instant::now();
         let mut served_since = None;
-        let mut answered = Instant::now();
+        let mut hearing = Hearing::begin();
         // Resolves when an ordered unload may happen; `None` while none is ordered.
         let mut drained: OptionFuture<BoxFuture<'static, ()>> = None.into();
         let mut draining: Option<Draining> = None;
@@ -356,15 +355,11 @@ impl ChildKeeper {
                         seen = look(engine) => seen,
                         () = self.stop.cancelled() => continue,
                     };
-                    if matches!(seen.state, EngineState::Down(_)) {
-                        if answered.elapsed() >= DEAF_LIMIT {
-                            child.stop().await;
-                            let healthy = served_since.map_or(Duration::ZERO, |since| since.elapsed());
-                            let why = format!("answered nothing for {}", human_duration(DEAF_LIMIT));
-                            return LifeEnd::Broke { why, healthy };
-                        }
-                    } else {
-                        answered = Instant::now();
+                    if self.hear(hearing.take(&seen.state)) {
+                        child.stop().await;
+                        let healthy = served_since.map_or(Duration::ZERO, |since| since.elapsed());
+                        let why = format!("answered nothing for {}", human_duration(DEAF_LIMIT));
+                        return LifeEnd::Broke { why, healthy };
                     }
                     let mut seen = seen;
                     if self.berth.program == Program::Bundled && seen.state == EngineState::Up {
@@ -382,6 +377,21 @@ impl ChildKeeper {
                 }
             }
         }
+    }
+
+    /// Says what has changed; returns whether it is to be started again.
+    fn hear(&self, heard: Heard) -> bool {
+        match &heard {
+            Heard::Silent(why) => {
+                let limit = human_duration(DEAF_LIMIT);
+                tracing::warn!(engine = self.name, %why, "does not answer; is started again after {limit} of that");
+            }
+            Heard::Again(silence) => {
+                tracing::info!(engine = self.name, silence = human_duration(*silence), "answers again");
+            }
+            Heard::Nothing | Heard::Hung => {}
+        }
+        heard == Heard::Hung
     }
 
     /// Measures what the load took.
