@@ -5,6 +5,7 @@ use crate::id::{ModeName, ModelId};
 use crate::machine::{EngineState, ReplicaState};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What stands before a mode in a model name: `mesh/code`, or `mesh-code` for clients that split on `/`.
 pub const PREFIX: &str = "mesh";
@@ -77,7 +78,13 @@ pub enum ModeProblem {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ModeTable {
     modes: Vec<Mode>,
+    /// Other names of models.
+    #[serde(skip)]
+    aliases: Arc<ModelAliases>,
 }
+
+/// Names under which clients may ask for models besides the models' own, for editors that only know theirs.
+pub type ModelAliases = BTreeMap<String, ModelId>;
 
 /// What a client's model name turned out to mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +136,7 @@ impl ModeTable {
                 }
             }
         }
-        if problems.is_empty() { Ok(Self { modes }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { modes, aliases: Arc::default() }) } else { Err(problems) }
     }
 
     /// Modes for a mesh that nobody configured: every chat mode gets the best chat model found, `embed` the
@@ -150,7 +157,19 @@ impl ModeTable {
             .map(|(text, aliases)| mode(text, aliases, if *text == "embed" { &embed } else { &chat }))
             .filter(|mode| !mode.models.is_empty())
             .collect();
-        Self { modes }
+        Self { modes, aliases: Arc::default() }
+    }
+
+    /// The same modes, and other names of models. A mode or model that has such a name itself comes second.
+    #[must_use]
+    pub fn with_aliases(self, aliases: Arc<ModelAliases>) -> Self {
+        Self { aliases, ..self }
+    }
+
+    /// Other names of models.
+    #[must_use]
+    pub fn aliases(&self) -> &ModelAliases {
+        &self.aliases
     }
 
     /// All modes, in the order they were given.
@@ -167,9 +186,13 @@ impl ModeTable {
         })
     }
 
-    /// What `asked` means: `mesh/code`, `mesh-code` or the name of a model that a machine of the mesh has.
+    /// What `asked` means: `mesh/code`, `mesh-code`, or the name or alias of a model that a machine of the mesh has.
     #[must_use]
     pub fn resolve(&self, asked: &str, view: &FleetView) -> Asked<'_> {
+        if let Some(model) = self.aliases.get(asked) {
+            // Also one that no machine has: its name is right, and it may be loaded.
+            return Asked::Model(model.clone());
+        }
         let bare = asked.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(['/', '-']));
         if let Some(mode) = bare.and_then(|name| self.find(name)) {
             return Asked::Mode(mode);
@@ -297,6 +320,17 @@ mod tests {
                 matches!(table.resolve(asked, &view), Asked::Mode(m) if m.name.as_str() == "code"),
                 "{asked}"
             );
+        }
+    }
+
+    #[test]
+    fn another_name_of_a_model_means_that_model_wherever_it_is() {
+        let alias = |model: &str| ("gpt-4o-mini".to_owned(), ModelId::new(model).expect("valid"));
+        for model in ["qwen3-coder:30b", "nowhere:1b"] {
+            let table = table().with_aliases(Arc::new(BTreeMap::from([alias(model)])));
+            let view = view_of(vec![machine("a", &["qwen3-coder:30b"])]);
+            let Asked::Model(meant) = table.resolve("gpt-4o-mini", &view) else { panic!("{model}") };
+            assert_eq!(meant.as_str(), model);
         }
     }
 

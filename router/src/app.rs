@@ -189,7 +189,8 @@ impl Router {
         let operator = ledger.wishes();
         let said = operator.borrow().clone();
         let wished = Wished::at_start(settings.modes.as_ref(), &settings.placement, &said, &strategies)?;
-        let fleet = FleetHandle::start(wished.modes.clone(), clock, stop.clone());
+        let fleet =
+            FleetHandle::start(wished.modes.clone(), settings.model_aliases.clone(), clock, stop.clone());
         let (links, in_flight, journal) = (AgentLinks::default(), InFlight::default(), Journal::start());
         let (settings, metrics) = (Arc::new(settings), Metrics::new());
 

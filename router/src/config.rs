@@ -9,7 +9,7 @@ pub use tokens::Tokens;
 pub use wishes::{MachineConfig, ModeConfig, ModelConfig, Placement, PlacementConfig};
 
 use crate::modes::ModeSet;
-use mesh_core::id::ModelId;
+use mesh_core::mode::ModelAliases;
 use mesh_core::routing::Policy;
 use mesh_core::units::{Bytes, parse_duration};
 use mesh_daemon::complaint::Complaint;
@@ -258,7 +258,7 @@ pub struct Settings {
     /// What is kept in memory where.
     pub placement: Placement,
     /// Other names of models.
-    pub model_aliases: BTreeMap<String, ModelId>,
+    pub model_aliases: ModelAliases,
     /// Logs and traces.
     pub telemetry: Telemetry,
     /// Where the configuration came from.

@@ -5,7 +5,7 @@ use crate::modes::{ModeRules, ModeSet};
 use mesh_core::fleet::{DataPath, Fleet, FleetView, Outcome};
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::machine::{Directive, Report};
-use mesh_core::mode::ModeTable;
+use mesh_core::mode::{ModeTable, ModelAliases};
 use mesh_core::profile::{Profile, SpeedRecord};
 use mesh_daemon::clock::Clock;
 use std::collections::BTreeMap;
@@ -123,7 +123,12 @@ impl Drop for Session {
 impl FleetHandle {
     /// Starts the keeper. `configured` modes win; with none, the modes follow what the machines have.
     #[must_use]
-    pub fn start(configured: Option<Arc<ModeSet>>, clock: Clock, stop: CancellationToken) -> Self {
+    pub fn start(
+        configured: Option<Arc<ModeSet>>,
+        aliases: ModelAliases,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> Self {
         let (inbox, messages) = mpsc::channel(INBOX);
         let mut keeper = Keeper {
             fleet: Fleet::default(),
@@ -131,6 +136,7 @@ impl FleetHandle {
             next_session: 1,
             links: BTreeMap::new(),
             configured: None,
+            aliases: Arc::new(aliases),
             rules: Arc::default(),
             barred: Arc::default(),
             clock,
@@ -211,6 +217,7 @@ struct Keeper {
     /// The newest link of each machine.
     links: BTreeMap<MachineId, u64>,
     configured: Option<Arc<ModeSet>>,
+    aliases: Arc<ModelAliases>,
     rules: Arc<ModeRules>,
     barred: Arc<BTreeMap<MachineId, String>>,
     clock: Clock,
@@ -270,10 +277,11 @@ impl Keeper {
     fn snapshot(&self) -> Snapshot {
         let view = self.fleet.view(self.clock.now());
         let (rules, barred) = (self.rules.clone(), self.barred.clone());
-        match &self.configured {
-            Some(set) => Snapshot { modes: set.table(&view), view, automatic: false, rules, barred },
-            None => Snapshot { modes: ModeTable::automatic(&view), view, automatic: true, rules, barred },
-        }
+        let (modes, automatic) = match &self.configured {
+            Some(set) => (set.table(&view), false),
+            None => (ModeTable::automatic(&view), true),
+        };
+        Snapshot { modes: modes.with_aliases(self.aliases.clone()), view, automatic, rules, barred }
     }
 
     fn adopt(&mut self, modes: Option<Arc<ModeSet>>) {
@@ -355,7 +363,7 @@ mod tests {
     }
 
     fn start() -> FleetHandle {
-        FleetHandle::start(None, Clock::start(), CancellationToken::new())
+        FleetHandle::start(None, ModelAliases::new(), Clock::start(), CancellationToken::new())
     }
 
     async fn until(handle: &FleetHandle, wanted: impl FnMut(&Arc<Snapshot>) -> bool) -> Arc<Snapshot> {

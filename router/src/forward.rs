@@ -321,7 +321,7 @@ impl Forward {
                         (NoSlot::Refused(Refused::Expired { .. }), Some(absent)) => NoSlot::NoNode(absent),
                         (no_slot, _) => no_slot,
                     };
-                    return Err(refusals::no_slot(&head.model, why, &self.settings));
+                    return Err(refusals::no_slot((&head.model, &course.wanted.models), why, &self.settings));
                 }
             };
             absent = None;
@@ -337,7 +337,8 @@ impl Forward {
                         if course.round.tried > 0 {
                             return Err(course.verdict(ticket));
                         }
-                        let unavailable = || refusals::unavailable(&head.model, refusal, &self.settings);
+                        let asked = (head.model.as_str(), course.wanted.models.as_slice());
+                        let unavailable = || refusals::unavailable(asked, refusal, &self.settings);
                         return Err(course.beyond.map_or_else(unavailable, |error| *error));
                     }
                     course.tell(Progress::Deciding);
@@ -405,8 +406,7 @@ impl Forward {
         stream: bool,
     ) -> Result<Vec<(ModelId, Option<ModeName>)>, ApiError> {
         ticket.asked(asked, stream);
-        let named = self.settings.model_aliases.get(asked).map_or(asked, ModelId::as_str);
-        match snapshot.modes.resolve(named, &snapshot.view) {
+        match snapshot.modes.resolve(asked, &snapshot.view) {
             Asked::Mode(mode) => {
                 ticket.set_mode(&mode.name);
                 let chain = snapshot.modes.chain(mode);

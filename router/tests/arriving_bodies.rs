@@ -12,6 +12,7 @@ use router::http::Front;
 use router::journal::Journal;
 use router::ledger::Ledger;
 use router::metrics::{Metrics, ReasonLabel};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ impl House {
         let (_, key) = ledger.create_key("test", 0).await.expect("a key");
         let (clock, stop, metrics) = (Clock::start(), CancellationToken::new(), Metrics::new());
         let forward = Forward::new(ForwardParts {
-            fleet: FleetHandle::start(None, clock, stop.clone()),
+            fleet: FleetHandle::start(None, BTreeMap::new(), clock, stop.clone()),
             links: AgentLinks::default(),
             in_flight: InFlight::default(),
             journal: Journal::start(),

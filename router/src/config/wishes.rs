@@ -7,7 +7,7 @@ use mesh_core::admission::Priority;
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::machine::Digest;
 use mesh_core::memory::CacheType;
-use mesh_core::mode::{Mode, ModeProblem, ModeTable};
+use mesh_core::mode::{Mode, ModeProblem, ModeTable, ModelAliases};
 use mesh_core::placement::{Catalogue, KnownModel};
 use mesh_core::routing::Slo;
 use mesh_core::strategy::{
@@ -349,11 +349,8 @@ impl Check<'_> {
     }
 
     /// Other names of models.
-    pub(crate) fn model_aliases(
-        &mut self,
-        models: &BTreeMap<String, ModelConfig>,
-    ) -> BTreeMap<String, ModelId> {
-        let mut aliases: BTreeMap<String, ModelId> = BTreeMap::new();
+    pub(crate) fn model_aliases(&mut self, models: &BTreeMap<String, ModelConfig>) -> ModelAliases {
+        let mut aliases = ModelAliases::new();
         for (name, model) in models {
             // A name that is none is complained of where sizes are read.
             let Ok(id) = ModelId::new(name.as_str()) else { continue };

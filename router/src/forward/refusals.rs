@@ -6,6 +6,7 @@ use crate::http::reply::{ApiError, reasons_json, reasons_text};
 use http::StatusCode;
 use mesh_core::admission::Refused;
 use mesh_core::client_loop::Loops;
+use mesh_core::id::{ModeName, ModelId};
 use mesh_core::mode::PREFIX;
 use mesh_core::routing::{Refusal, Rejection, Why};
 use mesh_core::units::human_duration;
@@ -33,8 +34,11 @@ pub(crate) fn unknown_model(asked: &str, near: &[String], all: &[String]) -> Api
         .with("available", json!(all))
 }
 
+/// What was asked for, and the models that may answer it.
+type AskedOf<'a> = (&'a str, &'a [(ModelId, Option<ModeName>)]);
+
 /// No node can serve it, now or at all.
-pub(super) fn unavailable(asked: &str, refusal: &Refusal, settings: &Settings) -> ApiError {
+pub(super) fn unavailable((asked, models): AskedOf<'_>, refusal: &Refusal, settings: &Settings) -> ApiError {
     let meshctl = settings.meshctl;
     let what = if asked.starts_with(PREFIX) { "mode" } else { "model" };
     if refusal.is_permanent() {
@@ -53,11 +57,34 @@ pub(super) fn unavailable(asked: &str, refusal: &Refusal, settings: &Settings) -
         Some(Rejection { machine, model: Some(model), .. }) => {
             format!("{message}; `{meshctl} model load {model} --node {machine}` loads it")
         }
+        Some(Rejection { model: None, .. }) | None if is_nowhere(refusal) => {
+            let names: Vec<String> = models.iter().take(5).map(|(model, _)| format!("`{model}`")).collect();
+            let names = names.join(" or ");
+            format!("{message}; it needs {names}, and `{meshctl} model list` shows which models there are")
+        }
         Some(Rejection { model: None, .. }) | None => message,
     };
     ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "no_node_available", message)
         .retry_after(refusal.retry_after_s())
         .with("nodes", reasons_json(&refusal.rejected))
+}
+
+/// Whether there are machines, and none of them has any of the models.
+fn is_nowhere(refusal: &Refusal) -> bool {
+    let mut rejected = refusal.rejected.iter().peekable();
+    rejected.peek().is_some() && rejected.all(|rejection| rejection.why == Why::LacksModel)
+}
+
+/// A prompt of (`at_least`) so many tokens for a model that takes `context` at once.
+pub(super) fn too_long(tokens: u64, at_least: bool, context: u64) -> ApiError {
+    let at_least = if at_least { "at least " } else { "" };
+    let message = format!(
+        "the prompt has {at_least}{tokens} tokens, but the model takes {context} at once: shorten it, or ask a model with a larger context"
+    );
+    ApiError::client(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
+        .param("messages")
+        .with("prompt_tokens", json!(tokens))
+        .with("context", json!(context))
 }
 
 /// The router ends.
@@ -79,7 +106,7 @@ pub(super) fn superseded() -> ApiError {
 }
 
 /// The queue did not give it a slot.
-pub(super) fn no_slot(asked: &str, why: NoSlot, settings: &Settings) -> ApiError {
+pub(super) fn no_slot(asked: AskedOf<'_>, why: NoSlot, settings: &Settings) -> ApiError {
     match why {
         NoSlot::Refused(refused) => queue(refused, settings),
         NoSlot::NoNode(refusal) => unavailable(asked, &refusal, settings),

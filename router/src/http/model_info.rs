@@ -84,7 +84,8 @@ impl Entry {
     }
 }
 
-/// All names: `mesh/code` and `mesh-code` of each mode, then all models.
+/// All names: `mesh/code` and `mesh-code` of each mode, then all models, then the other names that they have by the
+/// configuration.
 #[must_use]
 pub fn entries(snapshot: &Snapshot) -> Vec<Entry> {
     let modes = snapshot.modes.modes().iter().flat_map(|mode| {
@@ -93,16 +94,23 @@ pub fn entries(snapshot: &Snapshot) -> Vec<Entry> {
         [slash, dash]
     });
     let models = snapshot.view.model_names().into_iter().map(|model| of_model(&snapshot.view, model));
-    modes.chain(models).collect()
+    let names = snapshot.modes.aliases().iter();
+    // One that is also a model's own name would stand there twice.
+    let names = names.filter(|(name, model)| {
+        snapshot.view.model(model.as_str()).is_some() && snapshot.view.model(name).is_none()
+    });
+    let aliases = names.map(|(name, model)| Entry { name: name.clone(), ..of_model(&snapshot.view, model) });
+    modes.chain(models).chain(aliases).collect()
 }
 
-/// One of them, also by another name of a mode.
+/// One of them, by the name that was asked for; also by another name of a mode.
 #[must_use]
 pub fn entry(snapshot: &Snapshot, name: &str) -> Option<Entry> {
     match snapshot.modes.resolve(name, &snapshot.view) {
         Asked::Mode(mode) => Some(of_mode(snapshot, mode, name.to_owned())),
         Asked::Model(model) => {
-            snapshot.view.model(model.as_str()).map(|model| of_model(&snapshot.view, model))
+            let found = snapshot.view.model(model.as_str())?;
+            Some(Entry { name: name.to_owned(), ..of_model(&snapshot.view, found) })
         }
         Asked::Unknown { .. } => None,
     }

@@ -15,6 +15,7 @@ use router::grpc::fleet_service::FleetServiceParts;
 use router::grpc::{ServeError, serve_agents};
 use router::ledger::{Ledger, LedgerHandle};
 use rustls::pki_types::{CertificateDer, ServerName};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -60,7 +61,7 @@ impl Plane {
         let authority = Arc::new(Authority::create(folder.path()).expect("a new CA"));
         let ledger = Ledger::open(&folder.path().join("ledger.redb")).expect("a new ledger");
         let stop = CancellationToken::new();
-        let fleet = FleetHandle::start(None, Clock::start(), stop.clone());
+        let fleet = FleetHandle::start(None, BTreeMap::new(), Clock::start(), stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let config = server_config(&authority, ClientCertificate::Optional);

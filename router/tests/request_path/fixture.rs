@@ -215,7 +215,8 @@ impl Mesh {
         configure(&mut config);
         let settings = check(config, "a test".into(), &KeyLines::default()).expect("it makes sense");
         let (clock, stop) = (Clock::start(), CancellationToken::new());
-        let fleet = FleetHandle::start(settings.modes.clone(), clock, stop.clone());
+        let fleet =
+            FleetHandle::start(settings.modes.clone(), settings.model_aliases.clone(), clock, stop.clone());
         let (links, in_flight) = (AgentLinks::default(), InFlight::default());
         let forward = Forward::new(ForwardParts {
             fleet: fleet.clone(),

@@ -1,6 +1,7 @@
 //! The request path of the router against scripted nodes, on a clock that the tests move: who waits, who is refused,
 //! what is tried again, what is loaded.
 
+mod aliases;
 mod counting;
 mod faults;
 mod fixture;

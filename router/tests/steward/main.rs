@@ -65,7 +65,8 @@ impl Head {
         let (clock, stop) = (Clock::start(), CancellationToken::new());
         let strategies = Strategies::read(Path::new("/nonexistent"));
         let wished = Wished::now(settings.modes.as_ref(), &settings.placement, &said, &strategies);
-        let fleet = FleetHandle::start(wished.modes.clone(), clock, stop.clone());
+        let fleet =
+            FleetHandle::start(wished.modes.clone(), settings.model_aliases.clone(), clock, stop.clone());
         let operator = watch::Sender::new(Arc::new(said));
         let parts = StewardParts {
             fleet: fleet.clone(),
