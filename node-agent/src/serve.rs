@@ -240,9 +240,10 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
             Answer { head, body: running.pass_on(lease, rest) }
         }
         Err(error) => {
-            // Before the first byte it makes no difference to the router why there is none.
+            // What no engine has seen may be asked again without a doubt.
+            let kind = if error.is_unsent() { "engine_down" } else { "engine_broke" };
             let message = format!("engine `{}` does not answer: {error}", lease.engine);
-            running.refuse("engine_down", message)
+            running.refuse(kind, message)
         }
     }
 }

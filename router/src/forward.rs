@@ -263,7 +263,15 @@ impl Forward {
         drop(snapshot);
         let stay = Arc::new(stay.map_err(|refused| refusals::queue(refused, &self.settings))?);
         ticket.stays(stay.clone());
-        let course = Course { wanted, incoming, head, stay: &stay, beyond: None, round: Round::default() };
+        let course = Course {
+            wanted,
+            incoming,
+            head,
+            stay: &stay,
+            beyond: None,
+            round: Round::default(),
+            unseen: false,
+        };
         tokio::select! {
             biased;
             () = stay.superseded() => Err(refusals::superseded()),
@@ -304,6 +312,12 @@ impl Forward {
                     Err(Exhausted::Error(error)) => return Err(*error),
                     // The others have no slot free: it waits for one of theirs.
                     Err(Exhausted::Full) => continue,
+                    Err(Exhausted::Unseen) => {
+                        stay.step_aside();
+                        course.new_round();
+                        tokio::time::sleep(LOAD_POLL).await;
+                        continue;
+                    }
                     Err(Exhausted::Loading) => {
                         stay.step_aside();
                         loading = loading.or_of_engine(course.round.loading.take(), self.clock.now());

@@ -46,6 +46,16 @@ pub(super) enum SendError {
     Http(#[from] HttpError),
 }
 
+impl SendError {
+    /// Whether the engine saw nothing of the request.
+    pub(super) fn is_unsent(&self) -> bool {
+        match self {
+            Self::BadUrl(_) | Self::BadKey | Self::Connect(..) => true,
+            Self::Http(_) => false,
+        }
+    }
+}
+
 /// What is wrong with an engine's answer, or with the connection that should bring it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
@@ -106,6 +116,7 @@ impl EngineClient {
         let (authority, prefix) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
         let head = request_head(&call, authority, prefix, body.len())?;
         let back = call.keep.then_some(self);
+        let mut may_have_seen_it = false;
         if call.keep
             && let Some((mut connection, since)) = self.kept(authority)
         {
@@ -113,11 +124,17 @@ impl EngineClient {
                 Ok(answer) => return Ok((answer, EngineBody::new(connection, back))),
                 // The engine closed the connection while the request was on its way.
                 Err(error)
-                    if error.is_end() && connection.is_unanswered() && since.elapsed() < STALE_LIMIT => {}
+                    if error.is_end() && connection.is_unanswered() && since.elapsed() < STALE_LIMIT =>
+                {
+                    may_have_seen_it = true;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut connection = Box::new(Connection::open(authority).await?);
+        let opened = Connection::open(authority).await;
+        let opened =
+            opened.map_err(|error| if may_have_seen_it { HttpError::Closed.into() } else { error })?;
+        let mut connection = Box::new(opened);
         let answer = connection.send(head, body).await?;
         Ok((answer, EngineBody::new(connection, back)))
     }

@@ -106,12 +106,12 @@ async fn an_engine_that_is_gone_is_a_refusal_that_says_so() {
 }
 
 #[tokio::test]
-async fn an_engine_that_hangs_up_without_a_word_is_down() {
+async fn an_engine_that_hangs_up_without_a_word_may_have_seen_the_request() {
     let mut bench = Bench::start().await;
     let (answer, ()) = tokio::join!(ask(&bench.serve, b"{}"), async {
         drop(soon("the request", bench.engine.posts.recv()).await);
     });
-    assert_eq!(refusal(answer.head).kind, "engine_down");
+    assert_eq!(refusal(answer.head).kind, "engine_broke");
 }
 
 #[tokio::test]

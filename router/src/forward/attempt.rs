@@ -100,6 +100,8 @@ pub enum Failure {
     Link(String),
     /// The engine failed.
     Replica(String),
+    /// The engine was not there: it never saw the request.
+    Absent(String),
     /// No content for too long.
     Late(Duration),
     /// Tokens were spent, and nothing came of them.
@@ -118,7 +120,7 @@ impl fmt::Display for Failure {
                 write!(out, "takes no more requests for {} s: {why}", rest.as_secs())
             }
             Self::Link(why) => write!(out, "unreachable: {why}"),
-            Self::Replica(why) => write!(out, "engine failed: {why}"),
+            Self::Replica(why) | Self::Absent(why) => write!(out, "engine failed: {why}"),
             Self::Late(limit) => write!(out, "no content within {} s", limit.as_secs()),
             Self::Empty(why) => write!(out, "{why}"),
         }
@@ -135,7 +137,7 @@ impl Failure {
             Self::Loading => "loading",
             Self::Busy(_) | Self::Resting(..) => "busy",
             Self::Link(_) => "link",
-            Self::Replica(_) => "engine",
+            Self::Replica(_) | Self::Absent(_) => "engine",
             Self::Late(_) => "late",
             Self::Empty(_) => "empty",
         }
@@ -154,7 +156,7 @@ impl Failure {
             | Self::Empty(_) => None,
             Self::Resting(_, rest) => Some(Outcome::ReplicaBusy(*rest)),
             Self::Link(_) => Some(Outcome::MachineLost),
-            Self::Replica(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
+            Self::Replica(_) | Self::Absent(_) | Self::Late(_) => Some(Outcome::ReplicaFailed),
         }
     }
 }
@@ -269,6 +271,7 @@ pub(super) fn refusal(refused: Refused) -> Failure {
         "loading" => Failure::Loading,
         // The agent knows better than our snapshot; that is no failure of the engine.
         "draining" | "not_loaded" | "no_such_model" => Failure::Busy(refused.message),
+        "engine_down" => Failure::Absent(refused.message),
         _ => Failure::Replica(refused.message),
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Course<'a> {
     /// What to tell the client if no other node can do what those tried so far cannot.
     pub(super) beyond: Option<Box<ApiError>>,
     pub(super) round: Round,
+    /// A round in which no engine saw it is over.
+    pub(super) unseen: bool,
 }
 
 /// What came of the nodes that were tried since the request last waited for a load. It may have waited for a slot of the
@@ -35,6 +37,8 @@ pub(super) struct Round {
     pub(super) loading: Option<(MachineId, ModelId)>,
     /// One has failed.
     pub(super) broken: bool,
+    /// An engine may have seen the request.
+    pub(super) seen: bool,
     /// Something else than engines' failures stood in the way.
     pub(super) otherwise: bool,
     /// Trying the next one costs of the budget for retries.
@@ -66,6 +70,11 @@ impl Course<'_> {
             Arc::make_mut(&mut self.wanted).tried.retain(|key| !passing.contains(key));
         }
         again
+    }
+
+    /// Whether no engine of this round saw the request. Once: engines that are never there would have it for ever.
+    pub(super) fn was_unseen(&mut self) -> bool {
+        self.round.tried > 0 && !self.round.seen && !std::mem::replace(&mut self.unseen, true)
     }
 
     /// What the client is told when nobody is left to try.

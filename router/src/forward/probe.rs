@@ -49,7 +49,7 @@ impl Verdict {
             // The agent's reports say more.
             Failure::Loading | Failure::Busy(_) | Failure::Resting(..) | Failure::Link(_) => Self::Undecided,
             // An engine that takes a request and hangs up has failed like one that answers 500.
-            Failure::Replica(_) | Failure::Late(_) | Failure::Empty(_) => Self::Failed,
+            Failure::Replica(_) | Failure::Absent(_) | Failure::Late(_) | Failure::Empty(_) => Self::Failed,
         }
     }
 }

@@ -37,6 +37,8 @@ pub(super) enum Exhausted {
     Loading,
     /// But there are others, whose slots are all taken.
     Full,
+    /// And no engine saw the request: the fleet will have heard in a moment which of them come back.
+    Unseen,
 }
 
 impl Forward {
@@ -116,7 +118,8 @@ impl Forward {
             if matches!(failure, Failure::Link(_) | Failure::Busy(_) | Failure::Resting(..)) {
                 course.round.passing.push(candidate.key);
             }
-            course.round.otherwise |= !matches!(failure, Failure::Replica(_));
+            course.round.otherwise |= !matches!(failure, Failure::Replica(_) | Failure::Absent(_));
+            course.round.seen |= !matches!(failure, Failure::Absent(_));
             course.round.failed = Some((candidate.machine.clone(), failure.to_string()));
             tracing::debug!(request_id = &**ticket.id(), node = %candidate.machine, %failure, "attempt failed");
             if let Some(outcome) = failure.outcome() {
@@ -147,6 +150,7 @@ impl Forward {
                 }
                 Failure::Link(_) => round.broken = true,
                 Failure::Replica(_)
+                | Failure::Absent(_)
                 | Failure::Busy(_)
                 | Failure::Resting(..)
                 | Failure::Late(_)
@@ -163,6 +167,9 @@ impl Forward {
         }
         if course.round.loading.is_some() {
             return Err(Exhausted::Loading);
+        }
+        if course.was_unseen() {
+            return Err(Exhausted::Unseen);
         }
         Err(Exhausted::Error(Box::new(course.verdict(ticket))))
     }

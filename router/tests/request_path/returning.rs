@@ -208,3 +208,48 @@ async fn an_engine_that_hung_until_another_was_asked_does_not_count_as_a_slow_on
     drop(stream);
     waits_for_a_slot(&mesh, &[&a, &b]).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_no_engine_saw_waits_until_the_engine_is_back() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (node, control) = mesh.node("a", loaded()).await;
+    // It has ended, and the router has not heard yet.
+    node.next(Script::Refused("engine_down"));
+    let request = tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.send("mesh/code", caller("k")).await }
+    });
+    node.until(|seen| seen.bodies.len() == 1).await;
+    control.report(killed(true)).await;
+    until_down(&mesh).await;
+    tokio::time::sleep(4 * SECOND).await;
+    assert!(!request.is_finished());
+    control.report(loaded()).await;
+    assert_eq!(request.await.expect("no panic").status().as_u16(), 200);
+    assert_eq!(node.requests(), 2);
+    mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_never_there_is_asked_twice_and_not_for_ever() {
+    let mesh = Mesh::start(|_| ());
+    let (node, _control) = mesh.node("a", loaded()).await;
+    node.always(Script::Refused("engine_down"));
+    let (status, code, error) = error_of(mesh.send("mesh/code", caller("k")).await).await;
+    assert_eq!((status, code.as_str()), (503, "all_nodes_failed"), "{error}");
+    assert_eq!(node.requests(), 2);
+    mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_any_engine_may_have_seen_is_not_asked_once_more() {
+    let mesh = Mesh::start(|_| ());
+    let (a, _control_a) = mesh.node("a", loaded()).await;
+    let (b, _control_b) = mesh.node("b", loaded()).await;
+    a.always(Script::Refused("engine_broke"));
+    b.always(Script::Refused("engine_down"));
+    let (status, code, error) = error_of(mesh.send("mesh/code", caller("k")).await).await;
+    assert_eq!((status, code.as_str()), (503, "all_nodes_failed"), "{error}");
+    assert_eq!((a.requests(), b.requests()), (1, 1));
+    mesh.until_idle().await;
+}
