@@ -4,6 +4,7 @@
 mod activity;
 pub mod anthropic;
 mod arrivals;
+mod base_url;
 pub mod dialect;
 pub mod fim;
 pub mod head;
@@ -202,11 +203,7 @@ impl Front {
                 if let Some(allowed) = allowed(path) {
                     return Err(wrong_method(path, method, allowed));
                 }
-                let shown: String = path.chars().take(100).collect();
-                let message = format!(
-                    "there is no {method} {shown} here; clients use /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/models and Ollama's /api"
-                );
-                Err(ApiError::client(StatusCode::NOT_FOUND, "no_such_path", message))
+                Err(base_url::no_such_path(method, path))
             }
         }
     }

@@ -12,6 +12,8 @@ use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use mesh_core::routing::Candidate;
+use serde_json::json;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 impl Forward {
@@ -46,9 +48,10 @@ impl Forward {
                     patience: self.settings.answer_wait,
                     ending: Ending::new(&self.ending),
                 };
+                let id = ticket.id().clone();
                 let reply = stream.reply(self.fleet.clone(), candidate.clone(), claim, ticket, terms);
                 match ended {
-                    Some(ended) => cut_off(reply, ended, dialect),
+                    Some(ended) => cut_off(reply, ended, id, dialect),
                     None => reply,
                 }
             }
@@ -76,11 +79,11 @@ impl Forward {
 }
 
 /// A stream that ends with an error event when a newer request takes its place; its engine stops then.
-fn cut_off(reply: Reply, ended: CancellationToken, dialect: Dialect) -> Reply {
+fn cut_off(reply: Reply, ended: CancellationToken, id: Arc<str>, dialect: Dialect) -> Reply {
     reply.map(|body| {
         let bytes = body.into_data_stream().filter_map(async |data| data.ok()).boxed();
         let until = ended.clone().cancelled_owned();
-        let words = move || dialect.last_words(&refusals::superseded());
+        let words = move || dialect.last_words(&refusals::superseded().with("request_id", json!(&*id)));
         let last = stream::once(async move { ended.is_cancelled().then(words) });
         let frames = bytes.take_until(until).chain(last.filter_map(async |event| event));
         StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()

@@ -1,12 +1,12 @@
 //! What an engine's error means: whose fault it is, and what the client is told of it.
 
 use super::attempt::Failure;
+use super::refusals;
 use crate::http::dialect::{Door, faults};
 use crate::http::reply::ApiError;
 use http::StatusCode;
 use mesh_core::id::ModelId;
 use serde::Deserialize;
-use serde_json::json;
 
 /// Errors of engines: llama.cpp's and OpenAI's object, or Ollama's plain text.
 #[derive(Deserialize)]
@@ -106,6 +106,10 @@ pub(super) fn whose_fault(
 ) -> Failure {
     let error = ErrorObject::read(body);
     let failure = of_object(status, &error, model);
+    if let Failure::Beyond { error, least_context } = failure {
+        let error = Box::new(in_own_words(*error, door, request));
+        return Failure::Beyond { error, least_context };
+    }
     let named = if let Failure::Client(error) = &failure {
         error.param.as_deref().unwrap_or_default()
     } else if matches!(failure, Failure::Replica(_))
@@ -126,7 +130,21 @@ pub(super) fn whose_fault(
     // Where the engine names another field, it stumbled over that one.
     let closer = |fault: &ApiError| fault.param.as_deref().is_some_and(|param| leads_through(param, named));
     let found = faults::of_body(door, request).filter(closer);
-    found.map_or(failure, |fault| Failure::Client(Box::new(fault)))
+    match (found, failure) {
+        (Some(fault), _) => Failure::Client(Box::new(fault)),
+        (None, Failure::Client(error)) => Failure::Client(Box::new(in_own_words(*error, door, request))),
+        (None, failure) => failure,
+    }
+}
+
+/// Names the field as the client wrote it, not as its translation did.
+fn in_own_words(mut error: ApiError, door: Door, request: &[u8]) -> ApiError {
+    if let Some(named) = &error.param {
+        let own = faults::own_name(door, request, named);
+        error.message = error.message.replace(&format!("`{named}`"), &format!("`{own}`"));
+        error.param = Some(own);
+    }
+    error
 }
 
 /// Whose fault an engine's error is. Engines answer 5xx to some faults of the client, and SDKs repeat every
@@ -169,12 +187,7 @@ fn of_object(status: StatusCode, error: &ErrorObject, model: &ModelId) -> Failur
         let mut numbers = numbers(words);
         let needs = error.n_prompt_tokens.or_else(|| numbers.next()).unwrap_or(0);
         let has = error.n_ctx.or_else(|| numbers.next()).unwrap_or(0);
-        let text = format!("the prompt has {needs} tokens, but the model takes {has} at once");
-        let error = ApiError::client(StatusCode::BAD_REQUEST, "context_length_exceeded", text)
-            .param("messages")
-            .with("prompt_tokens", json!(needs))
-            .with("context", json!(has));
-        return beyond(needs.saturating_add(1), error);
+        return beyond(needs.saturating_add(1), refusals::too_long(needs.into(), false, has.into()));
     }
     let unsupported = |text: &str| beyond(0, ApiError::client(StatusCode::BAD_REQUEST, "unsupported", text));
     if words.contains("image input is not supported") || words.contains("does not support image") {
@@ -272,6 +285,7 @@ fn numbers(text: &str) -> impl Iterator<Item = u32> {
 mod tests {
     use super::*;
     use mesh_core::fleet::Outcome;
+    use serde_json::{Value, json};
 
     fn model() -> ModelId {
         ModelId::new("tiny").expect("valid")
@@ -362,6 +376,24 @@ mod tests {
     }
 
     #[test]
+    fn the_client_hears_of_its_own_fields_also_where_the_engine_was_asked_with_others() {
+        let of = |door, status, body: Value, request: &str| {
+            let status = StatusCode::from_u16(status).expect("valid");
+            whose_fault(status, body.to_string().as_bytes(), &model(), door, request.as_bytes())
+        };
+        let words = json!({ "error": { "message": "Field 'max_tokens': no" } });
+        let request = r#"{"input":"x","max_output_tokens":"y"}"#;
+        let Failure::Client(error) = of(Door::Responses, 400, words, request) else { panic!("its fault") };
+        assert_eq!(error.param.as_deref(), Some("max_output_tokens"));
+        assert!(error.message.ends_with("the field `max_output_tokens`"), "{}", error.message);
+        let too_long =
+            json!({ "error": { "type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 8 } });
+        let failure = of(Door::Completions, 400, too_long, r#"{"prompt":"x"}"#);
+        let Failure::Beyond { least_context: 10, error } = failure else { panic!("{failure}") };
+        assert_eq!(error.param.as_deref(), Some("prompt"));
+    }
+
+    #[test]
     fn a_malformed_request_is_named_when_an_engine_stumbles_over_it() {
         for (status, words) in [
             (500, "[json.exception.out_of_range.403] key 'text' not found"),
@@ -433,7 +465,10 @@ mod tests {
         let Failure::Beyond { least_context, error } = failure(400, body) else { panic!("too long") };
         assert_eq!(least_context, 21013);
         assert_eq!(error.code, "context_length_exceeded");
-        assert_eq!(error.message, "the prompt has 21012 tokens, but the model takes 1024 at once");
+        assert_eq!(
+            error.message,
+            "the prompt has 21012 tokens, but the model takes 1024 at once: shorten it, or ask a model with a larger context"
+        );
     }
 
     #[test]

@@ -13,9 +13,9 @@
 use super::Incoming;
 use super::agent_links::AgentLink;
 use super::attempt::Failure;
-use crate::http::dialect::Door;
+use super::refusals;
+use crate::http::dialect::{Door, faults};
 use crate::http::head::{Cap, Head};
-use crate::http::reply::ApiError;
 use crate::marks::Marks;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -27,7 +27,6 @@ use mesh_daemon::telemetry;
 use mesh_proto::v1::RequestHead;
 use mesh_proto::v1::response_head::Outcome;
 use serde::Deserialize;
-use serde_json::json;
 use std::time::Duration;
 
 const CHAT_PATH: &str = "/v1/chat/completions";
@@ -120,7 +119,7 @@ pub async fn measure(
         if let (Some(least), Some(context)) = (known.at_least, context)
             && least > context
         {
-            return Err(too_long(least, "at least ", context));
+            return Err(too_long(incoming, least, true, context));
         }
     }
     if incoming.door.path() == "/v1/messages" {
@@ -137,7 +136,7 @@ pub async fn measure(
         tokio::time::timeout(COUNT_LIMIT, count(link, incoming, head, candidate)).await.unwrap_or_default();
     let Some(tokens) = known.counted else { return Ok(Measured { known, cap: None, asked: true }) };
     if tokens >= context {
-        return Err(too_long(tokens, "", context));
+        return Err(too_long(incoming, tokens, false, context));
     }
     let left = u32::try_from(context - tokens).unwrap_or(u32::MAX);
     let cap = Cap { tokens: left, add: None };
@@ -179,12 +178,12 @@ fn refuses_by_itself(engine: EngineKind) -> bool {
     }
 }
 
-fn too_long(tokens: u64, at_least: &str, context: u64) -> Failure {
-    let text = format!("the prompt has {at_least}{tokens} tokens, but the model takes {context} at once");
-    let error = ApiError::client(StatusCode::BAD_REQUEST, "context_length_exceeded", text)
-        .param("messages")
-        .with("prompt_tokens", json!(tokens))
-        .with("context", json!(context));
+fn too_long(incoming: &Incoming, tokens: u64, at_least: bool, context: u64) -> Failure {
+    let error = refusals::too_long(tokens, at_least, context).param(faults::own_name(
+        incoming.door,
+        &incoming.body,
+        "messages",
+    ));
     let least_context = u32::try_from(tokens.saturating_add(1)).unwrap_or(u32::MAX);
     Failure::Beyond { least_context, error: Box::new(error) }
 }

@@ -8,6 +8,7 @@ pub mod pieces;
 pub mod translation;
 
 use super::head::replace;
+use super::ollama::ask;
 use super::reply::{ApiError, Reply, json_reply};
 use bytes::Bytes;
 use edit::members;
@@ -247,6 +248,7 @@ fn without_runner_options(body: Bytes) -> Result<Bytes, ApiError> {
         } else if name.eq_ignore_ascii_case("options") && value.get() != "null" {
             let options = members(value.get().as_bytes()).map_err(|_| options_no_object())?;
             for (option, value) in options {
+                ask::check_option(&option, value.get()).map_err(|error| *error)?;
                 if RUNNER_OPTIONS.contains(&option.as_ref()) {
                     edits.push((edit::span(&body, value.get()), Cow::Borrowed("null")));
                 }
@@ -386,6 +388,22 @@ mod tests {
         }
         let none = r#"{"model":"m","options":null}"#;
         assert_eq!(admitted(Door::OllamaChat, none), none);
+    }
+
+    #[test]
+    fn numbers_of_ollama_s_options_that_are_none_are_the_client_s_fault() {
+        for (option, must) in [
+            (r#""num_predict":"16""#, "`options.num_predict` must be a whole number"),
+            (r#""temperature":[0.1]"#, "`options.temperature` must be a number"),
+        ] {
+            let body = Bytes::from(format!(r#"{{"model":"m","options":{{{option}}}}}"#));
+            let error = Door::OllamaGenerate.admit(body).expect_err(option);
+            assert_eq!((error.status, error.message.as_str()), (StatusCode::BAD_REQUEST, must));
+        }
+        // Ollama cuts off fractions, takes nulls for nothing, and knows more options than we do.
+        let sound =
+            r#"{"options":{"num_predict":16.5,"seed":-1,"top_p":null,"stop":["x"],"of_tomorrow":"x"}}"#;
+        assert_eq!(admitted(Door::OllamaChat, sound), sound);
     }
 
     #[test]

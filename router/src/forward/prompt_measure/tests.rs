@@ -8,6 +8,7 @@ use futures_util::stream;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::routing::Slo;
 use mesh_proto::v1::{BlobRequest, EngineAnswer, ResponseHead};
+use serde_json::json;
 use std::sync::Mutex;
 
 fn words_of(prompt: &str) -> Option<u64> {
@@ -140,7 +141,10 @@ async fn an_engine_that_cuts_in_silence_never_sees_a_prompt_with_more_words_than
     let long = "word ".repeat(5000);
     let (least, said) = beyond(measured(&link, &long, Some(4096), EngineKind::Ollama).await);
     assert_eq!(least, 5002, "`user` is a word, too");
-    assert_eq!(said, "the prompt has at least 5001 tokens, but the model takes 4096 at once");
+    assert_eq!(
+        said,
+        "the prompt has at least 5001 tokens, but the model takes 4096 at once: shorten it, or ask a model with a larger context"
+    );
     // Where it may fit, what is known is kept for later.
     let fits = measured(&link, &long, Some(8192), EngineKind::Ollama).await.expect("may fit");
     assert_eq!(fits.known.at_least, Some(5001));
@@ -212,7 +216,10 @@ async fn bytes_decide_where_they_can_and_the_count_where_they_cannot() {
     let (least, said) = beyond(measured(&full, &"x".repeat(9000), Some(4096), EngineKind::LlamaServer).await);
     assert_eq!(
         (least, said.as_str()),
-        (4097, "the prompt has 4096 tokens, but the model takes 4096 at once")
+        (
+            4097,
+            "the prompt has 4096 tokens, but the model takes 4096 at once: shorten it, or ask a model with a larger context"
+        )
     );
 }
 

@@ -1,14 +1,17 @@
-//! Chats that are none: what a request lacks that every engine needs, named as the client wrote it.
+//! Requests that are none: what one lacks that every engine needs, named as the client wrote it.
 //!
 //! What the scan of the head sees on its way is told before any machine is asked ([`of_head`]). The rest is looked for
 //! only when an engine has failed over the request ([`of_body`]): engines differ in what they overlook, and a request
 //! that one of them answers is no fault.
 
 use super::Door;
+use super::edit::members;
 use crate::http::head::{Head, Unsound};
+use crate::http::ollama::ask::is_option;
 use crate::http::reply::ApiError;
 use http::StatusCode;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 const EXAMPLE: &str = r#"such as {"role": "user", "content": "…"}"#;
 
@@ -52,13 +55,74 @@ fn is_anthropic(door: Door) -> bool {
     matches!(door, Door::Messages | Door::CountTokens)
 }
 
-/// What is malformed in a chat's body. It is read as a whole: only for one that an engine has failed over.
+/// What is malformed in a body. It is read as a whole: only for one that an engine has failed over.
 #[must_use]
 pub fn of_body(door: Door, body: &[u8]) -> Option<ApiError> {
-    if !is_chat(door) {
-        return None;
-    }
     let whole: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    match door {
+        Door::Chat | Door::Messages | Door::CountTokens => of_chat(door, &whole),
+        Door::Completions | Door::Completion => {
+            texts("prompt", whole.get("prompt"), door == Door::Completion)
+        }
+        Door::Embeddings if whole.contains_key("content") => None,
+        Door::Embeddings => texts("input", whole.get("input"), false),
+        Door::Infill => ["input_prefix", "input_suffix"]
+            .into_iter()
+            .find_map(|field| text(field.to_owned(), whole.get(field))),
+        // Its translation has looked at it, and OpenAI's items have too many shapes to know better.
+        Door::Fim
+        | Door::Responses
+        | Door::OllamaChat
+        | Door::OllamaGenerate
+        | Door::OllamaEmbed
+        | Door::OllamaEmbeddings => None,
+    }
+}
+
+/// What stands where a text or several must be, or tokens. llama.cpp's own prompts are objects, too.
+fn texts(at: &str, value: Option<&Value>, or_object: bool) -> Option<ApiError> {
+    const TEXTS: &str = "a text or a list of texts";
+    match value {
+        Some(Value::String(_) | Value::Array(_)) => None,
+        Some(Value::Object(_)) if or_object => None,
+        None => Some(fault(at, &format!("is missing: it is {TEXTS}"))),
+        Some(_) => Some(fault(at, &format!("must be {TEXTS}"))),
+    }
+}
+
+/// The field that the client wrote where an engine names `field`, which a translation may have made of it.
+#[must_use]
+pub fn own_name(door: Door, body: &[u8], field: &str) -> Cow<'static, str> {
+    let root = field.split(['.', '[']).next().unwrap_or_default();
+    let wrote = |root: &str| members(body).is_ok_and(|found| found.iter().any(|(name, _)| name == root));
+    let own = match (door, root) {
+        (Door::Responses, "max_tokens" | "max_completion_tokens" | "n_predict") => "max_output_tokens",
+        (Door::Responses, "messages") => "input",
+        (Door::Responses, "response_format" | "json_schema" | "grammar") => "text.format",
+        (Door::Messages, "stop") => "stop_sequences",
+        (Door::OllamaChat | Door::OllamaGenerate, "max_tokens" | "max_completion_tokens" | "n_predict") => {
+            "options.num_predict"
+        }
+        (Door::OllamaChat | Door::OllamaGenerate, "response_format" | "json_schema" | "grammar") => "format",
+        (Door::OllamaGenerate, "messages" | "input_prefix") => "prompt",
+        (Door::OllamaGenerate, "input_suffix") => "suffix",
+        (Door::OllamaChat | Door::OllamaGenerate, option) if is_option(option) => {
+            return Cow::Owned(format!("options.{option}"));
+        }
+        (Door::Completions | Door::Completion | Door::Fim | Door::OllamaEmbeddings, "messages") => "prompt",
+        (Door::Embeddings | Door::OllamaEmbed, "messages") => "input",
+        (Door::Infill, "messages") => "input_prefix",
+        (Door::OllamaEmbeddings, "input") => "prompt",
+        (Door::Fim | Door::Completions, "input_prefix") => "prompt",
+        (Door::Fim | Door::Completions, "input_suffix") => "suffix",
+        (Door::Fim | Door::Completions, "n_predict") => "max_tokens",
+        _ => return Cow::Owned(field.to_owned()),
+    };
+    if wrote(root) { Cow::Owned(field.to_owned()) } else { Cow::Borrowed(own) }
+}
+
+/// What is malformed in a chat.
+fn of_chat(door: Door, whole: &Map<String, Value>) -> Option<ApiError> {
     let messages = whole.get("messages")?.as_array()?;
     let in_messages =
         messages.iter().enumerate().find_map(|(place, message)| in_message(door, place, message));
@@ -66,10 +130,6 @@ pub fn of_body(door: Door, body: &[u8]) -> Option<ApiError> {
     in_messages
         .or_else(tools)
         .or_else(|| in_format(whole.get("response_format").filter(|_| door == Door::Chat)?))
-}
-
-fn is_chat(door: Door) -> bool {
-    door == Door::Chat || is_anthropic(door)
 }
 
 fn roles(door: Door) -> &'static str {

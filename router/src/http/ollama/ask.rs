@@ -24,6 +24,32 @@ const OPTIONS: [&str; 14] = [
     "mirostat_eta",
 ];
 
+/// Of Ollama's options the whole numbers and the other numbers (its `api.Options`).
+const INTEGERS: [&str; 5] = ["num_keep", "seed", "num_predict", "top_k", "repeat_last_n"];
+const NUMBERS: [&str; 7] =
+    ["top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"];
+
+/// Whether it is one of Ollama's options that engines are asked with.
+#[must_use]
+pub fn is_option(name: &str) -> bool {
+    OPTIONS.contains(&name)
+}
+
+/// What is wrong with an option of this name, whose value is written like that. Ollama refuses it, too; engines with
+/// OpenAI's dialect would never see some of them.
+///
+/// # Errors
+/// 400 for a number that is none.
+pub fn check_option(name: &str, value: &str) -> Result<(), Box<ApiError>> {
+    let (is_integer, is_number) = (INTEGERS.contains(&name), NUMBERS.contains(&name));
+    if !(is_integer || is_number) || value == "null" || serde_json::from_str::<f64>(value).is_ok() {
+        return Ok(());
+    }
+    let kind = if is_integer { "a whole number" } else { "a number" };
+    let at = format!("options.{name}");
+    Err(Box::new(invalid(format!("`{at}` must be {kind}")).param(at)))
+}
+
 /// A chat.
 ///
 /// # Errors
@@ -189,9 +215,10 @@ fn options(from: &Map<String, Value>) -> Map<String, Value> {
     let mut to = Map::new();
     if let Some(options) = from.get("options").and_then(Value::as_object) {
         copy(options, &mut to, &OPTIONS);
-        // -1 is "without a limit", -2 "until the context is full".
-        if let Some(tokens) = options.get("num_predict").and_then(Value::as_u64) {
-            to.insert("max_tokens".into(), tokens.into());
+        // -1 is "without a limit", -2 "until the context is full". Ollama cuts fractions off.
+        let tokens = options.get("num_predict").and_then(Value::as_f64).filter(|tokens| *tokens >= 0.0);
+        if let Some(tokens) = tokens {
+            to.insert("max_tokens".into(), (tokens as u64).into());
         }
     }
     to

@@ -195,3 +195,53 @@ fn other_doors_have_no_chats() {
     assert_eq!(of_body(Door::Responses, b"{\"messages\":[1]}"), None, "no chat of these dialects");
     assert_eq!(of_body(Door::Chat, b"no JSON"), None);
 }
+
+#[test]
+fn prompts_and_texts_that_are_none_are_named_by_the_door_s_own_field() {
+    for (door, body, param, must) in [
+        (Door::Completions, "{}", "prompt", "is missing"),
+        (Door::Completions, r#"{"prompt":5}"#, "prompt", "must be a text or a list of texts"),
+        (Door::Completions, r#"{"prompt":{"prompt_string":"x"}}"#, "prompt", "must be"),
+        (Door::Completion, r#"{"prompt":null}"#, "prompt", "must be"),
+        (Door::Embeddings, r#"{"prompt":"x"}"#, "input", "is missing"),
+        (Door::Embeddings, r#"{"input":true}"#, "input", "must be"),
+        (Door::Infill, r#"{"input_suffix":"x"}"#, "input_prefix", "is missing"),
+        (Door::Infill, r#"{"input_prefix":"x","input_suffix":1}"#, "input_suffix", "must be a text"),
+    ] {
+        let fault = of_body(door, body.as_bytes()).expect(body);
+        assert_eq!(fault.param.as_deref(), Some(param), "{door:?} {body}");
+        assert!(fault.message.starts_with(&format!("`{param}` {must}")), "{}", fault.message);
+    }
+    for (door, body) in [
+        (Door::Completions, r#"{"prompt":["a",[1,2]]}"#),
+        (Door::Completion, r#"{"prompt":{"prompt_string":"x"}}"#),
+        (Door::Embeddings, r#"{"input":["a"]}"#),
+        // llama.cpp's own name for it.
+        (Door::Embeddings, r#"{"content":"a"}"#),
+        (Door::Infill, r#"{"input_prefix":"","input_suffix":""}"#),
+    ] {
+        assert_eq!(of_body(door, body.as_bytes()), None, "{door:?} {body}");
+    }
+}
+
+#[test]
+fn a_field_that_a_translation_made_is_told_by_the_client_s_name_for_it() {
+    for (door, named, own) in [
+        (Door::Responses, "max_tokens", "max_output_tokens"),
+        (Door::Responses, "messages[1].content", "input"),
+        (Door::Responses, "temperature", "temperature"),
+        (Door::Messages, "stop", "stop_sequences"),
+        (Door::OllamaChat, "n_predict", "options.num_predict"),
+        (Door::OllamaChat, "temperature", "options.temperature"),
+        (Door::OllamaChat, "messages[1].content", "messages[1].content"),
+        (Door::OllamaGenerate, "messages", "prompt"),
+        (Door::OllamaGenerate, "json_schema", "format"),
+        (Door::OllamaEmbeddings, "input", "prompt"),
+        (Door::Fim, "input_suffix", "suffix"),
+        (Door::Completions, "n_predict", "max_tokens"),
+        (Door::Chat, "max_tokens", "max_tokens"),
+    ] {
+        assert_eq!(own_name(door, b"{}", named), own, "{door:?}");
+    }
+    assert_eq!(own_name(Door::Completions, br#"{"n_predict":"x"}"#, "n_predict"), "n_predict");
+}
