@@ -63,11 +63,12 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How often each engine is looked at. Never each second: llama.cpp looks for clients that have left a request
-/// without a stream only after a second without any answer, and `/metrics` is one. Measured with b11549: at 1 s
-/// such a request is never cancelled, at 1.3 s within 1.5 s.
-const LOOK_EVERY: Duration = Duration::from_millis(1300);
-/// How long one look may take: with [`LOOK_EVERY`], an engine that hangs is known to within 3 s.
+/// How long each engine is left alone between two looks, from the end of one to the beginning of the next. llama.cpp
+/// looks for clients that have left a request without a stream only after a second without any answer to anybody, and
+/// `/metrics` is one. Measured with b11549: looked at each second such a request is never cancelled, each 1.3 s within
+/// 1.3 s, and so on. From the end, because engines with much to do answer late.
+const LOOK_PAUSE: Duration = Duration::from_millis(1100);
+/// How long one look may take: with [`LOOK_PAUSE`], an engine that hangs is known to within 3 s.
 const LOOK_WITHIN: Duration = Duration::from_millis(1700);
 
 /// What the supervisor is to keep.
@@ -196,7 +197,7 @@ impl Supervisor {
 }
 
 impl SupervisorHandle {
-    /// All engines, refreshed every 1.3 s and at once after a change. Equal news are no news.
+    /// All engines, refreshed every 1.1 s and at once after a change. Equal news are no news.
     #[must_use]
     pub fn engines(&self) -> watch::Receiver<Arc<Vec<Engine>>> {
         self.roster.watch()

@@ -1,6 +1,6 @@
 //! llama.cpp's server in router mode: many models behind one address, each in a process of its own.
 //!
-//! Asked each 1.3 s: `/props`, `/models`, and of each loaded model `/metrics`; a model's `/props` once for each life
+//! Asked each 1.1 s: `/props`, `/models`, and of each loaded model `/metrics`; a model's `/props` once for each life
 //! of its process. A sleeping model is asked nothing, and every question says `autoload=false`, so that none of
 //! them brings a model into memory.
 //!

@@ -1,6 +1,6 @@
 //! llama.cpp's own server with one model, whoever started it.
 //!
-//! Asked each 1.3 s: `/health`, `/props`, and `/metrics` where it is on; `/v1/models` when the model changed.
+//! Asked each 1.1 s: `/health`, `/props`, and `/metrics` where it is on; `/v1/models` when the model changed.
 //! Never `/slots`: that keeps a server with an idle timer from sleeping. It has no call to load or unload.
 
 use super::{Ask, AskError, Engine, Held, Observation};

@@ -1,6 +1,6 @@
 //! Ollama: many models on disk, some in memory, loaded and unloaded by its own API.
 //!
-//! Asked each 1.3 s: `/api/version`, `/api/tags`, `/api/ps`. `POST /api/show` once per model and digest, in
+//! Asked each 1.1 s: `/api/version`, `/api/tags`, `/api/ps`. `POST /api/show` once per model and digest, in
 //! the background. It has no view of slots or load, so those stay unknown.
 
 use super::{Ask, AskError, Engine, EngineMemory, Held, LoadRequest, Observation, PullProgress, PullStream};

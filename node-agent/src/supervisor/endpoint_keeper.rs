@@ -1,4 +1,4 @@
-//! Keeps one engine that the agent did not start: looks at it each 1.3 s, loads and unloads where it can.
+//! Keeps one engine that the agent did not start: looks at it each 1.1 s, loads and unloads where it can.
 //!
 //! One task per engine, so that one that hangs delays nobody else.
 
@@ -7,7 +7,7 @@ use super::engine_pulls::EnginePulls;
 use super::outside::{self, Known, Loaded, OutsideError};
 use super::refusals::Refusals;
 use super::roster::{Order, Roster};
-use super::{LOOK_EVERY, LOOK_WITHIN, RETRY_AFTER};
+use super::{LOOK_PAUSE, LOOK_WITHIN, RETRY_AFTER};
 use crate::engine::{Engine, Held, LoadRequest, Observation, PullStream};
 use crate::profile::ProfileHandle;
 use crate::reservation::Ledger;
@@ -114,12 +114,12 @@ impl EndpointKeeper {
                     }
                 }
                 () = tokio::time::sleep_until(next_look) => {
-                    next_look = Instant::now() + LOOK_EVERY;
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => break,
                         seen = look(self.engine.as_mut()) => self.take_in(seen),
                     }
+                    next_look = Instant::now() + LOOK_PAUSE;
                     let capabilities = self.engine.capabilities();
                     self.roster.change(&self.name, |row| row.can(capabilities));
                     self.measure();

@@ -3,7 +3,7 @@
 //! Also the count of leases, so that "may this model be unloaded?" and "may this request begin?" are decided
 //! under one short lock and never at odds.
 
-use super::LOOK_EVERY;
+use super::LOOK_PAUSE;
 use super::lease::{Lease, LeaseCount, LeaseRefusal};
 use super::load_facts::Subject;
 use super::row::Row;
@@ -137,7 +137,7 @@ impl Roster {
                 return;
             }
             // What drains is shown as available already, so its end may be no news.
-            if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, watch.changed()).await {
+            if let Ok(Err(_)) = tokio::time::timeout(LOOK_PAUSE, watch.changed()).await {
                 return;
             }
         }

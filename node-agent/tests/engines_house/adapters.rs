@@ -2,7 +2,7 @@
 
 use crate::house::{House, model};
 use crate::simulator::OllamaSimulator;
-use crate::web_server::{ENDLESS, HANGS, HANGS_AFTER_HEADERS, LOCKED, WebServer};
+use crate::web_server::{ENDLESS, HANGS, HANGS_AFTER_HEADERS, LOCKED, SLOWLY, WebServer};
 use futures_util::StreamExt as _;
 use mesh_core::machine::{Directive, EngineKind, EngineState, ReplicaState};
 use node_agent::engine::discover::{Finding, identify};
@@ -42,6 +42,13 @@ const LOCAL_AI: Pages = &[
 const ROUTER: Pages = &[
     ("/props", include_str!("../captures/llama-server-router-props.json")),
     ("/models", include_str!("../captures/llama-router-models-one-loaded.json")),
+];
+
+const LLAMA: Pages = &[
+    ("/props", include_str!("../captures/llama-server-props.json")),
+    ("/health", r#"{"status":"ok"}"#),
+    ("/v1/models", include_str!("../captures/llama-server-v1-models.json")),
+    ("/metrics", concat!("slow ", include_str!("../captures/llama-server-metrics.txt"))),
 ];
 
 async fn look(kind: EngineKind, url: &str) -> Observation {
@@ -311,4 +318,23 @@ fn the_table_of_engines_is_true() {
     } else {
         assert_eq!(kept, table, "run UPDATE_DOCS=1 cargo test -p node-agent --test engines_on_one_machine");
     }
+}
+
+/// llama.cpp looks for clients that left when it has answered nobody for a second, and `/metrics` is an answer.
+#[tokio::test]
+async fn an_engine_has_more_than_a_second_for_itself_after_each_answer_however_late() {
+    let server = WebServer::start("", LLAMA).await;
+    let config = EngineConfig::Endpoint {
+        name: "llama".into(),
+        kind: EngineKind::LlamaServer,
+        url: server.url(),
+        api_key: None,
+    };
+    let house = House::with(vec![config]);
+    let asked = server.times("GET /metrics", 4).await;
+    for pair in asked.windows(2) {
+        let alone = (pair[1] - pair[0]).saturating_sub(SLOWLY);
+        assert!(alone > Duration::from_secs(1), "{alone:?}");
+    }
+    house.stopped().await;
 }

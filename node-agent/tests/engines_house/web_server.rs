@@ -1,15 +1,22 @@
 //! A web server with set answers: a stand-in for engines that no registry carries, built from what they document.
 
+use crate::house::PATIENCE;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// A page that never comes, not even its status.
 pub(crate) const HANGS: &str = "hangs";
 /// A page whose status and headers come and whose body never does.
 pub(crate) const HANGS_AFTER_HEADERS: &str = "hangs after headers";
+/// What a page begins with that takes [`SLOWLY`] to come.
+const SLOW: &str = "slow ";
+/// How long such a page takes.
+pub(crate) const SLOWLY: Duration = Duration::from_millis(400);
 /// A page that never ends.
 pub(crate) const ENDLESS: &str = "endless";
 /// What a page of status 503 begins with.
@@ -20,7 +27,7 @@ pub(crate) const LOCKED: &str = "401 ";
 /// The same answer to everything that is not in `pages`.
 pub(crate) struct WebServer {
     address: SocketAddr,
-    calls: Arc<Mutex<Vec<String>>>,
+    calls: watch::Sender<Vec<(Instant, String)>>,
     task: JoinHandle<()>,
 }
 
@@ -35,18 +42,18 @@ impl WebServer {
         pages: &'static [(&'static str, &'static str)],
     ) -> Self {
         let address = listener.local_addr().expect("bound");
-        let calls: Arc<Mutex<Vec<String>>> = Arc::default();
-        let noted = Arc::clone(&calls);
+        let calls = watch::Sender::default();
+        let noted = calls.clone();
         let task = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let noted = Arc::clone(&noted);
+                let noted: watch::Sender<Vec<(Instant, String)>> = noted.clone();
                 tokio::spawn(async move {
                     let mut bytes = vec![0; 4096];
                     let read = stream.read(&mut bytes).await.unwrap_or(0);
                     let head = String::from_utf8_lossy(&bytes[..read]).into_owned();
                     let mut words = head.split_whitespace();
                     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-                    noted.lock().expect("no panic holds it").push(format!("{method} {path}"));
+                    noted.send_modify(|calls| calls.push((Instant::now(), format!("{method} {path}"))));
                     // As a server that does not know the query's words.
                     let plain = path.split('?').next().unwrap_or_default();
                     let page =
@@ -64,7 +71,17 @@ impl WebServer {
 
     /// Every call so far as `METHOD path`.
     pub(crate) fn calls(&self) -> Vec<String> {
-        self.calls.lock().expect("no panic holds it").clone()
+        self.calls.borrow().iter().map(|(_, call)| call.clone()).collect()
+    }
+
+    /// When it got each `call`, once there are as many as `wanted`.
+    pub(crate) async fn times(&self, call: &str, wanted: usize) -> Vec<Instant> {
+        let of = |calls: &Vec<(Instant, String)>| -> Vec<Instant> {
+            calls.iter().filter(|(_, one)| one == call).map(|(at, _)| *at).collect()
+        };
+        let mut calls = self.calls.subscribe();
+        let enough = calls.wait_for(|calls| of(calls).len() >= wanted);
+        of(&tokio::time::timeout(PATIENCE, enough).await.expect("in time").expect("the server lives"))
     }
 }
 
@@ -83,6 +100,10 @@ async fn answer(stream: &mut tokio::net::TcpStream, header: &str, page: &str) ->
         }
         _ => {}
     }
+    if page.starts_with(SLOW) {
+        tokio::time::sleep(SLOWLY).await;
+    }
+    let page = page.strip_prefix(SLOW).unwrap_or(page);
     let (status, page) = match (page.strip_prefix(LOADING), page.strip_prefix(LOCKED)) {
         (Some(page), _) => ("503 Service Unavailable", page),
         (_, Some(page)) => ("401 Unauthorized", page),
