@@ -189,27 +189,35 @@ impl ModeTable {
     /// What `asked` means: `mesh/code`, `mesh-code`, or the name or alias of a model that a machine of the mesh has.
     #[must_use]
     pub fn resolve(&self, asked: &str, view: &FleetView) -> Asked<'_> {
-        if let Some(model) = self.aliases.get(asked) {
-            // Also one that no machine has: its name is right, and it may be loaded.
-            return Asked::Model(model.clone());
+        // Ollama's clients add `:latest` to every name without a tag.
+        let untagged = || asked.strip_suffix(":latest").and_then(|name| self.known(name, view));
+        if let Some(known) = self.known(asked, view).or_else(untagged) {
+            return known;
         }
-        let bare = asked.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(['/', '-']));
-        if let Some(mode) = bare.and_then(|name| self.find(name)) {
-            return Asked::Mode(mode);
-        }
-        let named = || self.modes.iter().flat_map(|mode| &mode.models).find(|model| model.as_str() == asked);
-        if let Some(model) = view.model(asked).or_else(named) {
-            return Asked::Model(model.clone());
-        }
+        let served = |model: &ModelId| view.model(model.as_str()).is_some();
+        let aliases = self.aliases.iter().filter(|(_, model)| served(model)).map(|(name, _)| name.clone());
         let all: Vec<String> = self
             .modes
             .iter()
             .map(|mode| format!("{PREFIX}/{}", mode.name))
             .chain(view.model_names().iter().map(ToString::to_string))
+            .chain(aliases)
             .collect();
         // Compared without the prefix, or any two modes would look alike.
-        let near = near_names(bare.unwrap_or(asked), all.iter().map(String::as_str));
+        let near = near_names(without_prefix(asked).unwrap_or(asked), all.iter().map(String::as_str));
         Asked::Unknown { near, all }
+    }
+
+    fn known(&self, asked: &str, view: &FleetView) -> Option<Asked<'_>> {
+        if let Some(model) = self.aliases.get(asked) {
+            // Also one that no machine has: its name is right, and it may be loaded.
+            return Some(Asked::Model(model.clone()));
+        }
+        if let Some(mode) = without_prefix(asked).and_then(|name| self.find(name)) {
+            return Some(Asked::Mode(mode));
+        }
+        let named = || self.modes.iter().flat_map(|mode| &mode.models).find(|model| model.as_str() == asked);
+        view.model(asked).or_else(named).map(|model| Asked::Model(model.clone()))
     }
 
     /// The models that may answer `mode`, best first, with the mode each comes from: its own, then those of
@@ -229,6 +237,12 @@ impl ModeTable {
         }
         chain
     }
+}
+
+/// The name of a mode in `mesh/NAME` or `mesh-NAME`.
+#[must_use]
+pub fn without_prefix(asked: &str) -> Option<&str> {
+    asked.strip_prefix(PREFIX)?.strip_prefix(['/', '-'])
 }
 
 /// Up to three of `all` that look like what was typed, best first; modes are compared without their prefix.
@@ -329,9 +343,20 @@ mod tests {
         for model in ["qwen3-coder:30b", "nowhere:1b"] {
             let table = table().with_aliases(Arc::new(BTreeMap::from([alias(model)])));
             let view = view_of(vec![machine("a", &["qwen3-coder:30b"])]);
-            let Asked::Model(meant) = table.resolve("gpt-4o-mini", &view) else { panic!("{model}") };
-            assert_eq!(meant.as_str(), model);
+            for asked in ["gpt-4o-mini", "gpt-4o-mini:latest"] {
+                let Asked::Model(meant) = table.resolve(asked, &view) else { panic!("{model}") };
+                assert_eq!(meant.as_str(), model);
+            }
+            let Asked::Unknown { near, all } = table.resolve("gpt-4o-min", &view) else { panic!("{model}") };
+            let served = model != "nowhere:1b";
+            let listed = all.iter().any(|name| name == "gpt-4o-mini");
+            assert_eq!((near == ["gpt-4o-mini"], listed), (served, served), "{near:?} of {all:?}");
         }
+        // An operator's word stands above a machine's.
+        let table = table().with_aliases(Arc::new(BTreeMap::from([alias("qwen3-coder:30b")])));
+        let view = view_of(vec![machine("a", &["qwen3-coder:30b", "gpt-4o-mini"])]);
+        let Asked::Model(meant) = table.resolve("gpt-4o-mini", &view) else { panic!("a name") };
+        assert_eq!(meant.as_str(), "qwen3-coder:30b");
     }
 
     #[test]

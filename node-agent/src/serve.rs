@@ -241,7 +241,7 @@ async fn ask(mut running: Running, head: RequestHead, body: Bytes) -> Answer {
         }
         Err(error) => {
             // What no engine has seen may be asked again without a doubt.
-            let kind = if error.is_unsent() { "engine_down" } else { "engine_broke" };
+            let kind = if error.is_unsent() { "engine_down" } else { "engine_hung_up" };
             let message = format!("engine `{}` does not answer: {error}", lease.engine);
             running.refuse(kind, message)
         }

@@ -270,7 +270,7 @@ impl Forward {
             stay: &stay,
             beyond: None,
             round: Round::default(),
-            unseen: false,
+            looked_again: false,
         };
         tokio::select! {
             biased;
@@ -312,7 +312,7 @@ impl Forward {
                     Err(Exhausted::Error(error)) => return Err(*error),
                     // The others have no slot free: it waits for one of theirs.
                     Err(Exhausted::Full) => continue,
-                    Err(Exhausted::Unseen) => {
+                    Err(Exhausted::Absent) => {
                         stay.step_aside();
                         course.new_round();
                         tokio::time::sleep(LOAD_POLL).await;

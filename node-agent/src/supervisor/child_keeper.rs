@@ -18,7 +18,7 @@ use super::load_facts::LoadFacts;
 use super::refusals::Refusals;
 use super::rests::Rests;
 use super::roster::{Order, Roster};
-use super::{LOOK_PAUSE, RETRY_AFTER, backoff::Backoff};
+use super::{RETRY_AFTER, backoff::Backoff};
 use crate::engine::bundled::BUILD;
 use crate::engine::child::Child;
 use crate::engine::{Engine as _, Held, Observation, Program, Sizing};
@@ -351,10 +351,12 @@ impl ChildKeeper {
                     self.refusals.tidy();
                     let seen = tokio::select! {
                         biased;
-                        seen = look(engine) => seen,
+                        (seen, next) = look(engine) => {
+                            next_look = next;
+                            seen
+                        }
                         () = self.stop.cancelled() => continue,
                     };
-                    next_look = Instant::now() + LOOK_PAUSE;
                     if self.hear(hearing.take(&seen.state)) {
                         child.stop().await;
                         let healthy = served_since.map_or(Duration::ZERO, |since| since.elapsed());

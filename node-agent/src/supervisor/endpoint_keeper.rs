@@ -117,9 +117,11 @@ impl EndpointKeeper {
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => break,
-                        seen = look(self.engine.as_mut()) => self.take_in(seen),
+                        (seen, next) = look(self.engine.as_mut()) => {
+                            next_look = next;
+                            self.take_in(seen);
+                        }
                     }
-                    next_look = Instant::now() + LOOK_PAUSE;
                     let capabilities = self.engine.capabilities();
                     self.roster.change(&self.name, |row| row.can(capabilities));
                     self.measure();
@@ -431,13 +433,14 @@ fn memory_of(held: &Held) -> Option<ReplicaMemory> {
     Some(ReplicaMemory { device, host, measured: true })
 }
 
-/// One observation, bounded: an engine that accepts and never answers is down.
-pub(super) async fn look(engine: &mut dyn Engine) -> Observation {
+/// One observation, bounded: an engine that accepts and never answers is down. And when to look again.
+pub(super) async fn look(engine: &mut dyn Engine) -> (Observation, Instant) {
     let silent = |_| {
         Observation::down(format!(
             "it accepts connections and did not answer within {:.1} s",
             LOOK_WITHIN.as_secs_f32()
         ))
     };
-    tokio::time::timeout(LOOK_WITHIN, engine.observe()).await.unwrap_or_else(silent)
+    let seen = tokio::time::timeout(LOOK_WITHIN, engine.observe()).await.unwrap_or_else(silent);
+    (seen, Instant::now() + LOOK_PAUSE)
 }

@@ -265,15 +265,13 @@ impl Row {
     pub(super) fn may_lease(&self, model: &ModelId) -> Result<(), LeaseRefusal> {
         let replica = self.replica(model).ok_or(LeaseRefusal::NoSuchModel)?;
         match &self.engine.state {
-            EngineState::Down(why) if !matches!(replica.state, ReplicaState::Failed(_)) => {
-                return Err(LeaseRefusal::EngineDown(why.clone()));
-            }
+            EngineState::Down(why) => return Err(LeaseRefusal::EngineDown(why.clone())),
             EngineState::Starting
                 if replica.state != ReplicaState::Available || self.engine.kind.loads_on_demand() =>
             {
                 return Err(LeaseRefusal::Loading);
             }
-            EngineState::Down(_) | EngineState::Starting | EngineState::Up => {}
+            EngineState::Starting | EngineState::Up => {}
         }
         if self.draining.contains(model) {
             return Err(LeaseRefusal::NotLoaded("it is being unloaded".into()));

@@ -111,7 +111,7 @@ async fn an_engine_that_hangs_up_without_a_word_may_have_seen_the_request() {
     let (answer, ()) = tokio::join!(ask(&bench.serve, b"{}"), async {
         drop(soon("the request", bench.engine.posts.recv()).await);
     });
-    assert_eq!(refusal(answer.head).kind, "engine_broke");
+    assert_eq!(refusal(answer.head).kind, "engine_hung_up");
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ async fn a_child_killed_with_9_is_reported_and_started_again() {
     let failed =
         house.until_replica("killed", "failed", |r| matches!(r.state, ReplicaState::Failed(_))).await;
     assert_eq!(failed.state, ReplicaState::Failed("was killed by SIGKILL".into()));
-    assert_eq!(house.handle.lease(&model("killed")).await.expect_err("down").kind(), "not_loaded");
+    assert_eq!(house.handle.lease(&model("killed")).await.expect_err("down").kind(), "engine_down");
     house.until_replica("killed", "loaded again", is_loaded).await;
     assert_ne!(processes_of("killed"), before);
     house.stopped().await;

@@ -1354,7 +1354,7 @@ pub struct EngineAnswer {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {
-    /// no_such_model, not_loaded, loading, engine_down (it never saw the request), engine_broke, draining, bad_request;
+    /// no_such_model, not_loaded, loading, engine_down (it never saw the request), engine_hung_up, draining, bad_request;
     /// of files: no_such_blob, busy, draining, bad_request
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,

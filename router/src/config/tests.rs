@@ -86,6 +86,21 @@ budget = 0
 }
 
 #[test]
+fn other_names_of_models_are_told_apart_from_modes_and_from_each_other() {
+    let text = "[models.m]\naliases = [\"gpt-x\", \"mesh/code\"]\n[models.n]\naliases = [\"gpt-x\"]\n[models.\"mesh-ask\"]\naliases = [\"y\"]\n";
+    let said = load_text(text).expect_err("three problems").to_string();
+    for part in [
+        ":2: models.m.aliases: `mesh/code` is the name of a mode",
+        ":4: models.n.aliases: the alias `gpt-x` is given to `m` too",
+        ":6: models.mesh-ask.aliases: `mesh-ask` is the name of a mode",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+    let sound = load_text("[models.m]\naliases = [\"gpt-x\", \"meshed\"]\n").expect("sensible");
+    assert_eq!(sound.model_aliases.len(), 2);
+}
+
+#[test]
 fn a_mode_says_what_it_wants_in_memory() {
     let text = "[modes.code]\nmodels = [\"m\"]\ncontext = 2048\nttft = \"2s\"\nresidency = \"pinned\"\n[machines.msi]\nreserve_ram = \"4GiB\"\ncordon = true\n";
     let settings = load_text(text).expect("valid");

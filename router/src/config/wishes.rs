@@ -7,7 +7,7 @@ use mesh_core::admission::Priority;
 use mesh_core::id::{MachineId, ModeName, ModelId};
 use mesh_core::machine::Digest;
 use mesh_core::memory::CacheType;
-use mesh_core::mode::{Mode, ModeProblem, ModeTable, ModelAliases};
+use mesh_core::mode::{Mode, ModeProblem, ModeTable, ModelAliases, without_prefix};
 use mesh_core::placement::{Catalogue, KnownModel};
 use mesh_core::routing::Slo;
 use mesh_core::strategy::{
@@ -354,10 +354,17 @@ impl Check<'_> {
         for (name, model) in models {
             // A name that is none is complained of where sizes are read.
             let Ok(id) = ModelId::new(name.as_str()) else { continue };
+            let key = format!("models.{}.aliases", spelled(name));
             for alias in &model.aliases {
+                // Else requests for a mode would go to the model, or the alias to no model.
+                if let Some(mode) = [alias, name].into_iter().find(|word| without_prefix(word).is_some()) {
+                    self.problem(
+                        &key,
+                        format!("`{mode}` is the name of a mode: modes have `aliases` of their own"),
+                    );
+                }
                 if let Some(other) = aliases.insert(alias.clone(), id.clone()) {
-                    let message = format!("the alias `{alias}` is given to `{other}` too");
-                    self.problem(&format!("models.{}.aliases", spelled(name)), message);
+                    self.problem(&key, format!("the alias `{alias}` is given to `{other}` too"));
                 }
             }
         }

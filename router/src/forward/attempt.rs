@@ -143,6 +143,21 @@ impl Failure {
         }
     }
 
+    /// Whether the engine may have begun with the request.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        match self {
+            Self::Absent(_) | Self::Busy(_) | Self::Resting(..) | Self::Loading => false,
+            Self::Client(_)
+            | Self::Beyond { .. }
+            | Self::NoSuchPath(_)
+            | Self::Link(_)
+            | Self::Replica(_)
+            | Self::Late(_)
+            | Self::Empty(_) => true,
+        }
+    }
+
     /// What the fleet learns from it.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {

@@ -12,7 +12,7 @@ use mesh_core::fleet::ReplicaKey;
 use mesh_core::id::{MachineId, ModelId};
 use std::sync::Arc;
 
-/// Nodes that are tried for one request: the first and two others.
+/// Nodes that are tried in one round: the first and two others.
 pub(super) const ATTEMPTS: usize = 3;
 
 /// Where a request stands between attempts.
@@ -24,8 +24,8 @@ pub(super) struct Course<'a> {
     /// What to tell the client if no other node can do what those tried so far cannot.
     pub(super) beyond: Option<Box<ApiError>>,
     pub(super) round: Round,
-    /// A round in which no engine saw it is over.
-    pub(super) unseen: bool,
+    /// It has looked again already.
+    pub(super) looked_again: bool,
 }
 
 /// What came of the nodes that were tried since the request last waited for a load. It may have waited for a slot of the
@@ -37,8 +37,10 @@ pub(super) struct Round {
     pub(super) loading: Option<(MachineId, ModelId)>,
     /// One has failed.
     pub(super) broken: bool,
-    /// An engine may have seen the request.
-    pub(super) seen: bool,
+    /// An engine was not there.
+    pub(super) absent: bool,
+    /// An engine may have begun with the request, and it may be what that failed of.
+    pub(super) begun: bool,
     /// Something else than engines' failures stood in the way.
     pub(super) otherwise: bool,
     /// Trying the next one costs of the budget for retries.
@@ -72,9 +74,10 @@ impl Course<'_> {
         again
     }
 
-    /// Whether no engine of this round saw the request. Once: engines that are never there would have it for ever.
-    pub(super) fn was_unseen(&mut self) -> bool {
-        self.round.tried > 0 && !self.round.seen && !std::mem::replace(&mut self.unseen, true)
+    /// Whether to look for a node once more, because of an engine that was absent. Once: those that are never there
+    /// would have it for ever.
+    pub(super) fn looks_again(&mut self) -> bool {
+        self.round.absent && !self.round.begun && !std::mem::replace(&mut self.looked_again, true)
     }
 
     /// What the client is told when nobody is left to try.

@@ -14,7 +14,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// A client's word for a model, short enough for a message.
-pub(super) fn shown(asked: &str) -> String {
+pub(crate) fn shown(asked: &str) -> String {
     asked.chars().take(100).collect()
 }
 

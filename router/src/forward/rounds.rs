@@ -37,8 +37,9 @@ pub(super) enum Exhausted {
     Loading,
     /// But there are others, whose slots are all taken.
     Full,
-    /// And no engine saw the request: the fleet will have heard in a moment which of them come back.
-    Unseen,
+    /// And an engine was absent, while no other began with the request: the fleet will have heard in a moment whether
+    /// that one comes back.
+    Absent,
 }
 
 impl Forward {
@@ -63,6 +64,7 @@ impl Forward {
                 match empty {
                     Some(_) => break,
                     None if course.round.loading.is_some() => return Err(Exhausted::Loading),
+                    None if course.looks_again() => return Err(Exhausted::Absent),
                     None => return Err(Exhausted::Full),
                 }
             };
@@ -118,8 +120,9 @@ impl Forward {
             if matches!(failure, Failure::Link(_) | Failure::Busy(_) | Failure::Resting(..)) {
                 course.round.passing.push(candidate.key);
             }
-            course.round.otherwise |= !matches!(failure, Failure::Replica(_) | Failure::Absent(_));
-            course.round.seen |= !matches!(failure, Failure::Absent(_));
+            course.round.otherwise |= !matches!(failure, Failure::Replica(_));
+            course.round.absent |= matches!(failure, Failure::Absent(_));
+            course.round.begun |= failure.has_begun();
             course.round.failed = Some((candidate.machine.clone(), failure.to_string()));
             tracing::debug!(request_id = &**ticket.id(), node = %candidate.machine, %failure, "attempt failed");
             if let Some(outcome) = failure.outcome() {
@@ -168,8 +171,8 @@ impl Forward {
         if course.round.loading.is_some() {
             return Err(Exhausted::Loading);
         }
-        if course.was_unseen() {
-            return Err(Exhausted::Unseen);
+        if course.looks_again() {
+            return Err(Exhausted::Absent);
         }
         Err(Exhausted::Error(Box::new(course.verdict(ticket))))
     }

@@ -1,26 +1,27 @@
 //! Paths that are not there, most of them because a client's base URL has a `/v1` too much or too little.
 
+use super::KNOWN;
 use super::dialect::{Dialect, Door};
 use super::reply::ApiError;
 use http::{Method, StatusCode};
-
-/// Paths without a door of their own that clients ask for under a base URL.
-const LISTS: [&str; 4] = ["/v1/models", "/api/tags", "/api/show", "/api/version"];
 
 /// 404, with the path that was meant and the base URL that leads there.
 #[must_use]
 pub(super) fn no_such_path(method: &Method, path: &str) -> ApiError {
     let shown: String = path.chars().take(100).collect();
     let message = match meant(path) {
-        Some(meant) => format!(
-            "there is no {method} {shown} here, but there is {meant}: set this client's base URL to {}",
-            // Anthropic's clients add the `/v1` themselves.
-            if meant.starts_with("/v1/") && Dialect::of_path(meant) != Dialect::Anthropic {
+        Some(meant) => {
+            // Anthropic's clients add the `/v1` themselves, and so does one that has it twice.
+            let adds_it = Dialect::of_path(meant) == Dialect::Anthropic || path.starts_with("/v1/v1/");
+            let base = if meant.starts_with("/v1/") && !adds_it {
                 "`http://HOST:PORT/v1`"
             } else {
                 "`http://HOST:PORT`, without a path"
-            }
-        ),
+            };
+            format!(
+                "there is no {method} {shown} here, but there is {meant}: set this client's base URL to {base}"
+            )
+        }
         None => format!(
             "there is no {method} {shown} here; clients use /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/models and Ollama's /api"
         ),
@@ -30,8 +31,12 @@ pub(super) fn no_such_path(method: &Method, path: &str) -> ApiError {
 
 /// The longest known path at the end of this one; else the known path that it becomes with `/v1`.
 fn meant(path: &str) -> Option<&'static str> {
-    let known = || Door::ALL.into_iter().map(Door::path).chain(LISTS);
-    let at_end = known().filter(|known| path.ends_with(known)).max_by_key(|known| known.len());
+    let lists = KNOWN.iter().map(|(path, _)| *path).filter(|path| path.len() > 1);
+    let known = || Door::ALL.into_iter().map(Door::path).chain(lists.clone());
+    // `/v1/chat/completion` is no way to llama.cpp's own `/completion`.
+    let is_no_typo = |known: &&str| *known != Door::Completion.path() || !path.contains("/chat/");
+    let at_end = known().filter(|known| path.ends_with(known)).filter(is_no_typo);
+    let at_end = at_end.max_by_key(|known| known.len());
     at_end.or_else(|| known().find(|known| known.strip_prefix("/v1") == Some(path)))
 }
 
@@ -42,7 +47,7 @@ mod tests {
     #[test]
     fn the_path_that_was_meant_and_its_base_url_are_told() {
         for (path, wanted, base) in [
-            ("/v1/v1/chat/completions", "/v1/chat/completions", "`http://HOST:PORT/v1`"),
+            ("/v1/v1/chat/completions", "/v1/chat/completions", "without a path"),
             ("/openai/v1/chat/completions", "/v1/chat/completions", "`http://HOST:PORT/v1`"),
             ("/chat/completions", "/v1/chat/completions", "`http://HOST:PORT/v1`"),
             ("/models", "/v1/models", "`http://HOST:PORT/v1`"),
@@ -54,7 +59,9 @@ mod tests {
             ("/api/api/tags", "/api/tags", "without a path"),
             ("/v1/infill", "/infill", "without a path"),
             // The longest: not `/completion`'s or `/v1/completions`'.
-            ("/v1/v1/fim/completions", "/v1/fim/completions", "`http://HOST:PORT/v1`"),
+            ("/x/v1/fim/completions", "/v1/fim/completions", "`http://HOST:PORT/v1`"),
+            ("/v1/completion", "/completion", "without a path"),
+            ("/v1/props", "/props", "without a path"),
         ] {
             let error = no_such_path(&Method::POST, path);
             assert_eq!((error.status, error.code), (StatusCode::NOT_FOUND, "no_such_path"));
@@ -65,7 +72,9 @@ mod tests {
 
     #[test]
     fn another_path_is_told_what_there_is() {
-        for path in ["/v2/chat", "/v1", "/", "(none)", "/v1/audio/speech", "/xv1/models/x"] {
+        for path in
+            ["/v2/chat", "/v1", "/", "(none)", "/v1/audio/speech", "/v1/chat/completion", "/xv1/models/x"]
+        {
             let error = no_such_path(&Method::GET, path);
             assert!(error.message.contains("clients use /v1/chat/completions"), "{}", error.message);
         }

@@ -400,6 +400,14 @@ mod tests {
             let error = Door::OllamaGenerate.admit(body).expect_err(option);
             assert_eq!((error.status, error.message.as_str()), (StatusCode::BAD_REQUEST, must));
         }
+        for option in "num_keep seed num_predict top_k repeat_last_n top_p min_p typical_p temperature \
+                       repeat_penalty presence_penalty frequency_penalty"
+            .split_whitespace()
+        {
+            let body = Bytes::from(format!(r#"{{"model":"m","options":{{"{option}":true}}}}"#));
+            let error = Door::OllamaChat.admit(body).expect_err(option);
+            assert_eq!(error.param.as_deref(), Some(format!("options.{option}").as_str()));
+        }
         // Ollama cuts off fractions, takes nulls for nothing, and knows more options than we do.
         let sound =
             r#"{"options":{"num_predict":16.5,"seed":-1,"top_p":null,"stop":["x"],"of_tomorrow":"x"}}"#;

@@ -3,7 +3,7 @@
 
 use super::reply::{ApiError, Reply, json_reply};
 use crate::fleet_keeper::Snapshot;
-use crate::forward::refusals::unknown_model;
+use crate::forward::refusals::{shown, unknown_model};
 use http::StatusCode;
 use mesh_core::fleet::FleetView;
 use mesh_core::health::Liveness;
@@ -93,14 +93,12 @@ pub fn entries(snapshot: &Snapshot) -> Vec<Entry> {
         let dash = Entry { name: format!("{PREFIX}-{}", mode.name), ..slash.clone() };
         [slash, dash]
     });
-    let models = snapshot.view.model_names().into_iter().map(|model| of_model(&snapshot.view, model));
-    let names = snapshot.modes.aliases().iter();
-    // One that is also a model's own name would stand there twice.
-    let names = names.filter(|(name, model)| {
-        snapshot.view.model(model.as_str()).is_some() && snapshot.view.model(name).is_none()
-    });
-    let aliases = names.map(|(name, model)| Entry { name: name.clone(), ..of_model(&snapshot.view, model) });
-    modes.chain(models).chain(aliases).collect()
+    let models = snapshot.view.model_names().into_iter().map(ModelId::as_str);
+    let served = |(_, model): &(&String, &ModelId)| snapshot.view.model(model.as_str()).is_some();
+    let aliases = snapshot.modes.aliases().iter().filter(served).map(|(name, _)| name.as_str());
+    // One that is also a model's own name stands there once.
+    let aliases = aliases.filter(|name| snapshot.view.model(name).is_none());
+    modes.chain(models.chain(aliases).filter_map(|name| entry(snapshot, name))).collect()
 }
 
 /// One of them, by the name that was asked for; also by another name of a mode.
@@ -119,14 +117,14 @@ pub fn entry(snapshot: &Snapshot, name: &str) -> Option<Entry> {
 /// The same for clients that have to be told which names there are.
 ///
 /// # Errors
-/// 404 with near names and all of them, as for a chat.
+/// 404 with near names and all of them, as for a chat; also for a name that is right, whose model no machine has.
 pub fn named(snapshot: &Snapshot, name: &str) -> Result<Entry, ApiError> {
     entry(snapshot, name).ok_or_else(|| match snapshot.modes.resolve(name, &snapshot.view) {
         Asked::Unknown { near, all } => unknown_model(name, &near, &all),
-        // It is configured, and no machine has it.
         Asked::Mode(_) | Asked::Model(_) => {
             let all: Vec<String> = entries(snapshot).into_iter().map(|entry| entry.name).collect();
-            unknown_model(name, &[], &all)
+            let error = unknown_model(name, &[], &all);
+            ApiError { message: format!("no machine has the model of `{}`", shown(name)), ..error }
         }
     })
 }

@@ -237,6 +237,8 @@ fn ollama_s_prompts_become_chats_raw_ones_completions_and_texts_embeddings() {
     assert_eq!(to["response_format"], json!({"type": "json_object"}));
     assert_eq!((&to["stream"], to.get("stream_options")), (&json!(false), None));
     let raw = json!({"model": "m", "prompt": "hi", "raw": true, "options": {"num_predict": -1}});
+    let cut = json!({"model": "m", "prompt": "hi", "raw": true, "options": {"num_predict": 16.5}});
+    assert_eq!(translated(Door::OllamaGenerate, EngineKind::LlamaServer, &cut).1["max_tokens"], 16);
     let (path, to) = translated(Door::OllamaGenerate, EngineKind::LlamaServer, &raw);
     assert_eq!((path, &to["prompt"], to.get("max_tokens")), ("/v1/completions", &json!("hi"), None));
     let (path, to) =

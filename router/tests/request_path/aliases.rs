@@ -2,6 +2,7 @@
 
 use crate::fixture::{Mesh, caller, engine, error_of, replica};
 use http_body_util::BodyExt;
+use mesh_core::machine::Replica;
 use mesh_core::machine::ReplicaState::Loaded;
 use router::config::ModelConfig;
 use router::http::reply::Reply;
@@ -46,5 +47,24 @@ async fn another_name_of_a_model_that_no_machine_has_is_no_mistake_of_the_client
     let (status, code, error) = error_of(mesh.send("gpt-y", caller("k")).await).await;
     assert_eq!((status, code.as_str()), (503, "no_node_available"), "{error}");
     let message = error["message"].as_str().expect("a text");
-    assert!(message.contains("`gpt-y`") && message.contains("nowhere"), "{message}");
+    assert!(message.contains("`gpt-y`") && message.contains("`nowhere`"), "{message}");
+    let error = openai::model(&mesh.fleet.snapshot(), "gpt-y").expect_err("no machine has it");
+    assert_eq!((error.status.as_u16(), error.message.as_str()), (404, "no machine has the model of `gpt-y`"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_listed_under_a_name_is_what_a_request_for_it_gets() {
+    let mesh = Mesh::start(|config| {
+        let model = ModelConfig { aliases: vec!["m".into()], ..ModelConfig::default() };
+        config.models.insert("large".into(), model);
+    });
+    let small = Replica { context: Some(1_000), ..replica("m", Loaded, Some(1)) };
+    let large = Replica { context: Some(9_000), ..replica("large", Loaded, Some(1)) };
+    let (_node, _control) = mesh.node("a", engine(vec![small, large])).await;
+    let answered = mesh.send("m", caller("k")).await;
+    assert_eq!(answered.headers()["x-mesh-model"], "large");
+    let listed = json(openai::models(&mesh.fleet.snapshot())).await;
+    let of_m = |model: &&Value| model["id"] == "m";
+    let contexts: Vec<&Value> = listed["data"].as_array().expect("a list").iter().filter(of_m).collect();
+    assert_eq!(contexts.iter().map(|m| m["context_length"].as_u64()).collect::<Vec<_>>(), [Some(9_000)]);
 }

@@ -235,7 +235,10 @@ async fn an_engine_that_is_never_there_is_asked_twice_and_not_for_ever() {
     let mesh = Mesh::start(|_| ());
     let (node, _control) = mesh.node("a", loaded()).await;
     node.always(Script::Refused("engine_down"));
-    let (status, code, error) = error_of(mesh.send("mesh/code", caller("k")).await).await;
+    // Some engine may read such a part: as none has looked at it, it is no fault.
+    let content = json!([{"type": "of_tomorrow"}]);
+    let body = json!({"model": "mesh/code", "messages": [{"role": "user", "content": content}]});
+    let (status, code, error) = error_of(mesh.send_body(&body, caller("k")).await).await;
     assert_eq!((status, code.as_str()), (503, "all_nodes_failed"), "{error}");
     assert_eq!(node.requests(), 2);
     mesh.until_idle().await;
@@ -246,10 +249,37 @@ async fn a_request_that_any_engine_may_have_seen_is_not_asked_once_more() {
     let mesh = Mesh::start(|_| ());
     let (a, _control_a) = mesh.node("a", loaded()).await;
     let (b, _control_b) = mesh.node("b", loaded()).await;
-    a.always(Script::Refused("engine_broke"));
+    a.always(Script::Refused("engine_hung_up"));
     b.always(Script::Refused("engine_down"));
     let (status, code, error) = error_of(mesh.send("mesh/code", caller("k")).await).await;
     assert_eq!((status, code.as_str()), (503, "all_nodes_failed"), "{error}");
     assert_eq!((a.requests(), b.requests()), (1, 1));
+    mesh.until_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_engine_was_absent_beside_a_full_one_goes_there_when_it_is_back() {
+    let mesh = Arc::new(Mesh::start(|_| ()));
+    let (full, _control_full) = mesh.node("full", loaded()).await;
+    full.always(Script::After(600 * SECOND));
+    let send = || {
+        let mesh = mesh.clone();
+        tokio::spawn(async move { mesh.send("mesh/code", caller("k")).await })
+    };
+    let first = send();
+    full.until(|seen| seen.running == 1).await;
+    let (node, control) = mesh.node("a", loaded()).await;
+    node.next(Script::Refused("engine_down"));
+    let request = send();
+    node.until(|seen| seen.bodies.len() == 1).await;
+    control.report(killed(true)).await;
+    until_down(&mesh).await;
+    tokio::time::sleep(4 * SECOND).await;
+    assert!(!request.is_finished());
+    control.report(loaded()).await;
+    let answered = tokio::time::timeout(5 * SECOND, request).await.expect("in time").expect("no panic");
+    assert_eq!((answered.status().as_u16(), node.requests(), full.requests()), (200, 2, 1));
+    first.abort();
+    drop(answered);
     mesh.until_idle().await;
 }

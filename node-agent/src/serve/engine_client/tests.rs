@@ -330,3 +330,28 @@ async fn an_idle_connection_that_has_something_to_say_or_is_old_carries_no_reque
     }
     assert!(client.kept(authority).is_none());
 }
+
+#[tokio::test]
+async fn a_request_that_a_kept_connection_took_with_it_was_perhaps_seen_also_where_nobody_listens_then() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let engine = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = vec![0; 64 * 1024];
+        assert!(stream.read(&mut request).await.expect("a request") > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.expect("the client reads");
+        assert!(stream.read(&mut request).await.expect("the next one") > 0);
+        // That one was too much for it.
+        drop(listener);
+    });
+    let client = EngineClient::default();
+    let (_, mut body) = client.post(call(&url, true), Bytes::from("{}")).await.expect("an answer");
+    assert_eq!(in_time(whole(&mut body)).await.0, b"{}");
+    drop(body);
+    let error =
+        in_time(client.post(call(&url, true), Bytes::from("{}"))).await.map(drop).expect_err("it ended");
+    assert!(!error.is_unsent(), "{error}");
+    engine.await.expect("no panic");
+    let error = in_time(client.post(call(&url, true), Bytes::from("{}"))).await.map(drop).expect_err("gone");
+    assert!(error.is_unsent(), "{error}");
+}

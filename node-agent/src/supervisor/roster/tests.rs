@@ -41,6 +41,10 @@ fn every_state_has_its_refusal() {
     let down = roster(&["a"], &ReplicaState::Loaded);
     down.change("a", |row| row.state(EngineState::Down("silent".into())));
     assert_eq!(down.lease(&model()).expect_err("down"), LeaseRefusal::EngineDown("silent".into()));
+    // As a child is shown that has just ended: its engine is brought back, and has seen nothing.
+    let ended = roster(&["a"], &ReplicaState::Failed("was killed by SIGKILL".into()));
+    ended.change("a", |row| row.state(EngineState::Down("was killed by SIGKILL".into())));
+    assert_eq!(ended.lease(&model()).expect_err("ended").kind(), "engine_down");
     assert_eq!(Roster::new().lease(&model()).expect_err("none").kind(), "no_such_model");
 }
 

@@ -61,10 +61,10 @@ pub fn of_body(door: Door, body: &[u8]) -> Option<ApiError> {
     let whole: Map<String, Value> = serde_json::from_slice(body).ok()?;
     match door {
         Door::Chat | Door::Messages | Door::CountTokens => of_chat(door, &whole),
-        Door::Completions | Door::Completion => {
-            texts("prompt", whole.get("prompt"), door == Door::Completion)
-        }
-        Door::Embeddings if whole.contains_key("content") => None,
+        // What only some engines know stands for it there.
+        Door::Completions if whole.contains_key("prompt_embeds") => None,
+        Door::Embeddings if whole.contains_key("content") || whole.contains_key("messages") => None,
+        Door::Completions | Door::Completion => texts("prompt", whole.get("prompt"), true),
         Door::Embeddings => texts("input", whole.get("input"), false),
         Door::Infill => ["input_prefix", "input_suffix"]
             .into_iter()
@@ -104,14 +104,16 @@ pub fn own_name(door: Door, body: &[u8], field: &str) -> Cow<'static, str> {
             "options.num_predict"
         }
         (Door::OllamaChat | Door::OllamaGenerate, "response_format" | "json_schema" | "grammar") => "format",
-        (Door::OllamaGenerate, "messages" | "input_prefix") => "prompt",
+        (Door::OllamaGenerate, "messages" | "content" | "input_prefix") => "prompt",
         (Door::OllamaGenerate, "input_suffix") => "suffix",
         (Door::OllamaChat | Door::OllamaGenerate, option) if is_option(option) => {
             return Cow::Owned(format!("options.{option}"));
         }
         (Door::Completions | Door::Completion | Door::Fim | Door::OllamaEmbeddings, "messages") => "prompt",
         (Door::Embeddings | Door::OllamaEmbed, "messages") => "input",
-        (Door::Infill, "messages") => "input_prefix",
+        (Door::Infill, "messages" | "prompt") => "input_prefix",
+        (Door::Infill, "suffix") => "input_suffix",
+        (Door::Infill | Door::Completion, "max_tokens") => "n_predict",
         (Door::OllamaEmbeddings, "input") => "prompt",
         (Door::Fim | Door::Completions, "input_prefix") => "prompt",
         (Door::Fim | Door::Completions, "input_suffix") => "suffix",

@@ -201,7 +201,6 @@ fn prompts_and_texts_that_are_none_are_named_by_the_door_s_own_field() {
     for (door, body, param, must) in [
         (Door::Completions, "{}", "prompt", "is missing"),
         (Door::Completions, r#"{"prompt":5}"#, "prompt", "must be a text or a list of texts"),
-        (Door::Completions, r#"{"prompt":{"prompt_string":"x"}}"#, "prompt", "must be"),
         (Door::Completion, r#"{"prompt":null}"#, "prompt", "must be"),
         (Door::Embeddings, r#"{"prompt":"x"}"#, "input", "is missing"),
         (Door::Embeddings, r#"{"input":true}"#, "input", "must be"),
@@ -215,6 +214,10 @@ fn prompts_and_texts_that_are_none_are_named_by_the_door_s_own_field() {
     for (door, body) in [
         (Door::Completions, r#"{"prompt":["a",[1,2]]}"#),
         (Door::Completion, r#"{"prompt":{"prompt_string":"x"}}"#),
+        (Door::Completions, r#"{"prompt":{"prompt_string":"x"}}"#),
+        // vLLM's.
+        (Door::Completions, r#"{"prompt_embeds":"AAAA"}"#),
+        (Door::Embeddings, r#"{"messages":[]}"#),
         (Door::Embeddings, r#"{"input":["a"]}"#),
         // llama.cpp's own name for it.
         (Door::Embeddings, r#"{"content":"a"}"#),
@@ -240,6 +243,19 @@ fn a_field_that_a_translation_made_is_told_by_the_client_s_name_for_it() {
         (Door::Fim, "input_suffix", "suffix"),
         (Door::Completions, "n_predict", "max_tokens"),
         (Door::Chat, "max_tokens", "max_tokens"),
+        (Door::OllamaGenerate, "content", "prompt"),
+        (Door::OllamaGenerate, "input_suffix", "suffix"),
+        (Door::Completion, "max_tokens", "n_predict"),
+        (Door::Completion, "messages", "prompt"),
+        (Door::Infill, "max_tokens", "n_predict"),
+        (Door::Infill, "messages", "input_prefix"),
+        (Door::Infill, "prompt", "input_prefix"),
+        (Door::Infill, "suffix", "input_suffix"),
+        (Door::Embeddings, "messages", "input"),
+        (Door::OllamaEmbed, "messages", "input"),
+        (Door::OllamaEmbeddings, "messages", "prompt"),
+        (Door::Completions, "input_prefix", "prompt"),
+        (Door::Fim, "n_predict", "max_tokens"),
     ] {
         assert_eq!(own_name(door, b"{}", named), own, "{door:?}");
     }
