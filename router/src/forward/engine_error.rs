@@ -29,7 +29,7 @@ struct ErrorObject {
 }
 
 /// Fields that an engine may name in its complaint; nothing else of its words is passed on.
-const FIELDS: [&str; 31] = [
+const FIELDS: [&str; 36] = [
     "messages",
     "role",
     "content",
@@ -61,6 +61,11 @@ const FIELDS: [&str; 31] = [
     "reasoning_format",
     "input_prefix",
     "input_suffix",
+    "typical_p",
+    "repeat_last_n",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
 ];
 
 /// Longer names of fields are not passed on.

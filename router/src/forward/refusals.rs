@@ -146,7 +146,11 @@ pub(super) fn queue(refused: Refused, settings: &Settings) -> ApiError {
             full("mesh_full", message).retry_after(seconds(predicted)).with("queue", queue)
         }
         Refused::Expired { waited } => {
-            let message = format!("no slot became free within {}", human_duration(waited));
+            let meshctl = settings.meshctl;
+            let message = format!(
+                "no slot became free within {}; `{meshctl} status` shows what the mesh is busy with",
+                human_duration(waited)
+            );
             let queue = json!({ "waited_s": waited.as_secs_f64() });
             full("deadline_passed", message).retry_after(5).with("queue", queue)
         }

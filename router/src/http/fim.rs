@@ -79,8 +79,9 @@ fn middle(
     rest: Map<String, Value>,
 ) -> Middle {
     let value = |name: &str| from.get(name).cloned().unwrap_or_default();
-    // Negative means without a limit, which the other side says by saying nothing.
-    let tokens = from.get(tokens).filter(|tokens| tokens.as_i64().is_some_and(|tokens| tokens >= 0));
+    // Negative means without a limit, which the other side says by saying nothing. What is no number the engine refuses.
+    let unlimited = |tokens: &Value| tokens.is_null() || tokens.as_f64().is_some_and(|tokens| tokens < 0.0);
+    let tokens = from.get(tokens).filter(|tokens| !unlimited(tokens));
     Middle { prefix: value(prefix), suffix: value(suffix), tokens: tokens.cloned(), rest }
 }
 

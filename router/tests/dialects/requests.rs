@@ -111,6 +111,12 @@ fn a_suffix_goes_to_infill_for_llama_cpp_stays_for_ollama_and_is_refused_elsewhe
     let (path, to) = translated(Door::Infill, EngineKind::Ollama, &infill);
     assert_eq!((path, &to["prompt"], &to["suffix"]), ("/v1/completions", &json!("a"), &json!("b")));
     assert!(to.get("max_tokens").is_none(), "-1 is no limit");
+    // Left out, they would be no limit.
+    for tokens in [json!("16"), json!(16.0), json!([16])] {
+        let asked = json!({"model": "m", "prompt": "a", "suffix": "b", "max_tokens": tokens});
+        let (_, to) = translated(Door::Fim, EngineKind::LlamaServer, &asked);
+        assert_eq!(to["n_predict"], tokens, "the engine says what is wrong with it");
+    }
     // An empty or absent suffix is no middle.
     for plain in [r#"{"model":"m","prompt":"x","suffix":""}"#, r#"{"model":"m","prompt":"x","suffix":null}"#]
     {
