@@ -79,9 +79,12 @@ pub async fn run(data: &Path, flags: UpFlags) -> anyhow::Result<()> {
     print(data, &mesh).await?;
     let drained = mesh.router.drained();
     tokio::select! {
-        () = stop.cancelled() => say("stopping"),
-        () = drained.cancelled() => say("the router ended by itself, which is a bug: stopping"),
+        () = stop.cancelled() => {}
+        () = drained.cancelled() => {}
     }
+    // A router with nothing to do has drained by the time when its stop is seen here.
+    let by_itself = !stop.is_cancelled();
+    say(if by_itself { "the router ended by itself, which is a bug: stopping" } else { "stopping" });
     mesh.stopped().await;
     if stop.is_cancelled() {
         return Ok(());

@@ -436,7 +436,9 @@ impl Forward {
                 Err(ApiError::mesh(StatusCode::SERVICE_UNAVAILABLE, "no_node_available", message)
                     .retry_after(5))
             }
-            Asked::Unknown { near, all } => Err(refusals::unknown_model(asked, &near, &all)),
+            Asked::Unknown { near, all } => {
+                Err(refusals::unknown_model(asked, snapshot.modes.aliases().get(asked), &near, &all))
+            }
         }
     }
 

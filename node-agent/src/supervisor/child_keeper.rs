@@ -456,8 +456,9 @@ impl ChildKeeper {
                 self.roster.change(&self.name, |row| row.show(seen));
             }
             EngineState::Starting => self.show(EngineState::Starting, ReplicaState::Loading),
-            EngineState::Down(_) => {
-                self.roster.change(&self.name, |row| row.state(seen.state));
+            EngineState::Down(why) => {
+                let why = format!("{why}, and is started again after {} of that", human_duration(DEAF_LIMIT));
+                self.roster.change(&self.name, |row| row.state(EngineState::Down(why)));
             }
         }
     }

@@ -87,12 +87,15 @@ budget = 0
 
 #[test]
 fn other_names_of_models_are_told_apart_from_modes_and_from_each_other() {
-    let text = "[models.m]\naliases = [\"gpt-x\", \"mesh/code\"]\n[models.n]\naliases = [\"gpt-x\"]\n[models.\"mesh-ask\"]\naliases = [\"y\"]\n";
-    let said = load_text(text).expect_err("three problems").to_string();
+    let text = "[models.m]\naliases = [\"gpt-x\", \"mesh/code\"]\n[models.n]\naliases = [\"gpt-x\"]\n[models.\"mesh-ask\"]\naliases = [\"y\"]\n[models.o]\naliases = [\"\", \"m\", \"z\", \"z\"]\n";
+    let said = load_text(text).expect_err("six problems").to_string();
     for part in [
         ":2: models.m.aliases: `mesh/code` is the name of a mode",
         ":4: models.n.aliases: the alias `gpt-x` is given to `m` too",
         ":6: models.mesh-ask.aliases: `mesh-ask` is the name of a mode",
+        ":8: models.o.aliases: a model name must not be empty",
+        ":8: models.o.aliases: `m` is the name of another model",
+        ":8: models.o.aliases: the alias `z` is there twice",
     ] {
         assert!(said.contains(part), "{part:?} is not in:\n{said}");
     }

@@ -355,7 +355,10 @@ impl Check<'_> {
             // A name that is none is complained of where sizes are read.
             let Ok(id) = ModelId::new(name.as_str()) else { continue };
             let key = format!("models.{}.aliases", spelled(name));
-            for alias in &model.aliases {
+            for (place, alias) in model.aliases.iter().enumerate() {
+                if let Err(error) = ModelId::new(alias.as_str()) {
+                    self.problem(&key, error.to_string());
+                }
                 // Else requests for a mode would go to the model, or the alias to no model.
                 if let Some(mode) = [alias, name].into_iter().find(|word| without_prefix(word).is_some()) {
                     self.problem(
@@ -363,7 +366,12 @@ impl Check<'_> {
                         format!("`{mode}` is the name of a mode: modes have `aliases` of their own"),
                     );
                 }
-                if let Some(other) = aliases.insert(alias.clone(), id.clone()) {
+                if alias != name && models.contains_key(alias) {
+                    self.problem(&key, format!("`{alias}` is the name of another model under [models]"));
+                }
+                if model.aliases[..place].contains(alias) {
+                    self.problem(&key, format!("the alias `{alias}` is there twice"));
+                } else if let Some(other) = aliases.insert(alias.clone(), id.clone()) {
                     self.problem(&key, format!("the alias `{alias}` is given to `{other}` too"));
                 }
             }

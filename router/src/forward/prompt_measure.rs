@@ -14,6 +14,7 @@ use super::Incoming;
 use super::agent_links::AgentLink;
 use super::attempt::Failure;
 use super::refusals;
+use crate::http::dialect::edit::members;
 use crate::http::dialect::{Door, faults};
 use crate::http::head::{Cap, Head};
 use crate::marks::Marks;
@@ -108,6 +109,14 @@ pub async fn measure(
     if incoming.door.purpose() != Purpose::Chat || head.has_media(&incoming.body) {
         // Embeddings of many inputs are many prompts, and pictures are tokens that no bytes tell of.
         return Ok(Measured { known: Known { context: None, ..known }, ..Measured::default() });
+    }
+    let fills_in = matches!(incoming.door, Door::Infill | Door::Fim)
+        || head.suffix && matches!(incoming.door, Door::Completions | Door::OllamaGenerate);
+    if fills_in && engine.is_some_and(refuses_by_itself) {
+        // llama.cpp cuts what is far from a middle by itself, and editors count on that: told, and not refused.
+        let may_be_cut = incoming.body.len() as u64 > LEAST_CONTEXT;
+        let at_least = may_be_cut.then(|| words_around(&incoming.body)).flatten();
+        return Ok(Measured { known: Known { context: None, at_least, ..known }, ..Measured::default() });
     }
     let bytes = prompt_bytes(head);
     if context.is_some_and(|context| bytes + TEMPLATE_TOKENS <= context) {
@@ -233,6 +242,13 @@ fn words(door: Door, head: &Head, body: &[u8]) -> Option<u64> {
     let instructions = head.instructions.as_ref().filter(|_| door == Door::Responses);
     let parts = [head.prompt.as_ref(), system, instructions];
     parts.into_iter().flatten().map(|at| words_in(body.get(at.clone())?)).sum()
+}
+
+/// Words around a middle that is to be filled in, in whatever dialect.
+fn words_around(body: &[u8]) -> Option<u64> {
+    let around = |name: &str| ["prompt", "suffix", "input_prefix", "input_suffix"].contains(&name);
+    let found = members(body).ok()?;
+    found.iter().filter(|(name, _)| around(name)).map(|(_, value)| words_in(value.get().as_bytes())).sum()
 }
 
 /// Words in one part of a prompt: runs of ASCII letters in strings that are no names.

@@ -18,12 +18,19 @@ pub(crate) fn shown(asked: &str) -> String {
     asked.chars().take(100).collect()
 }
 
-/// There is no such mode or model.
-pub(crate) fn unknown_model(asked: &str, near: &[String], all: &[String]) -> ApiError {
+/// There is no such mode or model; `of` is the model whose other name it is.
+pub(crate) fn unknown_model(asked: &str, of: Option<&ModelId>, near: &[String], all: &[String]) -> ApiError {
     let mut message = format!("there is no mode or model `{}`", shown(asked));
-    if near.is_empty() {
+    if let Some(model) = of {
+        message = format!("`{}` is another name of `{model}`, which no machine has", shown(asked));
+    } else if near.is_empty() {
         let list: Vec<&str> = all.iter().take(8).map(String::as_str).collect();
-        let list = if list.is_empty() { "none yet".into() } else { list.join(", ") };
+        let more = if all.len() > list.len() {
+            format!(" and {} more", all.len() - list.len())
+        } else {
+            String::new()
+        };
+        let list = if list.is_empty() { "none yet".into() } else { list.join(", ") + &more };
         message.push_str(&format!("; there are {list}"));
     } else {
         message.push_str(&format!("; did you mean {}?", near.join(" or ")));

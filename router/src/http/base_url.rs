@@ -1,7 +1,7 @@
 //! Paths that are not there, most of them because a client's base URL has a `/v1` too much or too little.
 
 use super::KNOWN;
-use super::dialect::{Dialect, Door};
+use super::dialect::Door;
 use super::reply::ApiError;
 use http::{Method, StatusCode};
 
@@ -10,9 +10,13 @@ use http::{Method, StatusCode};
 pub(super) fn no_such_path(method: &Method, path: &str) -> ApiError {
     let shown: String = path.chars().take(100).collect();
     let message = match meant(path) {
+        // Of two that both add it one must not; which one is the client's own matter.
+        Some(meant) if path.strip_prefix("/v1") == Some(meant) && meant.starts_with("/v1/") => format!(
+            "there is no {method} {shown} here, but there is {meant}: this client's base URL has a `/v1` too many"
+        ),
         Some(meant) => {
-            // Anthropic's clients add the `/v1` themselves, and so does one that has it twice.
-            let adds_it = Dialect::of_path(meant) == Dialect::Anthropic || path.starts_with("/v1/v1/");
+            // Anthropic's clients add the `/v1` themselves.
+            let adds_it = path.contains("/v1/messages");
             let base = if meant.starts_with("/v1/") && !adds_it {
                 "`http://HOST:PORT/v1`"
             } else {
@@ -29,15 +33,16 @@ pub(super) fn no_such_path(method: &Method, path: &str) -> ApiError {
     ApiError::client(StatusCode::NOT_FOUND, "no_such_path", message)
 }
 
-/// The longest known path at the end of this one; else the known path that it becomes with `/v1`.
+/// The longest known path at the end of this one; else the longest that would be with its `/v1`.
 fn meant(path: &str) -> Option<&'static str> {
     let lists = KNOWN.iter().map(|(path, _)| *path).filter(|path| path.len() > 1);
     let known = || Door::ALL.into_iter().map(Door::path).chain(lists.clone());
     // `/v1/chat/completion` is no way to llama.cpp's own `/completion`.
     let is_no_typo = |known: &&str| *known != Door::Completion.path() || !path.contains("/chat/");
     let at_end = known().filter(|known| path.ends_with(known)).filter(is_no_typo);
-    let at_end = at_end.max_by_key(|known| known.len());
-    at_end.or_else(|| known().find(|known| known.strip_prefix("/v1") == Some(path)))
+    let without = known().filter(|known| known.strip_prefix("/v1").is_some_and(|rest| path.ends_with(rest)));
+    let without = without.filter(|known| !path.ends_with(known));
+    at_end.chain(without).max_by_key(|known| known.len())
 }
 
 #[cfg(test)]
@@ -47,14 +52,18 @@ mod tests {
     #[test]
     fn the_path_that_was_meant_and_its_base_url_are_told() {
         for (path, wanted, base) in [
-            ("/v1/v1/chat/completions", "/v1/chat/completions", "without a path"),
+            ("/v1/v1/chat/completions", "/v1/chat/completions", "a `/v1` too many"),
+            ("/v1/chat/completions/chat/completions", "/v1/chat/completions", "`http://HOST:PORT/v1`"),
+            ("/api/chat/completions", "/v1/chat/completions", "`http://HOST:PORT/v1`"),
+            ("/proxy/v1/messages", "/v1/messages", "without a path"),
+            ("/v1/messages/v1/models", "/v1/models", "without a path"),
             ("/openai/v1/chat/completions", "/v1/chat/completions", "`http://HOST:PORT/v1`"),
             ("/chat/completions", "/v1/chat/completions", "`http://HOST:PORT/v1`"),
             ("/models", "/v1/models", "`http://HOST:PORT/v1`"),
             ("/responses", "/v1/responses", "`http://HOST:PORT/v1`"),
-            ("/v1/v1/messages", "/v1/messages", "without a path"),
-            ("/messages", "/v1/messages", "without a path"),
-            ("/v1/v1/messages/count_tokens", "/v1/messages/count_tokens", "without a path"),
+            ("/v1/v1/messages", "/v1/messages", "a `/v1` too many"),
+            ("/messages", "/v1/messages", "`http://HOST:PORT/v1`"),
+            ("/v1/v1/messages/count_tokens", "/v1/messages/count_tokens", "a `/v1` too many"),
             ("/v1/api/chat", "/api/chat", "without a path"),
             ("/api/api/tags", "/api/tags", "without a path"),
             ("/v1/infill", "/infill", "without a path"),

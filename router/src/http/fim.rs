@@ -41,7 +41,7 @@ pub struct Middle {
 /// 400 when the prompt is no text: only a text has a middle.
 pub fn of_completion(from: &Map<String, Value>) -> Result<Middle, Box<ApiError>> {
     if !from.get("prompt").is_some_and(Value::is_string) {
-        return Err(invalid("with a `suffix`, `prompt` must be a text"));
+        return Err(Box::new(invalid("`prompt` must be a text: only a text has a middle").param("prompt")));
     }
     let mut rest = kept(from);
     // Mistral's name for the seed.

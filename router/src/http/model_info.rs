@@ -120,10 +120,11 @@ pub fn entry(snapshot: &Snapshot, name: &str) -> Option<Entry> {
 /// 404 with near names and all of them, as for a chat; also for a name that is right, whose model no machine has.
 pub fn named(snapshot: &Snapshot, name: &str) -> Result<Entry, ApiError> {
     entry(snapshot, name).ok_or_else(|| match snapshot.modes.resolve(name, &snapshot.view) {
-        Asked::Unknown { near, all } => unknown_model(name, &near, &all),
+        Asked::Unknown { near, all } => unknown_model(name, snapshot.modes.aliases().get(name), &near, &all),
+        // It is in a mode, and no machine has it.
         Asked::Mode(_) | Asked::Model(_) => {
             let all: Vec<String> = entries(snapshot).into_iter().map(|entry| entry.name).collect();
-            let error = unknown_model(name, &[], &all);
+            let error = unknown_model(name, None, &[], &all);
             ApiError { message: format!("no machine has the model of `{}`", shown(name)), ..error }
         }
     })

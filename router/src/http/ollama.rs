@@ -73,7 +73,8 @@ pub fn show(snapshot: &Snapshot, body: &[u8]) -> Result<Reply, ApiError> {
         name: String,
     }
     let asked: Asked = serde_json::from_slice(body).map_err(|_| {
-        ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", "the body is not a JSON object")
+        let message = r#"the body must be a JSON object with a text `model`, such as {"model": "mesh/ask"}"#;
+        ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", message)
     })?;
     let name = if asked.model.is_empty() { asked.name } else { asked.model };
     if name.is_empty() {

@@ -3,7 +3,7 @@
 mod tell;
 
 use super::dialect::faults::{of_schema, shown_type};
-use super::dialect::passage::{copy, instruct, invalid, plain_text};
+use super::dialect::passage::{copy, instruct, invalid, must_be, plain_text};
 use super::reply::ApiError;
 use serde_json::{Map, Value, json};
 pub use tell::Items;
@@ -19,6 +19,12 @@ pub fn chat(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiErro
             return Err(Box::new(ApiError { code: "unsupported", ..*invalid(message) }));
         }
     }
+    must_be(from, "instructions", "a text", Value::is_string)?;
+    must_be(from, "tools", "a list of tools", Value::is_array)?;
+    must_be(from, "text", r#"an object, such as {"format": {"type": "json_object"}}"#, |text| {
+        text.is_object() && (text["format"].is_object() || text["format"].is_null())
+    })?;
+    must_be(from, "reasoning", r#"an object, such as {"effort": "low"}"#, Value::is_object)?;
     let mut messages = Vec::new();
     if let Some(text) = from.get("instructions").and_then(Value::as_str).filter(|text| !text.is_empty()) {
         messages.push(json!({ "role": "system", "content": text }));

@@ -392,3 +392,40 @@ fn engines_too_old_for_a_dialect_are_asked_in_the_next_one() {
         assert!(matches!(ways[..], [Passage::Through(..), Passage::Chat]), "{door:?} {kind:?}");
     }
 }
+
+#[test]
+fn members_of_another_form_are_refused_by_name_and_not_left_out() {
+    let chat = |name: &str, value: Value| json!({"model": "m", "messages": [{"role": "user", "content": "x"}], name: value});
+    let prompt = |name: &str, value: Value| json!({"model": "m", "prompt": "x", name: value});
+    let input = |name: &str, value: Value| json!({"model": "m", "input": "x", name: value});
+    for (door, body, param) in [
+        (Door::Responses, input("instructions", json!(5)), "instructions"),
+        (Door::Responses, input("tools", json!("x")), "tools"),
+        (Door::Responses, input("text", json!("x")), "text"),
+        (Door::Responses, input("text", json!({"format": "x"})), "text"),
+        (Door::Responses, input("reasoning", json!("x")), "reasoning"),
+        (Door::OllamaChat, chat("format", json!("jsn")), "format"),
+        (Door::OllamaChat, chat("tools", json!("x")), "tools"),
+        (Door::OllamaChat, chat("think", json!(5)), "think"),
+        (Door::OllamaGenerate, prompt("system", json!(5)), "system"),
+        (Door::OllamaGenerate, prompt("format", json!(5)), "format"),
+        (Door::Fim, json!({"model": "m", "suffix": "x"}), "prompt"),
+    ] {
+        let error = refused(door, EngineKind::LlamaServer, &body);
+        assert_eq!((error.status, error.param.as_deref()), (StatusCode::BAD_REQUEST, Some(param)), "{body}");
+    }
+    for (door, body) in [
+        (Door::Responses, input("text", json!({"verbosity": "low"}))),
+        (Door::Responses, input("tools", Value::Null)),
+        (Door::OllamaChat, chat("format", json!(""))),
+        (Door::OllamaChat, chat("think", json!("high"))),
+        (Door::OllamaGenerate, prompt("images", Value::Null)),
+    ] {
+        translated(door, EngineKind::LlamaServer, &body);
+    }
+    let image = json!([{"role": "user", "content": "look", "images": "AAAA"}]);
+    let error = refused(Door::OllamaChat, EngineKind::LlamaServer, &json!({"model": "m", "messages": image}));
+    assert_eq!(error.message, "`images` must be a list of texts in base64");
+    let suffix = Passage::ways(Door::Completions, EngineKind::LlamaServer, br#"{"prompt":"x","suffix":5}"#);
+    assert_eq!(suffix.expect_err("a number").param.as_deref(), Some("suffix"));
+}

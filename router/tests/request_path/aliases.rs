@@ -41,15 +41,15 @@ async fn a_client_is_answered_by_another_name_of_a_model_and_finds_it_in_every_l
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_name_of_a_model_that_no_machine_has_is_no_mistake_of_the_client() {
+async fn another_name_of_a_model_that_no_machine_has_is_refused_as_its_own_name_is_everywhere() {
     let mesh = mesh();
     let (_node, _control) = mesh.node("a", engine(vec![replica("m", Loaded, Some(1))])).await;
     let (status, code, error) = error_of(mesh.send("gpt-y", caller("k")).await).await;
-    assert_eq!((status, code.as_str()), (503, "no_node_available"), "{error}");
-    let message = error["message"].as_str().expect("a text");
-    assert!(message.contains("`gpt-y`") && message.contains("`nowhere`"), "{message}");
+    assert_eq!((status, code.as_str()), (404, "model_not_found"), "{error}");
+    let why = "`gpt-y` is another name of `nowhere`, which no machine has";
+    assert_eq!(error["message"], why);
     let error = openai::model(&mesh.fleet.snapshot(), "gpt-y").expect_err("no machine has it");
-    assert_eq!((error.status.as_u16(), error.message.as_str()), (404, "no machine has the model of `gpt-y`"));
+    assert_eq!((error.status.as_u16(), error.message.as_str()), (404, why));
 }
 
 #[tokio::test(start_paused = true)]

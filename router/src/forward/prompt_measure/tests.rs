@@ -184,6 +184,26 @@ async fn a_long_system_text_makes_a_prompt_too_long_at_every_door_that_has_one()
     assert_eq!(beyond(counted).0, 5011);
 }
 
+#[tokio::test]
+async fn what_is_around_a_middle_may_be_cut_and_that_is_seen() {
+    let (link, long) = (Says::new(None), "word ".repeat(5000));
+    for (door, body) in [
+        (Door::Infill, json!({"model": "m", "input_prefix": long, "input_suffix": "end"})),
+        (Door::Fim, json!({"model": "m", "prompt": long, "suffix": "end"})),
+        (Door::Completions, json!({"model": "m", "prompt": "end", "suffix": long})),
+        (Door::OllamaGenerate, json!({"model": "m", "prompt": long, "suffix": "end"})),
+    ] {
+        let sent = measured_at(door, &link, &body, Some(2048), EngineKind::LlamaServer).await;
+        let known = sent.expect("llama.cpp cuts it").known;
+        assert_eq!((known.at_least, known.truncated(1540)), (Some(5001), Some((1540, 5001))), "{door:?}");
+        assert_eq!(known.truncated(5001), None);
+    }
+    // Without a suffix it is a prompt as any other.
+    let plain = json!({"model": "m", "prompt": long});
+    let sent = measured_at(Door::Completions, &link, &plain, Some(2048), EngineKind::LlamaServer).await;
+    assert_eq!(sent.expect("the engine refuses it").known.at_least, None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_count_that_does_not_come_or_is_none_is_not_waited_for() {
     let long = "word ".repeat(5000);

@@ -381,8 +381,12 @@ fn health(
                 lines.push(line("error", message, hint));
             }
             for replica in engine.replicas.iter().filter(|replica| replica.state == "failed") {
-                let message = format!("{} failed on {}: {}", replica.model, node.name, replica.failure);
-                let hint = format!("meshctl model load {} --node {}", replica.model, node.name);
+                let mut message = format!("{} failed on {}: {}", replica.model, node.name, replica.failure);
+                let mut hint = format!("meshctl model load {} --node {}", replica.model, node.name);
+                if engine.supervised && engine.state == "down" {
+                    message.push_str("; its agent starts it again");
+                    hint.clear();
+                }
                 lines.push(line("error", message, hint));
             }
         }

@@ -115,6 +115,7 @@ pub fn own_name(door: Door, body: &[u8], field: &str) -> Cow<'static, str> {
         (Door::Infill, "suffix") => "input_suffix",
         (Door::Infill | Door::Completion, "max_tokens") => "n_predict",
         (Door::OllamaEmbeddings, "input") => "prompt",
+        (Door::Fim, "seed") => "random_seed",
         (Door::Fim | Door::Completions, "input_prefix") => "prompt",
         (Door::Fim | Door::Completions, "input_suffix") => "suffix",
         (Door::Fim | Door::Completions, "n_predict") => "max_tokens",

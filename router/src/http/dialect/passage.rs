@@ -261,6 +261,9 @@ fn facts(body: &[u8]) -> Result<BodyFacts, Box<ApiError>> {
     let value = |wanted: &str| {
         members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get()).unwrap_or("null")
     };
+    if !matches!(value("suffix"), "null") && !value("suffix").starts_with('"') {
+        return Err(Box::new(invalid("`suffix` must be a text").param("suffix")));
+    }
     Ok(BodyFacts {
         suffix: !matches!(value("suffix"), "null" | "\"\""),
         raw: value("raw") == "true",
@@ -382,6 +385,22 @@ fn unsupported(what: &str, kind: EngineKind) -> Box<ApiError> {
 #[must_use]
 pub fn invalid(message: impl Into<String>) -> Box<ApiError> {
     Box::new(ApiError::client(StatusCode::BAD_REQUEST, "invalid_request", message))
+}
+
+/// Refuses a member of another form; null is as good as nothing.
+///
+/// # Errors
+/// 400 with `what` it must be.
+pub fn must_be(
+    from: &Map<String, Value>,
+    name: &'static str,
+    what: &str,
+    is: impl FnOnce(&Value) -> bool,
+) -> Result<(), Box<ApiError>> {
+    match from.get(name).filter(|value| !value.is_null()) {
+        Some(value) if !is(value) => Err(Box::new(invalid(format!("`{name}` must be {what}")).param(name))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Copies members that have the same name and meaning on both sides.

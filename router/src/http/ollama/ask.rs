@@ -1,6 +1,6 @@
 //! Ollama's requests as engines read them that speak OpenAI's dialect.
 
-use crate::http::dialect::passage::{copy, invalid};
+use crate::http::dialect::passage::{copy, invalid, must_be};
 use crate::http::fim::Middle;
 use crate::http::reply::ApiError;
 use serde_json::{Map, Value, json};
@@ -97,7 +97,8 @@ pub fn chat(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiErro
         }
         out.push(Value::Object(to));
     }
-    let mut to = shared(from);
+    must_be(from, "tools", "a list of tools", Value::is_array)?;
+    let mut to = shared(from)?;
     to.insert("messages".into(), out.into());
     if let Some(tools) = from.get("tools").filter(|tools| tools.as_array().is_some_and(|t| !t.is_empty())) {
         to.insert("tools".into(), tools.clone());
@@ -110,13 +111,14 @@ pub fn chat(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiErro
 /// # Errors
 /// 400 when it is none.
 pub fn prompt(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiError>> {
+    must_be(from, "system", "a text", Value::is_string)?;
     let mut messages = Vec::new();
     if let Some(system) = from.get("system").filter(|system| system.as_str().is_some_and(|s| !s.is_empty())) {
         messages.push(json!({ "role": "system", "content": system }));
     }
     let content = content(from.get("prompt"), from.get("images"))?;
     messages.push(json!({ "role": "user", "content": content }));
-    let mut to = shared(from);
+    let mut to = shared(from)?;
     to.insert("messages".into(), messages.into());
     Ok(to)
 }
@@ -163,7 +165,11 @@ fn content(text: Option<&Value>, images: Option<&Value>) -> Result<Value, Box<Ap
         Some(Value::String(text)) => text,
         Some(_) => return Err(invalid("`content` and `prompt` must be texts")),
     };
-    let images = images.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let images = match images {
+        None | Some(Value::Null) => &[][..],
+        Some(Value::Array(images)) => images.as_slice(),
+        Some(_) => return Err(invalid("`images` must be a list of texts in base64")),
+    };
     if images.is_empty() {
         return Ok(text.into());
     }
@@ -187,7 +193,12 @@ fn media_type(data: &str) -> &'static str {
 }
 
 /// What chats and prompts share.
-fn shared(from: &Map<String, Value>) -> Map<String, Value> {
+fn shared(from: &Map<String, Value>) -> Result<Map<String, Value>, Box<ApiError>> {
+    // An empty text is what some clients send for none.
+    must_be(from, "format", "`json` or a JSON schema", |format| {
+        format.is_object() || matches!(format.as_str(), Some("" | "json"))
+    })?;
+    must_be(from, "think", "true, false, or how hard", |think| think.is_boolean() || think.is_string())?;
     let mut to = options(from);
     match from.get("format") {
         Some(Value::String(word)) if word == "json" => {
@@ -208,7 +219,7 @@ fn shared(from: &Map<String, Value>) -> Map<String, Value> {
         }
         _ => {}
     }
-    to
+    Ok(to)
 }
 
 fn options(from: &Map<String, Value>) -> Map<String, Value> {

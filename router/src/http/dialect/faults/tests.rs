@@ -256,6 +256,7 @@ fn a_field_that_a_translation_made_is_told_by_the_client_s_name_for_it() {
         (Door::OllamaEmbeddings, "messages", "prompt"),
         (Door::Completions, "input_prefix", "prompt"),
         (Door::Fim, "n_predict", "max_tokens"),
+        (Door::Fim, "seed", "random_seed"),
     ] {
         assert_eq!(own_name(door, b"{}", named), own, "{door:?}");
     }
