@@ -138,7 +138,11 @@ fn slowly(body: &[u8]) -> Result<Usage, NoAnswer> {
 fn found(usage: Option<&UsageField>, timings: Option<&Timings>, body: &[u8]) -> Usage {
     let mut found = Usage::default();
     found.take(usage, timings);
-    if found == Usage::default() { framing::usage_of_other(body) } else { found }
+    if found.prompt_tokens.is_some() || found.completion_tokens.is_some() {
+        return found;
+    }
+    let other = framing::usage_of_other(body);
+    Usage { timing: other.timing.or(found.timing), ..other }
 }
 
 #[cfg(test)]
@@ -194,6 +198,11 @@ mod tests {
             assert_eq!(tokens(told), (Some(3), Some(5)), "{told}");
         }
         let timing = read(StatusCode::OK, with_times.as_bytes()).expect("an answer").timing;
+        assert_eq!(timing.map(|timing| (timing.decode_tokens, timing.decode_s)), Some((5, 0.05)));
+        // llama.cpp's own answers have times beside them.
+        let llama = r#"{"content":"x","stop":true,"tokens_evaluated":3,"tokens_predicted":5,"timings":{"prompt_n":3,"predicted_n":5,"predicted_ms":50.0}}"#;
+        assert_eq!(tokens(llama), (Some(3), Some(5)));
+        let timing = read(StatusCode::OK, llama.as_bytes()).expect("an answer").timing;
         assert_eq!(timing.map(|timing| (timing.decode_tokens, timing.decode_s)), Some((5, 0.05)));
         assert_eq!(tokens(r#"{"choices":[],"usage":"many"}"#), (None, None));
         assert_eq!(tokens(r#"{"choices":[],"usage":null}"#), (None, None));
