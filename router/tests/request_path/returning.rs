@@ -6,9 +6,11 @@ use mesh_core::id::MachineId;
 use mesh_core::machine::ReplicaState::{Available, Failed, Loaded, Loading};
 use mesh_core::machine::{Engine, EngineState};
 use router::forward::caller::Caller;
+use router::http::reply::Reply;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,6 +29,12 @@ fn starting() -> Engine {
     Engine { supervised: true, state: EngineState::Starting, ..engine(vec![replica("m", Loading, None)]) }
 }
 
+/// A request that goes its way while the test goes on.
+fn sent(mesh: &Arc<Mesh>) -> JoinHandle<Reply> {
+    let mesh = mesh.clone();
+    tokio::spawn(async move { mesh.send("mesh/code", caller("k")).await })
+}
+
 async fn until_down(mesh: &Mesh) {
     mesh.until(|snapshot| {
         let mut engines = snapshot.view.machines.iter().flat_map(|machine| &machine.engines);
@@ -40,10 +48,7 @@ async fn a_request_waits_for_an_engine_that_was_killed_and_is_started_again() {
     let mesh = Arc::new(Mesh::start(|_| ()));
     let (node, control) = mesh.node("a", killed(true)).await;
     until_down(&mesh).await;
-    let request = tokio::spawn({
-        let mesh = mesh.clone();
-        async move { mesh.send("mesh/code", caller("k")).await }
-    });
+    let request = sent(&mesh);
     tokio::time::sleep(4 * SECOND).await;
     assert!(!request.is_finished());
     control.report(starting()).await;
@@ -60,13 +65,9 @@ async fn those_that_wait_for_a_slot_stay_when_the_engine_misses_one_answer_to_it
     let mesh = Arc::new(Mesh::start(|_| ()));
     let (node, control) = mesh.node("a", loaded()).await;
     node.next(Script::After(5 * SECOND));
-    let send = || {
-        let mesh = mesh.clone();
-        tokio::spawn(async move { mesh.send("mesh/code", caller("k")).await })
-    };
-    let running = send();
+    let running = sent(&mesh);
     node.until(|seen| seen.running == 1).await;
-    let waiting = send();
+    let waiting = sent(&mesh);
     mesh.until_waiting(1).await;
     let late = EngineState::Down("it accepts connections and did not answer within 1.7 s".into());
     control.report(Engine { state: late, ..loaded() }).await;
@@ -117,10 +118,7 @@ async fn a_machine_that_may_not_load_the_model_does_not_end_the_wait_for_one_tha
     let b = MachineId::new("b").expect("valid");
     mesh.fleet.set_barred([(b, "it is drained".to_owned())].into()).await;
     mesh.until(|snapshot| !snapshot.barred.is_empty()).await;
-    let request = tokio::spawn({
-        let mesh = mesh.clone();
-        async move { mesh.send("mesh/code", caller("k")).await }
-    });
+    let request = sent(&mesh);
     tokio::time::sleep(2 * SECOND).await;
     assert!(!request.is_finished());
     control.report(loaded()).await;
@@ -131,16 +129,12 @@ async fn a_machine_that_may_not_load_the_model_does_not_end_the_wait_for_one_tha
 async fn a_request_that_failed_on_an_engine_does_not_wait_for_it() {
     let mesh = Arc::new(Mesh::start(|_| ()));
     let (b, control_b) = mesh.node("b", loaded()).await;
-    let send = || {
-        let mesh = mesh.clone();
-        tokio::spawn(async move { mesh.send("mesh/code", caller("k")).await })
-    };
     b.always(Script::After(600 * SECOND));
-    let running = send();
+    let running = sent(&mesh);
     b.until(|seen| seen.running == 1).await;
     let (a, control_a) = mesh.node("a", loaded()).await;
     a.next(Script::HangsUp);
-    let request = send();
+    let request = sent(&mesh);
     a.until(|seen| seen.bodies.len() == 1).await;
     mesh.until_waiting(1).await;
     control_a.report(killed(true)).await;
@@ -215,10 +209,7 @@ async fn a_request_that_no_engine_saw_waits_until_the_engine_is_back() {
     let (node, control) = mesh.node("a", loaded()).await;
     // It has ended, and the router has not heard yet.
     node.next(Script::Refused("engine_down"));
-    let request = tokio::spawn({
-        let mesh = mesh.clone();
-        async move { mesh.send("mesh/code", caller("k")).await }
-    });
+    let request = sent(&mesh);
     node.until(|seen| seen.bodies.len() == 1).await;
     control.report(killed(true)).await;
     until_down(&mesh).await;
@@ -262,15 +253,11 @@ async fn whose_engine_was_absent_beside_a_full_one_goes_there_when_it_is_back() 
     let mesh = Arc::new(Mesh::start(|_| ()));
     let (full, _control_full) = mesh.node("full", loaded()).await;
     full.always(Script::After(600 * SECOND));
-    let send = || {
-        let mesh = mesh.clone();
-        tokio::spawn(async move { mesh.send("mesh/code", caller("k")).await })
-    };
-    let first = send();
+    let first = sent(&mesh);
     full.until(|seen| seen.running == 1).await;
     let (node, control) = mesh.node("a", loaded()).await;
     node.next(Script::Refused("engine_down"));
-    let request = send();
+    let request = sent(&mesh);
     node.until(|seen| seen.bodies.len() == 1).await;
     control.report(killed(true)).await;
     until_down(&mesh).await;

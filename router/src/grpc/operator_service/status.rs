@@ -432,3 +432,40 @@ fn machine_lines(node: &NodeStatus) -> Vec<HealthLine> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_model_is_for_people_to_load_only_where_no_agent_starts_its_engine_again() {
+        let of = |supervised: bool, state: &str| {
+            let failed = ReplicaStatus {
+                model: "m".into(),
+                state: "failed".into(),
+                failure: "was killed".into(),
+                ..ReplicaStatus::default()
+            };
+            let engine = EngineStatus {
+                supervised,
+                state: state.into(),
+                replicas: vec![failed],
+                ..EngineStatus::default()
+            };
+            let node = NodeStatus {
+                name: "a".into(),
+                state: "ready".into(),
+                engines: vec![engine],
+                ..NodeStatus::default()
+            };
+            let lines = health(&RouterStatus::default(), &[node], &[], false);
+            let line = lines.into_iter().find(|line| line.message.starts_with("m failed on a: was killed"));
+            let HealthLine { message, hint, .. } = line.expect("a failure is told");
+            (message.ends_with("; its agent starts it again"), hint)
+        };
+        let load = "meshctl model load m --node a".to_owned();
+        assert_eq!(of(true, "down"), (true, String::new()));
+        assert_eq!(of(true, "up"), (false, load.clone()), "it was given up");
+        assert_eq!(of(false, "down"), (false, load));
+    }
+}
