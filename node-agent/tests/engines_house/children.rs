@@ -3,7 +3,7 @@
 use crate::house::{
     House, PATIENCE, bundled, child, engine_folder, model, processes_of, processes_under, replica, until_gone,
 };
-use mesh_core::machine::{Directive, EngineState, ReplicaState};
+use mesh_core::machine::{Directive, Engine, EngineState, ReplicaState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node_agent::engine::Program;
@@ -89,6 +89,24 @@ async fn a_child_killed_with_9_is_reported_and_started_again() {
     assert_ne!(processes_of("killed"), before);
     house.stopped().await;
     assert!(processes_of("killed").is_empty());
+}
+
+#[tokio::test]
+async fn a_child_that_is_silent_is_down_with_what_will_become_of_it_and_up_when_it_answers() {
+    let Some(engine) = bundled().await else { return };
+    let house = House::with(vec![child(Program::Bundled, engine.model(), "silent")]);
+    house.until_replica("silent", "loaded", is_loaded).await;
+    let before = processes_of("silent");
+    let pid = Pid::from_raw(i32::try_from(before[0]).expect("a pid"));
+    kill(pid, Signal::SIGSTOP).expect("alive");
+    let is_told = |engine: &Engine| matches!(&engine.state, EngineState::Down(why) if why.ends_with(", and is started again after 60 s of that"));
+    house.until("down", |engines| engines.iter().any(is_told)).await;
+    assert_eq!(house.handle.lease(&model("silent")).await.expect_err("silent").kind(), "engine_down");
+    kill(pid, Signal::SIGCONT).expect("alive");
+    house.until("up", |engines| engines.iter().any(|engine| engine.state == EngineState::Up)).await;
+    assert!(house.handle.lease(&model("silent")).await.is_ok());
+    assert_eq!(processes_of("silent"), before, "the same process");
+    house.stopped().await;
 }
 
 #[tokio::test]

@@ -204,6 +204,8 @@ mod tests {
         assert_eq!(tokens(llama), (Some(3), Some(5)));
         let timing = read(StatusCode::OK, llama.as_bytes()).expect("an answer").timing;
         assert_eq!(timing.map(|timing| (timing.decode_tokens, timing.decode_s)), Some((5, 0.05)));
+        let times_alone = br#"{"choices":[],"timings":{"predicted_n":5,"predicted_ms":50.0}}"#;
+        assert!(read(StatusCode::OK, times_alone).expect("an answer").timing.is_some());
         assert_eq!(tokens(r#"{"choices":[],"usage":"many"}"#), (None, None));
         assert_eq!(tokens(r#"{"choices":[],"usage":null}"#), (None, None));
     }
