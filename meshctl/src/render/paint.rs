@@ -97,7 +97,9 @@ pub(crate) fn state(word: &str, look: Look) -> (String, Paint) {
     let (symbol, ascii, paint) = match word {
         "ready" | "loaded" | "up" | "open" | "good" => ("●", "*", Paint::Green),
         "loading" | "starting" | "draining" => ("◐", "~", Paint::Yellow),
-        "suspect" | "unserved" | "failed" | "hot" | "degraded" | "quarantined" => ("▲", "!", Paint::Yellow),
+        "suspect" | "silent" | "unserved" | "failed" | "hot" | "degraded" | "quarantined" => {
+            ("▲", "!", Paint::Yellow)
+        }
         "offline" | "down" => ("✕", "x", Paint::Red),
         _ => ("○", "o", Paint::Dim),
     };

@@ -59,7 +59,7 @@ fn node(machine: &MachineView, snapshot: &Snapshot, load: &Counts, now: Moment, 
     let barred = snapshot.barred.get(&machine.id).cloned().unwrap_or_default();
     let (state, reason) = match (node_state(machine, now), barred.as_str()) {
         // What a person wants of it, as long as nothing is wrong with it.
-        (("ready" | "idle" | "empty" | "loading", _), "it is drained") => {
+        (("ready" | "idle" | "empty" | "loading" | "silent", _), "it is drained") => {
             ("drained", "its models leave, and nothing new comes".to_owned())
         }
         (("ready" | "idle" | "empty", _), "it is cordoned") => {
@@ -148,7 +148,12 @@ pub(super) fn node_state(machine: &MachineView, now: Moment) -> (&'static str, S
     if let Some(vitals) = machine.vitals.as_ref().filter(|v| v.thermal.state == ThermalState::Hot) {
         return ("hot", vitals.thermal.why.clone());
     }
-    let mut replicas = machine.engines.iter().flat_map(|engine| &engine.replicas).peekable();
+    // What was in the memory of an engine that is down serves nobody, or may be gone.
+    let mut answering = machine.engines.iter().filter(|engine| !is_down(engine)).peekable();
+    if answering.peek().is_none() && !machine.engines.is_empty() {
+        return ("silent", "no engine answers".into());
+    }
+    let mut replicas = answering.flat_map(|engine| &engine.replicas).peekable();
     if replicas.peek().is_none() {
         return ("empty", "no engine has a model".into());
     }
@@ -166,6 +171,10 @@ pub(super) fn node_state(machine: &MachineView, now: Moment) -> (&'static str, S
     } else {
         ("idle", "no model is in memory".into())
     }
+}
+
+fn is_down(engine: &Engine) -> bool {
+    matches!(engine.state, EngineState::Down(_))
 }
 
 fn gpu(gpu: &mesh_core::machine::Gpu) -> GpuStatus {
@@ -348,7 +357,8 @@ fn health(
     }
     for node in nodes {
         match node.state.as_str() {
-            "ready" | "loading" | "idle" => {}
+            // A line for each silent engine follows.
+            "ready" | "loading" | "idle" | "silent" => {}
             state @ ("drained" | "cordoned") => {
                 let resume = format!("meshctl node resume {}", node.name);
                 lines.push(line("info", format!("{} is {state}: {}", node.name, node.reason), resume));
@@ -362,7 +372,8 @@ fn health(
                 String::new(),
             )),
         }
-        if !node.barred.is_empty() && matches!(node.state.as_str(), "ready" | "loading" | "idle" | "empty") {
+        let alive = matches!(node.state.as_str(), "ready" | "loading" | "idle" | "empty" | "silent");
+        if alive && !node.barred.is_empty() {
             let explain = format!("meshctl explain {}", node.name);
             lines.push(line("info", format!("{} takes nothing new: {}", node.name, node.barred), explain));
         }
