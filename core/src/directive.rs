@@ -21,9 +21,7 @@ pub use waits::waiting;
 use crate::fleet::{FleetView, MachineView};
 use crate::health::Liveness;
 use crate::id::{MachineId, ModelId};
-use crate::machine::{
-    Directive, Engine, EngineState, LoadWish, PullSource, PullWish, Replica, ReplicaState, StoredModel,
-};
+use crate::machine::{Directive, Engine, LoadWish, PullSource, PullWish, Replica, ReplicaState, StoredModel};
 use crate::placement::{Change, Placed, Plan, Stage};
 use crate::units::Moment;
 use course::is_moving;
@@ -128,9 +126,7 @@ fn answering(machine: &MachineView) -> impl Iterator<Item = (&Engine, &Replica)>
         .engines
         .iter()
         .flat_map(|engine| engine.replicas.iter().map(move |replica| (engine, replica)));
-    all.filter(|(engine, replica)| {
-        !matches!(engine.state, EngineState::Down(_)) || matches!(replica.state, ReplicaState::Failed(_))
-    })
+    all.filter(|(engine, replica)| !engine.is_down() || matches!(replica.state, ReplicaState::Failed(_)))
 }
 
 /// The replica of `model` that is furthest on its way to serving.

@@ -2,7 +2,7 @@
 
 use crate::fleet::FleetView;
 use crate::id::{ModeName, ModelId};
-use crate::machine::{EngineState, ReplicaState};
+use crate::machine::ReplicaState;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -289,8 +289,7 @@ fn best_models(view: &FleetView, purpose: Purpose) -> Vec<ModelId> {
         }
         // What is down comes last and is not left out: a mode whose only engine is being started anew is unserved for a
         // moment, not unknown.
-        let is_down =
-            matches!(engine.state, EngineState::Down(_)) || matches!(replica.state, ReplicaState::Failed(_));
+        let is_down = engine.is_down() || matches!(replica.state, ReplicaState::Failed(_));
         let rank = (!is_down, replica.state == ReplicaState::Loaded, replica.parameters.unwrap_or(0));
         let entry = best.entry(&replica.model).or_insert(rank);
         *entry = (*entry).max(rank);
@@ -304,6 +303,7 @@ fn best_models(view: &FleetView, purpose: Purpose) -> Vec<ModelId> {
 mod tests {
     use super::*;
     use crate::fleet::tests::{machine, view_of};
+    use crate::machine::EngineState;
 
     fn mode(name: &str, aliases: &[&str], models: &[&str], fallback: &[&str]) -> Mode {
         let names = |list: &[&str]| list.iter().map(|n| ModeName::new(*n).expect("valid")).collect();

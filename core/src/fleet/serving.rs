@@ -145,7 +145,7 @@ impl Doubt {
     pub fn text(self) -> &'static str {
         match self {
             Self::Resting => "has just failed several times",
-            Self::Suspect => "has been silent or unreachable for a moment",
+            Self::Suspect => "has not been heard or reached for a moment",
             Self::Derated => "is near its thermal limit, throttled or on battery",
             Self::Cold => "not in memory yet",
             Self::NoTools => "was not made for tools",

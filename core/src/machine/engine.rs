@@ -167,6 +167,19 @@ impl Engine {
             replicas: Vec::new(),
         }
     }
+
+    /// Whether it does not answer.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self.state, EngineState::Down(_))
+    }
+
+    /// Whether it is a stored model's own that the agent starts when the model is loaded: nothing runs, and nothing is wrong.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        let is_stored = |replica: &Replica| replica.state == ReplicaState::Available;
+        self.supervised && self.state == EngineState::Up && self.replicas.iter().all(is_stored)
+    }
 }
 
 /// The life of a model on an engine.

@@ -5,9 +5,7 @@ use crate::fit::{Margin, Offload, Pools};
 use crate::fleet::MachineView;
 use crate::health::Liveness;
 use crate::id::{MachineId, ModelId};
-use crate::machine::{
-    Capacity, Engine, EngineState, Power, Reading, Replica, ReplicaMemory, ReplicaState, ThermalState,
-};
+use crate::machine::{Capacity, Engine, Power, Reading, Replica, ReplicaMemory, ReplicaState, ThermalState};
 use crate::memory::CacheType;
 use crate::profile::{FootprintRecord, Profile, SpeedRecord};
 use crate::strategy::{BatteryPolicy, MachineLimits};
@@ -234,7 +232,7 @@ fn held(view: &MachineView) -> Vec<Held> {
     for (engine, replica) in replicas(view) {
         let is_there = matches!(replica.state, ReplicaState::Loaded | ReplicaState::Loading);
         let is_known = held.iter().any(|one| one.model == replica.model);
-        if !is_there || is_known || matches!(engine.state, EngineState::Down(_)) {
+        if !is_there || is_known || engine.is_down() {
             continue;
         }
         held.push(Held {

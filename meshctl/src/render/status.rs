@@ -172,8 +172,10 @@ fn node_models(node: &NodeStatus, look: Look) -> Cell {
     if matches!(node.state.as_str(), "offline" | "suspect") {
         return Cell::Text(format!("last heard {} ago", milliseconds(node.last_heard_ms)), Paint::Dim);
     }
-    let replicas = node.engines.iter().flat_map(|engine| &engine.replicas);
-    let held = replicas.filter_map(|replica| match replica.state.as_str() {
+    let replicas =
+        node.engines.iter().flat_map(|engine| engine.replicas.iter().map(move |replica| (engine, replica)));
+    let held = replicas.filter_map(|(engine, replica)| match replica.state.as_str() {
+        "loaded" if engine.state == "down" => Some(look.text(&format!("{} silent", replica.model))),
         "loaded" => Some(look.text(&replica.model)),
         "loading" | "failed" => Some(look.text(&format!("{} {}", replica.model, replica.state))),
         _ => None,
@@ -320,4 +322,39 @@ fn health(status: &StatusReply, notice: Option<&str>, look: Look) -> Vec<String>
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_proto::v1::{EngineStatus, ReplicaStatus};
+
+    #[test]
+    fn a_model_of_an_engine_that_is_down_is_not_listed_as_one_that_serves() {
+        let engine = |state: &str, replica: &str| EngineStatus {
+            state: state.into(),
+            replicas: vec![ReplicaStatus {
+                model: "m".into(),
+                state: replica.into(),
+                ..ReplicaStatus::default()
+            }],
+            ..EngineStatus::default()
+        };
+        let models = |state: &str, replica: &str| {
+            let node = NodeStatus {
+                name: "vm".into(),
+                state: "ready".into(),
+                engines: vec![engine(state, replica)],
+                ..NodeStatus::default()
+            };
+            let status = StatusReply { nodes: vec![node], ..StatusReply::default() };
+            let text =
+                screen(&status, "here", false, None, Look { width: None, color: false, unicode: true });
+            let line = text.lines().find(|line| line.starts_with("vm")).map(str::to_owned);
+            line.unwrap_or(text)
+        };
+        assert!(models("up", "loaded").ends_with(" m"), "{}", models("up", "loaded"));
+        assert!(models("down", "loaded").ends_with(" m silent"), "{}", models("down", "loaded"));
+        assert!(models("down", "failed").ends_with(" m failed"), "{}", models("down", "failed"));
+    }
 }

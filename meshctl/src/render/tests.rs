@@ -477,8 +477,10 @@ fn what_a_person_closed_and_what_waits_to_be_asked_for_is_as_it_should_be() {
     (status.nodes[0].reason, status.modes[0].reason) = ("it is closed".into(), "on the disk".into());
     let text = screen(&status, PIPE);
     assert!(!text.contains("it is closed") && !text.contains("on the disk"), "{text}");
-    status.nodes[0].state = "empty".into();
-    assert_eq!(status::not_ready(&status).len(), 1);
+    for state in ["empty", "silent"] {
+        status.nodes[0].state = state.into();
+        assert_eq!(status::not_ready(&status).len(), 1, "{state}");
+    }
     let router = status.router.as_mut().expect("there");
     router.plan_stopped = vec!["the strategy `auto` cannot be used".into()];
     assert_eq!(

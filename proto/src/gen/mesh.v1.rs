@@ -1413,7 +1413,7 @@ pub struct RouterStatus {
 pub struct NodeStatus {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// ready, loading, draining, suspect, offline, empty
+    /// ready, idle, loading, draining, drained, cordoned, silent, suspect, hot, offline, empty
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
     /// Why it is not ready, empty when it is.

@@ -29,6 +29,7 @@ use tonic::{Request, Response, Status};
 
 mod direct;
 mod machines;
+mod node_state;
 mod placing;
 mod status;
 mod trials;

@@ -3,9 +3,7 @@
 use mesh_core::fleet::FleetView;
 use mesh_core::health::Liveness;
 use mesh_core::id::{MachineId, ModelId};
-use mesh_core::machine::{
-    Capacity, EngineState, Launch, Pool, Power, Reading, ReplicaState, StoredModel, ThermalState,
-};
+use mesh_core::machine::{Capacity, Launch, Pool, Power, Reading, ReplicaState, StoredModel, ThermalState};
 
 /// Free memory in steps of this many bytes: what a desktop takes and gives back all the time does not matter.
 const STEP: u64 = 512 << 20;
@@ -53,7 +51,7 @@ fn machine(view: &mesh_core::fleet::MachineView) -> Machine {
         engine.replicas.iter().map(|replica| Replica {
             model: replica.model.clone(),
             state: replica.state.clone(),
-            is_down: matches!(engine.state, EngineState::Down(_)),
+            is_down: engine.is_down(),
             context: replica.context,
             slots: replica.slots,
             // One that became idle may be unloaded now.

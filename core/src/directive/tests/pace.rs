@@ -1,6 +1,7 @@
 //! What comes before what, and how fast.
 
 use super::*;
+use crate::machine::EngineState;
 
 #[test]
 fn what_is_not_planned_leaves_before_what_is_planned_comes() {

@@ -1,6 +1,6 @@
 //! What machines say of themselves, whole: the machine's report as the router knows it.
 
-use super::status::{node_state, path_word};
+use super::node_state::{node_state, path_word};
 use mesh_core::fleet::MachineView;
 use mesh_core::machine::Report;
 use mesh_core::units::Moment;

@@ -1,5 +1,6 @@
 //! The status of everything on one screen, composed from a snapshot. Pure.
 
+use super::node_state::{node_state, path_word};
 use crate::fleet_keeper::Snapshot;
 use crate::forward::in_flight::Counts;
 use crate::journal::ModeStats;
@@ -7,10 +8,10 @@ use mesh_core::fleet::{FleetView, MachineView};
 use mesh_core::health::Liveness;
 use mesh_core::id::ModeName;
 use mesh_core::machine::{
-    Capacity, Engine, EngineState, GpuState, Pool, Power, Reading, Replica, ReplicaState, ThermalState,
+    Capacity, Engine, EngineState, GpuState, Pool, Power, Reading, Replica, ReplicaState,
 };
 use mesh_core::mode::Mode;
-use mesh_core::units::{Moment, human_duration};
+use mesh_core::units::Moment;
 use mesh_proto::fleet_wire::transfer_to_wire;
 use mesh_proto::v1::{
     EngineStatus, GpuStatus, HealthLine, ModeStatus, ModelStatus, NodeStatus, PlacedReplica, ReplicaStatus,
@@ -58,7 +59,7 @@ pub(super) fn compose(
 fn node(machine: &MachineView, snapshot: &Snapshot, load: &Counts, now: Moment, unix_s: u64) -> NodeStatus {
     let barred = snapshot.barred.get(&machine.id).cloned().unwrap_or_default();
     let (state, reason) = match (node_state(machine, now), barred.as_str()) {
-        // What a person wants of it, as long as nothing is wrong with it.
+        // What a person wants of it, as long as nothing is wrong with it. Who drains a machine may stop its engines, too.
         (("ready" | "idle" | "empty" | "loading" | "silent", _), "it is drained") => {
             ("drained", "its models leave, and nothing new comes".to_owned())
         }
@@ -81,7 +82,8 @@ fn node(machine: &MachineView, snapshot: &Snapshot, load: &Counts, now: Moment, 
     };
     let hottest = vitals.and_then(|v| v.hottest());
     let power = vitals.and_then(|v| v.power.known());
-    let loaded = machine.engines.iter().flat_map(|e| &e.replicas).filter(|r| r.state == ReplicaState::Loaded);
+    let answering = machine.engines.iter().filter(|engine| !engine.is_down());
+    let loaded = answering.flat_map(|engine| &engine.replicas).filter(|r| r.state == ReplicaState::Loaded);
     let slots: Vec<u32> = loaded.filter_map(|replica| replica.slots).collect();
     NodeStatus {
         name: machine.id.to_string(),
@@ -120,61 +122,6 @@ fn node(machine: &MachineView, snapshot: &Snapshot, load: &Counts, now: Moment, 
         transfers: machine.store.transfers.iter().map(transfer_to_wire).collect(),
         barred,
     }
-}
-
-/// The data path in the status' words.
-pub(super) fn path_word(machine: &MachineView) -> String {
-    machine.path.map_or("none", mesh_core::fleet::DataPath::word).into()
-}
-
-pub(super) fn node_state(machine: &MachineView, now: Moment) -> (&'static str, String) {
-    let silence = human_duration(now.since(machine.last_heard));
-    match machine.liveness {
-        Liveness::Offline => return ("offline", format!("last heard {silence} ago")),
-        Liveness::Suspect => {
-            return ("suspect", format!("silent for {silence}, or a request could not reach it"));
-        }
-        Liveness::Alive => {}
-    }
-    if machine.draining {
-        return ("draining", "its agent is stopping, or the machine goes to sleep".into());
-    }
-    if machine.path.is_none() {
-        return (
-            "suspect",
-            "no data link: still connecting, or neither UDP nor TCP 7401 passes; see the agent's log".into(),
-        );
-    }
-    if let Some(vitals) = machine.vitals.as_ref().filter(|v| v.thermal.state == ThermalState::Hot) {
-        return ("hot", vitals.thermal.why.clone());
-    }
-    // What was in the memory of an engine that is down serves nobody, or may be gone.
-    let mut answering = machine.engines.iter().filter(|engine| !is_down(engine)).peekable();
-    if answering.peek().is_none() && !machine.engines.is_empty() {
-        return ("silent", "no engine answers".into());
-    }
-    let mut replicas = answering.flat_map(|engine| &engine.replicas).peekable();
-    if replicas.peek().is_none() {
-        return ("empty", "no engine has a model".into());
-    }
-    let states: Vec<&ReplicaState> = replicas.map(|replica| &replica.state).collect();
-    if states.contains(&&ReplicaState::Loaded) {
-        ("ready", String::new())
-    } else if states.contains(&&ReplicaState::Loading) {
-        ("loading", "a model is being loaded".into())
-    } else if machine
-        .engines
-        .iter()
-        .any(|engine| engine.kind.loads_on_demand() && engine.state == EngineState::Up)
-    {
-        ("ready", String::new())
-    } else {
-        ("idle", "no model is in memory".into())
-    }
-}
-
-fn is_down(engine: &Engine) -> bool {
-    matches!(engine.state, EngineState::Down(_))
 }
 
 fn gpu(gpu: &mesh_core::machine::Gpu) -> GpuStatus {
@@ -244,7 +191,7 @@ fn reachable<'a>(
             machine.liveness != Liveness::Offline && !machine.draining && machine.path.is_some()
         })
         .filter_map(|machine| machine.replica(model).map(|(engine, replica)| (machine, engine, replica)))
-        .filter(|(_, engine, _)| !matches!(engine.state, EngineState::Down(_)))
+        .filter(|(_, engine, _)| !engine.is_down())
 }
 
 fn mode_status(mode: &Mode, snapshot: &Snapshot, traffic: &Traffic<'_>) -> ModeStatus {
