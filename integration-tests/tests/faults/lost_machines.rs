@@ -9,6 +9,8 @@ use integration_tests::test_mesh::{TestMesh, machine, mode, serves};
 use integration_tests::test_node::EngineSpec;
 use integration_tests::{eventually, soon};
 use mesh_core::health::Liveness;
+use mesh_core::machine::Engine;
+use mesh_proto::v1::{SetNodeRequest, StatusRequest};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -215,4 +217,39 @@ async fn a_request_that_meets_a_lost_data_link_is_answered_by_another_machine() 
     assert_eq!((answer.status, answer.header("x-mesh-node")), (200, "open"), "{}", answer.text());
     assert!(engine_a.posts().is_empty());
     mesh.until_idle(&[&behind, &open]).await;
+}
+
+#[tokio::test]
+async fn a_machine_whose_engines_are_all_down_is_silent_in_the_status_and_drained_once_somebody_drains_it() {
+    let mesh = TestMesh::with_modes([mode("code", &["tiny"], &[])]).await;
+    let (left, right) = (ScriptedEngine::start("tiny").await, ScriptedEngine::start("tiny").await);
+    let specs = [&left, &right].map(|engine| [EngineSpec::scripted(engine)]);
+    let (serving, deaf) = tokio::join!(mesh.node("serving", &specs[0]), mesh.node("deaf", &specs[1]));
+    drop(right);
+    mesh.until("its engine is down", |snapshot| {
+        snapshot
+            .view
+            .machine(&machine("deaf"))
+            .is_some_and(|machine| machine.engines.iter().all(Engine::is_down))
+    })
+    .await;
+
+    let mut operator = mesh.operator().await;
+    let status = operator.status(StatusRequest {}).await.expect("a status").into_inner();
+    let told: Vec<_> = status
+        .nodes
+        .iter()
+        .map(|node| (node.name.as_str(), node.state.as_str(), node.reason.as_str(), node.slots.is_some()))
+        .collect();
+    assert_eq!(told, [("deaf", "silent", "no engine answers", false), ("serving", "ready", "", true)]);
+    let lines: Vec<&str> = status.health.iter().map(|line| line.message.as_str()).collect();
+    assert!(lines.iter().any(|line| line.contains("on deaf does not answer: ")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.starts_with("deaf is ")), "told twice: {lines:?}");
+
+    let drain = SetNodeRequest { node: "deaf".into(), wish: "drain".into() };
+    operator.set_node(drain).await.expect("it is drained");
+    mesh.until("it is drained", |snapshot| snapshot.barred.contains_key(&machine("deaf"))).await;
+    let status = operator.status(StatusRequest {}).await.expect("a status").into_inner();
+    assert_eq!(status.nodes[0].state, "drained", "who drains a machine may stop its engines, too");
+    mesh.until_idle(&[&serving, &deaf]).await;
 }

@@ -11,9 +11,7 @@ use crate::exit::{Failure, Kind};
 use mesh_core::fit::plan as fitted;
 use mesh_core::id::{MachineId, ModelId};
 use mesh_core::ladder::{ModeGoal, Shortage};
-use mesh_core::machine::{
-    Engine, EngineState, Replica, ReplicaState, Report, StoreRefusal, Transfer, Vitals,
-};
+use mesh_core::machine::{Engine, Replica, ReplicaState, Report, StoreRefusal, Transfer, Vitals};
 use mesh_core::memory::{CacheType, Options};
 use mesh_core::profile::Profile;
 use mesh_core::strategy::Wish as Wanted;
@@ -101,7 +99,7 @@ pub(super) fn not_fetched<'a>(
 
 /// What an agent starts again by itself after a pause: its engine ended.
 pub(super) fn restarting(report: &Report) -> Vec<Loaded> {
-    let is_down = |engine: &&Engine| engine.supervised && matches!(engine.state, EngineState::Down(_));
+    let is_down = |engine: &&Engine| engine.supervised && engine.is_down();
     let engines = report.engines.iter().flatten().filter(is_down);
     engines.flat_map(|engine| sized(engine, |state| matches!(state, ReplicaState::Failed(_)))).collect()
 }

@@ -197,9 +197,6 @@ fn unknown(why: &str, look: Look) -> String {
 }
 
 fn engines(engines: &[Engine], look: Look) -> Vec<String> {
-    // A stored model that rests has an engine of its own that is not running: it stands in the store's table.
-    let rests =
-        |engine: &&Engine| engine.replicas.iter().all(|replica| replica.state == ReplicaState::Available);
     let mut lines = Vec::new();
     let mut table = Table::default()
         .left("ENGINE", Rank::Essential)
@@ -211,7 +208,8 @@ fn engines(engines: &[Engine], look: Look) -> Vec<String> {
         .right("HOLDS", Rank::Useful)
         .left("HEALTH", Rank::Important);
     let (mut rows, mut reasons) = (0, Vec::new());
-    for engine in engines.iter().filter(|engine| !(engine.supervised && rests(engine))) {
+    // A stored model that rests stands in the store's table.
+    for engine in engines.iter().filter(|engine| !engine.rests()) {
         let (state, reason) = match &engine.state {
             EngineState::Up => ("up", None),
             EngineState::Starting => ("starting", None),
